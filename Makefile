@@ -1,0 +1,57 @@
+# Two commands do everything: `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+TORCH  := torch==2.13.0
+
+.PHONY: quickstart test test-fast check install format clean
+
+quickstart: $(VENV)/.examples  ## the main job on real input; ends by naming the report
+	$(BIN)/distill-ray run configs/quickstart.yaml
+
+test: $(VENV)/.dev  ## the whole suite
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/.dev  ## what needs no Ray and less than a second a test
+	$(BIN)/python -m pytest -m "not ray and not slow and not gpu"
+
+check: $(VENV)/.dev  ## lint, format, types, import rules: what CI and pre-commit run
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(VENV)/.examples  ## the environment alone
+
+# A machine without an NVIDIA GPU must not download gigabytes of CUDA packages. pip is asked what it
+# would fetch; if that includes them, uv picks the CPU build (and on a GPU machine the right CUDA
+# build: make install GPU=1).
+$(VENV)/.torch:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	if [ -z "$(GPU)" ] && $(BIN)/python -m pip install -q --dry-run --report - $(TORCH) \
+	    | grep -Eq '"name": "(nvidia-|cuda-|triton)'; then \
+	  $(BIN)/python -m pip install -q uv && \
+	  $(BIN)/uv pip install -q --python $(BIN)/python --torch-backend=cpu $(TORCH); \
+	elif [ -n "$(GPU)" ]; then \
+	  $(BIN)/python -m pip install -q uv && \
+	  $(BIN)/uv pip install -q --python $(BIN)/python --torch-backend=auto $(TORCH); \
+	else \
+	  $(BIN)/python -m pip install -q $(TORCH); \
+	fi
+	touch $@
+
+$(VENV)/.examples: $(VENV)/.torch pyproject.toml
+	$(BIN)/python -m pip install -q -e ".[examples]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	$(BIN)/python -m pip install -q -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
