@@ -1,0 +1,147 @@
+"""What is read: corpora, tasks, and where their rows come from."""
+
+from __future__ import annotations
+
+import string
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from distill_ray.config.base import Name, OpenFraction, Section
+
+FORMATS = ("jsonl", "csv", "parquet", "text", "dataset", "callable")
+
+
+class RowSource(Section):
+    """Rows from one place: exactly one of the first six keys."""
+
+    jsonl: str | None = None
+    """JSON Lines: a file, a folder or a URI."""
+    csv: str | None = None
+    """CSV with a header."""
+    parquet: str | None = None
+    """Parquet files."""
+    text: str | None = None
+    """Plain text, a row a line."""
+    dataset: str | None = None
+    """A Hugging Face `datasets` id, or a folder made by `save_to_disk`."""
+    callable: str | None = None
+    """`package.module:function`; called with `options`, yields dict rows."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of `callable` or of `datasets.load_dataset`."""
+    dataset_split: str = "train"
+    """Which split of `dataset` is read. Our own splits are made anew from it."""
+    text_column: str = "text"
+    label_column: str = "label"
+    group_column: str = "group"
+    """Rows of one group never straddle two splits. Optional in the data."""
+    limit: PositiveInt | None = None
+    """Read at most this many rows."""
+
+    @model_validator(mode="after")
+    def _one_format(self) -> RowSource:
+        given = [key for key in FORMATS if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs exactly one of {', '.join(FORMATS)}, got {given or 'none'}")
+        if self.callable is not None and self.callable.count(":") != 1:
+            raise ValueError(f"callable {self.callable!r} is not of the form package.module:name")
+        return self
+
+    @property
+    def format(self) -> str:
+        """Which of the six it is."""
+        return next(key for key in FORMATS if getattr(self, key) is not None)
+
+    @property
+    def location(self) -> str:
+        """The path, id or import path."""
+        return str(getattr(self, self.format))
+
+
+class CorpusConfig(Section):
+    """Running text."""
+
+    name: Name
+    kind: Literal["domain", "generic"] = "domain"
+    """Generic text guards what the student knew; the audit measures the domain's specificity."""
+    source: RowSource
+
+
+class CorporaConfig(Section):
+    """All running text, and how every row of the run is split and packed."""
+
+    sources: tuple[CorpusConfig, ...] = Field(min_length=1)
+    sequence_length: PositiveInt = 1024
+    """Tokens in a packed row."""
+    validation: OpenFraction = 0.05
+    """Share of groups held out for choices: audits, probes, best checkpoints."""
+    test: OpenFraction = 0.05
+    """Share of groups held out for the evaluation alone."""
+    buckets: PositiveInt = 8
+    """Files that each stream is written in; a bucket is the unit of parallel work."""
+    split_seed: int = 0
+    """Another seed, another split."""
+
+    @model_validator(mode="after")
+    def _some_train(self) -> CorporaConfig:
+        if self.validation + self.test >= 0.9:
+            raise ValueError(
+                f"validation {self.validation} and test {self.test} leave under a tenth to train on"
+            )
+        return self
+
+
+class ShiftedConfig(Section):
+    """The same task under other words or from another place."""
+
+    name: Name
+    source: RowSource
+    prompt: str | None = None
+    """Another template; the task's own when left out."""
+
+
+class TaskConfig(Section):
+    """A labelled question about the domain, answered by completing a prompt."""
+
+    name: Name
+    source: RowSource
+    """Labelled rows."""
+    prompt: str = "{text}\nAnswer:"
+    """Template with `{text}`."""
+    answer: str = " {label}"
+    """Template of the answer that follows the prompt, with `{label}`."""
+    answers: dict[str, str] | None = None
+    """Label → the text that answers it, instead of the template."""
+    labels: tuple[str, ...] = ()
+    """The labels, when `answers` isn't given; by default those that occur in the data."""
+    labelled_rows: PositiveInt | None = None
+    """Train rows that keep their label; the others serve as unlabelled prompts. All by default."""
+    prompts: RowSource | None = None
+    """More rows without a label: the transfer set."""
+    shifted: tuple[ShiftedConfig, ...] = ()
+    """Sets on which the audit measures behaviour under shift."""
+    max_examples: PositiveInt = 2000
+    """Held-out examples that are scored, per split."""
+
+    @model_validator(mode="after")
+    def _templates(self) -> TaskConfig:
+        for where, template in (
+            ("prompt", self.prompt),
+            *((f"shifted.{s.name}.prompt", s.prompt) for s in self.shifted if s.prompt),
+        ):
+            fields = {field for _, field, _, _ in string.Formatter().parse(template) if field}
+            if fields != {"text"}:
+                raise ValueError(f"{where} must hold {{text}} and no other field, got {template!r}")
+        if {f for _, f, _, _ in string.Formatter().parse(self.answer) if f} != {"label"}:
+            raise ValueError(f"answer must hold {{label}} and no other field, got {self.answer!r}")
+        return self
+
+    @property
+    def labelled_stream(self) -> str:
+        """Name of the stream of labelled rows, as `mix` sections use it."""
+        return f"{self.name}.labelled"
+
+    @property
+    def prompts_stream(self) -> str:
+        """Name of the stream of unlabelled prompts."""
+        return f"{self.name}.prompts"

@@ -1,0 +1,187 @@
+"""From a YAML file and `--set` flags to a RunConfig, or to every problem in it at once."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from distill_ray.config.errors import InputError, Problem, did_you_mean
+from distill_ray.config.run import RunConfig
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key given twice."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    merge = "tag:yaml.org,2002:merge"
+    keys = [loader.construct_object(k, deep=True) for k, _ in node.value if k.tag != merge]
+    for key in keys:
+        if keys.count(key) > 1:
+            line = node.start_mark.line + 1
+            raise yaml.YAMLError(f"key {key!r} is given twice in the mapping at line {line}")
+    return loader.construct_mapping(node, deep=True)  # Merges `<<` too.
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read, override and check a config.
+
+    Args:
+        path: the YAML file.
+        overrides: `section.key=value`, values in YAML; list items by index.
+
+    Raises:
+        InputError: the file or an override can't be used; carries every problem.
+    """
+    data = _read(path)
+    for override in overrides:
+        _override(data, override)
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        problems = [_problem(details) for details in _causes(error.errors(include_url=False))]
+        raise InputError(f"{path} is not a valid run:", problems) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.load(path.read_text(), _Loader)
+    except FileNotFoundError:
+        raise InputError(f"{path} can't be read:", [_no_file(path)]) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} can't be read:", [Problem(str(path), str(error))]) from None
+    if not isinstance(data, dict):
+        what = f"must hold a mapping of sections, got {type(data).__name__}."
+        raise InputError(f"{path} is not a valid run:", [Problem(str(path), what)])
+    return data
+
+
+def _no_file(path: Path) -> Problem:
+    near = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+    return Problem(str(path), "no such file.", did_you_mean(str(path), near))
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        what = f"got {override!r}; write section.key=value."
+        raise InputError("a flag can't be used:", [Problem("--set", what)])
+    *parents, last = key.split(".")
+    node: Any = data
+    for part in parents:
+        node = _child(node, part, override)
+    if isinstance(node, list):
+        node[_index(node, last, override)] = _value(text, override)
+    elif isinstance(node, dict):
+        node[last] = _value(text, override)
+    else:
+        raise _bad_override(override, f"{'.'.join(parents)} is a {type(node).__name__}")
+
+
+def _value(text: str, override: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise _bad_override(override, f"not YAML: {error}") from None
+
+
+def _child(node: Any, part: str, override: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, part, override)]
+    if not isinstance(node, dict):
+        raise _bad_override(override, f"{part!r} can't be below a {type(node).__name__}")
+    if node.get(part) is None:
+        node[part] = {}
+    return node[part]
+
+
+def _index(items: list[Any], part: str, override: str) -> int:
+    """A position in a list, or the `name` of one of its items."""
+    names = [item.get("name") if isinstance(item, dict) else None for item in items]
+    if part in names:
+        return names.index(part)
+    if part.isdigit() and int(part) < len(items):
+        return int(part)
+    allowed = [name for name in names if name] or [str(i) for i in range(len(items))]
+    raise _bad_override(override, f"no item {part!r}. {did_you_mean(part, allowed)}")
+
+
+def _bad_override(override: str, what: str) -> InputError:
+    return InputError("a flag can't be used:", [Problem(f"--set {override}", what)])
+
+
+def _causes(errors: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Without lists that are too short only because a bad item in them was dropped."""
+
+    def follows(error: ErrorDetails) -> bool:
+        place = error["loc"]
+        deeper = (e["loc"] for e in errors if len(e["loc"]) > len(place))
+        return error["type"] == "too_short" and any(loc[: len(place)] == place for loc in deeper)
+
+    return [error for error in errors if not follows(error)]
+
+
+def _problem(details: ErrorDetails) -> Problem:
+    location = [str(part) for part in details["loc"]]
+    if details["type"] == "extra_forbidden":
+        given = f"unknown key, got {_short(details['input'])}."
+        return Problem(".".join(location), given, did_you_mean(location[-1], _keys_at(location)))
+    message = details["msg"].removeprefix("Value error, ")
+    if details["type"] in ("missing", "value_error"):
+        return Problem(".".join(location) or "the run", message[:1].lower() + message[1:] + ".")
+    return Problem(".".join(location), f"{message}, got {_short(details['input'])}.")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _keys_at(location: Sequence[str]) -> Iterable[str]:
+    """The allowed keys beside the last one of an error's location."""
+    candidates: list[Any] = [RunConfig]
+    for part in location[:-1]:
+        candidates = [deeper for item in candidates for deeper in _descend(item, part)]
+    sections = [item for c in candidates for item in _sections(c)]
+    return sorted({name for section in sections for name in section.model_fields})
+
+
+def _descend(annotation: Any, part: str) -> list[Any]:
+    """What lies under `part`: a field's type, the items of a container, a union's member."""
+    found: list[Any] = []
+    for section in _sections(annotation):
+        if part in section.model_fields:
+            found.append(section.model_fields[part].rebuild_annotation())
+        kind = section.model_fields.get("kind")
+        if kind is not None and kind.default == part:
+            found.append(section)
+    if not found:
+        found = [a for a in _containers(annotation) if a is not None]
+    return found
+
+
+def _containers(annotation: Any) -> list[Any]:
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Annotated, typing.Union, types.UnionType):
+        return [c for arg in typing.get_args(annotation) for c in _containers(arg)]
+    if origin is dict:
+        return [typing.get_args(annotation)[1]]
+    return [typing.get_args(annotation)[0]] if origin in (tuple, list) else []
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) in (typing.Annotated, typing.Union, types.UnionType):
+        return [s for arg in typing.get_args(annotation) for s in _sections(arg)]
+    return []

@@ -1,0 +1,92 @@
+"""Where models and tokenizers come from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, PositiveInt, model_validator
+
+from distill_ray.config.base import Name, Section
+
+
+def _exactly_one(section: Section, keys: tuple[str, ...]) -> None:
+    given = [key for key in keys if getattr(section, key) is not None]
+    if len(given) != 1:
+        raise ValueError(f"needs exactly one of {', '.join(keys)}, got {given or 'none'}")
+
+
+class ModelSource(Section):
+    """A causal language model: a hub id, a local folder, a GGUF file, or fresh random weights."""
+
+    hub: str | None = None
+    """A Hugging Face hub id, such as `org/model`."""
+    revision: str = "main"
+    """Branch, tag or commit of the hub id."""
+    path: str | None = None
+    """A local folder with `config.json` and safetensors weights."""
+    gguf: str | None = None
+    """A GGUF file; dequantised on loading."""
+    init: dict[str, Any] | None = None
+    """A transformers architecture config with `model_type`; random weights drawn from `seed`."""
+    seed: int = 0
+    """Seed of `init` weights."""
+    trust_remote_code: bool = False
+    """Run code that the model's repository ships. Off unless asked for by name."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelSource:
+        _exactly_one(self, ("hub", "path", "gguf", "init"))
+        if self.init is not None and "model_type" not in self.init:
+            raise ValueError("init needs a model_type, such as llama")
+        return self
+
+
+class TrainedTokenizer(Section):
+    """A byte-level BPE tokenizer trained on the train split of this run's corpora."""
+
+    vocab_size: PositiveInt = Field(default=8192, ge=300)
+    """Tokens in the vocabulary, the 256 bytes and special tokens included."""
+    sample_bytes: PositiveInt = 32_000_000
+    """Text that the training reads, in bytes."""
+
+
+class TokenizerSource(Section):
+    """The tokenizer, when it isn't the one beside the model's weights."""
+
+    train: TrainedTokenizer | None = None
+    """Train one on the corpora."""
+    path: str | None = None
+    """A local folder."""
+    hub: str | None = None
+    """A hub id."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> TokenizerSource:
+        _exactly_one(self, ("train", "path", "hub"))
+        return self
+
+
+class StudentConfig(Section):
+    """The model that is to be made good at the domain."""
+
+    model: ModelSource
+    tokenizer: TokenizerSource | None = None
+    """Defaults to the one beside the model's weights; `init` and `gguf` models need it."""
+
+    @model_validator(mode="after")
+    def _tokenizer_known(self) -> StudentConfig:
+        if self.tokenizer is None and self.model.init is not None:
+            raise ValueError("an init model has no tokenizer: give tokenizer.train, path or hub")
+        return self
+
+
+class TeacherConfig(Section):
+    """A candidate teacher, and how it is prepared for the domain."""
+
+    name: Name
+    model: ModelSource
+    tokenizer: TokenizerSource | None = None
+    """Defaults to the one beside the weights; for `init` models, to the student's."""
+    recipes: tuple[str, ...] = ()
+    """Names of `adapt.recipes`, applied in order; the last one's checkpoints are the ladder.
+    None: the teacher serves as it is."""

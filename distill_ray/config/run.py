@@ -1,0 +1,104 @@
+"""The root of a config: one YAML file, one run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pydantic import Field, model_validator
+
+from distill_ray.config.base import Name, Section
+from distill_ray.config.cluster import ClusterConfig
+from distill_ray.config.data import CorporaConfig, TaskConfig
+from distill_ray.config.errors import did_you_mean
+from distill_ray.config.models import StudentConfig, TeacherConfig
+from distill_ray.config.selection import AuditConfig, EvaluateConfig, RankConfig, ReportConfig
+from distill_ray.config.training import AdaptConfig, DistillConfig, ProbeConfig, TrainingConfig
+
+
+class RunConfig(Section):
+    """Everything that a run is."""
+
+    name: Name
+    """The run's folder in the storage; a name belongs to one config."""
+    storage: str = "runs"
+    """Where artifacts go: a folder, or a URI such as `s3://bucket/runs`."""
+    seed: int = 0
+    student: StudentConfig
+    teachers: tuple[TeacherConfig, ...] = Field(min_length=1)
+    corpora: CorporaConfig
+    tasks: tuple[TaskConfig, ...] = Field(min_length=1)
+    adapt: AdaptConfig = AdaptConfig()
+    audit: AuditConfig = AuditConfig()
+    probe: ProbeConfig
+    rank: RankConfig = RankConfig()
+    distill: DistillConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+    report: ReportConfig = ReportConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> RunConfig:
+        problems = [*_repeated_names(self), *_unknown_recipes(self), *_mix_problems(self)]
+        problems += _batch_problems(self)
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def streams(self) -> dict[str, str]:
+        """Stream name → its kind, `text` or `task`."""
+        corpora = {corpus.name: "text" for corpus in self.corpora.sources}
+        tasks = {
+            stream: "task"
+            for task in self.tasks
+            for stream in (task.labelled_stream, task.prompts_stream)
+        }
+        return corpora | tasks
+
+    def trainings(self) -> Iterator[tuple[str, TrainingConfig]]:
+        """Every training run's config, with its place in the file."""
+        for name, recipe in self.adapt.recipes.items():
+            yield f"adapt.recipes.{name}", recipe
+        yield "probe", self.probe
+        yield "distill", self.distill
+
+    def teacher(self, name: str) -> TeacherConfig:
+        """The teacher of that name."""
+        return next(teacher for teacher in self.teachers if teacher.name == name)
+
+
+def _repeated_names(cfg: RunConfig) -> Iterator[str]:
+    for where, names in (
+        ("teachers", [t.name for t in cfg.teachers]),
+        ("corpora.sources", [c.name for c in cfg.corpora.sources]),
+        ("tasks", [t.name for t in cfg.tasks]),
+    ):
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            yield f"{where}: names must differ, {', '.join(map(repr, repeated))} is there twice"
+
+
+def _unknown_recipes(cfg: RunConfig) -> Iterator[str]:
+    for teacher in cfg.teachers:
+        for recipe in teacher.recipes:
+            if recipe not in cfg.adapt.recipes:
+                hint = did_you_mean(recipe, cfg.adapt.recipes)
+                yield f"teachers.{teacher.name}.recipes: no recipe {recipe!r}. {hint}".rstrip()
+
+
+def _mix_problems(cfg: RunConfig) -> Iterator[str]:
+    streams = cfg.streams()
+    for where, training in cfg.trainings():
+        for stream in training.mix:
+            if stream not in streams:
+                yield f"{where}.mix: no stream {stream!r}. {did_you_mean(stream, streams)}"
+
+
+def _batch_problems(cfg: RunConfig) -> Iterator[str]:
+    for where, training in cfg.trainings():
+        workers = 1 if where == "probe" else cfg.cluster.num_workers
+        part = workers * training.micro_batch_rows
+        if training.batch_rows % part:
+            yield (
+                f"{where}.batch_rows: {training.batch_rows} is not a multiple of {workers} workers"
+                f" x micro_batch_rows {training.micro_batch_rows} = {part}"
+            )

@@ -1,0 +1,192 @@
+"""How models are trained: the budgets, optimiser and loss that adapt, probe and distill share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from distill_ray.config.base import Fraction, Name, OpenFraction, Section
+from distill_ray.config.errors import did_you_mean
+
+Mix = Annotated[dict[str, PositiveFloat], Field(min_length=1)]
+"""Stream name → share of the rows; shares are normalised. Streams are the corpora's names, and
+`<task>.labelled` and `<task>.prompts`."""
+
+
+class LossWeights(Section):
+    """How much each kind of row counts; each kind is a mean over its own supervised tokens."""
+
+    text: NonNegativeFloat = 1.0
+    task: NonNegativeFloat = 1.0
+
+
+class TrainingConfig(Section):
+    """One training run."""
+
+    tokens: PositiveInt
+    """Budget, padding included: steps are tokens / (batch_rows x sequence_length)."""
+    batch_rows: PositiveInt = 32
+    """Packed rows in a step, over all workers: the global batch."""
+    micro_batch_rows: PositiveInt = 8
+    """Rows of one forward pass of one worker; the rest is gradient accumulation."""
+    learning_rate: PositiveFloat = 1e-4
+    """Peak of a cosine with linear warm-up."""
+    warmup: Fraction = 0.1
+    """Share of the steps that warm up."""
+    final_learning_rate: Fraction = 0.1
+    """Learning rate at the end, as a share of the peak."""
+    weight_decay: NonNegativeFloat = 0.01
+    clip: PositiveFloat = 1.0
+    """Largest norm of the gradient."""
+    mix: Mix
+    """Which rows, in which shares."""
+    loss_weights: LossWeights = LossWeights()
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Weights and arithmetic of the model; losses are computed in float32 always."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed ZeRO: 1 shards optimiser states, 2 gradients too, 3 parameters too."""
+
+    def num_steps(self, sequence_length: int) -> int:
+        """Optimiser steps of the whole budget, at least one."""
+        return max(1, self.tokens // (self.batch_rows * sequence_length))
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685), by peft."""
+
+    rank: PositiveInt = 16
+    alpha: PositiveFloat = 32.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: str | tuple[str, ...] = "all-linear"
+
+
+class RecipeConfig(TrainingConfig):
+    """One phase of a teacher's adaptation."""
+
+    method: Literal["full", "lora"] = "full"
+    lora: LoraConfig = LoraConfig()
+    """Read when the method is lora."""
+    checkpoints: PositiveInt = 3
+    """Rungs of the ladder, at equal token spacing; the last is the end of training."""
+
+
+class AdaptConfig(Section):
+    """Teachers are trained on the domain before they teach."""
+
+    recipes: dict[Name, RecipeConfig] = Field(default_factory=dict)
+    """Named recipes that teachers refer to."""
+    validation_rows: PositiveInt = 64
+    """Packed validation rows per stream that choose the best checkpoint."""
+    save_every: PositiveInt = 200
+    """Steps between checkpoints for resuming."""
+
+
+class FixedSchedule(Section):
+    """The teacher's best checkpoint from start to end."""
+
+    kind: Literal["fixed"] = "fixed"
+
+
+class AtStepsSchedule(Section):
+    """One rung up at each of the given steps."""
+
+    kind: Literal["at_steps"] = "at_steps"
+    steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    """Increasing step numbers; the first step that sees the next rung."""
+
+    @model_validator(mode="after")
+    def _increasing(self) -> AtStepsSchedule:
+        if list(self.steps) != sorted(set(self.steps)):
+            raise ValueError(f"steps must increase, got {list(self.steps)}")
+        return self
+
+
+class EqualStagesSchedule(Section):
+    """The rungs in order, each for an equal share of the tokens."""
+
+    kind: Literal["equal_stages"] = "equal_stages"
+
+
+class OnPlateauSchedule(Section):
+    """Hand over once the student stops gaining on the current rung."""
+
+    kind: Literal["on_plateau"] = "on_plateau"
+    window: Annotated[int, Field(ge=1, le=1000)] = 200
+    """Steps in each of the two windows that are compared."""
+    min_gain: OpenFraction = 0.02
+    """Move on when the relative fall in loss between the windows is smaller than this."""
+
+
+Schedule = Annotated[
+    FixedSchedule | AtStepsSchedule | EqualStagesSchedule | OnPlateauSchedule,
+    Field(discriminator="kind"),
+]
+
+
+class ReassessConfig(Section):
+    """The ranking is computed anew with the student's progress, and the teacher may change."""
+
+    at_progress: tuple[OpenFraction, ...] = (0.5,)
+    """Shares of the closed gap to the best teacher at which it happens."""
+    margin: Fraction = 0.02
+    """A new teacher must lead the current one's score by this much."""
+
+
+DIVERGENCE_NAMES = ("forward_kl", "reverse_kl", "jsd")
+"""The keys of `core.divergence.DIVERGENCES`, known here without importing torch."""
+
+
+class ObjectiveConfig(Section):
+    """What the student is pulled towards."""
+
+    divergence: str = "forward_kl"
+    """One of ours (forward_kl, reverse_kl, jsd), or `my_package.module:function`."""
+    temperature: PositiveFloat = 1.0
+    alpha: Fraction = 0.9
+    """Share of the divergence to the teacher; the rest is cross-entropy on the data."""
+
+    @model_validator(mode="after")
+    def _known_divergence(self) -> ObjectiveConfig:
+        if ":" not in self.divergence and self.divergence not in DIVERGENCE_NAMES:
+            hint = did_you_mean(self.divergence, DIVERGENCE_NAMES)
+            raise ValueError(f"divergence: no {self.divergence!r}. {hint}".rstrip("."))
+        return self
+
+
+class DistillConfig(TrainingConfig):
+    """The distillation proper."""
+
+    objective: ObjectiveConfig = ObjectiveConfig()
+    schedule: Schedule = EqualStagesSchedule()
+    reassess: ReassessConfig = ReassessConfig()
+    validate_every: PositiveInt = 50
+    """Steps between measurements of the student's progress."""
+    validation_rows: PositiveInt = 64
+    """Packed validation rows per stream of these measurements."""
+    save_every: PositiveInt = 100
+    """Steps between checkpoints for resuming."""
+    max_failures: NonNegativeInt = 2
+    """Worker failures that are survived before the run gives up."""
+
+
+class ProbeConfig(TrainingConfig):
+    """Short distillations, one for each teacher and seed."""
+
+    objective: ObjectiveConfig = ObjectiveConfig(alpha=1.0)
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=2)
+    """Each seed is another order of the rows, the same for every teacher."""
+    rungs: PositiveInt = 4
+    """Points of the probe's curve, at equal token spacing."""
+    questions: PositiveInt = 500
+    """Validation questions a task on which the task gain is measured."""
+    validation_rows: PositiveInt = 64
+    max_concurrent: PositiveInt | None = None
+    """Trials at a time; as many as the cluster has room for when left out."""

@@ -1,0 +1,45 @@
+"""Names that the config knows without torch are the ones that torch code has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+import distill_ray
+from distill_ray.config import RunConfig, load_config
+from distill_ray.config.selection import Importances, Level
+from distill_ray.config.training import DIVERGENCE_NAMES, DistillConfig
+from distill_ray.core.divergence import DIVERGENCES
+from distill_ray.core.ranking import FACTORS, LEVELS
+from distill_ray.core.schedule import SCHEDULES
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_divergences_are_those_of_core() -> None:
+    assert set(DIVERGENCE_NAMES) == set(DIVERGENCES)
+
+
+def test_schedules_are_those_of_core() -> None:
+    schema = json.dumps(DistillConfig.model_json_schema()["properties"]["schedule"])
+    mapping = json.loads(schema)["discriminator"]["mapping"]
+    assert set(mapping) == set(SCHEDULES)
+
+
+def test_levels_and_factors_are_those_of_core() -> None:
+    assert set(get_args(Level)) == set(LEVELS)
+    assert set(Importances.model_fields) == set(FACTORS)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.name)
+def test_every_shipped_config_is_valid(path: Path) -> None:
+    cfg = load_config(path)
+    again = RunConfig.model_validate_json(cfg.model_dump_json())
+    assert again == cfg
+
+
+def test_the_changelog_speaks_of_this_version() -> None:
+    assert f"## {distill_ray.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()

@@ -1,0 +1,19 @@
+"""Shared by all tests."""
+
+import os
+
+# Before anything reads them: no threads beside torch's own, and nothing is ever downloaded.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    """Tiny models are slower on many threads, and sums come out in one order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
