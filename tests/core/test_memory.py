@@ -1,0 +1,69 @@
+"""Memory estimates against the bytes that torch holds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from distill_ray.core.memory import Sizes, training_need
+from distill_ray.engine.optim import OptimSpec, adamw
+from distill_ray.models.load import load_model
+from distill_ray.models.ref import ModelRef
+
+INIT = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "vocab_size": 500,
+}
+
+
+def need(**changes: object):
+    sizes = Sizes(parameters=1_000_000, hidden=64, layers=2, vocabulary=500)
+    base = {"rows": 4, "length": 32, "workers": 4, "zero_stage": 0, "width": 4}
+    return training_need(sizes, **{**base, **changes})
+
+
+def test_weights_gradients_and_states_are_what_torch_holds() -> None:
+    model = load_model(ModelRef("init", init=INIT))
+    optimiser = adamw(model, OptimSpec(1e-3, 10))
+    model(input_ids=torch.zeros(1, 4, dtype=torch.int64)).logits.sum().backward()
+    optimiser.step()
+    count = sum(p.numel() for p in model.parameters())
+    sizes = Sizes(count, 64, 2, 500)
+    made = training_need(sizes, rows=1, length=4, workers=1, zero_stage=0, width=4)
+    assert made.parameters == sum(p.nbytes for p in model.parameters())
+    assert made.gradients == sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+    moments = [t for s in optimiser.state.values() for n, t in s.items() if n != "step"]
+    assert made.optimiser == sum(t.nbytes for t in moments)
+
+
+@pytest.mark.parametrize(
+    ("stage", "parameters", "gradients", "optimiser"),
+    [(0, 4, 4, 8), (1, 4, 4, 2), (2, 4, 1, 2), (3, 1, 1, 2)],
+)
+def test_zero_shards_states_then_gradients_then_weights(
+    stage: int, parameters: int, gradients: int, optimiser: int
+) -> None:
+    made = need(zero_stage=stage)
+    found = (made.parameters, made.gradients, made.optimiser)
+    assert found == tuple(n * 1_000_000 for n in (parameters, gradients, optimiser))
+
+
+def test_half_precision_adds_a_float32_copy_of_the_weights() -> None:
+    assert need(width=2).optimiser == 12 * 1_000_000
+
+
+def test_a_teacher_adds_its_weights_and_its_logits() -> None:
+    teacher = Sizes(3_000_000, 128, 4, 500)
+    alone, beside = need(), need(teacher=teacher)
+    assert beside.teacher == 12_000_000
+    assert beside.logits - alone.logits == 4 * 32 * 500 * 8
+    assert beside.total - alone.total == 12_000_000 + 4 * 32 * 500 * 8
+
+
+def test_adapters_need_states_for_what_is_trained_alone() -> None:
+    made = need(trained=0.01)
+    assert (made.parameters, made.gradients, made.optimiser) == (4_000_000, 40_000, 80_000)

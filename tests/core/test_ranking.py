@@ -1,0 +1,138 @@
+"""From factors to a ranking: weights, factor definitions, standings."""
+
+import numpy as np
+import pytest
+
+from distill_ray.core import ranking
+from distill_ray.core.ranking import Draws, standings
+
+EARLY = {"ease": "critical", "peak": "medium", "domain": "high", "calibration": "medium"}
+LATE = {"ease": "low", "peak": "high", "domain": "very_high", "calibration": "high"}
+
+
+def test_words_become_weights_in_the_ratio_of_their_levels_that_sum_to_one():
+    early, late = ranking.weights(EARLY), ranking.weights(LATE)
+    # 5 : 2 : 3 : 2 of 12, and 1 : 3 : 4 : 3 of 11.
+    assert early == pytest.approx({"ease": 5 / 12, "peak": 1 / 6, "domain": 1 / 4,
+                                   "calibration": 1 / 6})  # fmt: skip
+    assert late == pytest.approx({"ease": 1 / 11, "peak": 3 / 11, "domain": 4 / 11,
+                                  "calibration": 3 / 11})  # fmt: skip
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
+def test_weights_on_the_way_lie_on_the_line_between_both_ends(progress):
+    early, late = ranking.weights(EARLY), ranking.weights(LATE)
+    found = ranking.weights_at(early, late, progress)
+    assert sum(found.values()) == pytest.approx(1)
+    for factor in ranking.FACTORS:
+        moved = found[factor] - early[factor]
+        assert moved == pytest.approx(progress * (late[factor] - early[factor]))
+
+
+def test_a_score_of_equal_factors_is_that_factor_at_any_progress():
+    early, late = ranking.weights(EARLY), ranking.weights(LATE)
+    for progress in (0.0, 0.4, 1.0):
+        same = dict.fromkeys(ranking.FACTORS, 0.37)
+        assert ranking.stage_score(same, early, late, progress) == pytest.approx(0.37)
+
+
+def test_ease_is_the_geometric_mean_of_kl_removed_and_relative_gain():
+    assert ranking.ease(0.64, 0.5, 0.5) == pytest.approx(0.8)
+    assert ranking.ease(0.5, 0.1, 0.2) == pytest.approx(0.5)
+    assert ranking.ease(1.0, 0.3, 0.3) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("kl_removed", "gain", "best_gain"),
+    [(0.0, 0.5, 0.5), (-0.3, 0.5, 0.5), (0.9, 0.0, 0.5), (0.9, -0.2, 0.5), (0.9, -0.2, -0.1)],
+)
+def test_ease_is_zero_where_nothing_was_learnt_or_nothing_gained(kl_removed, gain, best_gain):
+    assert ranking.ease(kl_removed, gain, best_gain) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "chance", "expected"),
+    [(0.25, 0.25, 0), (1, 0.25, 1), (0.625, 0.25, 0.5), (0.1, 0.25, 0), (1, 1, 0)],
+)
+def test_peak_counts_from_the_majority_class(accuracy, chance, expected):
+    assert ranking.peak(accuracy, chance) == expected
+
+
+@pytest.mark.parametrize(("nll", "expected"), [(8.0, 0), (2.0, 0.75), (0.0, 1), (9.0, 0)])
+def test_domain_is_the_share_of_untrained_nll_that_is_gone(nll, expected):
+    assert ranking.domain(nll, 8.0) == expected
+
+
+@pytest.mark.parametrize(
+    ("ece", "expected"), [(0.04, 1), (0.01, 1), (0.12, 0.5), (0.2, 0), (0.5, 0)]
+)
+def test_calibration_runs_from_the_noise_floor_to_the_worst(ece, expected):
+    assert ranking.calibration(ece, floor=0.04, worst=0.2) == pytest.approx(expected)
+
+
+FACTORS = {
+    "small": {"ease": 0.9, "peak": 0.3},
+    "large": {"ease": 0.2, "peak": 0.8},
+    "middle": {"ease": 0.5, "peak": 0.5},
+}
+EASE_ONLY, PEAK_ONLY = {"ease": 1.0, "peak": 0.0}, {"ease": 0.0, "peak": 1.0}
+
+
+def _standings(progress, noise=0.05, **changes):
+    rng = np.random.default_rng(0)
+    drawn = {
+        name: {f: value + noise * rng.normal(size=2000) for f, value in factors.items()}
+        for name, factors in FACTORS.items()
+    }
+    return standings(FACTORS, Draws(drawn), EASE_ONLY, PEAK_ONLY, progress=progress, **changes)
+
+
+@pytest.mark.parametrize(
+    ("progress", "order"),
+    [(0.0, ["small", "middle", "large"]), (1.0, ["large", "middle", "small"])],
+)
+def test_the_best_come_first_and_the_order_turns_with_progress(progress, order):
+    rows = _standings(progress)
+    assert [row.teacher for row in rows] == order
+    assert [row.score for row in rows] == sorted((row.score for row in rows), reverse=True)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.5, 0.55, 1.0])
+def test_chances_of_being_best_sum_to_one(progress):
+    assert sum(r.probability_best for r in _standings(progress)) == pytest.approx(1)
+
+
+def test_the_chance_of_being_best_is_the_share_of_draws_that_are_won():
+    # Two teachers a half standard deviation of the difference apart: Φ(.5) = .691.
+    rng = np.random.default_rng(1)
+    spread = 0.1 / np.sqrt(2)
+    drawn = {n: {"ease": m + spread * rng.normal(size=40000)} for n, m in (("a", 0.55), ("b", 0.5))}
+    points = {"a": {"ease": 0.55}, "b": {"ease": 0.5}}
+    rows = standings(points, Draws(drawn), {"ease": 1.0}, {"ease": 1.0}, progress=0)
+    assert rows[0].probability_best == pytest.approx(0.691, abs=0.01)
+
+
+def test_intervals_are_percentiles_of_the_weighted_draws():
+    rows = {r.teacher: r for r in _standings(0.0, noise=0.1, confidence=0.6827)}
+    for name, row in rows.items():
+        assert row.low == pytest.approx(FACTORS[name]["ease"] - 0.1, abs=0.01)
+        assert row.high == pytest.approx(FACTORS[name]["ease"] + 0.1, abs=0.01)
+
+
+def test_the_deciding_factor_separates_a_teacher_from_its_best_rival():
+    # At .5: small .6, large .5, middle .5. Small leads by ease; large trails small by ease.
+    rows = {r.teacher: r.decided_by for r in _standings(0.5)}
+    assert rows["small"] == "ease"
+    assert rows["large"] == "ease"
+    late = {r.teacher: r.decided_by for r in _standings(0.9)}
+    assert late["large"] == "peak"
+    assert late["small"] == "peak"
+
+
+def test_a_lone_teacher_is_best_for_certain():
+    (row,) = standings(
+        {"a": {"ease": 0.4}}, Draws({"a": {"ease": np.full(10, 0.4)}}),
+        {"ease": 1.0}, {"ease": 1.0}, progress=0.5,
+    )  # fmt: skip
+    assert (row.probability_best, row.decided_by) == (1.0, "no other teacher")
+    assert (row.low, row.score, row.high) == pytest.approx((0.4, 0.4, 0.4))
