@@ -1,0 +1,52 @@
+"""Questions with options, as the audit and the evaluation score them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from distill_ray.data.tokenizer import encode
+
+
+@dataclass(frozen=True)
+class Questions:
+    """A set of questions over the same options. n questions, K options."""
+
+    name: str
+    """`<task>` or `<task>.<shifted set>`."""
+    row_ids: list[str]
+    prompts: list[list[int]]
+    """[n] token ids of each prompt."""
+    options: list[list[int]]
+    """[K] token ids of each option's answer."""
+    labels: list[str]
+    """[K] the options' labels."""
+    gold: list[int]
+    """[n] index of the right option."""
+
+    def first(self, count: int) -> Questions:
+        """The first `count` questions."""
+        part = {name: getattr(self, name)[:count] for name in ("row_ids", "prompts", "gold")}
+        return replace(self, **part)
+
+
+def questions(
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    template: str,
+    answers: Mapping[str, str],
+    tokenizer: Any,
+) -> Questions:
+    """Render and tokenize rows of the TEXT contract; rows with an unknown label are left out."""
+    labels = list(answers)
+    known = [row for row in rows if row["label"] in answers]
+    return Questions(
+        name=name,
+        row_ids=[row["row_id"] for row in known],
+        prompts=[encode(tokenizer, template.format(text=row["text"])) for row in known],
+        options=[encode(tokenizer, answers[label]) for label in labels],
+        labels=labels,
+        gold=[labels.index(row["label"]) for row in known],
+    )

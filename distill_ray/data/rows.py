@@ -1,0 +1,30 @@
+"""Column contracts of the Parquet files that a shard set holds."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+TEXT = pa.schema(
+    [
+        ("row_id", pa.string()),  # stream and content key; the same in every run
+        ("key", pa.string()),  # SHA-256 of the normalised text
+        ("stream", pa.string()),
+        ("split", pa.string()),  # train, validation or test
+        ("text", pa.string()),  # as it was read: another tokenizer can start from here
+        ("label", pa.string()),  # null where there is none
+        ("group", pa.string()),
+    ]
+)
+
+PACKED = pa.schema(
+    [
+        ("row_id", pa.string()),  # stream, split, bucket and number
+        ("input_ids", pa.list_(pa.int32())),
+        ("position_ids", pa.list_(pa.int32())),  # restart at 0 with every sample
+        ("gold", pa.list_(pa.bool_())),  # True where the next token is supervised by the data
+        ("distill", pa.list_(pa.bool_())),  # True where the teacher's distribution is imitated
+        ("sources", pa.list_(pa.string())),  # row_id of each sample in it, in order
+    ]
+)
+
+SPLITS = ("train", "validation", "test")

@@ -1,0 +1,144 @@
+"""Packed rows as batches: the same on any number of ranks, and nothing counted twice."""
+
+from collections import Counter
+
+import packed
+import pytest
+import torch
+
+from distill_ray.data.batches import MixedRows, Rows, Stream, in_order
+
+LENGTH, STEPS, BATCH_ROWS = 16, 5, 8
+
+
+@pytest.fixture(scope="module")
+def streams(tmp_path_factory):
+    """13 rows of text and 5 of a task."""
+    base = tmp_path_factory.mktemp("packed")
+    found = {}
+    for name, kind, rows in (("notes", "text", 13), ("triage", "labelled", 5)):
+        made = packed.samples(kind, 40, vocab=50, seed=rows)
+        folder = packed.write(base / name, made, length=LENGTH, prefix=name)
+        stream = Stream(Rows(folder, base / "cache", limit=rows), is_task=kind == "labelled")
+        assert len(stream.rows) == rows
+        found[name] = stream
+    return found
+
+
+def _source(streams, rank=0, world=1, micro_rows=2, **changes):
+    values = {"steps": STEPS, "batch_rows": BATCH_ROWS, "seed": 0, **changes}
+    mix = {"notes": 3, "triage": 1}
+    return MixedRows(streams, mix, micro_rows=micro_rows, rank=rank, world=world, **values)
+
+
+def _step_rows(streams, step, *, world, micro_rows):
+    """row_ids of a step in global order."""
+    sources = [_source(streams, rank, world, micro_rows) for rank in range(world)]
+    return [
+        row
+        for micro in range(sources[0].num_micro)
+        for source in sources
+        for row in source.batch(step, micro).row_ids
+    ]
+
+
+@pytest.mark.parametrize(("world", "micro_rows"), [(1, 8), (2, 2), (2, 4), (4, 2), (8, 1)])
+def test_any_number_of_ranks_and_micro_batches_reads_the_same_rows(streams, world, micro_rows):
+    for step in range(STEPS):
+        expected = _step_rows(streams, step, world=1, micro_rows=1)
+        assert _step_rows(streams, step, world=world, micro_rows=micro_rows) == expected
+
+
+def test_a_batch_depends_on_its_step_alone(streams):
+    forward, backward = _source(streams), _source(streams)
+    first = [forward.batch(s, m).row_ids for s in range(STEPS) for m in range(4)]
+    last = [
+        backward.batch(s, m).row_ids for s in reversed(range(STEPS)) for m in reversed(range(4))
+    ]
+    assert first == last[::-1]
+
+
+def test_streams_are_mixed_in_their_shares_and_cycled_evenly(streams):
+    counts = Counter(
+        row for step in range(STEPS) for row in _step_rows(streams, step, world=1, micro_rows=8)
+    )
+    drawn = Counter(row.partition(":")[0] for row in counts.elements())
+    assert drawn["triage"] == pytest.approx(10, abs=1)
+    assert drawn["notes"] == pytest.approx(30, abs=1)
+    for name, rows in (("notes", 13), ("triage", 5)):
+        often = [n for row, n in counts.items() if row.startswith(name)]
+        assert len(often) == rows
+        assert max(often) - min(often) <= 1
+
+
+def test_another_seed_is_another_order_of_the_same_streams(streams):
+    rows = [_source(streams, seed=seed).batch(0, 0) for seed in (0, 1)]
+    assert rows[0].row_ids != rows[1].row_ids
+    assert torch.equal(rows[0].is_task, rows[1].is_task)
+
+
+def test_rows_that_cannot_be_shared_out_evenly_are_refused(streams):
+    with pytest.raises(ValueError, match="8 rows can't be cut into 3 x 2"):
+        _source(streams, world=3)
+
+
+def test_a_batch_holds_what_the_files_hold(streams):
+    batch = _source(streams, micro_rows=8).batch(0, 0)
+    table = {
+        row_id: {column: values[i] for column, values in rows.items()}
+        for stream in streams.values()
+        for rows in [stream.rows[range(len(stream.rows))]]
+        for i, row_id in enumerate(rows["row_id"])
+    }
+    for i, row_id in enumerate(batch.row_ids):
+        row = table[row_id]
+        assert batch.input_ids[i].tolist() == row["input_ids"]
+        assert batch.position_ids[i].tolist() == row["position_ids"]
+        assert batch.gold[i].tolist() == row["gold"]
+        assert batch.distill[i].tolist() == row["distill"]
+        assert bool(batch.is_task[i]) == row_id.startswith("triage")
+    assert batch.gold.dtype == batch.distill.dtype == torch.bool
+
+
+def test_targets_are_the_next_tokens(streams):
+    batch = _source(streams).batch(0, 0)
+    assert torch.equal(batch.targets[:, :-1], batch.input_ids[:, 1:])
+    assert not batch.gold[:, -1].any()
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+@pytest.mark.parametrize("batch_rows", [1, 3, 16])
+def test_in_order_gives_every_rank_equal_batches_and_counts_no_row_twice(
+    streams, world, batch_rows
+):
+    by_rank = [
+        list(in_order(streams, batch_rows=batch_rows, rank=rank, world=world))
+        for rank in range(world)
+    ]
+    sizes = [[len(batch.row_ids) for batch in batches] for batches in by_rank]
+    assert all(size == sizes[0] for size in sizes)
+    supervised = Counter(
+        row_id
+        for batches in by_rank
+        for batch in batches
+        for row_id, gold in zip(batch.row_ids, batch.gold, strict=True)
+        if gold.any()
+    )
+    expected = Counter(f"notes:{i:06d}" for i in range(13))
+    expected += Counter(f"triage:{i:06d}" for i in range(5))
+    assert supervised == expected
+    for batches in by_rank:
+        for batch in batches:
+            silent = ~batch.gold.any(dim=1)
+            assert not batch.distill[silent].any()
+
+
+def test_in_order_supervises_as_many_tokens_on_four_ranks_as_on_one(streams):
+    def tokens(world):
+        return sum(
+            int(batch.gold.sum())
+            for rank in range(world)
+            for batch in in_order(streams, batch_rows=2, rank=rank, world=world)
+        )
+
+    assert tokens(4) == tokens(1) > 0

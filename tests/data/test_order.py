@@ -1,0 +1,73 @@
+"""Which row comes when: pure, exact in shares, and the same on any number of ranks."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from distill_ray.data.order import Shuffle, occurrence, positions_of, streams_at
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("micro_rows", [1, 2])
+def test_all_ranks_together_read_what_one_rank_reads(world, micro_rows):
+    for step in (0, 1, 7):
+        read = [
+            position
+            for micro in range(8 // (world * micro_rows))
+            for rank in range(world)
+            for position in positions_of(
+                step, micro, rank=rank, world=world, batch_rows=8, micro_rows=micro_rows
+            )
+        ]
+        assert read == list(range(8 * step, 8 * step + 8))
+
+
+@pytest.mark.parametrize(
+    "mix", [{"a": 1.0}, {"a": 7, "b": 3}, {"a": 0.5, "b": 0.3, "c": 0.2}, {"a": 98, "b": 2}]
+)
+def test_streams_get_their_shares_after_any_number_of_positions(mix):
+    found = streams_at(mix, 20000)
+    shares = np.array(list(mix.values())) / sum(mix.values())
+    taken = np.cumsum(found[:, None] == np.arange(len(mix)), axis=0)  # [P, K]
+    positions = np.arange(1, len(found) + 1)
+    drift = np.abs(taken - positions[:, None] * shares)
+    assert (drift.max(axis=1) <= np.maximum(5, 0.01 * positions)).all()
+    assert drift[-1].max() < 0.001 * len(found)
+
+
+def test_a_longer_run_begins_like_a_shorter_one():
+    mix = {"a": 2, "b": 1}
+    np.testing.assert_array_equal(streams_at(mix, 5000)[:100], streams_at(mix, 100))
+
+
+def test_occurrence_counts_each_stream_on_its_own():
+    assert occurrence(np.array([0, 1, 0, 0, 2, 1])).tolist() == [0, 0, 1, 2, 0, 1]
+
+
+def test_every_row_comes_once_in_every_epoch():
+    shuffle = Shuffle("notes", 37, seed=0)
+    epochs = [[shuffle[epoch * 37 + i] for i in range(37)] for epoch in range(4)]
+    assert all(sorted(epoch) == list(range(37)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_a_draw_depends_on_its_number_and_not_on_what_was_drawn_before():
+    forward, jumping = Shuffle("notes", 11, seed=3), Shuffle("notes", 11, seed=3)
+    numbers = np.random.default_rng(0).permutation(44)
+    jumped = {int(i): jumping[int(i)] for i in numbers}
+    assert jumped == {i: forward[i] for i in range(44)}
+
+
+def test_seed_and_stream_decide_the_order():
+    orders = {
+        (stream, seed): tuple(Shuffle(stream, 50, seed)[i] for i in range(50))
+        for stream in ("a", "b")
+        for seed in (0, 1)
+    }
+    assert len(set(orders.values())) == 4
+
+
+def test_the_first_draws_are_spread_evenly_over_the_rows():
+    first = Counter(Shuffle("s", 5, seed)[0] for seed in range(2000))
+    assert all(abs(first[row] - 400) < 5 * np.sqrt(2000 * 0.2 * 0.8) for row in range(5))

@@ -1,0 +1,151 @@
+"""Which predictions are supervised, token by token, and that packing loses none of them."""
+
+import numpy as np
+import pytest
+
+from distill_ray.data.packing import (
+    Sample,
+    labelled_sample,
+    pack,
+    prompt_sample,
+    split_long,
+    text_sample,
+)
+from distill_ray.data.rows import PACKED
+
+END, PAD = 99, 98
+
+
+def predicted(sample, mask):
+    """(token seen last, token to predict) for each supervised position."""
+    following = [*sample.ids[1:], None]
+    return [(sample.ids[i], following[i]) for i, kept in enumerate(mask) if kept]
+
+
+def test_text_supervises_every_token_but_the_first_and_the_end_too():
+    sample = text_sample("r", [10, 11, 12], END)
+    assert sample.ids == [10, 11, 12, END]
+    assert predicted(sample, sample.gold) == [(10, 11), (11, 12), (12, END)]
+    assert sample.distill == sample.gold
+
+
+def test_a_labelled_sample_supervises_the_answer_and_the_end_but_not_the_prompt():
+    sample = labelled_sample("r", [10, 11, 12], [20, 21], END)
+    assert sample.ids == [10, 11, 12, 20, 21, END]
+    assert predicted(sample, sample.gold) == [(12, 20), (20, 21), (21, END)]
+    assert sample.distill == sample.gold
+
+
+def test_a_prompt_is_supervised_by_the_teacher_alone_where_the_answer_would_start():
+    sample = prompt_sample("r", [10, 11, 12])
+    assert sample.ids == [10, 11, 12]
+    assert predicted(sample, sample.distill) == [(12, None)]
+    assert predicted(sample, sample.gold) == []
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        text_sample("r", [1], END),
+        text_sample("r", [], END),
+        labelled_sample("r", [1], [2], END),
+        prompt_sample("r", [1]),
+    ],
+)
+def test_masks_are_as_long_as_their_tokens(sample):
+    assert len(sample.gold) == len(sample.distill) == len(sample.ids)
+
+
+def test_a_long_text_is_cut_and_loses_only_the_predictions_across_the_cuts():
+    sample = text_sample("r", list(range(10)), END)  # 11 tokens
+    parts = list(split_long([sample], 4))
+    assert [p.ids for p in parts] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, END]]
+    found = [pair for p in parts for pair in predicted(p, p.gold)]
+    whole = predicted(sample, sample.gold)
+    assert found == [pair for pair in whole if pair not in [(3, 4), (7, 8)]]
+    assert [p.distill for p in parts] == [p.gold for p in parts]
+    assert {p.source for p in parts} == {"r"}
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 4])
+def test_a_text_that_fits_is_left_whole(tokens):
+    sample = text_sample("r", list(range(tokens - 1)), END)
+    assert list(split_long([sample], 4)) == [sample]
+
+
+def test_cutting_changes_nothing_in_the_sample_that_was_cut():
+    sample = text_sample("r", list(range(10)), END)
+    list(split_long([sample], 4))
+    assert sample == text_sample("r", list(range(10)), END)
+
+
+def test_samples_share_a_row_with_positions_that_restart():
+    samples = [text_sample("a", [1, 2], END), prompt_sample("b", [5, 6])]
+    (row,) = pack(samples, 8, PAD, "s:train:0")
+    assert row == {
+        "row_id": "s:train:0:000000",
+        "input_ids": [1, 2, END, 5, 6, PAD, PAD, PAD],
+        "position_ids": [0, 1, 2, 0, 1, 0, 1, 2],
+        "gold": [True, True, False, False, False, False, False, False],
+        "distill": [True, True, False, False, True, False, False, False],
+        "sources": ["a", "b"],
+    }
+    assert list(row) == PACKED.names
+
+
+def test_a_sample_that_does_not_fit_starts_the_next_row():
+    samples = [text_sample("a", [1, 2], END), text_sample("b", [3, 4], END)]
+    rows = list(pack(samples, 5, PAD, "p"))
+    assert [r["input_ids"] for r in rows] == [[1, 2, END, PAD, PAD], [3, 4, END, PAD, PAD]]
+    assert [r["row_id"] for r in rows] == ["p:000000", "p:000001"]
+
+
+def test_a_row_can_be_filled_to_its_last_token():
+    samples = [text_sample("a", [1, 2], END), text_sample("b", [3], END)]
+    (row,) = pack(samples, 5, PAD, "p")
+    assert row["input_ids"] == [1, 2, END, 3, END]
+    assert row["position_ids"] == [0, 1, 2, 0, 1]
+
+
+def test_no_samples_make_no_rows():
+    assert list(pack([], 8, PAD, "p")) == []
+
+
+def _random_samples(seed):
+    rng = np.random.default_rng(seed)
+    for number in range(60):
+        ids = rng.integers(0, 90, size=rng.integers(1, 30)).tolist()
+        kind = rng.integers(3)
+        if kind == 0:
+            yield text_sample(f"r{number}", ids, END)
+        elif kind == 1:
+            yield labelled_sample(f"r{number}", ids, [7, 8], END)
+        else:
+            yield prompt_sample(f"r{number}", ids)
+
+
+def _unpacked(row):
+    """The samples in a row, cut where positions restart; padding has no source."""
+    starts = [i for i, position in enumerate(row["position_ids"]) if position == 0]
+    ends = [*starts[1:], len(row["position_ids"])]
+    for source, start, end in zip(row["sources"], starts, ends):
+        part = slice(start, end)
+        yield Sample(source, row["input_ids"][part], row["gold"][part], row["distill"][part])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_packing_returns_every_sample_in_order_with_its_masks(seed):
+    samples = list(split_long(_random_samples(seed), 16))
+    rows = list(pack(samples, 16, PAD, "p"))
+    assert [s for row in rows for s in _unpacked(row)] == samples
+    assert all(len(row[column]) == 16 for row in rows for column in PACKED.names[1:5])
+    assert len({row["row_id"] for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_padding_is_never_supervised_and_never_predicted(seed):
+    for row in pack(split_long(_random_samples(seed), 16), 16, PAD, "p"):
+        for i, token in enumerate(row["input_ids"]):
+            followed_by_pad = row["input_ids"][i + 1 : i + 2] == [PAD]
+            assert not (row["gold"][i] and (token == PAD or followed_by_pad))
+            assert not (row["distill"][i] and token == PAD)

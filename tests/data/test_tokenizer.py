@@ -1,0 +1,78 @@
+"""Tokenizers that are trained here, and questions that are rendered with them."""
+
+import pytest
+
+from distill_ray.data.examples import questions
+from distill_ray.data.tokenizer import END, encode, end_id, load_tokenizer, train_tokenizer
+
+TEXTS = ["fever and chills", "chills and fever", "fever with cough", "a cough"] * 20
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(TEXTS, 300)
+
+
+@pytest.mark.parametrize(
+    "text", [*TEXTS[:2], "  two  spaces\n", "naïve Ünïcode 漢字 🙂", "\x00\x7f"]
+)
+def test_any_text_comes_back_from_its_tokens(tokenizer, text):
+    assert tokenizer.decode(encode(tokenizer, text)) == text
+
+
+def test_every_byte_is_a_token_of_its_own(tokenizer):
+    bare = train_tokenizer([], 300)
+    assert len(bare) == 257
+    for text in ("z", "é", "漢", "🙂"):
+        assert len(encode(bare, text)) == len(text.encode())
+
+
+def test_frequent_text_is_merged(tokenizer):
+    assert len(encode(tokenizer, "fever and chills")) < len("fever and chills") / 3
+    assert len(tokenizer) <= 300
+
+
+def test_no_special_tokens_are_added(tokenizer):
+    assert end_id(tokenizer) not in encode(tokenizer, "fever")
+    joined = encode(tokenizer, "fever and") + encode(tokenizer, " chills")
+    assert tokenizer.decode(joined) == "fever and chills"
+
+
+def test_one_token_ends_starts_and_pads(tokenizer):
+    assert tokenizer.convert_ids_to_tokens(end_id(tokenizer)) == END
+    assert tokenizer.pad_token_id == tokenizer.bos_token_id == end_id(tokenizer)
+
+
+def test_a_saved_tokenizer_loads_with_the_same_ids(tokenizer, tmp_path):
+    tokenizer.save_pretrained(str(tmp_path))
+    loaded = load_tokenizer(tmp_path)
+    text = "a cough, with fever 🙂"
+    assert encode(loaded, text) == encode(tokenizer, text)
+    assert end_id(loaded) == end_id(tokenizer)
+
+
+def test_training_twice_gives_the_same_tokenizer(tokenizer):
+    assert train_tokenizer(TEXTS, 300).get_vocab() == tokenizer.get_vocab()
+
+
+def test_a_tokenizer_without_an_end_is_refused(tokenizer, tmp_path):
+    tokenizer.save_pretrained(str(tmp_path))
+    endless = load_tokenizer(tmp_path)
+    endless.eos_token = None
+    with pytest.raises(ValueError, match="no end-of-sequence token"):
+        end_id(endless)
+
+
+def test_questions_are_rendered_encoded_apart_and_numbered_by_label(tokenizer):
+    rows = [
+        {"row_id": "a", "text": "cough", "label": "B"},
+        {"row_id": "b", "text": "fever", "label": "unheard of"},
+        {"row_id": "c", "text": "{chills}", "label": "A"},
+    ]
+    found = questions(
+        "t", rows, template="{text} ->", answers={"A": " yes", "B": " no"}, tokenizer=tokenizer
+    )
+    assert found.row_ids == ["a", "c"]
+    assert [tokenizer.decode(p) for p in found.prompts] == ["cough ->", "{chills} ->"]
+    assert [tokenizer.decode(o) for o in found.options] == [" yes", " no"]
+    assert (found.labels, found.gold) == (["A", "B"], [1, 0])
