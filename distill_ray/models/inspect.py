@@ -1,0 +1,150 @@
+"""What can be said of a model without reading its weights: size, soundness. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from distill_ray.config.errors import Problem, did_you_mean
+from distill_ray.config.models import ModelSource
+
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that memory estimates need."""
+
+    parameters: int
+    hidden: int
+    layers: int
+    vocabulary: int
+
+
+def check_model(source: ModelSource, where: str) -> list[Problem]:
+    """Problems that would stop this model from loading; hub ids are checked when they load."""
+    if source.path is not None:
+        return _check_folder(Path(source.path), f"{where}.path")
+    if source.gguf is not None and not Path(source.gguf).is_file():
+        return [Problem(f"{where}.gguf", f"no such file: {source.gguf}.")]
+    if source.init is not None:
+        return _check_init(source.init, f"{where}.init")
+    return []
+
+
+def _check_folder(folder: Path, where: str) -> list[Problem]:
+    if not folder.is_dir():
+        near = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        return [Problem(where, f"no such folder: {folder}.", did_you_mean(folder.name, near))]
+    if not (folder / "config.json").is_file():
+        return [Problem(where, f"{folder} has no config.json.", "Give a Hugging Face folder.")]
+    if any(folder.glob("*.safetensors")):
+        return []
+    pickled = sorted(p.name for pattern in PICKLED for p in folder.glob(pattern))
+    if pickled:
+        what = f"{folder} has pickled weights only ({pickled[0]}), which can run any code."
+        return [Problem(where, what, "Convert them: model.save_pretrained writes safetensors.")]
+    return [Problem(where, f"{folder} has no weights.", "Safetensors files are needed.")]
+
+
+def _check_init(init: Mapping[str, Any], where: str) -> list[Problem]:
+    if _all_known(init):
+        return []
+    from transformers import CONFIG_MAPPING  # Imports torch: seconds, for a message worth having.
+
+    kind = init["model_type"]
+    if kind not in CONFIG_MAPPING:
+        what = f"no architecture {kind!r} in transformers."
+        return [Problem(f"{where}.model_type", what, did_you_mean(kind, CONFIG_MAPPING.keys()))]
+    known = set(CONFIG_MAPPING[kind]().to_dict())
+    return [
+        Problem(f"{where}.{key}", f"unknown to {kind}.", did_you_mean(key, known))
+        for key in init
+        if key not in known
+    ]
+
+
+def _all_known(init: Mapping[str, Any]) -> bool:
+    """True when every key is a word of the architecture's config module; nothing is imported."""
+    spec = find_spec("transformers")
+    if spec is None or spec.origin is None:
+        return False
+    root, kind = Path(spec.origin).parent, str(init["model_type"]).replace("-", "_")
+    files = (root / "models" / kind / f"configuration_{kind}.py", root / "configuration_utils.py")
+    if not all(file.is_file() for file in files):
+        return False
+    words = set(re.findall(r"\w+", "".join(file.read_text() for file in files)))
+    return set(init) <= words
+
+
+def shape_of(source: ModelSource, vocab_size: int | None) -> Shape | None:
+    """Sizes from the architecture and the weights' headers, or None where only the hub knows."""
+    if source.init is not None:
+        config = {"vocab_size": vocab_size or 32000, **source.init}
+        parameters = _count_llama(config) or _count_on_meta(config)
+        return _shape(config, parameters)
+    if source.path is not None:
+        folder = Path(source.path)
+        config = json.loads((folder / "config.json").read_text())
+        return _shape(config, sum(map(_count_file, folder.glob("*.safetensors"))))
+    return None
+
+
+def _shape(config: Mapping[str, Any], parameters: int) -> Shape:
+    def first(*names: str) -> int:
+        return next((int(config[n]) for n in names if config.get(n)), 0)
+
+    return Shape(
+        parameters,
+        hidden=first("hidden_size", "n_embd", "d_model"),
+        layers=first("num_hidden_layers", "n_layer", "num_layers"),
+        vocabulary=first("vocab_size"),
+    )
+
+
+def _count_file(path: Path) -> int:
+    """Parameters of a safetensors file, from its header: u64 length, then JSON."""
+    with path.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    return sum(math.prod(v["shape"]) for k, v in header.items() if k != "__metadata__")
+
+
+def _count_llama(config: Mapping[str, Any]) -> int | None:
+    """Parameters of the Llama family, or None for another one or one with unusual options."""
+    needed = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    kind = config["model_type"]
+    if kind not in LLAMA_LIKE or any(name not in config for name in needed):
+        return None
+    if config.get("attention_bias") or config.get("mlp_bias"):
+        return None
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    head_dim = config.get("head_dim") or (128 if kind == "qwen3" else hidden // heads)
+    queries = heads * head_dim
+    keys = config.get("num_key_value_heads", 32 if kind == "qwen2" else heads) * head_dim
+    if kind in ("mistral", "qwen3") and "num_key_value_heads" not in config:
+        return None
+    bias = queries + 2 * keys if kind == "qwen2" else 0
+    norms = 2 * hidden + (2 * head_dim if kind == "qwen3" else 0)
+    attention = 2 * hidden * queries + 2 * hidden * keys + bias
+    layer = attention + 3 * hidden * config["intermediate_size"] + norms
+    embeddings = (1 if config.get("tie_word_embeddings") else 2) * config["vocab_size"] * hidden
+    return int(config["num_hidden_layers"] * layer + embeddings + hidden)
+
+
+def _count_on_meta(config: Mapping[str, Any]) -> int:
+    """Parameters of any architecture, built without memory; takes some seconds of imports."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    return sum(p.numel() for p in model.parameters())

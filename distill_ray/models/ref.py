@@ -1,0 +1,43 @@
+"""A model as plain data, so that it can be sent to a worker and loaded there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from distill_ray.config.models import ModelSource
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """What `models.load` needs, no weights."""
+
+    kind: str
+    """`hub`, `path`, `gguf` or `init`."""
+    location: str = ""
+    """Hub id, folder, GGUF file, or URI of an artifact's folder."""
+    revision: str = "main"
+    init: dict[str, Any] | None = None
+    """Architecture config of `init`, with its vocabulary size."""
+    seed: int = 0
+    trust_remote_code: bool = False
+    adapter: str | None = None
+    """Folder (or URI) of a peft adapter on top."""
+
+    @classmethod
+    def of(cls, source: ModelSource, *, vocab_size: int | None = None) -> ModelRef:
+        """The ref of a config's model; `vocab_size` completes an `init` that leaves it out."""
+        if source.init is not None:
+            size = {} if vocab_size is None else {"vocab_size": vocab_size}
+            return cls("init", init={**size, **source.init}, seed=source.seed)
+        kind = next(k for k in ("hub", "path", "gguf") if getattr(source, k) is not None)
+        return cls(
+            kind,
+            getattr(source, kind),
+            revision=source.revision,
+            trust_remote_code=source.trust_remote_code,
+        )
+
+    def with_adapter(self, adapter: str) -> ModelRef:
+        """The same base with an adapter on top."""
+        return replace(self, adapter=adapter)
