@@ -1,0 +1,1 @@
+"""The training engine: an iterator of steps. Runs without Ray."""

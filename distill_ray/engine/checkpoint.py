@@ -1,0 +1,78 @@
+"""A session on disk: weights, optimiser, schedule, curve. Restored, it takes the same steps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from distill_ray.core.schedule import ScheduleState, Switch
+from distill_ray.engine import comm
+from distill_ray.engine.session import Session
+
+STATE = "session.json"
+
+
+def save(session: Session, folder: Path, *, job: str) -> None:
+    """Write a session into an empty folder; every rank calls it, each with its own folder.
+
+    Args:
+        session: between two steps.
+        folder: this rank's; the folders of all ranks merge in storage.
+        job: what is being trained; `restore` refuses another.
+    """
+    session.backend.save(folder)
+    if comm.rank() == 0:
+        (folder / STATE).write_text(json.dumps(_state(session, job)))
+
+
+def _state(session: Session, job: str) -> dict[str, Any]:
+    state: dict[str, Any] = {
+        "job": job,
+        "step": session.step,
+        "world_size": comm.world(),
+        "initial_loss": session.initial_loss,
+        "history": session.history,
+    }
+    if session.teaching is not None:
+        state["schedule"] = session.teaching.state.to_dict()
+        state["switches"] = [asdict(switch) for switch in session.teaching.switches]
+    return state
+
+
+def job_of(folder: Path) -> str:
+    """What the checkpoint in this folder was training."""
+    return str(json.loads((folder / STATE).read_text())["job"])
+
+
+def restore(session: Session, folder: Path) -> None:
+    """Bring a freshly built session to where `save` left it.
+
+    Raises:
+        ValueError: the checkpoint was made by another number of workers.
+    """
+    state = json.loads((folder / STATE).read_text())
+    if state["world_size"] != comm.world():
+        raise ValueError(
+            f"the checkpoint was made by {state['world_size']} workers, now there are "
+            f"{comm.world()}: run with cluster.num_workers={state['world_size']}"
+        )
+    session.backend.load(folder)
+    session.step = state["step"]
+    session.initial_loss = state["initial_loss"]
+    session.history = state["history"]
+    if session.teaching is not None:
+        session.teaching.state = ScheduleState.from_dict(state["schedule"])
+        session.teaching.switches = [Switch(**row) for row in state["switches"]]
+
+
+def export(session: Session, folder: Path) -> None:
+    """Write the student as a Hugging Face folder (an adapter, if that is what was trained).
+
+    Every rank calls it; rank 0 writes.
+    """
+    with session.backend.whole() as model:
+        if comm.rank() == 0:
+            model.save_pretrained(str(folder), safe_serialization=True)
+    comm.barrier()

@@ -1,0 +1,212 @@
+"""A training run as plain data, and the session that it becomes on a rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill_ray.config.training import LoraConfig, ObjectiveConfig, TrainingConfig
+from distill_ray.core.plugins import find
+from distill_ray.core.schedule import SCHEDULES, Decision, Ladders, Reassessment, ScheduleState
+from distill_ray.data.batches import Batch, MixedRows, Rows, Stream, in_order
+from distill_ray.engine import comm
+from distill_ray.engine.backend import Backend
+from distill_ray.engine.objective import Objective
+from distill_ray.engine.optim import OptimSpec
+from distill_ray.engine.plain import PlainBackend
+from distill_ray.engine.session import Session, Teaching, Validation
+from distill_ray.models.adapters import add_lora
+from distill_ray.models.load import load_model
+from distill_ray.models.ref import ModelRef
+from distill_ray.models.teachers import TeacherBank
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Packed rows, and how they are drawn."""
+
+    folder: Path
+    """Local folder of a shard set, with `packed/<stream>/<split>/`."""
+    cache: Path
+    """Where memory maps are kept."""
+    kinds: Mapping[str, str]
+    """Stream → `text` or `task`, for every stream there is."""
+    sequence_length: int
+    seed: int
+    validation_rows: int
+
+
+@dataclass(frozen=True)
+class TeachingSpec:
+    """Which teachers, and when they change."""
+
+    ladders: Mapping[str, list[ModelRef]]
+    """Teacher → its rungs, the best one last."""
+    first: str
+    """The teacher that begins."""
+    schedule: str = "fixed"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    reassessment: Reassessment | None = None
+    best_loss: float | None = None
+    """The best teacher's validation loss, from which progress is measured."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run: what, on what, towards what."""
+
+    name: str
+    student: ModelRef
+    training: TrainingConfig
+    data: DataSpec
+    objective: ObjectiveConfig | None = None
+    """None trains on the data alone."""
+    teaching: TeachingSpec | None = None
+    lora: LoraConfig | None = None
+    """Train adapters on top of the student instead of its weights."""
+    rungs: int = 1
+    """Checkpoints that are kept, at equal token spacing; the last is the end of training."""
+    validate_every: int | None = None
+    """Steps between validations, beside those at each rung."""
+    backend: str = "deepspeed"
+    """`deepspeed` or `plain`."""
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps."""
+        return self.training.num_steps(self.data.sequence_length)
+
+    @property
+    def rung_ends(self) -> list[int]:
+        """Steps after which a checkpoint is kept."""
+        return [round((i + 1) * self.steps / self.rungs) for i in range(self.rungs)]
+
+    def validation_due(self, step: int) -> bool:
+        """Whether held-out rows are measured after this many steps."""
+        every = self.validate_every
+        return step in self.rung_ends or (every is not None and step % every == 0)
+
+    def with_refs(self, change: Any) -> Job:
+        """The same with `change` applied to every model's ref."""
+        teaching = self.teaching
+        if teaching is not None:
+            ladders = {name: [change(r) for r in rungs] for name, rungs in teaching.ladders.items()}
+            teaching = replace(teaching, ladders=ladders)
+        return replace(self, student=change(self.student), teaching=teaching)
+
+
+def load_streams(data: DataSpec, split: str, limit: int | None = None) -> dict[str, Stream]:
+    """Memory-mapped rows of every stream that has some in this split."""
+    found = {}
+    for name, kind in data.kinds.items():
+        folder = data.folder / "packed" / name / split
+        if any(folder.glob("*.parquet")):
+            found[name] = Stream(Rows(folder, data.cache, limit), is_task=kind == "task")
+    return found
+
+
+def build_session(job: Job, device: torch.device) -> Session:
+    """Load everything that a job needs on this rank. Collective where ranks are several."""
+    training, spec = job.training, _optim(job)
+    source = MixedRows(
+        load_streams(job.data, "train"),
+        training.mix,
+        steps=job.steps,
+        batch_rows=training.batch_rows,
+        micro_rows=training.micro_batch_rows,
+        seed=job.data.seed,
+        rank=comm.rank(),
+        world=comm.world(),
+    )
+    # The teacher first: nothing of DeepSpeed's is alive yet that could shard it.
+    teaching = _teaching(job, device)
+    return Session(
+        backend=_backend(job, spec, source.num_micro, device),
+        source=source,
+        num_micro=source.num_micro,
+        objective=_objective(job),
+        optim=spec,
+        teaching=teaching,
+        validation=Validation(_held_out(job), job.validation_due),
+    )
+
+
+def _optim(job: Job) -> OptimSpec:
+    training = job.training
+    return OptimSpec(
+        learning_rate=training.learning_rate,
+        steps=job.steps,
+        warmup=training.warmup,
+        final=training.final_learning_rate,
+        weight_decay=training.weight_decay,
+        clip=training.clip,
+    )
+
+
+def _objective(job: Job) -> Objective:
+    weights = job.training.loss_weights.model_dump()
+    if job.objective is None or job.teaching is None:
+        return Objective(alpha=0.0, weights=weights)
+    chosen = job.objective
+    return Objective(chosen.alpha, chosen.temperature, chosen.divergence, weights)
+
+
+def _teaching(job: Job, device: torch.device) -> Teaching | None:
+    spec = job.teaching
+    if spec is None:
+        return None
+    bank = TeacherBank(spec.ladders, device=device, precision=job.training.precision)
+    ladders = Ladders({name: len(rungs) for name, rungs in spec.ladders.items()}, job.steps)
+    function, options = find(spec.schedule, SCHEDULES), dict(spec.options)
+
+    def decide(state: ScheduleState, seen: Any, ladders: Ladders) -> Decision:
+        return function(state, seen, ladders, **options)  # type: ignore[no-any-return]
+
+    rung = ladders.last(spec.first) if spec.schedule == "fixed" else 0
+    state = ScheduleState(teacher=spec.first, rung=rung)
+    bank.use(state.teacher, state.rung)
+    return Teaching(bank, ladders, decide, state, spec.reassessment, spec.best_loss)
+
+
+def _backend(job: Job, spec: OptimSpec, num_micro: int, device: torch.device) -> Backend:
+    model: Any = load_model(job.student, precision=job.training.precision)
+    if job.lora is not None:
+        model = add_lora(model, **job.lora.model_dump(), seed=job.data.seed)
+    if job.backend == "plain":
+        return PlainBackend(model, spec, device)
+    from distill_ray.engine.deepspeed import DeepSpeedBackend
+
+    return DeepSpeedBackend(
+        model,
+        spec,
+        device,
+        zero_stage=job.training.zero_stage,
+        precision=job.training.precision,
+        micro_rows=job.training.micro_batch_rows,
+        num_micro=num_micro,
+    )
+
+
+def _held_out(job: Job) -> Any:
+    """Validation rows of those streams that the training reads, and of their tasks."""
+    rows = load_streams(job.data, "validation", job.data.validation_rows)
+    tasks = {name.partition(".")[0] for name in job.training.mix if "." in name}
+    chosen = {
+        name: stream
+        for name, stream in rows.items()
+        if name in job.training.mix or name.partition(".")[0] in tasks
+    }
+
+    def batches() -> Iterable[Batch]:
+        return in_order(
+            chosen,
+            batch_rows=job.training.micro_batch_rows,
+            rank=comm.rank(),
+            world=comm.world(),
+        )
+
+    return batches

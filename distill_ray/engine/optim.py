@@ -1,0 +1,42 @@
+"""The optimiser and its learning rate, the same in both backends."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class OptimSpec:
+    """AdamW with linear warm-up and a cosine down to a share of the peak."""
+
+    learning_rate: float
+    steps: int
+    warmup: float = 0.1
+    final: float = 0.1
+    weight_decay: float = 0.01
+    clip: float = 1.0
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of step `step`, counted from 0."""
+        warm = max(1, round(self.warmup * self.steps))
+        if step < warm:
+            return self.learning_rate * (step + 1) / warm
+        done = min(1.0, (step - warm) / max(1, self.steps - warm))
+        low = self.final
+        return self.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def adamw(module: nn.Module, spec: OptimSpec) -> torch.optim.AdamW:
+    """AdamW (arXiv 1711.05101); matrices decay, norms and biases don't."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": spec.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=spec.learning_rate, betas=(0.9, 0.95)
+    )

@@ -1,0 +1,87 @@
+"""Sessions of the plain backend on tiny models and a shard set of a few rows."""
+
+from dataclasses import replace
+
+import packed
+import pytest
+import tiny
+import torch
+
+from distill_ray.config.training import ObjectiveConfig, TrainingConfig
+from distill_ray.engine.job import DataSpec, Job, TeachingSpec, build_session
+
+LENGTH = 16
+KINDS = {"notes": "text", "triage.labelled": "task", "triage.prompts": "task"}
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory) -> DataSpec:
+    """Three streams whose rows hold unequal numbers of supervised tokens."""
+    base = tmp_path_factory.mktemp("shards")
+    for seed, name in enumerate(KINDS):
+        kind = name.partition(".")[2] or "text"
+        for split, count in (("train", 60), ("validation", 16)):
+            made = packed.samples(kind, count, vocab=tiny.VOCAB, seed=seed)
+            packed.write(base / "packed" / name / split, made, length=LENGTH, prefix=name)
+    return DataSpec(base, base / "cache", KINDS, LENGTH, seed=0, validation_rows=4)
+
+
+class Builder:
+    """Jobs that differ from a common one in what a test is about."""
+
+    def __init__(self, shards: DataSpec) -> None:
+        self.shards = shards
+
+    def job(self, *, steps=4, teaching=None, objective=None, rungs=1, student=None, **changes):
+        """A job; `changes` are keys of the training config."""
+        training = {
+            "batch_rows": 8,
+            "micro_batch_rows": 8,
+            "learning_rate": 1e-2,
+            "mix": {"notes": 2, "triage.labelled": 1, "triage.prompts": 1},
+            **changes,
+        }
+        tokens = steps * training["batch_rows"] * LENGTH
+        return Job(
+            name="test",
+            student=student or tiny.ref(0, num_hidden_layers=1),
+            training=TrainingConfig(tokens=tokens, **training),
+            data=self.shards,
+            objective=objective or ObjectiveConfig(alpha=0.5),
+            teaching=teaching,
+            rungs=rungs,
+            backend="plain",
+        )
+
+    def session(self, job=None, *, validate_every=None, **changes):
+        job = replace(job or self.job(**changes), validate_every=validate_every)
+        return build_session(job, torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def builder(shards) -> Builder:
+    return Builder(shards)
+
+
+@pytest.fixture(scope="session")
+def two_rungs() -> TeachingSpec:
+    """One teacher with two checkpoints that disagree."""
+    rungs = [tiny.ref(seed, num_hidden_layers=1) for seed in (5, 6)]
+    return TeachingSpec({"big": rungs}, first="big", schedule="equal_stages")
+
+
+@pytest.fixture
+def recorded():
+    """A function that collects the gradients that a session's optimiser is given."""
+
+    def record(session):
+        seen = []
+
+        def keep(optimiser, *_):
+            groups = optimiser.param_groups
+            seen.append([p.grad.clone() for group in groups for p in group["params"]])
+
+        session.backend._optimiser.register_step_pre_hook(keep)
+        return seen
+
+    return record

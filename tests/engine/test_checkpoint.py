@@ -1,0 +1,117 @@
+"""A run saved in the middle and restored takes the same steps as one that went through."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+
+from distill_ray.config.training import LoraConfig, ObjectiveConfig
+from distill_ray.engine import checkpoint
+from distill_ray.engine.loop import distill, validate
+from distill_ray.models.load import load_model
+from distill_ray.models.ref import ModelRef
+
+SCHEDULES = {"equal_stages": {}, "on_plateau": {"window": 2, "min_gain": 0.9}}
+STEPS = 8
+
+
+def _numbers(steps):
+    """Everything that a step reports, as it is written."""
+    return [json.dumps(step.metrics() | {"switch": str(step.switch)}) for step in steps]
+
+
+@pytest.fixture(scope="module", params=SCHEDULES)
+def saved(request, builder, two_rungs, tmp_path_factory):
+    """A job, its finished session and steps, and a folder with a checkpoint after each step."""
+    options = SCHEDULES[request.param]
+    teaching = replace(two_rungs, schedule=request.param, options=options, best_loss=4.0)
+    job = builder.job(steps=STEPS, teaching=teaching, micro_batch_rows=4)
+    session, steps = builder.session(job, validate_every=3), []
+    folder = tmp_path_factory.mktemp(request.param)
+    for step in distill(session):
+        (folder / str(step.number)).mkdir()
+        checkpoint.save(session, folder / str(step.number), job="test")
+        steps.append(step)
+    assert any(step.switch for step in steps)
+    return job, session, steps, folder
+
+
+@pytest.mark.parametrize("cut", [1, 4, 5, STEPS])
+def test_a_restored_run_takes_the_same_steps_and_switches(builder, saved, cut):
+    job, straight, steps, folder = saved
+    restored = builder.session(job, validate_every=3)
+    checkpoint.restore(restored, folder / str(cut))
+    assert _numbers(distill(restored)) == _numbers(steps[cut:])
+    assert restored.teaching.switches == straight.teaching.switches
+    assert restored.teaching.state == straight.teaching.state
+    assert restored.history == straight.history
+    assert restored.initial_loss == straight.initial_loss
+    with restored.backend.whole() as found, straight.backend.whole() as expected:
+        for one, other in zip(found.parameters(), expected.parameters(), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_a_restored_run_needs_its_optimiser_and_schedule(builder, saved):
+    # The same weights without the rest of the checkpoint go another way.
+    job, _, steps, folder = saved
+    fresh = builder.session(job, validate_every=3)
+    fresh.backend._module.load_state_dict(
+        torch.load(folder / "4" / "plain.pt", weights_only=True)["model"]
+    )
+    assert _numbers(distill(fresh))[:4] != _numbers(steps[4:])
+
+
+def test_saving_changes_nothing_for_the_run_that_goes_on(builder, saved):
+    job, _, steps, _ = saved
+    assert _numbers(distill(builder.session(job, validate_every=3))) == _numbers(steps)
+
+
+def test_a_checkpoint_says_what_it_was_training(builder, tmp_path):
+    checkpoint.save(builder.session(), tmp_path, job="adapt.big.sft")
+    assert checkpoint.job_of(tmp_path) == "adapt.big.sft"
+
+
+def test_a_checkpoint_of_another_number_of_workers_is_refused(builder, tmp_path):
+    checkpoint.save(builder.session(), tmp_path, job="test")
+    path = tmp_path / checkpoint.STATE
+    path.write_text(json.dumps({**json.loads(path.read_text()), "world_size": 2}))
+    with pytest.raises(ValueError, match=r"made by 2 workers.*cluster\.num_workers=2"):
+        checkpoint.restore(builder.session(), tmp_path)
+
+
+def test_an_exported_student_answers_as_it_did_in_the_session(builder, tmp_path):
+    session = builder.session(steps=3)
+    list(distill(session))
+    checkpoint.export(session, tmp_path)
+    batch = session.source.batch(0, 0)
+    loaded = load_model(ModelRef("path", str(tmp_path))).eval()
+    session.backend.train(False)
+    with torch.no_grad():
+        expected = session.backend.logits(batch.input_ids, batch.position_ids)
+        found = loaded(
+            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False
+        ).logits
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_adapted_student_is_exported_as_an_adapter_on_its_base(builder, tmp_path):
+    student = tiny.ref(0, num_hidden_layers=1)
+    job = replace(builder.job(steps=3), lora=LoraConfig(rank=2, alpha=4.0))
+    session = builder.session(job)
+    list(distill(session))
+    checkpoint.export(session, tmp_path)
+    assert not (tmp_path / "model.safetensors").exists()
+    exported = replace(builder.job(student=student.with_adapter(str(tmp_path))), objective=None)
+    assert validate(builder.session(exported)) == pytest.approx(validate(session), rel=1e-5)
+    assert validate(builder.session(student=student)) != pytest.approx(validate(session), rel=1e-3)
+
+
+def test_fresh_adapters_are_the_same_in_every_session(builder):
+    job = replace(builder.job(objective=ObjectiveConfig(alpha=0.0)), lora=LoraConfig(rank=2))
+    runs = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        runs.append([step.loss for step in distill(builder.session(job))])
+    assert runs[0] == runs[1]

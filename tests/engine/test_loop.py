@@ -1,0 +1,173 @@
+"""The loop against simpler things: another cut of the batch, the definition, the schedule."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from oracles.objective import objective
+
+from distill_ray.config.training import LossWeights, ObjectiveConfig
+from distill_ray.data.batches import Batch
+from distill_ray.engine.job import TeachingSpec
+from distill_ray.engine.loop import distill, train_step, validate
+
+
+def weights(session):
+    with session.backend.whole() as model:
+        return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def assert_all_close(found, expected, **tolerance):
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, **tolerance)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_micro_batches_give_the_gradient_and_loss_of_the_whole_batch(
+    builder, two_rungs, recorded, alpha
+):
+    found = {}
+    for rows in (8, 4, 1):
+        session = builder.session(
+            teaching=two_rungs,
+            objective=ObjectiveConfig(alpha=alpha, temperature=2.0),
+            micro_batch_rows=rows,
+            clip=1e9,
+        )
+        counts = [int(session.source.batch(0, m).gold.sum()) for m in range(session.num_micro)]
+        assert rows == 8 or len(set(counts)) > 1  # Unequal, or a mean of means would pass too.
+        gradients = recorded(session)
+        loss, terms, tokens, norm = train_step(session)
+        found[rows] = loss, terms, tokens, norm, gradients[0]
+    loss, terms, tokens, norm, gradient = found[8]
+    for rows in (4, 1):
+        assert found[rows][0] == pytest.approx(loss, rel=1e-5)
+        assert found[rows][1] == pytest.approx(terms, rel=1e-5)
+        assert found[rows][2] == tokens
+        assert found[rows][3] == pytest.approx(norm, rel=1e-5)
+        assert_all_close(found[rows][4], gradient, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_the_loss_of_a_step_is_the_objective_of_its_definition(builder, temperature):
+    # Sharp distributions: between nearly uniform ones, τ²·KL hardly depends on τ.
+    student, teacher = (tiny.ref(seed, initializer_range=0.5) for seed in (1, 2))
+    teaching = TeachingSpec({"big": [teacher]}, first="big")
+    session = builder.session(
+        teaching=teaching,
+        student=student,
+        objective=ObjectiveConfig(alpha=0.7, temperature=temperature),
+        loss_weights=LossWeights(text=0.5, task=2.0),
+        micro_batch_rows=2,
+    )
+    whole = builder.session().source.batch(0, 0)
+    with torch.no_grad():
+        student = session.backend.logits(whole.input_ids, whole.position_ids)
+        teacher = session.teaching.bank.logits(whole.input_ids, whole.position_ids)
+    arrays = {
+        name: getattr(whole, name).numpy() for name in ("input_ids", "gold", "distill", "is_task")
+    }
+    expected = objective(
+        student.numpy(), teacher.numpy(), arrays,
+        alpha=0.7, temperature=temperature, weights={"text": 0.5, "task": 2.0},
+    )  # fmt: skip
+    assert train_step(session)[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_student_that_is_its_teacher_has_no_divergence_to_lose(builder, recorded):
+    same = tiny.ref(0, num_hidden_layers=1)
+    session = builder.session(
+        teaching=TeachingSpec({"self": [same]}, first="self"),
+        student=same,
+        objective=ObjectiveConfig(alpha=1.0),
+    )
+    gradients = recorded(session)
+    loss, *_ = train_step(session)
+    assert loss == pytest.approx(0, abs=1e-6)
+    assert max(float(g.abs().max()) for g in gradients[0]) < 1e-6
+
+
+class Silent:
+    """A batch source whose rows supervise nothing."""
+
+    def __init__(self, source):
+        self.source = source
+
+    def batch(self, step: int, micro: int) -> Batch:
+        batch = self.source.batch(step, micro)
+        nothing = torch.zeros_like(batch.gold)
+        return replace(batch, gold=nothing, distill=nothing)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_a_batch_without_supervised_tokens_moves_weights_by_their_decay_alone(
+    builder, two_rungs, decay
+):
+    session = builder.session(teaching=two_rungs, micro_batch_rows=4, weight_decay=decay)
+    session.source = Silent(session.source)
+    before, backward, shares = weights(session), session.backend.backward, []
+    session.backend.backward = lambda loss: (shares.append(float(loss.detach())), backward(loss))
+    loss, terms, tokens, norm = train_step(session)
+    assert (loss, terms, tokens, norm) == (0, {}, 0, 0)
+    assert shares == [0, 0]
+    shrunk = 1 - session.optim.learning_rate_at(0) * decay
+    for name, after in weights(session).items():
+        factor = shrunk if after.ndim >= 2 else 1.0
+        torch.testing.assert_close(after, factor * before[name], rtol=1e-6, atol=0)
+
+
+def test_training_without_a_teacher_lowers_the_loss_and_reports_no_divergence(builder):
+    session = builder.session(steps=30)
+    steps = list(distill(session))
+    assert np.mean([s.loss for s in steps[-5:]]) < 0.8 * np.mean([s.loss for s in steps[:5]])
+    assert all(set(s.terms) == {"text.ce", "task.ce"} for s in steps)
+    assert all(s.teacher is None and s.progress is None for s in steps)
+
+
+def test_distilling_draws_the_student_to_its_teacher(builder, two_rungs):
+    fixed = replace(two_rungs, schedule="fixed")
+    session = builder.session(
+        steps=40, teaching=fixed, objective=ObjectiveConfig(alpha=1.0), validate_every=40
+    )
+    before = validate(session)
+    *_, last = distill(session)
+    assert last.validation["text.kl"] < 0.7 * before["text.kl"]
+
+
+def test_the_learning_rate_warms_up_linearly_and_falls_along_a_cosine(builder):
+    session = builder.session(
+        steps=20, warmup=0.2, final_learning_rate=0.1, learning_rate=1.0, clip=1e-6
+    )
+    rates = [step.learning_rate for step in distill(session)]
+    # The peak is reached at the end of the warm-up, and held by the cosine's first step.
+    expected = [0.25, 0.5, 0.75, 1.0]
+    expected += [0.1 + 0.9 * (1 + np.cos(np.pi * i / 16)) / 2 for i in range(16)]
+    assert rates == pytest.approx(expected)
+
+
+def test_the_optimiser_steps_with_the_learning_rate_that_is_reported(builder):
+    session = builder.session(steps=5, warmup=0.4)
+    seen = []
+    session.backend._optimiser.register_step_pre_hook(
+        lambda optimiser, *_: seen.append({g["lr"] for g in optimiser.param_groups})
+    )
+    steps = list(distill(session))
+    assert seen == [{step.learning_rate} for step in steps]
+
+
+def test_gradients_are_clipped_to_their_norm_and_the_norm_before_is_reported(builder, recorded):
+    session = builder.session(clip=0.01)
+    gradients = recorded(session)
+    *_, norm = train_step(session)
+    clipped = torch.cat([g.flatten() for g in gradients[0]]).norm()
+    assert float(clipped) == pytest.approx(0.01, rel=1e-3)
+    assert norm > 0.1
+
+
+def test_the_iterator_ends_with_the_budget_and_numbers_its_steps(builder):
+    session = builder.session(steps=3)
+    assert [step.number for step in distill(session)] == [1, 2, 3]
+    assert list(distill(session)) == []
+    assert [row["step"] for row in session.history] == [1, 2, 3]

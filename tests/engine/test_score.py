@@ -1,0 +1,86 @@
+"""Scores of a frozen model against the same, computed one question or row at a time."""
+
+import numpy as np
+import packed
+import pytest
+import tiny
+import torch
+from oracles import divergence as oracle
+
+from distill_ray.data.batches import collate
+from distill_ray.data.examples import Questions
+from distill_ray.data.packing import pack
+from distill_ray.engine.score import divergence, option_scores, text_score
+from distill_ray.models.load import load_frozen
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def models():
+    return [load_frozen(tiny.ref(seed), device=CPU) for seed in (1, 2)]
+
+
+def _questions(options):
+    rng = np.random.default_rng(0)
+    prompts = [rng.integers(1, 300, size=n).tolist() for n in (7, 2, 5, 2, 9)]
+    count = len(prompts)
+    labels = [str(i) for i in range(len(options))]
+    return Questions("q", [str(i) for i in range(count)], prompts, options, labels, [0] * count)
+
+
+def _one_by_one(model, asked):
+    """Σ_t log p(option_t | prompt, option_<t), each question and option in a pass of its own."""
+    scores = np.zeros((len(asked.prompts), len(asked.options)))
+    for i, prompt in enumerate(asked.prompts):
+        for k, option in enumerate(asked.options):
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([prompt + option]), use_cache=False).logits[0]
+            at = logits.numpy()[len(prompt) - 1 : -1]
+            scores[i, k] = -oracle.cross_entropy(at, np.array(option))
+    return scores
+
+
+@pytest.mark.parametrize(
+    "options", [[[3], [4], [250]], [[3, 4, 5], [6], [3, 7]]], ids=["one token", "several"]
+)
+@pytest.mark.parametrize("batch_tokens", [1, 40, 10000])
+def test_option_scores_are_log_likelihoods_however_they_are_batched(models, options, batch_tokens):
+    asked = _questions(options)
+    found = option_scores(models[0], asked, device=CPU, batch_tokens=batch_tokens)
+    np.testing.assert_allclose(found, _one_by_one(models[0], asked), rtol=1e-5, atol=1e-5)
+
+
+def _batches(rows_each):
+    made = packed.samples("text", 20, vocab=tiny.VOCAB, seed=4)
+    rows = list(pack(made, 32, packed.END, "p"))
+    for start in range(0, len(rows), rows_each):
+        part = rows[start : start + rows_each]
+        yield collate(part, [False] * len(part))
+
+
+@pytest.mark.parametrize("rows_each", [1, 3])
+def test_text_nll_is_the_mean_over_the_tokens_of_all_samples(models, rows_each):
+    found = text_score(models[0], _batches(rows_each), CPU)
+    total = tokens = 0
+    for sample in packed.samples("text", 20, vocab=tiny.VOCAB, seed=4):
+        with torch.no_grad():
+            logits = models[0](input_ids=torch.tensor([sample.ids]), use_cache=False).logits[0]
+        total += oracle.cross_entropy(logits.numpy()[:-1], np.array(sample.ids[1:]))
+        tokens += len(sample.ids) - 1
+    assert found.tokens == tokens
+    assert found.nll == pytest.approx(total / tokens, rel=1e-5)
+
+
+def test_divergence_is_the_mean_kl_from_the_teacher_of_each_kind(models):
+    student, teacher = models
+    found = divergence(student, teacher, _batches(2), CPU)
+    total = tokens = 0
+    for sample in packed.samples("text", 20, vocab=tiny.VOCAB, seed=4):
+        ids = torch.tensor([sample.ids])
+        with torch.no_grad():
+            q, p = (m(input_ids=ids, use_cache=False).logits[0, :-1].numpy() for m in models)
+        total += oracle.forward_kl(q, p)
+        tokens += len(sample.ids) - 1
+    assert found == {"text.kl": pytest.approx(total / tokens, rel=1e-5)}
+    assert divergence(student, student, _batches(2), CPU)["text.kl"] == pytest.approx(0, abs=1e-6)

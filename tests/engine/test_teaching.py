@@ -1,0 +1,131 @@
+"""The teacher's side of the loop: switches, validation, progress, reassessment."""
+
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+
+from distill_ray.config.training import ObjectiveConfig
+from distill_ray.core.schedule import Reassessment
+from distill_ray.engine.job import TeachingSpec
+from distill_ray.engine.loop import distill, task_loss, train_step, validate
+
+
+def test_the_switch_happens_on_the_step_that_the_schedule_says(builder, two_rungs):
+    spec = replace(two_rungs, schedule="at_steps", options={"steps": (3,)})
+    session = builder.session(steps=5, teaching=spec)
+    steps = list(distill(session))
+    assert [step.rung for step in steps] == [0, 0, 0, 1, 1]
+    assert [step.switch.step if step.switch else None for step in steps] == [
+        None, None, 3, None, None,
+    ]  # fmt: skip
+    assert session.teaching.switches == [steps[2].switch]
+
+
+def test_after_the_switch_the_new_checkpoint_is_the_one_that_teaches(builder, two_rungs):
+    # The same weights, taught by either rung: at step 3 the loss must be that of rung 1.
+    losses = {}
+    for name, options in (("switched", (3,)), ("never", (99,)), ("from the start", (0,))):
+        spec = replace(two_rungs, schedule="at_steps", options={"steps": options})
+        session = builder.session(
+            steps=5, teaching=spec, objective=ObjectiveConfig(alpha=1.0), clip=1e-12,
+            weight_decay=0.0, learning_rate=1e-12,
+        )  # fmt: skip
+        losses[name] = [step.loss for step in distill(session)]
+    # A frozen student: losses differ only by batch and teacher.
+    assert losses["switched"][:3] == pytest.approx(losses["never"][:3], rel=1e-6)
+    assert losses["switched"][3:] == pytest.approx(losses["from the start"][3:], rel=1e-6)
+    for one, other in zip(losses["never"][3:], losses["from the start"][3:], strict=True):
+        assert one != pytest.approx(other, rel=1e-3)
+
+
+def test_equal_stages_hand_over_in_the_middle(builder, two_rungs):
+    session = builder.session(steps=6, teaching=two_rungs)
+    assert [step.rung for step in distill(session)] == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_fixed_schedule_begins_with_the_best_rung(builder, two_rungs):
+    session = builder.session(steps=2, teaching=replace(two_rungs, schedule="fixed"))
+    assert [step.rung for step in distill(session)] == [1, 1]
+
+
+def test_validation_is_due_at_its_interval_and_at_each_rung(builder):
+    job = builder.job(steps=10, rungs=2)
+    session = builder.session(job, validate_every=4)
+    measured = [step.number for step in distill(session) if step.validation]
+    assert measured == [4, 5, 8, 10]
+
+
+def test_validation_moves_nothing(builder, two_rungs):
+    session = builder.session(teaching=two_rungs)
+    with session.backend.whole() as model:
+        before = [p.clone() for p in model.parameters()]
+    first = validate(session)
+    assert validate(session) == first
+    assert first.keys() == {"text.ce", "task.ce", "text.kl", "task.kl"}
+    with session.backend.whole() as model:
+        assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+        assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_validation_does_not_depend_on_the_cut_into_batches(builder, two_rungs, rows):
+    whole = validate(builder.session(teaching=two_rungs, batch_rows=24, micro_batch_rows=24))
+    cut = validate(builder.session(teaching=two_rungs, batch_rows=24, micro_batch_rows=rows))
+    assert cut == pytest.approx(whole, rel=1e-5)
+
+
+def test_validation_after_training_is_in_training_mode_again(builder, two_rungs):
+    session = builder.session(teaching=two_rungs)
+    validate(session)
+    with session.backend.whole() as model:
+        assert not model.training
+        train_step(session)
+        assert model.training
+
+
+def test_progress_is_the_closed_share_of_the_gap_in_task_loss(builder, two_rungs):
+    best = 4.0
+    spec = replace(two_rungs, best_loss=best)
+    session = builder.session(
+        steps=30, teaching=spec, objective=ObjectiveConfig(alpha=0.0), validate_every=5
+    )
+    steps = [step for step in distill(session) if step.validation]
+    initial = session.initial_loss
+    assert initial > best
+    for step in steps:
+        share = (initial - step.validation["task.ce"]) / (initial - best)
+        assert step.progress == pytest.approx(min(1, max(0, share)))
+    assert steps[-1].progress > 0.2
+    assert session.teaching.state.progress == max(step.progress for step in steps)
+
+
+def test_a_reassessment_changes_the_teacher_once_the_student_has_come_far_enough(builder):
+    ladders = {name: [tiny.ref(seed, num_hidden_layers=1)] for name, seed in (("a", 5), ("b", 6))}
+    rule = Reassessment(
+        factors={"a": {"ease": 1.0, "peak": 0.0}, "b": {"ease": 0.0, "peak": 1.0}},
+        early={"ease": 1.0, "peak": 0.0},
+        late={"ease": 0.0, "peak": 1.0},
+        at_progress=(0.6,),
+    )
+    spec = TeachingSpec(ladders, first="a", reassessment=rule, best_loss=4.0)
+    session = builder.session(
+        steps=25, teaching=spec, objective=ObjectiveConfig(alpha=0.0), validate_every=1
+    )
+    steps = list(distill(session))
+    crossing = next(step.number for step in steps if step.progress >= 0.6)
+    assert crossing > 1
+    assert [s.step for s in session.teaching.switches] == [crossing]
+    assert {s.teacher for s in steps[:crossing]} == {"a"}
+    assert {s.teacher for s in steps[crossing:]} == {"b"}
+
+
+def test_progress_needs_the_best_teacher_s_loss(builder, two_rungs):
+    session = builder.session(steps=2, teaching=two_rungs, validate_every=1)
+    assert [step.progress for step in distill(session)] == [None, None]
+
+
+def test_the_task_s_loss_comes_before_the_text_s():
+    assert task_loss({"text.ce": 1.0, "task.ce": 2.0}) == 2.0
+    assert task_loss({"text.ce": 1.0}) == 1.0
