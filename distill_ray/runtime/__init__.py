@@ -1,0 +1,1 @@
+"""What runs need of the machine: Ray, artifacts, progress."""

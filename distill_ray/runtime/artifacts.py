@@ -1,0 +1,156 @@
+"""Artifacts: folders that are whole exactly when they hold a manifest."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from distill_ray import __version__
+from distill_ray.config.fingerprint import fingerprint
+from distill_ray.runtime.storage import Storage
+
+MANIFEST = "manifest.json"
+PACKAGES = ("ray", "torch", "transformers", "deepspeed", "datasets", "peft")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact is, and what it was made from."""
+
+    kind: str
+    key: str
+    fingerprint: str
+    identity: dict[str, Any]
+    """Config section and input fingerprints; the fingerprint is its digest."""
+    counts: dict[str, Any]
+    wall_s: float
+    created: str
+    versions: dict[str, str]
+    files: dict[str, str]
+    """Path in the folder → SHA-256."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The place of one stage's result, there already or not."""
+
+    storage: Storage
+    kind: str
+    key: str
+    identity: dict[str, Any]
+    fingerprint: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        plain = json.loads(json.dumps(self.identity, default=_plain))
+        object.__setattr__(self, "identity", plain)
+        object.__setattr__(self, "fingerprint", fingerprint([self.kind, plain]))
+
+    @property
+    def path(self) -> str:
+        """Folder below the run's storage."""
+        label = f"{self.key}-" if self.key else ""
+        return f"{self.kind}/{label}{self.fingerprint}"
+
+    @property
+    def uri(self) -> str:
+        """The folder's full location."""
+        return self.storage.sub(self.path).uri
+
+    def done(self) -> bool:
+        """Is it whole?"""
+        return self.storage.exists(f"{self.path}/{MANIFEST}")
+
+    def manifest(self) -> Manifest:
+        """What it says of itself."""
+        return Manifest(**json.loads(self.storage.read_bytes(f"{self.path}/{MANIFEST}")))
+
+    def local(self) -> Path:
+        """A local folder with its files."""
+        return self.storage.get(self.path)
+
+    def read_json(self, name: str) -> Any:
+        """A JSON file of it."""
+        return json.loads(self.storage.read_bytes(f"{self.path}/{name}"))
+
+    @contextmanager
+    def building(self, *, resume: bool = False) -> Iterator[Building]:
+        """Fill it: what was written is committed at the end, or removed on an error.
+
+        Args:
+            resume: go on with what an earlier attempt left, and leave it there on an error.
+        """
+        if not resume:
+            self.storage.delete(self.path)
+        building = Building(self.storage.sub(self.path))
+        try:
+            yield building
+            self.commit(building.counts, time.monotonic() - building.started)
+        except BaseException:
+            if not resume:
+                self.storage.delete(self.path)
+            raise
+
+    def commit(self, counts: Mapping[str, Any], wall_s: float) -> None:
+        """Write the manifest, last: from now on the artifact exists.
+
+        Args:
+            counts: what is worth knowing at a glance.
+            wall_s: how long the work took.
+        """
+        folder = self.storage.sub(self.path)
+        manifest = Manifest(
+            kind=self.kind,
+            key=self.key,
+            fingerprint=self.fingerprint,
+            identity=self.identity,
+            counts=dict(counts),
+            wall_s=round(wall_s, 3),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            versions=versions(),
+            files={path: folder.sha256(path) for path in folder.files() if path != MANIFEST},
+        )
+        text = json.dumps(asdict(manifest), indent=1, sort_keys=True, default=_plain)
+        folder.write_bytes(MANIFEST, text.encode())
+
+
+@dataclass
+class Building:
+    """An artifact that is being filled."""
+
+    storage: Storage
+    """Its folder."""
+    counts: dict[str, Any] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Add a JSON file."""
+        self.storage.write_bytes(name, json.dumps(value, indent=1, default=_plain).encode())
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if hasattr(value, "__dataclass_fields__"):
+        return asdict(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(value)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result."""
+    found = {"distill_ray": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,123 @@
+"""Ray: started on this machine or joined, only when there is work for it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from distill_ray.config.cluster import ClusterConfig
+from distill_ray.config.errors import InputError
+from distill_ray.runtime.capacity import capacity_problems
+from distill_ray.runtime.environment import WORKER_ENV
+from distill_ray.runtime.progress import Event, Progress
+
+
+def ensure_ray(cfg: ClusterConfig) -> None:
+    """Start or join Ray, once.
+
+    Raises:
+        InputError: the cluster can't hold the workers that the config asks for.
+    """
+    if not ray.is_initialized():
+        _init(cfg)
+    check_capacity(cfg, ray.cluster_resources())
+
+
+def _init(cfg: ClusterConfig) -> None:
+    common: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "runtime_env": {"env_vars": {**WORKER_ENV, "DS_ACCELERATOR": _accelerator(cfg)}},
+    }
+    if cfg.address is not None:
+        ray.init(address=cfg.address, **common)
+        return
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        object_store_memory=int(cfg.object_store_gib * 2**30),
+        **common,
+    )
+
+
+def _accelerator(cfg: ClusterConfig) -> str:
+    return "cuda" if cfg.gpus_per_worker else "cpu"
+
+
+def hush(library: str) -> None:
+    """Keep a Ray library's information off the terminal: our own events tell the progress.
+
+    Call it after the library's import, which configures its logger. Its log files stay as they are.
+    """
+    logging.getLogger(library).setLevel(logging.ERROR)
+
+
+def check_capacity(cfg: ClusterConfig, resources: dict[str, float]) -> None:
+    """Refuse a demand that this cluster can't meet.
+
+    Raises:
+        InputError: it has fewer CPUs or GPUs than all workers need.
+    """
+    problems = capacity_problems(cfg, resources.get("CPU", 0), resources.get("GPU", 0))
+    if problems:
+        raise InputError("the cluster is too small:", problems)
+
+
+def worker_resources(cfg: ClusterConfig) -> dict[str, float]:
+    """Resources of one worker, as Tune and Train name them."""
+    resources = {"CPU": cfg.cpus_per_worker}
+    return resources | ({"GPU": cfg.gpus_per_worker} if cfg.gpus_per_worker else {})
+
+
+class Mailbox:
+    """Carries workers' events to the driver."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+
+    def push(self, event: Event) -> None:
+        """Leave an event; the last few thousand are kept."""
+        self._events = [*self._events[-5000:], event]
+
+    def drain(self) -> list[Event]:
+        """All events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+
+@contextmanager
+def mailbox(progress: Progress, interval_s: float = 0.5) -> Iterator[Any]:
+    """A Mailbox whose events are shown while the block runs."""
+    actor = ray.remote(num_cpus=0)(Mailbox).remote()
+    stop = threading.Event()
+
+    def pump() -> None:
+        while True:
+            last = stop.wait(interval_s)
+            try:
+                for event in ray.get(actor.drain.remote(), timeout=30):
+                    progress.emit(event)
+            except Exception:
+                return  # Ray is going down; progress has no say in how a run ends.
+            if last:
+                return
+
+    thread = threading.Thread(target=pump, daemon=True)
+    thread.start()
+    try:
+        yield actor
+    finally:
+        stop.set()
+        thread.join(timeout=30)
+        ray.kill(actor)
+
+
+def shutdown() -> None:
+    """Leave Ray; one that we started ends."""
+    if ray.is_initialized():
+        ray.shutdown()

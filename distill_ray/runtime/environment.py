@@ -1,0 +1,34 @@
+"""Environment variables that Ray reads when it is imported. Imports nothing of Ray."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+
+WORKER_ENV = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+"""Set in every worker."""
+
+
+DRIVER_ENV = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Tune's new console prints boxes at any verbosity.
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+def prepare(address: str | None) -> None:
+    """Set what must be there before Ray is imported; what the user has set stays.
+
+    A Ray of our own gets a token of its own, so that nothing else on this machine can use it and
+    no token is written to the home folder. On a cluster, the user's token decides.
+    """
+    for name, value in {**WORKER_ENV, **DRIVER_ENV}.items():
+        os.environ.setdefault(name, value)
+    if address is None and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))

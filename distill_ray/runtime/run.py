@@ -1,0 +1,89 @@
+"""What every stage is given: the config, the storage, Ray on demand, someone to report to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill_ray.config.errors import InputError, Problem
+from distill_ray.config.fingerprint import fingerprint
+from distill_ray.config.run import RunConfig
+from distill_ray.runtime.artifacts import Artifact
+from distill_ray.runtime.environment import prepare
+from distill_ray.runtime.progress import Event, Progress, Silent
+from distill_ray.runtime.storage import Storage
+
+OWNER = "run.json"
+IDENTITY = ("student", "teachers", "corpora", "tasks")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one config."""
+
+    cfg: RunConfig
+    storage: Storage
+    """The run's own folder."""
+    progress: Progress
+
+    @classmethod
+    def open(cls, cfg: RunConfig, config_file: str, progress: Progress | None = None) -> Run:
+        """Take the run's folder into use.
+
+        Raises:
+            InputError: the storage can't be written, or the name belongs to another config.
+        """
+        storage = Storage(cfg.storage).sub(cfg.name)
+        storage.check_writable()
+        _claim(cfg, Path(config_file).name, storage)
+        return cls(cfg, storage, progress or Silent())
+
+    def ray(self) -> None:
+        """Start or join Ray; called by stages that have work for it."""
+        prepare(self.cfg.cluster.address)
+        from distill_ray.runtime.cluster import ensure_ray
+
+        self.note("ray", "starting" if self.cfg.cluster.address is None else "joining")
+        ensure_ray(self.cfg.cluster)
+
+    def artifact(self, kind: str, key: str, identity: Mapping[str, Any]) -> Artifact:
+        """The place of a result."""
+        return Artifact(self.storage, kind, key, dict(identity))
+
+    def note(
+        self, stage: str, text: str, *, done: float | None = None, total: float | None = None
+    ) -> None:
+        """Say something about a stage's progress."""
+        self.progress.emit(Event("progress", stage, text, done, total))
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Frame a stage's work."""
+        self.progress.emit(Event("started", name))
+        yield
+        self.progress.emit(Event("finished", name))
+
+    def reused(self, name: str, text: str = "") -> None:
+        """Say that a stage had nothing to do."""
+        self.progress.emit(Event("reused", name, text))
+
+
+def _claim(cfg: RunConfig, config_file: str, storage: Storage) -> None:
+    """A run's name belongs to the config that used it first; its edits may differ in parts."""
+    sections = {name: fingerprint(getattr(cfg, name)) for name in IDENTITY}
+    mine = {"config": config_file, "sections": sections}
+    if storage.exists(OWNER):
+        owner = json.loads(storage.read_bytes(OWNER))
+        shared = [n for n in IDENTITY if owner["sections"].get(n) == sections[n]]
+        same_file = owner["config"] == config_file
+        if not (same_file and shared) and len(shared) < len(IDENTITY):
+            what = f"{cfg.name!r} in {storage.uri} belongs to another config, {owner['config']}."
+            fix = "Choose another name (--set name=...) or another --storage."
+            raise InputError("the run's name is taken:", [Problem("name", what, fix)])
+        if owner == mine:
+            return
+    storage.write_bytes(OWNER, json.dumps(mine, indent=1).encode())

@@ -1,0 +1,138 @@
+"""A storage URI as a place for folders: local disk, or whatever pyarrow reaches."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyarrow import fs as pafs
+
+from distill_ray.config.errors import InputError, Problem
+
+
+class Storage:
+    """Folders below one root. Local roots are used in place; remote ones through copies."""
+
+    def __init__(self, uri: str) -> None:
+        self.local = "://" not in uri or uri.startswith("file://")
+        if self.local:
+            root = Path(uri.removeprefix("file://")).expanduser().absolute()
+            self.uri, self._root, self._fs = str(root), str(root), pafs.LocalFileSystem()
+        else:
+            self.uri = uri.rstrip("/")
+            self._fs, self._root = pafs.FileSystem.from_uri(self.uri)
+
+    def sub(self, path: str) -> Storage:
+        """The same storage with its root further down."""
+        base, question, query = self.uri.partition("?")
+        return Storage(f"{base}/{path}{question}{query}")
+
+    def check_writable(self) -> None:
+        """Write and remove a small file.
+
+        Raises:
+            InputError: that failed.
+        """
+        probe = f"{self._root}/.writable-{os.getpid()}"
+        try:
+            self._fs.create_dir(self._root, recursive=True)
+            with self._fs.open_output_stream(probe) as stream:
+                stream.write(b"")
+            self._fs.delete_file(probe)
+        except (OSError, ValueError) as error:
+            reason = str(error).split(". Detail")[0]
+            problem = Problem("storage", f"{self.uri} can't be written ({reason}).", _FIX)
+            raise InputError("the storage can't be used:", [problem]) from None
+
+    def exists(self, path: str) -> bool:
+        """Is there a file or folder?"""
+        return bool(self._info(path).type != pafs.FileType.NotFound)
+
+    def read_bytes(self, path: str) -> bytes:
+        """A whole file."""
+        with self._fs.open_input_stream(f"{self._root}/{path}") as stream:
+            return bytes(stream.read())
+
+    def write_bytes(self, path: str, data: bytes) -> None:
+        """Write a file so that it is there whole or not at all."""
+        target = f"{self._root}/{path}"
+        self._fs.create_dir(target.rpartition("/")[0], recursive=True)
+        if self.local:
+            part = Path(f"{target}.{os.getpid()}.part")
+            part.write_bytes(data)
+            part.replace(target)
+        else:  # Object stores publish an object when its stream is closed.
+            with self._fs.open_output_stream(target) as stream:
+                stream.write(data)
+
+    def children(self, path: str) -> list[str]:
+        """Names in a folder, sorted; none when there is no folder."""
+        selector = pafs.FileSelector(f"{self._root}/{path}", allow_not_found=True)
+        return sorted(info.base_name for info in self._fs.get_file_info(selector))
+
+    def delete(self, path: str) -> None:
+        """Remove a folder, if it is there."""
+        if self.exists(path):
+            self._fs.delete_dir(f"{self._root}/{path}")
+
+    def files(self) -> list[str]:
+        """Paths of all files below the root, sorted."""
+        selector = pafs.FileSelector(self._root, recursive=True, allow_not_found=True)
+        found = self._fs.get_file_info(selector)
+        names = [i.path[len(self._root) :].lstrip("/") for i in found if i.is_file]
+        return sorted(names)
+
+    def sha256(self, path: str) -> str:
+        """Digest of a file, read in blocks."""
+        digest = hashlib.sha256()
+        with self._fs.open_input_stream(f"{self._root}/{path}") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+        return digest.hexdigest()
+
+    @contextmanager
+    def folder(self, path: str) -> Iterator[Path]:
+        """A local folder to fill; its files are at `path` when the block ends."""
+        if self.local:
+            target = Path(self._root) / path
+            target.mkdir(parents=True, exist_ok=True)
+            yield target
+            return
+        with tempfile.TemporaryDirectory(prefix="distill-ray-") as scratch:
+            yield Path(scratch)
+            self._fs.create_dir(f"{self._root}/{path}", recursive=True)
+            pafs.copy_files(scratch, f"{self._root}/{path}", destination_filesystem=self._fs)
+
+    def get(self, path: str) -> Path:
+        """A local folder with the files of `path`: itself, or a copy kept for this machine."""
+        if self.local:
+            return Path(self._root) / path
+        digest = hashlib.sha256(f"{self.uri}/{path}".encode()).hexdigest()[:16]
+        target = cache_folder() / digest
+        if not target.exists():
+            part = Path(tempfile.mkdtemp(dir=target.parent, prefix="part-"))
+            pafs.copy_files(f"{self._root}/{path}", str(part), source_filesystem=self._fs)
+            try:
+                part.rename(target)
+            except OSError:  # Another process was faster; its copy is as good.
+                shutil.rmtree(part)
+        return target
+
+    def _info(self, path: str) -> pafs.FileInfo:
+        return self._fs.get_file_info(f"{self._root}/{path}")
+
+
+_FIX = "Give another folder or URI with --storage, or free its permissions."
+
+
+def cache_folder() -> Path:
+    """This machine's folder for copies of remote files."""
+    base = os.environ.get("DISTILL_RAY_CACHE") or Path.home() / ".cache" / "distill_ray"
+    folder = Path(base)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

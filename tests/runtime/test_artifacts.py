@@ -1,0 +1,77 @@
+"""Artifacts: whole or not there, and named by what they were made from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from distill_ray.runtime.artifacts import Artifact
+from distill_ray.runtime.storage import Storage
+
+
+@pytest.fixture(params=["path", "uri"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path) if request.param == "path" else f"file://{tmp_path}")
+
+
+def artifact(storage: Storage, **identity: object) -> Artifact:
+    return Artifact(storage, "kind", "key", dict(identity))
+
+
+def test_an_artifact_is_there_once_its_block_has_ended(storage: Storage) -> None:
+    made = artifact(storage, x=1)
+    with made.building() as building:
+        building.write_json("data.json", {"a": [1, 2]})
+        building.counts["rows"] = 2
+        assert not made.done()
+    assert made.done()
+    assert made.read_json("data.json") == {"a": [1, 2]}
+    manifest = made.manifest()
+    assert (manifest.identity, manifest.counts) == ({"x": 1}, {"rows": 2})
+    data = (made.local() / "data.json").read_bytes()
+    assert manifest.files == {"data.json": hashlib.sha256(data).hexdigest()}
+
+
+def test_a_failed_build_leaves_nothing(storage: Storage) -> None:
+    made = artifact(storage, x=1)
+    with pytest.raises(RuntimeError, match="boom"), made.building() as building:
+        building.write_json("data.json", 1)
+        raise RuntimeError("boom")
+    assert not made.done()
+    assert not storage.exists(made.path)
+
+
+def test_what_a_killed_build_left_is_replaced(storage: Storage) -> None:
+    made = artifact(storage, x=1)
+    storage.write_bytes(f"{made.path}/stale.json", b"1")
+    with made.building() as building:
+        building.write_json("fresh.json", 1)
+    assert list(made.manifest().files) == ["fresh.json"]
+
+
+def test_a_resumed_build_keeps_what_was_there_even_when_it_fails(storage: Storage) -> None:
+    made = artifact(storage, x=1)
+    storage.write_bytes(f"{made.path}/early.json", b"1")
+    with pytest.raises(RuntimeError), made.building(resume=True):
+        raise RuntimeError("boom")
+    with made.building(resume=True) as building:
+        building.write_json("late.json", 1)
+    assert list(made.manifest().files) == ["early.json", "late.json"]
+
+
+def test_equal_identities_share_a_folder_and_others_do_not(storage: Storage) -> None:
+    one = artifact(storage, x=1, y=(1, 2))
+    assert artifact(storage, y=[1, 2], x=1).path == one.path
+    assert artifact(storage, x=2, y=[1, 2]).path != one.path
+    assert Artifact(storage, "other", "key", {"x": 1, "y": [1, 2]}).fingerprint != one.fingerprint
+
+
+def test_a_manifest_is_plain_json(storage: Storage) -> None:
+    made = artifact(storage, x=1)
+    with made.building():
+        pass
+    text = storage.read_bytes(f"{made.path}/manifest.json")
+    assert json.loads(text)["versions"]["distill_ray"]

@@ -1,0 +1,60 @@
+"""A run's name belongs to the config that used it first."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from findings import config
+
+from distill_ray.config import InputError, RunConfig
+from distill_ray.runtime.capacity import capacity_problems
+from distill_ray.runtime.run import Run
+
+
+def opened(folder: Path, file: str = "a.yaml", **changes: object) -> Run:
+    return Run.open(RunConfig.model_validate(config(folder, **changes)), file)
+
+
+def test_an_edited_config_keeps_its_name(tmp_path: Path) -> None:
+    opened(tmp_path)
+    opened(tmp_path, seed=5)
+    student = config(tmp_path)["student"]
+    student["model"]["seed"] = 77
+    opened(tmp_path, student=student)
+
+
+def test_edits_one_after_another_keep_the_name(tmp_path: Path) -> None:
+    data = config(tmp_path)
+    for section, change in (
+        ("student", {**data["student"], "tokenizer": {"train": {"vocab_size": 400}}}),
+        ("corpora", {**data["corpora"], "validation": 0.2}),
+        ("teachers", data["teachers"][:1]),
+        ("tasks", [{**data["tasks"][0], "labelled_rows": 50}]),
+    ):
+        data[section] = change
+        Run.open(RunConfig.model_validate(data), "a.yaml")
+
+
+def test_another_file_with_other_sections_is_refused(tmp_path: Path) -> None:
+    opened(tmp_path)
+    owner = (tmp_path / "runs/tiny/run.json").read_text()
+    teachers = config(tmp_path)["teachers"][:1]
+    with pytest.raises(InputError, match=r"belongs to another config, a\.yaml"):
+        opened(tmp_path, "b.yaml", teachers=teachers)
+    assert (tmp_path / "runs/tiny/run.json").read_text() == owner
+
+
+def test_a_renamed_file_with_the_same_sections_goes_on(tmp_path: Path) -> None:
+    opened(tmp_path)
+    opened(tmp_path, "b.yaml")
+    assert json.loads((tmp_path / "runs/tiny/run.json").read_text())["config"] == "b.yaml"
+
+
+def test_capacity_counts_every_worker(tmp_path: Path) -> None:
+    cluster = RunConfig.model_validate(config(tmp_path)).cluster
+    assert not capacity_problems(cluster, cpus=2, gpus=0)
+    (problem,) = capacity_problems(cluster, cpus=1, gpus=0)
+    assert "2 workers x 1 CPU = 2 CPUs, the cluster has 1." in str(problem)
+    assert "At most 1 such workers fit." in str(problem)
