@@ -1,0 +1,1 @@
+"""Corpora for the quickstart, from ordinary Python packages: nothing is downloaded."""
