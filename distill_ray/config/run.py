@@ -14,6 +14,9 @@ from distill_ray.config.models import StudentConfig, TeacherConfig
 from distill_ray.config.selection import AuditConfig, EvaluateConfig, RankConfig, ReportConfig
 from distill_ray.config.training import AdaptConfig, DistillConfig, ProbeConfig, TrainingConfig
 
+RESERVED = ("student", "control", "initial-student")
+"""Models that every run has; no teacher may have their names."""
+
 
 class RunConfig(Section):
     """Everything that a run is."""
@@ -38,8 +41,8 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _names_fit(self) -> RunConfig:
-        problems = [*_repeated_names(self), *_unknown_recipes(self), *_mix_problems(self)]
-        problems += _batch_problems(self)
+        problems = [*_repeated_names(self), *_reserved_names(self), *_unknown_recipes(self)]
+        problems += [*_mix_problems(self), *_batch_problems(self)]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -67,14 +70,22 @@ class RunConfig(Section):
 
 
 def _repeated_names(cfg: RunConfig) -> Iterator[str]:
+    tasks = sorted({t.name for t in cfg.tasks})
     for where, names in (
         ("teachers", [t.name for t in cfg.teachers]),
         ("corpora.sources", [c.name for c in cfg.corpora.sources]),
         ("tasks", [t.name for t in cfg.tasks]),
+        ("corpora.sources and tasks", sorted({c.name for c in cfg.corpora.sources}) + tasks),
     ):
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             yield f"{where}: names must differ, {', '.join(map(repr, repeated))} is there twice"
+
+
+def _reserved_names(cfg: RunConfig) -> Iterator[str]:
+    for teacher in cfg.teachers:
+        if teacher.name in RESERVED:
+            yield f"teachers: {teacher.name!r} is what a student is called, choose another name"
 
 
 def _unknown_recipes(cfg: RunConfig) -> Iterator[str]:

@@ -65,7 +65,9 @@ def domain(nll: float, nll_untrained: float) -> float:
 
 def calibration(ece: float, floor: float, worst: float) -> float:
     """1 at the noise floor of this sample size, 0 at `worst` and above, linear between."""
-    return _unit(1 - (ece - floor) / (worst - floor)) if worst > floor else _unit(worst - ece)
+    if worst <= floor:  # Too few questions to tell more than this.
+        return float(ece <= floor)
+    return _unit(1 - (ece - floor) / (worst - floor))
 
 
 def _unit(value: float) -> float:

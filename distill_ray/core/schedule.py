@@ -163,7 +163,7 @@ def advance(
     A reassessment that changes the teacher comes first: the new teacher is entered at the rung
     that the schedule gives for it.
     """
-    # 1000 steps of memory hold any sensible window; a longer history decides nothing.
+    # Two windows of 1000 steps, the longest that a config allows.
     state = replace(state, losses=(*state.losses, seen.loss)[-2000:])
     reason = ""
     before = state
@@ -195,7 +195,8 @@ def _reassess(state: ScheduleState, reassessment: Reassessment) -> tuple[Schedul
         f"reassessed at progress {state.progress:.2f}: {best} scores {scores[best]:.3f}, "
         f"{state.teacher} {scores[state.teacher]:.3f}"
     )
-    return replace(state, teacher=best), reason
+    # The losses were measured against another teacher: a plateau in them says nothing here.
+    return replace(state, teacher=best, losses=()), reason
 
 
 def progress(student: float, initial: float, best_teacher: float) -> float:

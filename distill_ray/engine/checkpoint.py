@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from distill_ray.core.schedule import ScheduleState, Switch
 from distill_ray.engine import comm
 from distill_ray.engine.session import Session
@@ -23,6 +25,7 @@ def save(session: Session, folder: Path, *, job: str) -> None:
         job: what is being trained; `restore` refuses another.
     """
     session.backend.save(folder)
+    torch.save(_random_state(), folder / f"random-{comm.rank()}.pt")
     if comm.rank() == 0:
         (folder / STATE).write_text(json.dumps(_state(session, job)))
 
@@ -39,6 +42,12 @@ def _state(session: Session, job: str) -> dict[str, Any]:
         state["schedule"] = session.teaching.state.to_dict()
         state["switches"] = [asdict(switch) for switch in session.teaching.switches]
     return state
+
+
+def _random_state() -> dict[str, Any]:
+    """What dropout draws from next, on this rank."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
 def job_of(folder: Path) -> str:
@@ -59,6 +68,10 @@ def restore(session: Session, folder: Path) -> None:
             f"{comm.world()}: run with cluster.num_workers={state['world_size']}"
         )
     session.backend.load(folder)
+    random = torch.load(folder / f"random-{comm.rank()}.pt", weights_only=True)
+    torch.set_rng_state(random["cpu"])
+    if random["cuda"]:
+        torch.cuda.set_rng_state_all(random["cuda"])
     session.step = state["step"]
     session.initial_loss = state["initial_loss"]
     session.history = state["history"]

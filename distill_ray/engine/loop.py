@@ -74,7 +74,9 @@ def _one_step(session: Session) -> Step:
     due = session.validation is not None and session.validation.due(number)
     measured = validate(session) if due else None
     share = _progress(session, measured)
-    switch = _advance(session.teaching, Observation(number, loss, share))
+    # After the last step nobody is left to be taught.
+    last = number == session.optim.steps
+    switch = None if last else _advance(session.teaching, Observation(number, loss, share))
     return Step(
         number=number,
         loss=loss,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,11 +26,17 @@ class ModelRef:
     """Folder (or URI) of a peft adapter on top."""
 
     @classmethod
-    def of(cls, source: ModelSource, *, vocab_size: int | None = None) -> ModelRef:
-        """The ref of a config's model; `vocab_size` completes an `init` that leaves it out."""
+    def of(cls, source: ModelSource, tokenizer: Mapping[str, Any] | None = None) -> ModelRef:
+        """The ref of a config's model.
+
+        Args:
+            source: where it comes from.
+            tokenizer: keys of an `init` that the tokenizer decides: `vocab_size` and the ids of
+                its special tokens.
+        """
         if source.init is not None:
-            size = {} if vocab_size is None else {"vocab_size": vocab_size}
-            return cls("init", init={**size, **source.init}, seed=source.seed)
+            init = {**(tokenizer or {}), **source.init}
+            return cls("init", init=init, seed=source.seed)
         kind = next(k for k in ("hub", "path", "gguf") if getattr(source, k) is not None)
         return cls(
             kind,

@@ -17,13 +17,18 @@ from distill_ray.runtime.environment import WORKER_ENV
 from distill_ray.runtime.progress import Event, Progress
 
 
+def is_up() -> bool:
+    """Whether this process is connected to Ray."""
+    return bool(ray.is_initialized())
+
+
 def ensure_ray(cfg: ClusterConfig) -> None:
     """Start or join Ray, once.
 
     Raises:
         InputError: the cluster can't hold the workers that the config asks for.
     """
-    if not ray.is_initialized():
+    if not is_up():
         _init(cfg)
     check_capacity(cfg, ray.cluster_resources())
 
@@ -119,5 +124,5 @@ def mailbox(progress: Progress, interval_s: float = 0.5) -> Iterator[Any]:
 
 def shutdown() -> None:
     """Leave Ray; one that we started ends."""
-    if ray.is_initialized():
+    if is_up():
         ray.shutdown()

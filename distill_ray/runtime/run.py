@@ -45,9 +45,10 @@ class Run:
     def ray(self) -> None:
         """Start or join Ray; called by stages that have work for it."""
         prepare(self.cfg.cluster.address)
-        from distill_ray.runtime.cluster import ensure_ray
+        from distill_ray.runtime.cluster import ensure_ray, is_up
 
-        self.note("ray", "starting" if self.cfg.cluster.address is None else "joining")
+        if not is_up():
+            self.note("ray", "starting" if self.cfg.cluster.address is None else "joining")
         ensure_ray(self.cfg.cluster)
 
     def artifact(self, kind: str, key: str, identity: Mapping[str, Any]) -> Artifact:

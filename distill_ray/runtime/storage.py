@@ -42,7 +42,7 @@ class Storage:
         try:
             self._fs.create_dir(self._root, recursive=True)
             with self._fs.open_output_stream(probe) as stream:
-                stream.write(b"")
+                stream.write(b"1")
             self._fs.delete_file(probe)
         except (OSError, ValueError) as error:
             reason = str(error).split(". Detail")[0]
@@ -108,7 +108,20 @@ class Storage:
             self._fs.create_dir(f"{self._root}/{path}", recursive=True)
             pafs.copy_files(scratch, f"{self._root}/{path}", destination_filesystem=self._fs)
 
-    def get(self, path: str) -> Path:
+    @contextmanager
+    def reading(self, path: str) -> Iterator[Path]:
+        """A local folder with the files of `path`, for as long as the block lasts.
+
+        For folders that are still being filled; `get` is for those that don't change any more.
+        """
+        if self.local:
+            yield Path(self._root) / path
+            return
+        with tempfile.TemporaryDirectory(prefix="distill-ray-") as scratch:
+            pafs.copy_files(f"{self._root}/{path}", scratch, source_filesystem=self._fs)
+            yield Path(scratch)
+
+    def get(self, path: str = "") -> Path:
         """A local folder with the files of `path`: itself, or a copy kept for this machine."""
         if self.local:
             return Path(self._root) / path
@@ -116,7 +129,8 @@ class Storage:
         target = cache_folder() / digest
         if not target.exists():
             part = Path(tempfile.mkdtemp(dir=target.parent, prefix="part-"))
-            pafs.copy_files(f"{self._root}/{path}", str(part), source_filesystem=self._fs)
+            source = f"{self._root}/{path}".rstrip("/")
+            pafs.copy_files(source, str(part), source_filesystem=self._fs)
             try:
                 part.rename(target)
             except OSError:  # Another process was faster; its copy is as good.

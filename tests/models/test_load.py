@@ -116,14 +116,14 @@ def test_a_loaded_adapter_can_be_trained_on(adapter):
 
 def test_a_ref_takes_the_tokenizer_s_size_unless_the_init_says_its_own():
     source = ModelSource(init={"model_type": "llama"}, seed=4)
-    assert ModelRef.of(source, vocab_size=77).init == {"model_type": "llama", "vocab_size": 77}
-    assert ModelRef.of(source, vocab_size=77).seed == 4
+    assert ModelRef.of(source, {"vocab_size": 77}).init == {"model_type": "llama", "vocab_size": 77}
+    assert ModelRef.of(source, {"vocab_size": 77}).seed == 4
     fixed = ModelSource(init={"model_type": "llama", "vocab_size": 5})
-    assert ModelRef.of(fixed, vocab_size=77).init["vocab_size"] == 5
+    assert ModelRef.of(fixed, {"vocab_size": 77}).init["vocab_size"] == 5
 
 
 def test_a_ref_names_where_its_model_is():
-    hub = ModelRef.of(ModelSource(hub="a/b", revision="v1"), vocab_size=5)
+    hub = ModelRef.of(ModelSource(hub="a/b", revision="v1"), {"vocab_size": 5})
     assert (hub.kind, hub.location, hub.revision, hub.init) == ("hub", "a/b", "v1", None)
     assert ModelRef.of(ModelSource(path="x")).location == "x"
     assert ModelRef.of(ModelSource(gguf="y.gguf")).kind == "gguf"
