@@ -1,0 +1,1 @@
+"""The data's way, one file a stage; start with `pipeline.py`."""

@@ -1,0 +1,144 @@
+"""The work on one bucket, on a Ray worker. Files are named by bucket, so a retry replaces them."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from distill_ray.data.packing import (
+    Sample,
+    labelled_sample,
+    pack,
+    prompt_sample,
+    split_long,
+    text_sample,
+)
+from distill_ray.data.rows import PACKED, TEXT
+from distill_ray.data.tokenizer import encode, end_id, load_tokenizer
+from distill_ray.data.transforms import Row, deduplicate
+from distill_ray.runtime.storage import Storage
+
+Counts = dict[str, Counter[str]]
+"""Name of a table of counts → its entries."""
+
+
+def over_buckets(buckets: int, work: Any) -> Counts:
+    """Run `work(bucket)` on each bucket in parallel, and add up the counts it returns."""
+    items = [{"bucket": i} for i in range(buckets)]
+    data = ray.data.from_items(items, override_num_blocks=buckets)
+    totals: Counts = defaultdict(Counter)
+    for row in data.flat_map(lambda item: _flat(work(item["bucket"]))).iter_rows():
+        totals[row["table"]][row["entry"]] += row["count"]
+    return totals
+
+
+def _flat(counts: Counts) -> list[dict[str, Any]]:
+    return [
+        {"table": table, "entry": entry, "count": count}
+        for table, counter in counts.items()
+        for entry, count in counter.items()
+    ]
+
+
+@dataclass(frozen=True)
+class Deduplicate:
+    """Fragments of a bucket → its file of text rows."""
+
+    uri: str
+    protected: frozenset[str]
+    """Streams whose held-out texts no stream may train on."""
+
+    def __call__(self, bucket: int) -> Counts:
+        """Write the text rows that stay."""
+        out = Storage(self.uri)
+        rows: list[Row] = []
+        with out.reading(f"fragments/bucket={bucket}") as folder:
+            for file in sorted(folder.glob("*.parquet")):
+                rows += pq.ParquetFile(file).read(columns=TEXT.names).to_pylist()
+        kept = deduplicate(rows, self.protected)
+        write_parquet(out, f"text/{bucket:05d}.parquet", kept.rows, TEXT)
+        return {
+            "rows": Counter(f"{r['stream']}/{r['split']}" for r in kept.rows),
+            "removed": Counter(duplicates=kept.duplicates, leaks=kept.leaks),
+        }
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """How rows of a task become samples."""
+
+    labelled: str
+    prompts: str
+    template: str
+    answers: Mapping[str, str]
+    last_key: str
+    """Train rows with a key beyond this one give their label up."""
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A bucket's text rows → packed rows of every stream and split."""
+
+    uri: str
+    corpora: Sequence[str]
+    tasks: Sequence[TaskPlan]
+    length: int
+
+    def __call__(self, bucket: int) -> Counts:
+        """Write the packed rows of each stream and split."""
+        out = Storage(self.uri)
+        with out.reading("tokenizer") as folder:
+            tokenizer = load_tokenizer(folder)
+        data = pa.BufferReader(out.read_bytes(f"text/{bucket:05d}.parquet"))
+        rows = pq.read_table(data, schema=TEXT).to_pylist()
+        samples: dict[tuple[str, str], list[Sample]] = defaultdict(list)
+        for stream, split, sample in self._samples(rows, tokenizer):
+            samples[stream, split].append(sample)
+        counts: Counts = {"packed": Counter(), "tokens": Counter(), "too_long": Counter()}
+        for (stream, split), found in samples.items():
+            fitting = [s for s in found if len(s.ids) <= self.length]
+            prefix = f"{stream}:{split}:{bucket:05d}"
+            packed = list(pack(fitting, self.length, end_id(tokenizer), prefix))
+            name = f"{stream}/{split}"
+            write_parquet(out, f"packed/{name}/{bucket:05d}.parquet", packed, PACKED)
+            counts["packed"][name] += len(packed)
+            counts["tokens"][name] += sum(len(s.ids) for s in fitting)
+            counts["too_long"][name] += len(found) - len(fitting)
+        return {table: +counter for table, counter in counts.items()}
+
+    def _samples(self, rows: Iterable[Row], tokenizer: Any) -> Iterator[tuple[str, str, Sample]]:
+        end = end_id(tokenizer)
+        plans = {stream: plan for plan in self.tasks for stream in (plan.labelled, plan.prompts)}
+        for row in rows:
+            stream, split = row["stream"], row["split"]
+            if stream in self.corpora:
+                whole = text_sample(row["row_id"], encode(tokenizer, row["text"]), end)
+                for part in split_long([whole], self.length):
+                    yield stream, split, part
+            elif stream in plans:
+                yield _task_sample(row, plans[stream], tokenizer, end)
+
+
+def _task_sample(row: Row, plan: TaskPlan, tokenizer: Any, end: int) -> tuple[str, str, Sample]:
+    prompt = encode(tokenizer, plan.template.format(text=row["text"]))
+    in_budget = row["split"] != "train" or row["key"] <= plan.last_key
+    if row["stream"] == plan.labelled and in_budget:
+        answer = encode(tokenizer, plan.answers[row["label"]])
+        return plan.labelled, row["split"], labelled_sample(row["row_id"], prompt, answer, end)
+    return plan.prompts, row["split"], prompt_sample(row["row_id"], prompt)
+
+
+def write_parquet(
+    storage: Storage, path: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema
+) -> None:
+    """Write rows as one compressed file; equal rows give equal bytes."""
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer, compression="zstd")
+    storage.write_bytes(path, buffer.getvalue())

@@ -1,0 +1,124 @@
+"""Everything that can be known to be wrong before a cluster starts. Reads no weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from distill_ray.config.data import RowSource
+from distill_ray.config.errors import InputError, Problem, did_you_mean
+from distill_ray.config.models import ModelSource, TokenizerSource
+from distill_ray.config.run import RunConfig
+from distill_ray.config.training import AtStepsSchedule, ObjectiveConfig
+from distill_ray.core.plugins import PluginError, check_options, import_path
+from distill_ray.models import vocab
+from distill_ray.models.inspect import check_model
+from distill_ray.runtime.capacity import capacity_problems, machine
+
+
+def check(cfg: RunConfig) -> None:
+    """Refuse a config that can't run.
+
+    Raises:
+        InputError: carries every problem found.
+    """
+    problems = list(find_problems(cfg))
+    if problems:
+        raise InputError("the run can't start:", problems)
+
+
+def find_problems(cfg: RunConfig) -> Iterator[Problem]:
+    """Every problem that shows without starting anything."""
+    yield from check_model(cfg.student.model, "student.model")
+    for i, teacher in enumerate(cfg.teachers):
+        yield from check_model(teacher.model, f"teachers.{i}.model")
+    yield from _tokenizers(cfg)
+    for where, source in _sources(cfg):
+        yield from _source(where, source)
+    yield from _schedule(cfg)
+    for where in ("probe", "distill"):
+        yield from _objective(f"{where}.objective.divergence", getattr(cfg, where).objective)
+    if cfg.cluster.address is None:
+        there = machine()
+        yield from capacity_problems(cfg.cluster, there.cpus, there.gpus)
+
+
+def _sources(cfg: RunConfig) -> Iterator[tuple[str, RowSource]]:
+    for i, corpus in enumerate(cfg.corpora.sources):
+        yield f"corpora.sources.{i}.source", corpus.source
+    for i, task in enumerate(cfg.tasks):
+        yield f"tasks.{i}.source", task.source
+        if task.prompts is not None:
+            yield f"tasks.{i}.prompts", task.prompts
+        for j, shifted in enumerate(task.shifted):
+            yield f"tasks.{i}.shifted.{j}.source", shifted.source
+
+
+def _source(where: str, source: RowSource) -> Iterator[Problem]:
+    place = f"{where}.{source.format}"
+    if source.format == "callable":
+        try:
+            check_options(import_path(source.location), source.options)
+        except PluginError as error:
+            yield Problem(place, f"{error}.")
+    elif source.format != "dataset" and "://" not in source.location:
+        yield from _local_file(place, Path(source.location))
+
+
+def _local_file(where: str, path: Path) -> Iterator[Problem]:
+    if not path.exists():
+        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        yield Problem(where, f"no such file: {path}.", did_you_mean(path.name, near))
+    elif not os.access(path, os.R_OK):
+        yield Problem(where, f"{path} can't be read.", "Free its permissions.")
+    elif not (path.stat().st_size if path.is_file() else any(path.iterdir())):
+        yield Problem(where, f"{path} is empty.", "Give a file with rows.")
+
+
+def _schedule(cfg: RunConfig) -> Iterator[Problem]:
+    schedule = cfg.distill.schedule
+    steps = cfg.distill.num_steps(cfg.corpora.sequence_length)
+    if isinstance(schedule, AtStepsSchedule) and schedule.steps[-1] >= steps:
+        what = f"step {schedule.steps[-1]} is never reached, the run has {steps} steps."
+        yield Problem("distill.schedule.steps", what, "Raise distill.tokens or lower the step.")
+
+
+def _objective(where: str, objective: ObjectiveConfig) -> Iterator[Problem]:
+    if ":" in objective.divergence:
+        try:
+            check_options(import_path(objective.divergence), {"temperature": 1.0})
+        except PluginError as error:
+            yield Problem(where, f"{error}.")
+
+
+def _tokenizers(cfg: RunConfig) -> Iterator[Problem]:
+    """Each teacher must read the student's token ids."""
+    trained = cfg.student.tokenizer is not None and cfg.student.tokenizer.train is not None
+    student = None if trained else _tokenizer_file(cfg.student.model, cfg.student.tokenizer)
+    for i, teacher in enumerate(cfg.teachers):
+        where = f"teachers.{i}.tokenizer" if teacher.tokenizer else f"teachers.{i}.model"
+        theirs = _tokenizer_file(teacher.model, teacher.tokenizer)
+        if teacher.tokenizer is not None and teacher.tokenizer.train is not None:
+            yield Problem(f"{where}.train", "only the student's tokenizer is trained.", _SAME)
+        elif trained and teacher.model.init is None:
+            what = f"{teacher.name} has a tokenizer of its own, the student's is yet to be trained."
+            yield Problem(where, what, "Set student.tokenizer to the teacher's folder or hub id.")
+        elif student is not None and theirs is not None:
+            fit = vocab.compare(student, theirs)
+            if not fit.equal:
+                what = (
+                    f"{teacher.name}'s tokenizer differs from the student's: {fit.overlap:.1%} of "
+                    f"the student's tokens are in it."
+                )
+                yield Problem(where, what, _SAME)
+
+
+_SAME = "Teachers must share the student's tokenizer: choose one of its family."
+
+
+def _tokenizer_file(model: ModelSource, tokenizer: TokenizerSource | None) -> dict[str, Any] | None:
+    """The parsed tokenizer where it lies on this machine."""
+    place = (tokenizer.path if tokenizer else None) or (None if tokenizer else model.path)
+    return vocab.tokenizer_file(Path(place)) if place else None

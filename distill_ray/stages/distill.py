@@ -1,0 +1,149 @@
+"""ShardSet, TeacherSet, Ranking → Student: the distillation, and its control without a teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from distill_ray.config.training import DistillConfig
+from distill_ray.core.schedule import Reassessment
+from distill_ray.engine.job import Job, TeachingSpec
+from distill_ray.models.ref import ModelRef
+from distill_ray.runtime.artifacts import Artifact
+from distill_ray.runtime.run import Run
+from distill_ray.stages.adapt import TeacherSet, data_spec
+from distill_ray.stages.audit import student_identity, student_ref
+from distill_ray.stages.order import Order
+from distill_ray.stages.rank import Ranking
+from distill_ray.stages.shard import ShardSet
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Student:
+    """A trained student."""
+
+    order: Order
+
+    @property
+    def ref(self) -> ModelRef:
+        """Its weights."""
+        return self.order.rung_refs()[-1]
+
+    @property
+    def curve(self) -> dict[str, Any]:
+        """`history`, `switches`, `initial_loss`, `schedule`."""
+        return self.order.curve()
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of its weights."""
+        return self.order.artifact.fingerprint
+
+    @property
+    def teacher(self) -> tuple[str, int]:
+        """Teacher and rung at the end of training."""
+        state = self.curve["schedule"]
+        return str(state["teacher"]), int(state["rung"])
+
+
+@dataclass(frozen=True)
+class Students:
+    """The distilled student, and the same student fine-tuned without a teacher."""
+
+    distilled: Student
+    control: Student
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """What the stage left."""
+        return [self.distilled.order.artifact, self.control.order.artifact]
+
+
+def distill(run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Ranking) -> Students:
+    """Train both, in one group of workers, or find them trained."""
+    orders = [_distilled(run, shards, teachers, ranking), _control(run, shards)]
+    if all(order.artifact.done() for order in orders):
+        run.reused("distill")
+    else:
+        from distill_ray.stages.training import train
+
+        with run.stage("distill"):
+            train(run, orders, run.cfg.distill.max_failures)
+    return Students(*map(Student, orders))
+
+
+def _distilled(run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Ranking) -> Order:
+    cfg = run.cfg.distill
+    reassess = ranking.reassessment(cfg.reassess.at_progress, cfg.reassess.margin)
+    teaching = _teaching(run, teachers, ranking, reassess)
+    identity = {
+        "teachers": teachers.fingerprints(),
+        "ladders": {name: len(rungs) for name, rungs in teaching.ladders.items()},
+        "first": teaching.first,
+        "best_loss": teaching.best_loss,
+        "reassessment": reassess,
+        "distill": cfg.model_dump(mode="json", exclude={"save_every", "max_failures"}),
+    }
+    return _order(run, shards, "student", identity, cfg, teaching)
+
+
+def _control(run: Run, shards: ShardSet) -> Order:
+    """A plain fine-tune with equal tokens, steps and learning rates, and no teacher.
+
+    Prompts without labels say nothing without a teacher, so the control spends their share of the
+    tokens on the other rows: the strongest use that it can make of them.
+    """
+    cfg = run.cfg.distill
+    prompts = {task.prompts_stream for task in run.cfg.tasks}
+    supervised = {stream: share for stream, share in cfg.mix.items() if stream not in prompts}
+    training = cfg.model_copy(update={"mix": supervised or cfg.mix})
+    keys = ("objective", "schedule", "reassess", "save_every", "max_failures")
+    identity = {"distill": training.model_dump(mode="json", exclude=set(keys))}
+    return _order(run, shards, "control", identity, training, None)
+
+
+def _teaching(
+    run: Run, teachers: TeacherSet, ranking: Ranking, reassess: Reassessment
+) -> TeachingSpec:
+    schedule = run.cfg.distill.schedule
+    losses = [t.losses[t.best] for t in teachers.teachers.values()]
+    known = [loss for loss in losses if loss is not None]
+    return TeachingSpec(
+        ladders={name: teacher.ladder for name, teacher in teachers.teachers.items()},
+        first=ranking.best("early"),
+        schedule=schedule.kind,
+        options=schedule.model_dump(exclude={"kind"}),
+        reassessment=reassess,
+        best_loss=min(known) if known else None,
+    )
+
+
+def _order(
+    run: Run,
+    shards: ShardSet,
+    name: str,
+    extra: dict[str, Any],
+    training: DistillConfig,
+    teaching: TeachingSpec | None,
+) -> Order:
+    cfg = run.cfg
+    job = Job(
+        name=name,
+        student=student_ref(run, shards),
+        training=training,
+        data=data_spec(cfg, cfg.seed, cfg.distill.validation_rows),
+        objective=cfg.distill.objective if teaching else None,
+        teaching=teaching,
+        validate_every=cfg.distill.validate_every,
+    )
+    identity = {
+        "version": VERSION,
+        "student": student_identity(run),
+        "shard": shards.artifact.fingerprint,
+        "seed": cfg.seed,
+        **extra,
+    }
+    artifact = run.artifact("distill", name, identity)
+    return Order("distill", job, artifact, shards.artifact, cfg.distill.save_every)

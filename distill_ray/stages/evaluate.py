@@ -1,0 +1,141 @@
+"""Students, TeacherSet, ShardSet → Scores: was it worth it? Measured on the test split alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from distill_ray.core.calibration import nll_each, normalise
+from distill_ray.core.intervals import bootstrap_mean, verdict
+from distill_ray.runtime.artifacts import Artifact
+from distill_ray.runtime.run import Run
+from distill_ray.stages.adapt import TeacherSet
+from distill_ray.stages.audit import INITIAL, student_identity, student_ref
+from distill_ray.stages.distill import Student, Students
+from distill_ray.stages.scoring import Sheet, Subject, sheets, task_metrics
+from distill_ray.stages.shard import ShardSet
+
+VERSION = 1
+STUDENT, CONTROL = "student", "control"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Test figures of everyone, and the student's differences with their intervals."""
+
+    artifact: Artifact
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """What the stage left."""
+        return [self.artifact]
+
+    @property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """Model → `parameters`, `text`, `tasks` (shifted sets included), `divergence`."""
+        return dict(self._data()["rows"])
+
+    @property
+    def comparisons(self) -> list[dict[str, Any]]:
+        """The student against another model on a set: accuracy and NLL difference, verdicts."""
+        return list(self._data()["comparisons"])
+
+    @property
+    def teacher(self) -> str:
+        """The teacher that taught last, to which KL is measured."""
+        return str(self._data()["teacher"])
+
+    def _data(self) -> dict[str, Any]:
+        return dict(self.artifact.read_json("scores.json"))
+
+
+def evaluate(run: Run, shards: ShardSet, teachers: TeacherSet, students: Students) -> Scores:
+    """Score the student, its initial state, the control and every teacher."""
+    cfg = run.cfg.evaluate
+    last, _ = students.distilled.teacher
+    subjects = _subjects(run, shards, teachers, students, last)
+    scored = sheets(run, shards, "evaluate", "test", subjects, cfg.text_rows)
+    identity = {
+        "version": VERSION,
+        "evaluate": cfg,
+        "bins": run.cfg.audit.bins,
+        "teacher": last,
+        "sheets": {name: sheet.artifact.fingerprint for name, sheet in scored.items()},
+    }
+    artifact = run.artifact("evaluate", "", identity)
+    if not artifact.done():
+        with artifact.building() as building:
+            comparisons = [
+                row for name in scored if name != STUDENT for row in _compare(run, scored, name)
+            ]
+            rows = {name: _row(run, sheet) for name, sheet in scored.items()}
+            result = {"rows": rows, "comparisons": comparisons, "teacher": last}
+            building.write_json("scores.json", result)
+            building.counts |= {"models": len(rows)}
+    return Scores(artifact)
+
+
+def _subjects(
+    run: Run, shards: ShardSet, teachers: TeacherSet, students: Students, last: str
+) -> list[Subject]:
+    """KL to the last teacher's best checkpoint is measured for the three students."""
+    teacher = teachers.teachers[last]
+    identity = f"{teacher.fingerprint}/{teacher.best}"
+
+    def pupil(name: str, student: Student) -> Subject:
+        return Subject(name, student.ref, student.fingerprint, teacher.ladder[-1], identity)
+
+    initial = Subject(
+        INITIAL, student_ref(run, shards), student_identity(run), teacher.ladder[-1], identity
+    )
+    pupils = [pupil(STUDENT, students.distilled), pupil(CONTROL, students.control), initial]
+    return pupils + [
+        Subject(t.name, t.ladder[-1], f"{t.fingerprint}/{t.best}")
+        for t in teachers.teachers.values()
+    ]
+
+
+def _row(run: Run, sheet: Sheet) -> dict[str, Any]:
+    cfg = run.cfg.evaluate
+    options = {"resamples": cfg.bootstrap, "confidence": cfg.confidence}
+    return {
+        "parameters": sheet.parameters,
+        "text": sheet.text,
+        "divergence": sheet.divergence,
+        "tasks": {
+            name: asdict(task_metrics(sheet, name, bins=run.cfg.audit.bins, **options))  # type: ignore[arg-type]
+            for name in sheet.sets
+        },
+    }
+
+
+def _compare(run: Run, scored: Mapping[str, Sheet], other: str) -> list[dict[str, Any]]:
+    """The student minus another model, question by question."""
+    cfg = run.cfg.evaluate
+    rows = []
+    for name in scored[STUDENT].sets:
+        mine, theirs = (_each(scored[who], name) for who in (STUDENT, other))
+        accuracy, nll = (
+            bootstrap_mean(a - b, resamples=cfg.bootstrap, confidence=cfg.confidence)
+            for a, b in zip(mine, theirs)
+        )
+        rows.append(
+            {
+                "against": other,
+                "set": name,
+                "accuracy": asdict(accuracy),
+                "nll": asdict(nll),
+                "accuracy_verdict": verdict(accuracy),
+                "nll_verdict": verdict(nll, higher_is_better=False),
+            }
+        )
+    return rows
+
+
+def _each(sheet: Sheet, question_set: str) -> tuple[Any, Any]:
+    gold = sheet.gold(question_set)
+    p = normalise(sheet.scores(question_set))
+    return (p.argmax(axis=1) == gold).astype(np.float64), nll_each(p, gold)

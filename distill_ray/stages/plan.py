@@ -1,0 +1,168 @@
+"""What a run will do and need, told before anything starts. Reads no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from distill_ray.config.models import ModelSource
+from distill_ray.config.run import RunConfig
+from distill_ray.config.training import RecipeConfig, TrainingConfig
+from distill_ray.core.memory import Need, Sizes, training_need
+from distill_ray.models.inspect import shape_of
+from distill_ray.runtime.capacity import machine
+
+WIDTHS = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Work:
+    """One stage's work."""
+
+    stage: str
+    what: str
+    tokens: int | None = None
+    steps: int | None = None
+    trials: int | None = None
+    need: Need | None = None
+    """Memory of the largest worker; None where a hub model's size isn't known yet."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run, before it starts."""
+
+    name: str
+    work: list[Work]
+    workers: int
+    available_bytes: int | None
+    """Memory that one worker has; None when the config doesn't say what a GPU has."""
+
+    @property
+    def short_of_memory(self) -> list[Work]:
+        """Stages whose worker needs more than there is."""
+        if self.available_bytes is None:
+            return []
+        limit = self.available_bytes
+        return [w for w in self.work if w.need is not None and w.need.total > limit]
+
+
+def plan(cfg: RunConfig) -> Plan:
+    """Work and memory of every stage."""
+    return Plan(cfg.name, list(_work(cfg)), cfg.cluster.num_workers, _available(cfg))
+
+
+def _available(cfg: RunConfig) -> int | None:
+    stated = cfg.cluster.memory_gib_per_worker
+    if stated is not None:
+        return int(stated * 2**30)
+    if cfg.cluster.gpus_per_worker or cfg.cluster.address is not None:
+        return None
+    return machine().memory_bytes // cfg.cluster.num_workers
+
+
+def _work(cfg: RunConfig) -> Iterator[Work]:
+    sources = len(cfg.corpora.sources) + len(cfg.tasks)
+    yield Work("shard", f"{sources} sources → rows of {cfg.corpora.sequence_length} tokens")
+    for teacher in cfg.teachers:
+        for name in teacher.recipes:
+            yield _adapt(cfg, teacher.name, teacher.model, name, cfg.adapt.recipes[name])
+    questions = sum(task.max_examples for task in cfg.tasks)
+    models = len(cfg.teachers)
+    yield Work("audit", f"{models + 1} models x at most {questions} questions")
+    yield _probe(cfg)
+    yield Work("rank", f"{models} teachers at 3 stages of training, {cfg.rank.draws} draws")
+    schedule = cfg.distill.schedule.kind
+    yield _student(cfg, f"student, schedule {schedule}", largest_teacher(cfg))
+    yield _student(cfg, "control without a teacher", None)
+    yield Work("evaluate", f"{models + 3} models x at most {questions} questions")
+    yield Work("report", "report.html, report.md, report.json, the student's folder")
+
+
+def _adapt(
+    cfg: RunConfig, teacher: str, model: ModelSource, name: str, recipe: RecipeConfig
+) -> Work:
+    sizes = _sizes(cfg, model)
+    trained = 1.0
+    if sizes is not None and recipe.method == "lora":
+        # Two factors of this rank on the seven linear maps of each layer, at about its width.
+        added = 14 * recipe.lora.rank * sizes.hidden * sizes.layers
+        trained = min(1.0, added / sizes.parameters)
+    text = f"{teacher}: {name} ({recipe.method}), {recipe.checkpoints} checkpoints"
+    return _training(cfg, "adapt", text, recipe, sizes, None, trained=trained)
+
+
+def _probe(cfg: RunConfig) -> Work:
+    trials = len(cfg.teachers) * len(cfg.probe.seeds)
+    text = f"{len(cfg.teachers)} teachers x {len(cfg.probe.seeds)} seeds"
+    student = _sizes(cfg, cfg.student.model)
+    return _training(
+        cfg, "probe", text, cfg.probe, student, largest_teacher(cfg), trials=trials, workers=1
+    )
+
+
+def _student(cfg: RunConfig, text: str, teacher: Sizes | None) -> Work:
+    return _training(cfg, "distill", text, cfg.distill, _sizes(cfg, cfg.student.model), teacher)
+
+
+def _training(
+    cfg: RunConfig,
+    stage: str,
+    text: str,
+    training: TrainingConfig,
+    sizes: Sizes | None,
+    teacher: Sizes | None,
+    *,
+    trained: float = 1.0,
+    trials: int | None = None,
+    workers: int | None = None,
+) -> Work:
+    length = cfg.corpora.sequence_length
+    steps = training.num_steps(length)
+    need = None
+    if sizes is not None:
+        need = training_need(
+            sizes,
+            rows=training.micro_batch_rows,
+            length=length,
+            workers=workers or cfg.cluster.num_workers,
+            zero_stage=training.zero_stage,
+            width=WIDTHS[training.precision],
+            trained=trained,
+            teacher=teacher,
+        )
+    return Work(stage, text, steps * training.batch_rows * length, steps, trials, need)
+
+
+def largest_teacher(cfg: RunConfig) -> Sizes | None:
+    """The teacher that takes the most memory, among those whose size is known."""
+    known = [s for t in cfg.teachers if (s := _sizes(cfg, t.model)) is not None]
+    return max(known, key=lambda s: s.parameters) if known else None
+
+
+def _sizes(cfg: RunConfig, model: ModelSource) -> Sizes | None:
+    tokenizer = cfg.student.tokenizer
+    trained = tokenizer.train if tokenizer is not None else None
+    shape = shape_of(model, trained.vocab_size if trained else None)
+    if shape is None:
+        return None
+    return Sizes(shape.parameters, shape.hidden, shape.layers, shape.vocabulary)
+
+
+def plain(made: Plan) -> dict[str, Any]:
+    """The plan as plain values."""
+    rows = []
+    for work in made.work:
+        row: dict[str, Any] = {"stage": work.stage, "what": work.what}
+        numbers = {"tokens": work.tokens, "steps": work.steps, "trials": work.trials}
+        row |= {key: value for key, value in numbers.items() if value is not None}
+        if work.need is not None:
+            row["memory_bytes"] = {**vars(work.need), "total": work.need.total}
+        rows.append(row)
+    return {
+        "name": made.name,
+        "workers": made.workers,
+        "available_bytes_per_worker": made.available_bytes,
+        "work": rows,
+    }

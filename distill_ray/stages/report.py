@@ -1,0 +1,247 @@
+"""All artifacts → Report: which teacher, why, and was it worth it? One page that needs no network.
+
+The same content three times: HTML with charts, Markdown and JSON; beside them the student.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from distill_ray.runtime.artifacts import Artifact, Building, versions
+from distill_ray.runtime.run import Run
+from distill_ray.stages import charts
+from distill_ray.stages.adapt import TeacherSet
+from distill_ray.stages.audit import INITIAL, AuditTable
+from distill_ray.stages.distill import Students
+from distill_ray.stages.evaluate import CONTROL, STUDENT, Scores
+from distill_ray.stages.lineage import Inputs, wall_by_stage
+from distill_ray.stages.probe import ProbeTable
+from distill_ray.stages.rank import Ranking
+from distill_ray.stages.report_content import Facts, origins, sections, top
+from distill_ray.stages.report_text import interval, percent, percent_interval, sentence, taught
+from distill_ray.stages.shard import ShardSet
+from distill_ray.stages.student_folder import write_student
+from distill_ray.stages.training_chart import training
+
+VERSION = 1
+STUDENT_FOLDER = "student"
+
+Charts = dict[str, list[tuple[str, Markup]]]
+"""Section → its figures, each with a title."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The page, its data, and the student."""
+
+    artifact: Artifact
+
+    @property
+    def html(self) -> str:
+        """Full location of the page."""
+        return _place(self.artifact, "report.html")
+
+    @property
+    def student(self) -> str:
+        """Full location of the student's Hugging Face folder."""
+        return _place(self.artifact, STUDENT_FOLDER)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The page as data: `verdict`, `verdicts`, `taught`, `ranking`, `scores` and so on."""
+        return dict(self.artifact.read_json("report.json"))
+
+
+def report(
+    run: Run,
+    shards: ShardSet,
+    teachers: TeacherSet,
+    audited: AuditTable,
+    probed: ProbeTable,
+    ranking: Ranking,
+    students: Students,
+    scores: Scores,
+) -> Report:
+    """Write the report, or find it written."""
+    inputs = Inputs(run, shards, teachers, audited, probed, ranking, students, scores)
+    # The page shows the config, so it is made anew for each; not for where it happens to run.
+    config = run.cfg.model_dump(mode="json", exclude={"storage", "cluster"})
+    identity = {"version": VERSION, "config": config, **inputs.fingerprints()}
+    artifact = run.artifact("report", "", identity)
+    if artifact.done():
+        run.reused("report")
+    else:
+        with run.stage("report"), artifact.building() as building:
+            _build(inputs, artifact, building)
+    return Report(artifact)
+
+
+def _place(artifact: Artifact, name: str) -> str:
+    return artifact.storage.sub(f"{artifact.path}/{name}").uri
+
+
+def _build(inputs: Inputs, artifact: Artifact, building: Building) -> None:
+    facts = Facts.of(inputs)
+    context = _context(facts, artifact)
+    page = {"charts": _charts(facts), "plotly": Markup(get_plotlyjs())}
+    building.write_json("report.json", _data(facts, artifact))
+    there = {"usage": _usage(inputs, _place(artifact, STUDENT_FOLDER))}
+    building.storage.write_bytes("report.md", _render("report.md.j2", context | there).encode())
+    page |= context | there
+    building.storage.write_bytes("report.html", _render("report.html.j2", page).encode())
+    card = context | _card(facts) | {"usage": _usage(inputs, ".")}
+    with building.storage.folder(STUDENT_FOLDER) as folder:
+        write_student(inputs, _render("model_card.md.j2", card), folder)
+    building.counts |= {"verdict": top(facts)}
+
+
+def _context(facts: Facts, artifact: Artifact) -> dict[str, Any]:
+    """What the templates read."""
+    cfg = facts.inputs.run.cfg
+    return {
+        "title": cfg.report.title or cfg.name,
+        "name": cfg.name,
+        "headline": top(facts),
+        "sections": sections(facts),
+        "config": yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "fingerprint": artifact.fingerprint,
+        "student": _place(artifact, STUDENT_FOLDER),
+    }
+
+
+def _usage(inputs: Inputs, folder: str) -> str:
+    """Code that asks the student a question of the first task."""
+    task = inputs.run.cfg.tasks[0]
+    values = {"prompt": task.prompt, "answers": inputs.shards.counts["answers"][task.name]}
+    code = {name: repr(value) for name, value in {**values, "folder": folder}.items()}
+    return _render("usage.py.j2", code)
+
+
+def _card(facts: Facts) -> dict[str, Any]:
+    """What the model card says beyond the report."""
+    inputs, cfg = facts.inputs, facts.inputs.run.cfg
+    mine = {n: row for n, row in facts.scores.items() if n in (STUDENT, CONTROL, INITIAL)}
+    scored = [
+        [name, model, percent_interval(r["accuracy"]), interval(r["nll"]), interval(r["ece"])]
+        for model, row in mine.items()
+        for name, r in row["tasks"].items()
+    ]
+    whole = sum(cfg.distill.mix.values())
+    return {
+        "base": cfg.student.model.hub,
+        "origins": list(origins(facts)),
+        "taught": taught(facts.turns),
+        "turns": facts.turns,
+        "tokens": inputs.students.distilled.order.artifact.manifest().counts["tokens"],
+        "length": cfg.corpora.sequence_length,
+        "mix": ", ".join(f"{percent(n / whole, 0)} {name}" for name, n in cfg.distill.mix.items()),
+        "distill": cfg.distill,
+        "scored": scored,
+        "inputs": inputs.fingerprints(),
+        "versions": versions(),
+    }
+
+
+def _charts(facts: Facts) -> Charts:
+    colour = charts.colours(facts.teachers)
+    ranking, teachers = facts.inputs.ranking, facts.inputs.teachers.teachers
+    asked = {n: {**r["tasks"], **r["shifted"]} for n, r in facts.audit.items() if n != INITIAL}
+    tested = {n: facts.scores[n]["tasks"] for n in (STUDENT, CONTROL, INITIAL)}
+    best = {name: teacher.best for name, teacher in teachers.items()}
+    found = {
+        "verdict": [
+            (
+                "Accuracy of the student minus the other's",
+                charts.differences(facts.comparisons, colour),
+            ),
+        ],
+        "ranking": [
+            ("Score by stage, with intervals", charts.standings(ranking.standings, colour)),
+            ("Factors", charts.factors(ranking.factors, colour)),
+        ],
+        "calibration": [
+            ("Teachers, validation split", charts.reliability(asked, colour)),
+            ("Student, control and initial state, test split", charts.reliability(tested, colour)),
+        ],
+        "probes": [("Probes", charts.probes(facts.inputs.probed.rows(), colour))],
+        "training": [
+            ("Student and control", training(facts.student, facts.control, facts.turns, colour))
+        ],
+        "scores": [("Accuracy on the test split", charts.scores(facts.scores, colour))],
+        "lineage": [("Time by stage", charts.times(wall_by_stage(facts.entries)))],
+    }
+    if facts.adaptation:
+        chart = charts.adaptation(facts.adaptation, best, colour)
+        found["training"].append(("Teachers: validation loss at their checkpoints", chart))
+    return {k: [(title, Markup(html)) for title, html in v] for k, v in found.items()}
+
+
+def _data(facts: Facts, artifact: Artifact) -> dict[str, Any]:
+    """The report as JSON."""
+    inputs = facts.inputs
+    said = [
+        {**row, "sentence": sentence(row, facts.confidence), "task": row["set"] in facts.tasks}
+        for row in facts.comparisons
+    ]
+    ranking = inputs.ranking.artifact.read_json("ranking.json")
+    return {
+        "title": inputs.run.cfg.report.title or inputs.run.cfg.name,
+        "verdict": top(facts),
+        "verdicts": said,
+        "taught": {"sentence": taught(facts.turns), "turns": facts.turns},
+        "switches": facts.student["switches"],
+        "ranking": ranking,
+        "audit": facts.audit,
+        "probes": inputs.probed.rows(),
+        "adaptation": facts.adaptation,
+        "scores": facts.scores,
+        "lineage": [asdict(entry) for entry in facts.entries],
+        "config": inputs.run.cfg.model_dump(mode="json"),
+        "versions": versions(),
+        "paths": {
+            "html": _place(artifact, "report.html"),
+            "markdown": _place(artifact, "report.md"),
+            "student": _place(artifact, STUDENT_FOLDER),
+        },
+    }
+
+
+@cache
+def _environment() -> Environment:
+    def escaped(name: str | None) -> bool:
+        return name is not None and name.endswith(".html.j2")
+
+    environment = Environment(
+        autoescape=escaped,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        loader=FunctionLoader(_template),
+    )
+    environment.filters["cell"] = _cell
+    return environment
+
+
+def _template(name: str) -> str:
+    return (files("distill_ray.stages") / name).read_text(encoding="utf-8")
+
+
+def _cell(text: str) -> str:
+    """Text that fits in a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _render(template: str, context: Mapping[str, Any]) -> str:
+    return _environment().get_template(template).render(context)

@@ -1,0 +1,275 @@
+"""The report's tables, from the rows of the artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from distill_ray.config.run import RunConfig
+from distill_ray.stages.lineage import Entry
+from distill_ray.stages.rank import Ranking
+from distill_ray.stages.report_text import (
+    Table,
+    big,
+    difference,
+    interval,
+    number,
+    percent,
+    percent_interval,
+    points,
+    seconds,
+)
+
+Row = Mapping[str, Any]
+
+
+def standings(ranking: Ranking) -> Table:
+    """Places at each stage of training."""
+    columns = ["Stage", "Teacher", "Score", "Interval", "P(best)", "Decided by"]
+    rows = [
+        [
+            stage,
+            r["teacher"],
+            number(r["score"]),
+            f"{number(r['low'])} to {number(r['high'])}",
+            percent(r["probability_best"], 0),
+            r["decided_by"],
+        ]
+        for stage, places in ranking.standings.items()
+        for r in places
+    ]
+    return Table("Ranking by stage of training", columns, rows)
+
+
+def factors(ranking: Ranking) -> Table:
+    """Factors of every teacher beside their weights."""
+    table, weights = ranking.factors, ranking.weights
+    columns = ["Factor", "Weight early", "Weight late", *table]
+    rows = [
+        [
+            factor,
+            percent(early, 0),
+            percent(weights["late"][factor], 0),
+            *(number(row[factor]) for row in table.values()),
+        ]
+        for factor, early in weights["early"].items()
+    ]
+    return Table("Factors", columns, rows)
+
+
+def evidence(ranking: Ranking, tasks: Sequence[str], cfg: RunConfig) -> Table:
+    """The measurements that the factors are made from."""
+    several = len(tasks) > 1
+
+    def each(values: Sequence[str]) -> str:
+        pairs = zip(tasks, values)
+        return "; ".join(f"{t}: {v}" if several else v for t, v in pairs)
+
+    columns = ["Teacher", "KL removed", "Task gain, nats", "Accuracy", "ECE (floor)", "Domain NLL"]
+    rows = []
+    for teacher, seen in ranking.evidence.items():
+        errors = [
+            f"{number(e['value'])} ({number(f)})" for e, f in zip(seen["ece"], seen["ece_floor"])
+        ]
+        nll = zip(seen["domain_nll"], seen["untrained_nll"])
+        rows.append(
+            [
+                teacher,
+                " · ".join(percent(value) for value in seen["kl_removed"]),
+                " · ".join(number(value) for value in seen["gain"]),
+                each([percent_interval(row) for row in seen["accuracy"]]),
+                each(errors),
+                "; ".join(f"{number(a)} (untrained student {number(b)})" for a, b in nll),
+            ]
+        )
+    seeds = ", ".join(map(str, cfg.probe.seeds))
+    note = f"KL removed and task gain once for each seed: {seeds}. Domain NLL in nats per token."
+    return Table("Evidence", columns, rows, note)
+
+
+def figures(title: str, table: Mapping[str, Row]) -> Table:
+    """Every model on every question set."""
+    columns = ["Set", "Model", "Accuracy", "NLL, nats", "ECE", "ECE floor", "Brier"]
+    sets = list(dict.fromkeys(name for row in table.values() for name in row["tasks"]))
+    rows, majorities = [], []
+    for name in sets:
+        shown = {model: row["tasks"][name] for model, row in table.items() if name in row["tasks"]}
+        one = next(iter(shown.values()))
+        majorities.append(
+            f"{name}: {one['questions']} questions, the most frequent answer is right on "
+            f"{percent(one['majority'])}"
+        )
+        rows += [_figures_row(name, model, row) for model, row in shown.items()]
+    return Table(title, columns, rows, f"{'; '.join(majorities)}.")
+
+
+def _figures_row(name: str, model: str, row: Row) -> list[str]:
+    return [
+        name,
+        model,
+        percent_interval(row["accuracy"]),
+        interval(row["nll"]),
+        interval(row["ece"]),
+        number(row["ece_floor"]),
+        interval(row["brier"]),
+    ]
+
+
+def audited(table: Mapping[str, Row]) -> Table:
+    """Size and fit of every model, and its NLL on every corpus."""
+    corpora = _corpora(table)
+    columns = ["Model", "Parameters", "× student", "Vocabulary fit"]
+    rows = [
+        [
+            model,
+            big(row["parameters"]),
+            number(row["size_ratio"], 2),
+            percent(row["vocabulary_fit"], 0),
+            *(number(row["text"].get(name)) for name in corpora),
+        ]
+        for model, row in table.items()
+    ]
+    columns += [f"NLL of {name}" for name in corpora]
+    return Table("Audit: models", columns, rows, "NLL of text in nats per token.")
+
+
+def tested(table: Mapping[str, Row], teacher: str) -> Table:
+    """Every model's NLL on every corpus, and the students' KL to the teacher."""
+    corpora, terms = _corpora(table), {"task.kl": "KL on answers", "text.kl": "KL on text"}
+    rows = [
+        [
+            model,
+            big(row["parameters"]),
+            *(number(row["text"].get(name)) for name in corpora),
+            *(number(row["divergence"].get(term)) for term in terms),
+        ]
+        for model, row in table.items()
+    ]
+    columns = ["Model", "Parameters", *(f"NLL of {name}" for name in corpora), *terms.values()]
+    note = f"Nats per token; KL from {teacher}, the teacher that taught last."
+    return Table("Text, and distance to the teacher", columns, rows, note)
+
+
+def _corpora(table: Mapping[str, Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in table.values() for name in row["text"]))
+
+
+def comparisons(found: Sequence[Row]) -> Table:
+    """The student against everyone."""
+    columns = ["Against", "Set", "Accuracy difference, points", "Accuracy"]
+    columns += ["NLL difference, nats", "NLL"]
+    rows = [
+        [
+            row["against"],
+            row["set"],
+            points(row["accuracy"]),
+            row["accuracy_verdict"],
+            difference(row["nll"]),
+            row["nll_verdict"],
+        ]
+        for row in found
+    ]
+    note = "The student minus the other, question by question; verdicts are the student's."
+    return Table("The student against everyone", columns, rows, note)
+
+
+def probes(trials: Sequence[Row]) -> Table:
+    """The outcome of every probe."""
+    columns = ["Teacher", "Seed", "Tokens", "KL removed", "Task gain, nats"]
+    rows = [
+        [
+            trial["teacher"],
+            str(trial["seed"]),
+            big(trial["curve"][-1]["tokens"]),
+            percent(trial["kl_removed"]),
+            number(trial["gain"]),
+        ]
+        for trial in sorted(trials, key=lambda t: (t["teacher"], t["seed"]))
+    ]
+    return Table("Probes", columns, rows)
+
+
+def turns(found: Sequence[Row]) -> Table:
+    """Who taught when."""
+    rows = [
+        [f"{r['first']}–{r['last']}", r["teacher"], str(r["rung"] + 1), r["reason"]] for r in found
+    ]
+    return Table("Who taught when", ["Steps", "Teacher", "Checkpoint", "Reason"], rows)
+
+
+def ladder(curves: Mapping[str, Sequence[Row]], best: Mapping[str, int]) -> Table:
+    """Checkpoints of the teachers, the best one marked."""
+    rows = []
+    for teacher, recipes in curves.items():
+        for recipe in recipes:
+            last = recipe is recipes[-1]
+            for i, (tokens, loss) in enumerate(zip(recipe["tokens"], recipe["losses"])):
+                mark = "best" if last and i == best[teacher] else ""
+                mark = mark or ("may teach" if last and i < best[teacher] else "not used")
+                start = number(recipe["initial_loss"])
+                cells = [teacher, recipe["name"], str(i + 1), big(tokens), start, number(loss)]
+                rows.append([*cells, mark])
+    columns = ["Teacher", "Recipe", "Checkpoint", "Tokens", "Loss before", "Loss", "Role"]
+    note = "Validation loss of the tasks' gold answers (of text where there are none), nats."
+    return Table("Adaptation of the teachers", columns, rows, note)
+
+
+def times(wall_s: Mapping[str, float]) -> Table:
+    """Time of each stage."""
+    rows = [[stage, seconds(value)] for stage, value in wall_s.items()]
+    note = "Times of a stage's artifacts added up; those made side by side took less in all."
+    return Table("Time by stage", ["Stage", "Work"], rows, note)
+
+
+def artifacts(entries: Sequence[Entry]) -> Table:
+    """Every artifact behind the report."""
+    rows = [
+        [
+            e.kind,
+            e.key or "–",
+            e.fingerprint,
+            seconds(e.wall_s),
+            ", ".join(f"{k} {_count(v)}" for k, v in e.counts.items()),
+            e.path,
+        ]
+        for e in entries
+    ]
+    columns = ["Kind", "Key", "Fingerprint", "Time", "Counts", "Path"]
+    return Table("Artifacts", columns, rows)
+
+
+def _count(value: Any) -> str:
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def data(counts: Row) -> Table:
+    """Rows and tokens of every stream and split."""
+    tables = [counts[name] for name in ("rows", "tokens", "packed")]
+    places = sorted({place for table in tables for place in table})
+    rows = [
+        [*place.rsplit("/", 1), *(big(t[place]) if place in t else "–" for t in tables)]
+        for place in places
+    ]
+    columns = ["Stream", "Split", "Texts", "Tokens", "Packed rows"]
+    duplicates, leaks = (counts["removed"].get(k, 0) for k in ("duplicates", "leaks"))
+    note = (
+        f"Removed: {duplicates} duplicates and {leaks} train rows whose text is held out. "
+        f"Texts whose label was given up are counted as labelled, their tokens as prompts. "
+        f"Vocabulary: {counts['tokenizer']['vocab_size']} tokens."
+    )
+    return Table("Data", columns, rows, note)
+
+
+def models(origins: Iterable[tuple[str, str]]) -> Table:
+    """Where every model's weights come from."""
+    return Table("Models", ["Model", "Weights"], [list(row) for row in origins])
+
+
+def versions(entries: Sequence[Entry]) -> Table:
+    """Versions that the artifacts were made by."""
+    found: dict[str, dict[str, None]] = {}
+    for entry in entries:
+        for package, version in entry.versions.items():
+            found.setdefault(package, {})[version] = None
+    rows = [[package, ", ".join(seen)] for package, seen in found.items()]
+    return Table("Versions", ["Package", "Version"], rows)

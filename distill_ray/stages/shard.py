@@ -1,0 +1,252 @@
+"""Corpora and tasks → ShardSet: read, clean, deduplicate, split, tokenize, pack, write.
+
+The unit of work is a bucket of content keys. Equal texts share a bucket, so duplicates and leaks
+between streams are found inside it, and the result is the same for any number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from distill_ray.config.data import TaskConfig
+from distill_ray.config.errors import InputError, Problem
+from distill_ray.config.fingerprint import path_identity
+from distill_ray.config.run import RunConfig
+from distill_ray.data.examples import Questions, questions
+from distill_ray.data.rows import SPLITS, TEXT
+from distill_ray.data.tokenizer import load_tokenizer, train_tokenizer
+from distill_ray.runtime.artifacts import Artifact, Building
+from distill_ray.runtime.run import Run
+from distill_ray.runtime.storage import Storage
+
+VERSION = 2
+"""Raised when the stage's output changes for equal input."""
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """Packed rows of every stream and split, the text they came from, and the tokenizer."""
+
+    artifact: Artifact
+    cfg: RunConfig
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """What the stage left."""
+        return [self.artifact]
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """`rows`, `packed`, `tokens`, `removed`, `answers`, `tokenizer`."""
+        return self.artifact.manifest().counts
+
+    def tokenizer(self) -> Any:
+        """The tokenizer of the student and of every row."""
+        return load_tokenizer(self.artifact.local() / "tokenizer")
+
+    def text(self, split: str) -> pa.Table:
+        """Text rows of a split."""
+        folder = self.artifact.local() / "text"
+        return pq.read_table(folder, filters=[("split", "=", split)], schema=TEXT)
+
+
+def shard(run: Run) -> ShardSet:
+    """Make the shard set, or find it made."""
+    artifact = run.artifact("shard", "", _identity(run.cfg))
+    if artifact.done():
+        run.reused("shard")
+    else:
+        with run.stage("shard"):
+            run.ray()
+            with artifact.building() as building:
+                _build(run, building)
+    made = ShardSet(artifact, run.cfg)
+    _require_streams(made)
+    return made
+
+
+def _require_streams(shards: ShardSet) -> None:
+    """Refuse a mix that draws on a stream without rows."""
+    packed = shards.counts["packed"]
+    problems = [
+        Problem(
+            f"{where}.mix.{stream}",
+            "this stream has no row to train on.",
+            "Lower the task's labelled_rows or give it prompts, or take it out of the mix.",
+        )
+        for where, training in shards.cfg.trainings()
+        for stream in training.mix
+        if not packed.get(f"{stream}/train")
+    ]
+    if problems:
+        raise InputError("the data don't fit the config:", problems)
+
+
+def held_out_questions(shards: ShardSet, split: str) -> list[Questions]:
+    """Each task's questions of a held-out split, followed by those of its shifted sets."""
+    from distill_ray.stages.sources import shifted_stream
+
+    tokenizer, table = shards.tokenizer(), shards.text(split)
+    result = []
+    for task in shards.cfg.tasks:
+        sets = [(task.name, task.labelled_stream, task.prompt)]
+        sets += [
+            (f"{task.name}.{s.name}", shifted_stream(task, s.name), s.prompt or task.prompt)
+            for s in task.shifted
+        ]
+        answers = shards.counts["answers"][task.name]
+        for name, stream, template in sets:
+            rows = table.filter(pc.equal(table["stream"], stream)).sort_by("row_id").to_pylist()
+            chosen = rows[: task.max_examples]
+            result.append(
+                questions(name, chosen, template=template, answers=answers, tokenizer=tokenizer)
+            )
+    return result
+
+
+def _identity(cfg: RunConfig) -> dict[str, Any]:
+    from distill_ray.stages.sources import all_sources
+
+    local = {
+        source.location: path_identity(Path(source.location))
+        for source in all_sources(cfg).values()
+        if source.format != "callable" and "://" not in source.location
+    }
+    return {
+        "version": VERSION,
+        "corpora": cfg.corpora,
+        "tasks": [task.model_dump(mode="json", exclude={"max_examples"}) for task in cfg.tasks],
+        "tokenizer": cfg.student.tokenizer or cfg.student.model,
+        "files": local,
+    }
+
+
+def _build(run: Run, building: Building) -> None:
+    from distill_ray.stages.buckets import Deduplicate, Pack, over_buckets
+    from distill_ray.stages.sources import all_sources, write_fragments
+
+    cfg, out = run.cfg, building.storage
+    corpora = [corpus.name for corpus in cfg.corpora.sources]
+    run.note("shard", "reading and splitting", done=0, total=4)
+    write_fragments(cfg, out.sub("fragments").uri)
+    run.note("shard", "removing duplicates and leaks", done=1, total=4)
+    questions_of = frozenset(all_sources(cfg)) - set(corpora)
+    counts = over_buckets(cfg.corpora.buckets, Deduplicate(out.uri, questions_of))
+    out.delete("fragments")
+    _require_rows(cfg, counts["rows"])
+    with out.reading("text") as folder:
+        text = pq.read_table(folder, columns=["stream", "split", "label", "key", "text"])
+    answers = _all_answers(cfg, text)
+    run.note("shard", "making the tokenizer", done=2, total=4)
+    tokenizer = _write_tokenizer(cfg, out, text)
+    run.note("shard", "tokenizing and packing", done=3, total=4)
+    plans = [_plan(task, answers[task.name], text) for task in cfg.tasks]
+    pack = Pack(out.uri, corpora, plans, cfg.corpora.sequence_length)
+    counts = {**counts, **over_buckets(cfg.corpora.buckets, pack)}
+    building.counts |= {table: dict(sorted(items.items())) for table, items in counts.items()}
+    building.counts |= {"tokenizer": tokenizer, "answers": answers}
+
+
+def _require_rows(cfg: RunConfig, rows: Mapping[str, int]) -> None:
+    """Refuse streams that came out empty, before anything is made from the others."""
+    problems = list(_empty(cfg, rows))
+    if problems:
+        raise InputError("the input holds too little:", problems)
+
+
+def _empty(cfg: RunConfig, rows: Mapping[str, int]) -> Iterator[Problem]:
+    from distill_ray.stages.sources import all_sources
+
+    labelled = {task.labelled_stream for task in cfg.tasks}
+    for stream, source in all_sources(cfg).items():
+        found = {split: rows.get(f"{stream}/{split}", 0) for split in SPLITS}
+        if not sum(found.values()):
+            what = f"{source.location} has no row with text in column {source.text_column!r}."
+            yield Problem(stream, what, "Give rows, or name the column with text_column.")
+        elif stream in labelled and not all(found.values()):
+            bare = ", ".join(split for split in SPLITS if not found[split])
+            what = f"{sum(found.values())} rows leave none for {bare}."
+            yield Problem(stream, what, "Give more rows, or larger corpora.validation and test.")
+        elif not found["train"] and "shifted" not in stream:
+            yield Problem(stream, "no row is left to train on.", "Give more rows.")
+
+
+def _all_answers(cfg: RunConfig, text: pa.Table) -> dict[str, dict[str, str]]:
+    """Task → label → answer text.
+
+    Raises:
+        InputError: a declared label never occurs, or a label of the data isn't declared.
+    """
+    answers: dict[str, dict[str, str]] = {}
+    problems: list[Problem] = []
+    for i, task in enumerate(cfg.tasks):
+        rows = text.filter(pc.equal(text["stream"], task.labelled_stream))
+        there = {label for label in pc.unique(rows["label"]).to_pylist() if label is not None}
+        labels = task.labels or sorted(there)
+        declared = task.answers or {label: task.answer.format(label=label) for label in labels}
+        problems += _label_problems(f"tasks.{i}", set(declared), there)
+        answers[task.name] = declared
+    if problems:
+        raise InputError("labels and answers don't fit:", problems)
+    return answers
+
+
+def _label_problems(where: str, declared: set[str], there: set[str]) -> Iterator[Problem]:
+    seen = f"The data's labels: {', '.join(sorted(there)[:20])}." if there else ""
+    for label in sorted(declared - there):
+        yield Problem(f"{where}.answers", f"label {label!r} never occurs in the data.", seen)
+    if not there:
+        yield Problem(where, "no row has a label.", "Name the column with label_column.")
+    for label in sorted(there - declared):
+        fix = "Add it to answers, or filter those rows."
+        yield Problem(f"{where}.answers", f"the data's label {label!r} has no answer.", fix)
+
+
+def _write_tokenizer(cfg: RunConfig, out: Storage, text: pa.Table) -> dict[str, int | None]:
+    """Write the student's tokenizer and return what a model's config must say of it."""
+    source, model = cfg.student.tokenizer, cfg.student.model
+    if source is not None and source.train is not None:
+        sample = _sample(text, source.train.sample_bytes)
+        tokenizer = train_tokenizer(sample, source.train.vocab_size)
+    elif source is not None:
+        tokenizer = load_tokenizer(source.path or source.hub or "")
+    else:
+        where = model.path or model.hub or str(Path(model.gguf or "").parent)
+        trust = model.trust_remote_code
+        tokenizer = load_tokenizer(where, revision=model.revision, trust=trust)
+    with out.folder("tokenizer") as folder:
+        tokenizer.save_pretrained(str(folder))
+    special = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return {"vocab_size": len(tokenizer), **{name: getattr(tokenizer, name) for name in special}}
+
+
+def _sample(text: pa.Table, size_bytes: int) -> Iterator[str]:
+    """Train texts in the order of their keys, which is random yet fixed."""
+    left = size_bytes
+    for value in text.filter(pc.equal(text["split"], "train")).sort_by("key")["text"]:
+        yield value.as_py()
+        left -= len(value.as_py().encode())
+        if left <= 0:
+            return
+
+
+def _plan(task: TaskConfig, answers: Mapping[str, str], text: pa.Table) -> Any:
+    from distill_ray.stages.buckets import TaskPlan
+
+    mine = pc.and_(pc.equal(text["stream"], task.labelled_stream), pc.equal(text["split"], "train"))
+    keys = text.filter(mine).sort_by("key")["key"]
+    kept = min(task.labelled_rows or len(keys), len(keys))
+    return TaskPlan(
+        labelled=task.labelled_stream,
+        prompts=task.prompts_stream,
+        template=task.prompt,
+        answers=answers,
+        last_key=keys[kept - 1].as_py(),
+    )

@@ -1,0 +1,165 @@
+"""Jobs on Ray Train: several in a row in one group of workers, each resumable, each an artifact."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+
+from distill_ray.config.cluster import ClusterConfig
+from distill_ray.config.fingerprint import fingerprint
+from distill_ray.engine import checkpoint, comm
+from distill_ray.engine.job import Job, build_session
+from distill_ray.engine.loop import Step, distill, task_loss
+from distill_ray.engine.session import Session
+from distill_ray.models.ref import ModelRef
+from distill_ray.runtime.cluster import hush, mailbox, worker_resources
+from distill_ray.runtime.progress import Event
+from distill_ray.runtime.run import Run
+from distill_ray.runtime.storage import Storage, cache_folder
+from distill_ray.stages.order import Order, validation_of
+
+
+def train(run: Run, orders: Sequence[Order], max_failures: int) -> None:
+    """Fill the artifacts of all orders that aren't whole yet.
+
+    Raises:
+        ray.train.TrainingFailedError: workers failed more often than allowed.
+    """
+    run.ray()
+    hush("ray.train")
+    # Of all orders, also those that are done: an attempt that was cut off had the same ones.
+    # A checkpoint can be read by as many workers as have written it, so their number counts too.
+    paths = [order.artifact.path for order in orders]
+    identity = fingerprint([paths, run.cfg.cluster.num_workers])
+    state = run.storage.sub(".state")
+    with mailbox(run.progress) as box:
+        trainer = ray.train.torch.TorchTrainer(
+            _worker,
+            train_loop_config={"orders": list(orders), "mailbox": box},
+            scaling_config=_scaling(run.cfg.cluster),
+            run_config=ray.train.RunConfig(
+                # Equal orders, equal name: a run that was cut off goes on from its checkpoints.
+                name=f"train-{identity}",
+                storage_path=state.uri,
+                failure_config=ray.train.FailureConfig(max_failures=max_failures),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            ),
+            torch_config=ray.train.torch.TorchConfig(
+                timeout_s=int(run.cfg.cluster.worker_timeout_s)
+            ),
+        )
+        trainer.fit()
+    run.storage.delete(".state")
+
+
+def _scaling(cfg: ClusterConfig) -> Any:
+    return ray.train.ScalingConfig(
+        num_workers=cfg.num_workers,
+        use_gpu=cfg.gpus_per_worker > 0,
+        resources_per_worker=worker_resources(cfg),
+    )
+
+
+def _worker(payload: Mapping[str, Any]) -> None:
+    """One rank. All ranks go through the same orders and report at the same steps."""
+    for order in payload["orders"]:
+        # Decided once: a slow rank must not see what a fast one has just finished.
+        if not comm.from_rank_zero(order.artifact.done()):
+            _fill(order, payload["mailbox"])
+        comm.barrier()
+
+
+def _fill(order: Order, box: Any) -> None:
+    started = time.monotonic()
+    session = build_session(local(order), ray.train.torch.get_device())
+    _resume(session, order)
+    for step in distill(session):
+        if (rung := _rung(order, step)) is not None:
+            _export(session, order, f"checkpoints/{rung}")
+        if step.number % order.save_every == 0 and step.number < order.job.steps:
+            _save(session, order, step)
+        if comm.rank() == 0:
+            box.push.remote(_event(order, step))
+    comm.barrier()
+    if comm.rank() == 0:
+        _finish(session, order, time.monotonic() - started)
+
+
+def _rung(order: Order, step: Step) -> int | None:
+    ends = order.job.rung_ends
+    return ends.index(step.number) if step.number in ends else None
+
+
+def local(order: Order) -> Job:
+    """The job with everything it reads on this machine."""
+    data = replace(order.job.data, folder=order.shards.local(), cache=cache_folder() / "rows")
+    return replace(order.job.with_refs(local_ref), data=data)
+
+
+def local_ref(ref: ModelRef) -> ModelRef:
+    """A ref whose files are on this machine; artifacts' URIs are fetched."""
+
+    def fetch(uri: str) -> str:
+        return str(Storage(uri).get())
+
+    location = fetch(ref.location) if "://" in ref.location else ref.location
+    adapter = fetch(ref.adapter) if ref.adapter and "://" in ref.adapter else ref.adapter
+    return replace(ref, location=location, adapter=adapter)
+
+
+def _resume(session: Session, order: Order) -> None:
+    found = ray.train.get_checkpoint()
+    if found is None:
+        return
+    with found.as_directory() as folder:
+        if checkpoint.job_of(Path(folder)) == order.artifact.path:
+            checkpoint.restore(session, Path(folder))
+
+
+def _save(session: Session, order: Order, step: Step) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="distill-ray-"))
+    checkpoint.save(session, folder, job=order.artifact.path)
+    saved = ray.train.Checkpoint.from_directory(str(folder))
+    ray.train.report({"step": step.number, "loss": step.loss}, checkpoint=saved)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _export(session: Session, order: Order, path: str) -> None:
+    storage = order.artifact.storage.sub(order.artifact.path)
+    with storage.folder(path) as folder:
+        checkpoint.export(session, folder)
+
+
+def _event(order: Order, step: Step) -> Event:
+    text = f"{order.job.name}: loss {step.loss:.3f}"
+    if step.switch is not None:
+        switch = step.switch
+        text += f", from here {switch.to_teacher} checkpoint {switch.to_rung + 1} ({switch.reason})"
+    return Event("progress", order.stage, text, done=step.number, total=order.job.steps)
+
+
+def _finish(session: Session, order: Order, wall_s: float) -> None:
+    """Rank 0 writes the curve and the manifest: the artifact is whole."""
+    teaching = session.teaching
+    curve = {
+        "history": session.history,
+        "initial_loss": session.initial_loss,
+        "switches": [asdict(s) for s in teaching.switches] if teaching else [],
+        "schedule": teaching.state.to_dict() if teaching else None,
+    }
+    storage = order.artifact.storage.sub(order.artifact.path)
+    storage.write_bytes("curve.json", json.dumps(curve).encode())
+    validation = validation_of(session.history[-1])
+    tokens = order.job.steps * order.job.training.batch_rows * order.job.data.sequence_length
+    counts = {"steps": order.job.steps, "tokens": tokens, "validation_loss": task_loss(validation)}
+    order.artifact.commit(counts, wall_s)

@@ -1,0 +1,30 @@
+"""One Ray and one small shard set for all tests of this folder, requested by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from findings import config
+
+from distill_ray.config import RunConfig
+from distill_ray.runtime.environment import prepare
+
+# Ray reads it when it is imported, so before the test modules are.
+prepare(None)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """The tiny run's config, with its data on disk."""
+    return RunConfig.model_validate(config(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="session")
+def ray_here(tiny: RunConfig) -> Iterator[None]:
+    """A Ray of this test session's own."""
+    from distill_ray.runtime.cluster import ensure_ray, shutdown
+
+    ensure_ray(tiny.cluster)
+    yield
+    shutdown()

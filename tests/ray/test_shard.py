@@ -1,0 +1,120 @@
+"""The shard stage: what is in the files, and which inputs it refuses."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from findings import config, rows, write_jsonl
+
+from distill_ray.config import InputError, RunConfig
+from distill_ray.runtime.run import Run
+from distill_ray.stages.shard import ShardSet, held_out_questions, shard
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
+
+
+def made(data: dict[str, Any]) -> ShardSet:
+    cfg = RunConfig.model_validate(data)
+    return shard(Run.open(cfg, "tiny.yaml"))
+
+
+@pytest.fixture(scope="module")
+def shards(tiny: RunConfig, ray_here: None) -> ShardSet:
+    return shard(Run.open(tiny, "tiny.yaml"))
+
+
+def packed(shards: ShardSet, stream: str, split: str) -> list[dict[str, Any]]:
+    folder = shards.artifact.local() / "packed" / stream / split
+    return [row for f in sorted(folder.glob("*.parquet")) for row in pq.read_table(f).to_pylist()]
+
+
+def test_no_text_is_in_two_splits_and_none_is_lost(shards: ShardSet) -> None:
+    keys = [set(shards.text(split)["key"].to_pylist()) for split in ("train", "validation", "test")]
+    assert not (keys[0] & keys[1] or keys[0] & keys[2] or keys[1] & keys[2])
+    assert sum(map(len, keys)) == 2 * len({r["text"] for r in rows()})
+
+
+def test_the_labelled_budget_is_exact_and_the_rest_become_prompts(shards: ShardSet) -> None:
+    labelled = {s for row in packed(shards, "organ.labelled", "train") for s in row["sources"]}
+    prompts = {s for row in packed(shards, "organ.prompts", "train") for s in row["sources"]}
+    assert len(labelled) == 120
+    assert not labelled & prompts
+    assert len(labelled | prompts) == shards.counts["rows"]["organ.labelled/train"]
+
+
+def test_rows_decode_to_prompt_and_answer_and_only_the_answer_is_supervised(
+    shards: ShardSet,
+) -> None:
+    tokenizer = shards.tokenizer()
+    texts = {r["row_id"]: r for r in shards.text("train").to_pylist()}
+    row = packed(shards, "organ.labelled", "train")[0]
+    starts = [i for i, p in enumerate(row["position_ids"]) if p == 0]
+    ids = row["input_ids"][: starts[1]]
+    source = texts[row["sources"][0]]
+    answer = f" {source['label']}"
+    assert tokenizer.decode(ids) == f"{source['text']}\nOrgan:{answer}{tokenizer.eos_token}"
+    supervised = [ids[i + 1] for i in range(len(ids) - 1) if row["gold"][i]]
+    assert tokenizer.decode(supervised) == answer + tokenizer.eos_token
+
+
+def test_the_same_input_gives_the_same_bytes(shards: ShardSet, tmp_path: Path) -> None:
+    again = made({**shards.cfg.model_dump(mode="json"), "storage": str(tmp_path / "again")})
+    assert again.artifact.fingerprint == shards.artifact.fingerprint
+    assert again.artifact.manifest().files == shards.artifact.manifest().files
+
+
+def test_csv_parquet_and_callable_sources_give_the_rows_of_jsonl(
+    shards: ShardSet, tmp_path: Path
+) -> None:
+    items = rows()
+    with (tmp_path / "task.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=["text", "label"])
+        writer.writeheader()
+        writer.writerows(items)
+    import pyarrow as pa
+
+    pq.write_table(pa.Table.from_pylist(items), tmp_path / "task.parquet")
+    expected = shards.text("train").sort_by("row_id")
+    for source in ({"csv": "task.csv"}, {"parquet": "task.parquet"}):
+        data = config(tmp_path)
+        location = {key: str(tmp_path / name) for key, name in source.items()}
+        data["tasks"][0]["source"] = location
+        data["name"] = next(iter(source))
+        assert made(data).text("train").sort_by("row_id").equals(expected)
+
+
+def test_held_out_questions_have_one_right_option_each(shards: ShardSet) -> None:
+    (questions,) = held_out_questions(shards, "validation")
+    assert questions.labels == sorted({r["label"] for r in rows()})
+    texts = {r["row_id"]: r["label"] for r in shards.text("validation").to_pylist()}
+    gold = [questions.labels[g] for g in questions.gold]
+    assert gold == [texts[row_id] for row_id in questions.row_ids]
+
+
+def test_a_corpus_without_text_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    data = config(tmp_path)
+    empty = write_jsonl(tmp_path / "empty.jsonl", [{"body": "x"}, {"body": "y"}])
+    data["corpora"]["sources"].append({"name": "hollow", "source": {"jsonl": str(empty)}})
+    with pytest.raises(InputError, match=r"hollow: .*no row with text in column 'text'"):
+        made(data)
+    assert not list((tmp_path / "runs/tiny").glob("shard/*"))
+
+
+def test_a_label_that_never_occurs_is_refused_with_those_that_do(tmp_path: Path) -> None:
+    data = config(tmp_path)
+    labels = [*sorted({r["label"] for r in rows()}), "spleen"]
+    data["tasks"][0]["labels"] = labels
+    with pytest.raises(InputError, match=r"label 'spleen' never occurs.*eye, heart"):
+        made(data)
+    assert not list((tmp_path / "runs/tiny").glob("shard/*"))
+
+
+def test_a_label_without_an_answer_is_refused(tmp_path: Path) -> None:
+    data = config(tmp_path)
+    data["tasks"][0]["answers"] = {"heart": " heart", "lung": " lung"}
+    with pytest.raises(InputError, match="the data's label 'eye' has no answer"):
+        made(data)
