@@ -1,0 +1,281 @@
+"""The command line: one command a stage, and `run` for the whole route."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from distill_ray import __version__
+from distill_ray.config import InputError, RunConfig, load_config
+
+app = typer.Typer(
+    name="distill-ray",
+    help="Choose, schedule and distil language-model teachers for a domain, on Ray.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+BAD_INPUT = 2
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override section.key; repeatable."),
+]
+StorageUri = Annotated[
+    str | None, typer.Option("--storage", metavar="URI", help="Where artifacts go.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Events and results as JSON lines.")]
+
+
+def main() -> None:
+    """Entry point: input errors end with exit code 2 and one message."""
+    try:
+        app()
+    except InputError as error:
+        # Never wrapped: a path that is cut in two can't be copied.
+        Console(stderr=True).print(
+            str(error), style="red", highlight=False, markup=False, soft_wrap=True
+        )
+        sys.exit(BAD_INPUT)
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    storage: StorageUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the whole route; ends by naming the report."""
+    _stage("report", config, overrides, storage, as_json)
+
+
+@app.command()
+def plan(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    storage: StorageUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run will do and need, and every problem; starts nothing."""
+    from distill_ray import console
+    from distill_ray.stages.check import check
+    from distill_ray.stages.plan import plain
+    from distill_ray.stages.plan import plan as make_plan
+
+    cfg = _load(config, overrides, storage)
+    check(cfg)
+    made = make_plan(cfg)
+    if as_json:
+        console.write_json(plain(made))
+    else:
+        out = console.wide()
+        out.print(console.plan_table(made), console.memory_table(made), console.available(made))
+    if made.short_of_memory:
+        sys.exit(BAD_INPUT)
+
+
+@app.command()
+def shard(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    storage: StorageUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read, clean, split, tokenize and pack corpora and tasks."""
+    _stage("shard", config, overrides, storage, as_json)
+
+
+@app.command()
+def adapt(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    storage: StorageUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the teachers on the domain and keep their checkpoints."""
+    _stage("adapt", config, overrides, storage, as_json)
+
+
+@app.command()
+def audit(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    storage: StorageUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the teachers: accuracy, calibration, behaviour under shift."""
+    _stage("audit", config, overrides, storage, as_json)
+
+
+@app.command()
+def probe(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    storage: StorageUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Distil shortly from every teacher, with several seeds."""
+    _stage("probe", config, overrides, storage, as_json)
+
+
+@app.command()
+def rank(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    storage: StorageUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rank the teachers for every stage of training."""
+    _stage("rank", config, overrides, storage, as_json)
+
+
+@app.command()
+def distill(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    storage: StorageUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Distil the student, and fine-tune its control."""
+    _stage("distill", config, overrides, storage, as_json)
+
+
+@app.command()
+def evaluate(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    storage: StorageUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score the student against its initial state, its control and the teachers."""
+    _stage("evaluate", config, overrides, storage, as_json)
+
+
+@app.command()
+def report(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    storage: StorageUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the report; the same as `run`."""
+    _stage("report", config, overrides, storage, as_json)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a config, for editors."""
+    sys.stdout.write(json.dumps(RunConfig.model_json_schema(), indent=2) + "\n")
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Choose, schedule and distil language-model teachers for a domain, on Ray."""
+    if version:
+        sys.stdout.write(f"{__version__}\n")
+        raise typer.Exit
+
+
+def _load(config: Path, overrides: list[str] | None, storage: str | None) -> RunConfig:
+    flags = list(overrides or [])
+    if storage is not None:
+        flags.append(f"storage={json.dumps(storage)}")
+    return load_config(config, flags)
+
+
+def _stage(
+    stage: str, config: Path, overrides: list[str] | None, storage: str | None, as_json: bool
+) -> None:
+    """Run the route up to a stage and show its result."""
+    cfg = _load(config, overrides, storage)
+    out = Console()
+    with _quiet(), _progress(as_json, out) as progress:
+        from distill_ray.runtime.environment import prepare
+
+        prepare(cfg.cluster.address)
+        from distill_ray.runtime.run import Run
+        from distill_ray.stages.check import check
+
+        check(cfg)
+        opened = Run.open(cfg, config.name, progress)
+        from distill_ray.stages.pipeline import upto  # Imports torch: seconds, so not before.
+
+        try:
+            result = upto(opened, stage)
+        except KeyboardInterrupt:
+            out.print("Interrupted; the same command goes on from here.")
+            sys.exit(130)
+        finally:
+            _leave_ray()
+    _show(stage, result, as_json, out)
+
+
+@contextmanager
+def _progress(as_json: bool, out: Console) -> Iterator[Any]:
+    from distill_ray.console import reporter
+
+    listener = reporter(as_json, out)
+    try:
+        yield listener
+    finally:
+        listener.close()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Our events tell the progress; libraries speak up from warnings on."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.basicConfig(level=logging.WARNING)
+    yield
+
+
+def _leave_ray() -> None:
+    if "ray" in sys.modules:
+        from distill_ray.runtime.cluster import shutdown
+
+        shutdown()
+
+
+def _show(stage: str, result: Any, as_json: bool, out: Console) -> None:
+    from distill_ray import console
+
+    if stage == "report":
+        _show_report(result, as_json, out)
+    elif stage == "rank":
+        if as_json:
+            console.write_json({"result": result.standings})
+        else:
+            out.print(console.leaderboard(result.standings))
+    elif as_json:
+        console.write_json({"result": [artifact.uri for artifact in result.artifacts]})
+    else:
+        for artifact in result.artifacts:
+            out.print(artifact.uri, soft_wrap=True, highlight=False, markup=False)
+
+
+def _show_report(result: Any, as_json: bool, out: Console) -> None:
+    from distill_ray.console import write_json
+
+    summary = result.summary
+    if as_json:
+        said = {key: summary[key] for key in ("verdict", "verdicts", "taught", "switches")}
+        write_json({"result": {"report": result.html, "student": result.student, **said}})
+        return
+    lines = [summary["verdict"], *(v["sentence"] for v in summary["verdicts"] if v["task"])]
+    lines += [f"Student: {result.student}", f"Report:  {result.html}"]
+    for line in lines:
+        out.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,8 @@
+"""The route up to `audit`, for `ray job submit -- python jobs/audit.py CONFIG`."""
+
+import sys
+
+from distill_ray.cli import main
+
+sys.argv.insert(1, "audit")
+main()

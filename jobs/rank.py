@@ -1,0 +1,8 @@
+"""The route up to `rank`, for `ray job submit -- python jobs/rank.py CONFIG`."""
+
+import sys
+
+from distill_ray.cli import main
+
+sys.argv.insert(1, "rank")
+main()

@@ -1,0 +1,8 @@
+"""The route up to `report`, for `ray job submit -- python jobs/report.py CONFIG`."""
+
+import sys
+
+from distill_ray.cli import main
+
+sys.argv.insert(1, "report")
+main()

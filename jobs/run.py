@@ -1,0 +1,8 @@
+"""The whole route, for `ray job submit -- python jobs/run.py CONFIG`."""
+
+import sys
+
+from distill_ray.cli import main
+
+sys.argv.insert(1, "run")
+main()

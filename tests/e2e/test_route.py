@@ -1,0 +1,145 @@
+"""The whole route by the command line, killed twice on its way."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from findings import ORGANS, config, rows
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+
+Files = dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's config, with enough steps that a kill falls into the middle."""
+    path = tmp_path_factory.mktemp("route")
+    data = config(path)
+    for recipe in data["adapt"]["recipes"].values():
+        recipe["tokens"] = 40960
+    data["distill"] |= {"tokens": 153600, "save_every": 20, "validate_every": 50}
+    (path / "tiny.yaml").write_text(yaml.safe_dump(data))
+    return path
+
+
+def command(folder: Path, *flags: str) -> list[str]:
+    return [sys.executable, "-m", "distill_ray", "run", str(folder / "tiny.yaml"), *flags]
+
+
+def run(folder: Path, *flags: str) -> tuple[list[dict[str, Any]], dict[str, Any], float]:
+    """Run to the end; events, result, seconds."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [*command(folder, *flags), "--json"], capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    events = [line["event"] for line in lines if "event" in line]
+    return events, lines[-1]["result"], time.monotonic() - started
+
+
+def kill_in(folder: Path, stage: str, done: int) -> list[dict[str, Any]]:
+    """Start the run and SIGKILL the driver once `stage` has got that far."""
+    process = subprocess.Popen(
+        [*command(folder), "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout is not None
+    events = []
+    for line in process.stdout:
+        events.append(json.loads(line).get("event", {}))
+        if events[-1].get("stage") == stage and events[-1].get("done", 0) >= done:
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    assert process.wait(timeout=60) == -signal.SIGKILL, f"ended before {stage} was reached"
+    return events
+
+
+def manifests(folder: Path) -> Files:
+    found = sorted((folder / "runs").rglob("manifest.json"))
+    return {str(path.relative_to(folder)): path.read_text() for path in found}
+
+
+def loaded_from(page: str) -> list[str]:
+    """What a browser would fetch to show the page."""
+    found: list[str] = []
+
+    class Sources(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            wanted = {"link": "href"}.get(tag, "src")
+            found.extend(v for k, v in attrs if k == wanted and v and not v.startswith("data:"))
+
+    Sources().feed(page)
+    return found
+
+
+def stages(events: list[dict[str, Any]], kind: str) -> set[str]:
+    return {event["stage"] for event in events if event["kind"] == kind}
+
+
+def test_a_killed_run_goes_on_where_it_stopped_and_a_finished_one_changes_nothing(
+    folder: Path,
+) -> None:
+    kill_in(folder, "probe", 1)
+    after_first = manifests(folder)
+    assert any("/probe/" in path for path in after_first)
+    assert not any("/distill/" in path for path in after_first)
+
+    events = kill_in(folder, "distill", 60)
+    assert stages(events, "reused") >= {"shard", "adapt", "audit"}
+    after_second = manifests(folder)
+    assert after_first.items() <= after_second.items()
+
+    events, result, _ = run(folder)
+    assert stages(events, "reused") >= {"shard", "adapt", "audit", "probe", "rank"}
+    student = [e for e in events if e["stage"] == "distill" and "student:" in e.get("text", "")]
+    steps = [event["done"] for event in student if "done" in event]
+    assert 20 < min(steps) <= 61, "resumes from its last checkpoint, not from the start"
+    finished = manifests(folder)
+    assert after_second.items() <= finished.items()
+    assert loaded_from(Path(result["report"]).read_text()) == []
+
+    events, _, seconds = run(folder)
+    assert stages(events, "started") == set()
+    assert manifests(folder) == finished
+    assert seconds < 20
+
+
+def test_the_student_loads_in_plain_transformers_and_knows_more_than_at_first(
+    folder: Path,
+) -> None:
+    _, result, _ = run(folder)
+    tokenizer = AutoTokenizer.from_pretrained(result["student"])
+    student = AutoModelForCausalLM.from_pretrained(result["student"])
+    right = 0
+    items = rows()[::5]
+    for item in items:
+        prompt = tokenizer(f"{item['text']}\nOrgan:", return_tensors="pt", add_special_tokens=False)
+        with torch.no_grad():
+            made = student.generate(**prompt, max_new_tokens=8, do_sample=False)
+        text = tokenizer.decode(made[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+        right += text.strip() == item["label"]
+    assert right / len(items) > 2 / len(ORGANS)
+    assert (Path(result["student"]) / "README.md").is_file()
+
+
+def test_a_changed_section_redoes_only_what_depends_on_it(folder: Path) -> None:
+    before = manifests(folder)
+    events, result, _ = run(folder, "--set", "evaluate.bootstrap=500")
+    assert stages(events, "reused") >= {"shard", "adapt", "audit", "probe", "rank", "distill"}
+    new = set(manifests(folder)) - set(before)
+    assert {path.split("/")[2] for path in new} == {"evaluate", "report"}
+    assert before.items() <= manifests(folder).items()
+    assert Path(result["report"]).is_file()
