@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from distill_ray.config.base import Section
 
@@ -23,3 +23,5 @@ class ClusterConfig(Section):
     """Shared memory of a Ray that we start on this machine."""
     worker_timeout_s: PositiveFloat = 600.0
     """How long workers may wait for each other."""
+    max_failures: NonNegativeInt = 2
+    """Failures of workers that a training stage survives before it gives up."""

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 from pydantic import (
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     model_validator,
@@ -173,8 +172,6 @@ class DistillConfig(TrainingConfig):
     """Packed validation rows per stream of these measurements."""
     save_every: PositiveInt = 100
     """Steps between checkpoints for resuming."""
-    max_failures: NonNegativeInt = 2
-    """Worker failures that are survived before the run gives up."""
 
 
 class ProbeConfig(TrainingConfig):

@@ -38,9 +38,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
 
 
 def load_tokenizer(path: str | Path, *, revision: str = "main", trust: bool = False) -> Any:
-    """The tokenizer in a folder or of a hub id."""
+    """The tokenizer in a folder, in a GGUF file, or of a hub id."""
     from transformers import AutoTokenizer
 
+    place = Path(path)
+    if place.suffix == ".gguf":
+        return AutoTokenizer.from_pretrained(str(place.parent), gguf_file=place.name)
     return AutoTokenizer.from_pretrained(str(path), revision=revision, trust_remote_code=trust)
 
 

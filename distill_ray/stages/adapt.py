@@ -64,7 +64,7 @@ def adapt(run: Run, shards: ShardSet) -> TeacherSet:
         from distill_ray.stages.training import train
 
         with run.stage("adapt"):
-            train(run, [*orders.values()], run.cfg.distill.max_failures)
+            train(run, [*orders.values()])
     teachers = {t.name: _teacher(shards, t, phases[t.name]) for t in run.cfg.teachers}
     curves = {name: [order.curve() for order in chain] for name, chain in phases.items()}
     return TeacherSet(teachers, curves, [order.artifact for order in orders.values()])

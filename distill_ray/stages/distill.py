@@ -70,7 +70,7 @@ def distill(run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Ranking) 
         from distill_ray.stages.training import train
 
         with run.stage("distill"):
-            train(run, orders, run.cfg.distill.max_failures)
+            train(run, orders)
     return Students(*map(Student, orders))
 
 
@@ -84,7 +84,7 @@ def _distilled(run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Rankin
         "first": teaching.first,
         "best_loss": teaching.best_loss,
         "reassessment": reassess,
-        "distill": cfg.model_dump(mode="json", exclude={"save_every", "max_failures"}),
+        "distill": cfg.model_dump(mode="json", exclude={"save_every"}),
     }
     return _order(run, shards, "student", identity, cfg, teaching)
 
@@ -99,7 +99,7 @@ def _control(run: Run, shards: ShardSet) -> Order:
     prompts = {task.prompts_stream for task in run.cfg.tasks}
     supervised = {stream: share for stream, share in cfg.mix.items() if stream not in prompts}
     training = cfg.model_copy(update={"mix": supervised or cfg.mix})
-    keys = ("objective", "schedule", "reassess", "save_every", "max_failures")
+    keys = ("objective", "schedule", "reassess", "save_every")
     identity = {"distill": training.model_dump(mode="json", exclude=set(keys))}
     return _order(run, shards, "control", identity, training, None)
 

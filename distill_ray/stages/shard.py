@@ -218,7 +218,7 @@ def _write_tokenizer(cfg: RunConfig, out: Storage, text: pa.Table) -> dict[str, 
     elif source is not None:
         tokenizer = load_tokenizer(source.path or source.hub or "")
     else:
-        where = model.path or model.hub or str(Path(model.gguf or "").parent)
+        where = model.path or model.hub or model.gguf or ""
         trust = model.trust_remote_code
         tokenizer = load_tokenizer(where, revision=model.revision, trust=trust)
     with out.folder("tokenizer") as folder:

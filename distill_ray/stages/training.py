@@ -29,7 +29,7 @@ from distill_ray.runtime.storage import Storage, cache_folder
 from distill_ray.stages.order import Order, validation_of
 
 
-def train(run: Run, orders: Sequence[Order], max_failures: int) -> None:
+def train(run: Run, orders: Sequence[Order]) -> None:
     """Fill the artifacts of all orders that aren't whole yet.
 
     Raises:
@@ -51,7 +51,7 @@ def train(run: Run, orders: Sequence[Order], max_failures: int) -> None:
                 # Equal orders, equal name: a run that was cut off goes on from its checkpoints.
                 name=f"train-{identity}",
                 storage_path=state.uri,
-                failure_config=ray.train.FailureConfig(max_failures=max_failures),
+                failure_config=ray.train.FailureConfig(max_failures=run.cfg.cluster.max_failures),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             ),
             torch_config=ray.train.torch.TorchConfig(

@@ -67,7 +67,7 @@ def through_ray(
         orders.append(
             Order("distill", replace(work, training=training), made, shards.artifact, 1000)
         )
-    train(run, orders, 0)
+    train(run, orders)
     return orders
 
 

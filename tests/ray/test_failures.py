@@ -1,0 +1,69 @@
+"""A worker that dies is replaced, and the run ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+
+import psutil
+import pytest
+import torch
+
+from distill_ray.config import RunConfig
+from distill_ray.engine.job import Job
+from distill_ray.models.load import load_model
+from distill_ray.models.ref import ModelRef
+from distill_ray.runtime.progress import Event
+from distill_ray.runtime.run import Run
+from distill_ray.stages.adapt import data_spec
+from distill_ray.stages.order import Order
+from distill_ray.stages.shard import shard
+from distill_ray.stages.training import train
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
+
+
+class Killer:
+    """Listens to a run, and kills one of its workers once, after the given step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.killed = False
+        self.seen: list[float] = []
+
+    def emit(self, event: Event) -> None:
+        if event.total is None:
+            return
+        self.seen.append(event.done or 0)
+        if (event.done or 0) >= self.step and not self.killed:
+            children = psutil.Process().children(recursive=True)
+            workers = [p for p in children if any("RayTrainWorker" in part for part in p.cmdline())]
+            os.kill(workers[-1].pid, signal.SIGKILL)
+            self.killed = True
+
+
+def test_a_killed_worker_costs_no_more_than_the_steps_since_the_last_checkpoint(
+    tiny: RunConfig,
+) -> None:
+    run = Run.open(tiny, "tiny.yaml")
+    shards = shard(run)
+    training = tiny.distill.model_copy(update={"tokens": 120 * 8 * 64, "zero_stage": 2})
+    student = ModelRef.of(tiny.student.model, shards.counts["tokenizer"])
+    work = Job("kill", student, training, data_spec(tiny, 0, 4))
+    undisturbed, killed = (
+        Order("distill", replace(work, name=name), run.artifact(name, "", {}), shards.artifact, 20)
+        for name in ("undisturbed", "killed")
+    )
+    train(run, [undisturbed])
+    killer = Killer(step=50)
+    train(replace(run, progress=killer), [killed])
+    assert killer.killed
+    assert killer.seen.count(41) == 2, "steps since the last checkpoint are done again"
+    assert killer.seen.count(40) == 1, "those before it are not"
+    expected = load_model(undisturbed.rung_refs()[-1]).state_dict()
+    found = load_model(killed.rung_refs()[-1]).state_dict()
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, rtol=0, atol=0)
+    curves = [order.curve()["history"] for order in (undisturbed, killed)]
+    assert [row["loss"] for row in curves[0]] == [row["loss"] for row in curves[1]]
