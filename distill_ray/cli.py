@@ -74,7 +74,7 @@ def plan(
     from distill_ray.stages.plan import plan as make_plan
 
     cfg = _load(config, overrides, storage)
-    check(cfg)
+    check(cfg, config.name)
     made = make_plan(cfg)
     if as_json:
         console.write_json(plain(made))
@@ -209,7 +209,7 @@ def _stage(
         from distill_ray.runtime.run import Run
         from distill_ray.stages.check import check
 
-        check(cfg)
+        check(cfg, config.name)
         opened = Run.open(cfg, config.name, progress)
         from distill_ray.stages.pipeline import upto  # Imports torch: seconds, so not before.
 

@@ -41,7 +41,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _names_fit(self) -> RunConfig:
-        problems = [*_repeated_names(self), *_reserved_names(self), *_unknown_recipes(self)]
+        problems = [*_repeated_names(self), *_reserved_names(self), *_recipe_problems(self)]
         problems += [*_mix_problems(self), *_batch_problems(self)]
         if problems:
             raise ValueError("; ".join(problems))
@@ -88,12 +88,15 @@ def _reserved_names(cfg: RunConfig) -> Iterator[str]:
             yield f"teachers: {teacher.name!r} is what a student is called, choose another name"
 
 
-def _unknown_recipes(cfg: RunConfig) -> Iterator[str]:
+def _recipe_problems(cfg: RunConfig) -> Iterator[str]:
     for teacher in cfg.teachers:
         for recipe in teacher.recipes:
             if recipe not in cfg.adapt.recipes:
                 hint = did_you_mean(recipe, cfg.adapt.recipes)
                 yield f"teachers.{teacher.name}.recipes: no recipe {recipe!r}. {hint}".rstrip()
+            elif cfg.adapt.recipes[recipe].method == "lora" and recipe != teacher.recipes[-1]:
+                what = f"{recipe!r} trains adapters, so it must be last"
+                yield f"teachers.{teacher.name}.recipes: {what}"
 
 
 def _mix_problems(cfg: RunConfig) -> Iterator[str]:

@@ -74,17 +74,33 @@ class Run:
 
 
 def _claim(cfg: RunConfig, config_file: str, storage: Storage) -> None:
-    """A run's name belongs to the config that used it first; its edits may differ in parts."""
+    """Take the run's name into use for this config."""
+    problem = name_problem(cfg, config_file, storage)
+    if problem is not None:
+        raise InputError("the run's name is taken:", [problem])
+    mine = json.dumps(_owner(cfg, config_file), indent=1).encode()
+    if not storage.exists(OWNER) or storage.read_bytes(OWNER) != mine:
+        storage.write_bytes(OWNER, mine)
+
+
+def name_problem(cfg: RunConfig, config_file: str, storage: Storage) -> Problem | None:
+    """Why this config can't have the run's name: it belongs to the one that used it first.
+
+    A config's own edits keep the name, as long as some section of it stays; so does a copy of it
+    under another file name.
+    """
+    if not storage.exists(OWNER):
+        return None
+    owner, mine = json.loads(storage.read_bytes(OWNER)), _owner(cfg, config_file)
+    shared = [n for n in IDENTITY if owner["sections"].get(n) == mine["sections"][n]]
+    same_file = owner["config"] == config_file
+    if (same_file and shared) or len(shared) == len(IDENTITY):
+        return None
+    what = f"{cfg.name!r} in {storage.uri} belongs to another config, {owner['config']}."
+    fix = "Choose another name (--set name=...) or another --storage."
+    return Problem("name", what, fix)
+
+
+def _owner(cfg: RunConfig, config_file: str) -> dict[str, Any]:
     sections = {name: fingerprint(getattr(cfg, name)) for name in IDENTITY}
-    mine = {"config": config_file, "sections": sections}
-    if storage.exists(OWNER):
-        owner = json.loads(storage.read_bytes(OWNER))
-        shared = [n for n in IDENTITY if owner["sections"].get(n) == sections[n]]
-        same_file = owner["config"] == config_file
-        if not (same_file and shared) and len(shared) < len(IDENTITY):
-            what = f"{cfg.name!r} in {storage.uri} belongs to another config, {owner['config']}."
-            fix = "Choose another name (--set name=...) or another --storage."
-            raise InputError("the run's name is taken:", [Problem("name", what, fix)])
-        if owner == mine:
-            return
-    storage.write_bytes(OWNER, json.dumps(mine, indent=1).encode())
+    return {"config": config_file, "sections": sections}

@@ -46,7 +46,7 @@ class Storage:
             self._fs.delete_file(probe)
         except (OSError, ValueError) as error:
             reason = str(error).split(". Detail")[0]
-            problem = Problem("storage", f"{self.uri} can't be written ({reason}).", _FIX)
+            problem = Problem("storage", f"{self.uri} can't be written ({reason}).", STORAGE_FIX)
             raise InputError("the storage can't be used:", [problem]) from None
 
     def exists(self, path: str) -> bool:
@@ -141,7 +141,7 @@ class Storage:
         return self._fs.get_file_info(f"{self._root}/{path}")
 
 
-_FIX = "Give another folder or URI with --storage, or free its permissions."
+STORAGE_FIX = "Give another folder or URI with --storage, or free its permissions."
 
 
 def cache_folder() -> Path:

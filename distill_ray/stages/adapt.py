@@ -95,7 +95,7 @@ def _phases(run: Run, shards: ShardSet, teacher: TeacherConfig) -> list[Order]:
     made_from: Mapping[str, Any] = source_identity(teacher.model)
     orders = []
     for name in teacher.recipes:
-        order = _order(run, shards, name, ref, made_from)
+        order = _order(run, shards, teacher.name, name, ref, made_from)
         ref = order.rung_refs()[-1]
         made_from = {"phase": order.artifact.fingerprint}
         orders.append(order)
@@ -107,7 +107,12 @@ def _raw(shards: ShardSet, teacher: TeacherConfig) -> ModelRef:
 
 
 def _order(
-    run: Run, shards: ShardSet, name: str, ref: ModelRef, made_from: Mapping[str, Any]
+    run: Run,
+    shards: ShardSet,
+    teacher: str,
+    name: str,
+    ref: ModelRef,
+    made_from: Mapping[str, Any],
 ) -> Order:
     cfg, recipe = run.cfg, run.cfg.adapt.recipes[name]
     identity = {
@@ -119,7 +124,7 @@ def _order(
         "seed": cfg.seed,
     }
     job = Job(
-        name=f"{name} on {_short(ref)}",
+        name=f"{teacher}, {name}",
         student=ref,
         training=recipe,
         data=data_spec(cfg, cfg.seed, cfg.adapt.validation_rows),
@@ -133,13 +138,6 @@ def _order(
         shards=shards.artifact,
         save_every=cfg.adapt.save_every,
     )
-
-
-def _short(ref: ModelRef) -> str:
-    if ref.init is not None:
-        sizes = (ref.init.get("hidden_size"), ref.init.get("num_hidden_layers"))
-        return f"{ref.init['model_type']} {sizes[0]}x{sizes[1]}"
-    return Path(ref.location).name
 
 
 def _teacher(shards: ShardSet, teacher: TeacherConfig, phases: list[Order]) -> Teacher:

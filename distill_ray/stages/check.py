@@ -16,20 +16,26 @@ from distill_ray.core.plugins import PluginError, check_options, import_path
 from distill_ray.models import vocab
 from distill_ray.models.inspect import check_model
 from distill_ray.runtime.capacity import capacity_problems, machine
+from distill_ray.runtime.run import name_problem
+from distill_ray.runtime.storage import STORAGE_FIX, Storage
 
 
-def check(cfg: RunConfig) -> None:
+def check(cfg: RunConfig, config_file: str) -> None:
     """Refuse a config that can't run.
+
+    Args:
+        cfg: the config.
+        config_file: name of the file that it was read from.
 
     Raises:
         InputError: carries every problem found.
     """
-    problems = list(find_problems(cfg))
+    problems = list(find_problems(cfg, config_file))
     if problems:
         raise InputError("the run can't start:", problems)
 
 
-def find_problems(cfg: RunConfig) -> Iterator[Problem]:
+def find_problems(cfg: RunConfig, config_file: str) -> Iterator[Problem]:
     """Every problem that shows without starting anything."""
     yield from check_model(cfg.student.model, "student.model")
     for i, teacher in enumerate(cfg.teachers):
@@ -38,6 +44,7 @@ def find_problems(cfg: RunConfig) -> Iterator[Problem]:
     for where, source in _sources(cfg):
         yield from _source(where, source)
     yield from _schedule(cfg)
+    yield from _storage(cfg, config_file)
     for where in ("probe", "distill"):
         yield from _objective(f"{where}.objective.divergence", getattr(cfg, where).objective)
     if cfg.cluster.address is None:
@@ -75,6 +82,21 @@ def _local_file(where: str, path: Path) -> Iterator[Problem]:
         yield Problem(where, f"{path} can't be read.", "Free its permissions.")
     elif not (path.stat().st_size if path.is_file() else any(path.iterdir())):
         yield Problem(where, f"{path} is empty.", "Give a file with rows.")
+
+
+def _storage(cfg: RunConfig, config_file: str) -> Iterator[Problem]:
+    """Looks without touching; a remote storage is tried when the run opens it."""
+    storage = Storage(cfg.storage)
+    if not storage.local:
+        return
+    root = Path(storage.uri)
+    there = next(p for p in (root, *root.parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        what = f"{root} can't be written: {there} is "
+        what += "closed to this user." if there.is_dir() else "not a folder."
+        yield Problem("storage", what, STORAGE_FIX)
+    elif (problem := name_problem(cfg, config_file, storage.sub(cfg.name))) is not None:
+        yield problem
 
 
 def _schedule(cfg: RunConfig) -> Iterator[Problem]:

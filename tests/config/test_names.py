@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from findings import config
 
 import distill_ray
 from distill_ray.config import RunConfig, load_config
@@ -43,3 +44,24 @@ def test_every_shipped_config_is_valid(path: Path) -> None:
 
 def test_the_changelog_speaks_of_this_version() -> None:
     assert f"## {distill_ray.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_a_recipe_that_trains_adapters_must_be_the_last(tmp_path: Path) -> None:
+    data = config(tmp_path)
+    data["teachers"][1]["recipes"] = ["lora", "full"]
+    with pytest.raises(ValueError, match="'lora' trains adapters, so it must be last"):
+        RunConfig.model_validate(data)
+
+
+def test_a_teacher_may_not_be_called_what_a_student_is(tmp_path: Path) -> None:
+    data = config(tmp_path)
+    data["teachers"][0]["name"] = "control"
+    with pytest.raises(ValueError, match="'control' is what a student is called"):
+        RunConfig.model_validate(data)
+
+
+def test_a_corpus_and_a_task_may_not_share_a_name(tmp_path: Path) -> None:
+    data = config(tmp_path)
+    data["tasks"][0]["name"] = "findings"
+    with pytest.raises(ValueError, match="'findings' is there twice"):
+        RunConfig.model_validate(data)
