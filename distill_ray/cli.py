@@ -50,17 +50,6 @@ def main() -> None:
 
 
 @app.command()
-def run(
-    config: ConfigFile,
-    overrides: Overrides = None,
-    storage: StorageUri = None,
-    as_json: AsJson = False,
-) -> None:
-    """Run the whole route; ends by naming the report."""
-    _stage("report", config, overrides, storage, as_json)
-
-
-@app.command()
 def plan(
     config: ConfigFile,
     overrides: Overrides = None,
@@ -85,92 +74,33 @@ def plan(
         sys.exit(BAD_INPUT)
 
 
-@app.command()
-def shard(
-    config: ConfigFile,
-    overrides: Overrides = None,
-    storage: StorageUri = None,
-    as_json: AsJson = False,
-) -> None:
-    """Read, clean, split, tokenize and pack corpora and tasks."""
-    _stage("shard", config, overrides, storage, as_json)
+STAGE_COMMANDS = {
+    "run": ("report", "Run the whole route; ends by naming the report."),
+    "shard": ("shard", "Read, clean, split, tokenize and pack corpora and tasks."),
+    "adapt": ("adapt", "Train the teachers on the domain and keep their checkpoints."),
+    "audit": ("audit", "Measure the teachers: accuracy, calibration, behaviour under shift."),
+    "probe": ("probe", "Distil shortly from every teacher, with several seeds."),
+    "rank": ("rank", "Rank the teachers for every stage of training."),
+    "distill": ("distill", "Distil the student, and fine-tune its control."),
+    "evaluate": ("evaluate", "Score the student against its control and the teachers."),
+    "report": ("report", "Write the report; the same as `run`."),
+}
+"""Command → the stage up to which the route is run, and its help."""
 
 
-@app.command()
-def adapt(
-    config: ConfigFile,
-    overrides: Overrides = None,
-    storage: StorageUri = None,
-    as_json: AsJson = False,
-) -> None:
-    """Train the teachers on the domain and keep their checkpoints."""
-    _stage("adapt", config, overrides, storage, as_json)
+def _add_command(name: str, stage: str, text: str) -> None:
+    @app.command(name, help=text)
+    def command(
+        config: ConfigFile,
+        overrides: Overrides = None,
+        storage: StorageUri = None,
+        as_json: AsJson = False,
+    ) -> None:
+        _stage(stage, config, overrides, storage, as_json)
 
 
-@app.command()
-def audit(
-    config: ConfigFile,
-    overrides: Overrides = None,
-    storage: StorageUri = None,
-    as_json: AsJson = False,
-) -> None:
-    """Measure the teachers: accuracy, calibration, behaviour under shift."""
-    _stage("audit", config, overrides, storage, as_json)
-
-
-@app.command()
-def probe(
-    config: ConfigFile,
-    overrides: Overrides = None,
-    storage: StorageUri = None,
-    as_json: AsJson = False,
-) -> None:
-    """Distil shortly from every teacher, with several seeds."""
-    _stage("probe", config, overrides, storage, as_json)
-
-
-@app.command()
-def rank(
-    config: ConfigFile,
-    overrides: Overrides = None,
-    storage: StorageUri = None,
-    as_json: AsJson = False,
-) -> None:
-    """Rank the teachers for every stage of training."""
-    _stage("rank", config, overrides, storage, as_json)
-
-
-@app.command()
-def distill(
-    config: ConfigFile,
-    overrides: Overrides = None,
-    storage: StorageUri = None,
-    as_json: AsJson = False,
-) -> None:
-    """Distil the student, and fine-tune its control."""
-    _stage("distill", config, overrides, storage, as_json)
-
-
-@app.command()
-def evaluate(
-    config: ConfigFile,
-    overrides: Overrides = None,
-    storage: StorageUri = None,
-    as_json: AsJson = False,
-) -> None:
-    """Score the student against its initial state, its control and the teachers."""
-    _stage("evaluate", config, overrides, storage, as_json)
-
-
-@app.command()
-def report(
-    config: ConfigFile,
-    overrides: Overrides = None,
-    storage: StorageUri = None,
-    as_json: AsJson = False,
-) -> None:
-    """Write the report; the same as `run`."""
-    _stage("report", config, overrides, storage, as_json)
+for _name, (_upto, _help) in STAGE_COMMANDS.items():
+    _add_command(_name, _upto, _help)
 
 
 @app.command()

@@ -121,6 +121,18 @@ class Artifact:
         folder.write_bytes(MANIFEST, text.encode())
 
 
+@dataclass(frozen=True)
+class Result:
+    """A stage's result that is one artifact."""
+
+    artifact: Artifact
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """What the stage left."""
+        return [self.artifact]
+
+
 @dataclass
 class Building:
     """An artifact that is being filled."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from distill_ray.config.fingerprint import fingerprint
 from distill_ray.models.ref import ModelRef
-from distill_ray.runtime.artifacts import Artifact
+from distill_ray.runtime.artifacts import Result
 from distill_ray.runtime.run import Run
 from distill_ray.stages.adapt import TeacherSet, source_identity
 from distill_ray.stages.scoring import Subject, sheets, task_metrics
@@ -18,15 +18,8 @@ INITIAL = "initial-student"
 
 
 @dataclass(frozen=True)
-class AuditTable:
+class AuditTable(Result):
     """Figures of every teacher on the validation split, and of the untrained student."""
-
-    artifact: Artifact
-
-    @property
-    def artifacts(self) -> list[Artifact]:
-        """What the stage left."""
-        return [self.artifact]
 
     @property
     def rows(self) -> dict[str, dict[str, Any]]:

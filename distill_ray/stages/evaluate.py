@@ -10,7 +10,7 @@ import numpy as np
 
 from distill_ray.core.calibration import nll_each, normalise
 from distill_ray.core.intervals import bootstrap_mean, verdict
-from distill_ray.runtime.artifacts import Artifact
+from distill_ray.runtime.artifacts import Result
 from distill_ray.runtime.run import Run
 from distill_ray.stages.adapt import TeacherSet
 from distill_ray.stages.audit import INITIAL, student_identity, student_ref
@@ -23,15 +23,8 @@ STUDENT, CONTROL = "student", "control"
 
 
 @dataclass(frozen=True)
-class Scores:
+class Scores(Result):
     """Test figures of everyone, and the student's differences with their intervals."""
-
-    artifact: Artifact
-
-    @property
-    def artifacts(self) -> list[Artifact]:
-        """What the stage left."""
-        return [self.artifact]
 
     @property
     def rows(self) -> dict[str, dict[str, Any]]:

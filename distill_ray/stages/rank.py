@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from distill_ray.config.run import RunConfig
 from distill_ray.core import ranking as core
 from distill_ray.core.schedule import Reassessment
-from distill_ray.runtime.artifacts import Artifact
+from distill_ray.runtime.artifacts import Result
 from distill_ray.runtime.run import Run
 from distill_ray.stages.audit import INITIAL, AuditTable
 from distill_ray.stages.probe import ProbeTable
@@ -24,15 +24,8 @@ STAGES = {"early": 0.0, "middle": 0.5, "late": 1.0}
 
 
 @dataclass(frozen=True)
-class Ranking:
+class Ranking(Result):
     """Every teacher's factors, and its place at each stage of training."""
-
-    artifact: Artifact
-
-    @property
-    def artifacts(self) -> list[Artifact]:
-        """What the stage left."""
-        return [self.artifact]
 
     @property
     def factors(self) -> dict[str, dict[str, float]]:

@@ -17,7 +17,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from distill_ray.runtime.artifacts import Artifact, Building, versions
+from distill_ray.runtime.artifacts import Artifact, Building, Result, versions
 from distill_ray.runtime.run import Run
 from distill_ray.stages import charts
 from distill_ray.stages.adapt import TeacherSet
@@ -41,10 +41,8 @@ Charts = dict[str, list[tuple[str, Markup]]]
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Result):
     """The page, its data, and the student."""
-
-    artifact: Artifact
 
     @property
     def html(self) -> str:

@@ -22,7 +22,7 @@ from distill_ray.config.run import RunConfig
 from distill_ray.data.examples import Questions, questions
 from distill_ray.data.rows import SPLITS, TEXT
 from distill_ray.data.tokenizer import load_tokenizer, train_tokenizer
-from distill_ray.runtime.artifacts import Artifact, Building
+from distill_ray.runtime.artifacts import Building, Result
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import Storage
 
@@ -31,16 +31,10 @@ VERSION = 2
 
 
 @dataclass(frozen=True)
-class ShardSet:
+class ShardSet(Result):
     """Packed rows of every stream and split, the text they came from, and the tokenizer."""
 
-    artifact: Artifact
     cfg: RunConfig
-
-    @property
-    def artifacts(self) -> list[Artifact]:
-        """What the stage left."""
-        return [self.artifact]
 
     @property
     def counts(self) -> dict[str, Any]:
