@@ -155,6 +155,12 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> str:
 def _undecided(rows: Sequence[Mapping[str, Any]]) -> str:
     start = f"Not shown to be worth it: in accuracy the student does not beat {THE_CONTROL}"
     by = _sets_by_verdict(rows, "nll_verdict")
+    if by[BETTER] and not by[WORSE]:
+        return (
+            f"Worth it for its probabilities, not for its answers: the student's NLL on "
+            f"{listed(by[BETTER])} is better than that of {THE_CONTROL}; in accuracy no "
+            "difference is shown."
+        )
     parts = [f"{verdict} on {listed(by[verdict])}" for verdict in (BETTER, WORSE) if by[verdict]]
     return f"{start}; its NLL is {' and '.join(parts)}." if parts else f"{start}."
 

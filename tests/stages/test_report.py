@@ -58,6 +58,8 @@ def test_equal_answers_are_said_to_be_equal():
         ([comparison("better")], "The teacher was worth it: on chapter"),
         ([comparison("worse", "better")], "The teacher was not worth it: on chapter"),
         ([comparison("no difference shown")], "Not shown to be worth it"),
+        ([comparison("no difference shown", "worse")], "Not shown to be worth it"),
+        ([comparison("no difference shown", "better")], "Worth it for its probabilities, not"),
         ([comparison("better"), comparison("worse", name="other")], "Mixed"),
     ],
 )
@@ -66,7 +68,13 @@ def test_the_headline_follows_the_comparison_with_the_control(rows, start):
 
 
 def test_the_headline_names_nll_where_accuracy_shows_nothing():
-    assert "its NLL is better on chapter" in headline([comparison("no difference shown", "better")])
+    said = headline([comparison("no difference shown", "better")])
+    assert "the student's NLL on chapter is better" in said
+    mixed = [
+        comparison("no difference shown", "better"),
+        comparison("no difference shown", "worse", name="other"),
+    ]
+    assert "its NLL is better on chapter and worse on other" in headline(mixed)
     assert headline([comparison("no difference shown")]).endswith("without a teacher.")
 
 
