@@ -39,6 +39,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Events and results as JSON
 
 def main() -> None:
     """Entry point: input errors end with exit code 2 and one message."""
+    sys.path.insert(0, str(Path.cwd()))  # Where a user's own sources and losses are.
     try:
         app()
     except InputError as error:

@@ -45,6 +45,8 @@ class RowSource(Section):
             raise ValueError(f"needs exactly one of {', '.join(FORMATS)}, got {given or 'none'}")
         if self.callable is not None and self.callable.count(":") != 1:
             raise ValueError(f"callable {self.callable!r} is not of the form package.module:name")
+        if self.options and self.format not in ("callable", "dataset"):
+            raise ValueError(f"options are for callable and dataset, not for {self.format}")
         return self
 
     @property
@@ -129,10 +131,11 @@ class TaskConfig(Section):
             ("prompt", self.prompt),
             *((f"shifted.{s.name}.prompt", s.prompt) for s in self.shifted if s.prompt),
         ):
-            fields = {field for _, field, _, _ in string.Formatter().parse(template) if field}
+            fields = {f for _, f, _, _ in string.Formatter().parse(template) if f is not None}
             if fields != {"text"}:
                 raise ValueError(f"{where} must hold {{text}} and no other field, got {template!r}")
-        if {f for _, f, _, _ in string.Formatter().parse(self.answer) if f} != {"label"}:
+        fields = {f for _, f, _, _ in string.Formatter().parse(self.answer) if f is not None}
+        if fields != {"label"}:
             raise ValueError(f"answer must hold {{label}} and no other field, got {self.answer!r}")
         return self
 

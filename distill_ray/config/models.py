@@ -71,7 +71,7 @@ class StudentConfig(Section):
 
     model: ModelSource
     tokenizer: TokenizerSource | None = None
-    """Defaults to the one beside the model's weights; `init` and `gguf` models need it."""
+    """Defaults to the one beside the model's weights; `init` models need it."""
 
     @model_validator(mode="after")
     def _tokenizer_known(self) -> StudentConfig:

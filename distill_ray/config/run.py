@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from distill_ray.config.base import Name, Section
 from distill_ray.config.cluster import ClusterConfig
@@ -25,7 +25,7 @@ class RunConfig(Section):
     """The run's folder in the storage; a name belongs to one config."""
     storage: str = "runs"
     """Where artifacts go: a folder, or a URI such as `s3://bucket/runs`."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     student: StudentConfig
     teachers: tuple[TeacherConfig, ...] = Field(min_length=1)
     corpora: CorporaConfig
@@ -42,7 +42,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _names_fit(self) -> RunConfig:
         problems = [*_repeated_names(self), *_reserved_names(self), *_recipe_problems(self)]
-        problems += [*_mix_problems(self), *_batch_problems(self)]
+        problems += [*_mix_problems(self), *_batch_problems(self), *_step_problems(self)]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -75,6 +75,7 @@ def _repeated_names(cfg: RunConfig) -> Iterator[str]:
         ("teachers", [t.name for t in cfg.teachers]),
         ("corpora.sources", [c.name for c in cfg.corpora.sources]),
         ("tasks", [t.name for t in cfg.tasks]),
+        *((f"tasks.{t.name}.shifted", [s.name for s in t.shifted]) for t in cfg.tasks),
         ("corpora.sources and tasks", sorted({c.name for c in cfg.corpora.sources}) + tasks),
     ):
         repeated = sorted({name for name in names if names.count(name) > 1})
@@ -105,6 +106,21 @@ def _mix_problems(cfg: RunConfig) -> Iterator[str]:
         for stream in training.mix:
             if stream not in streams:
                 yield f"{where}.mix: no stream {stream!r}. {did_you_mean(stream, streams)}"
+        if where != "probe" and set(training.mix) <= {task.prompts_stream for task in cfg.tasks}:
+            yield f"{where}.mix: prompts alone teach nothing without a teacher, add another stream"
+
+
+def _step_problems(cfg: RunConfig) -> Iterator[str]:
+    length = cfg.corpora.sequence_length
+    rungs = {f"adapt.recipes.{n}": r.checkpoints for n, r in cfg.adapt.recipes.items()}
+    rungs["probe"] = cfg.probe.rungs
+    for where, training in cfg.trainings():
+        steps = training.num_steps(length)
+        if steps < rungs.get(where, 1):
+            yield (
+                f"{where}.tokens: {training.tokens} tokens are {steps} steps of "
+                f"{training.batch_rows} x {length}, fewer than its {rungs[where]} checkpoints"
+            )
 
 
 def _batch_problems(cfg: RunConfig) -> Iterator[str]:

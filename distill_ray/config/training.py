@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import (
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     model_validator,
@@ -178,7 +179,7 @@ class ProbeConfig(TrainingConfig):
     """Short distillations, one for each teacher and seed."""
 
     objective: ObjectiveConfig = ObjectiveConfig(alpha=1.0)
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=2)
+    seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2), min_length=2)
     """Each seed is another order of the rows, the same for every teacher."""
     rungs: PositiveInt = 4
     """Points of the probe's curve, at equal token spacing."""
@@ -186,4 +187,10 @@ class ProbeConfig(TrainingConfig):
     """Validation questions a task on which the task gain is measured."""
     validation_rows: PositiveInt = 64
     max_concurrent: PositiveInt | None = None
-    """Trials at a time; as many as the cluster has room for when left out."""
+    """Trials at a time; as many as `cluster.num_workers` when left out."""
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> ProbeConfig:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must differ, got {list(self.seeds)}")
+        return self

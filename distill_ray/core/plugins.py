@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from distill_ray.config.errors import did_you_mean
@@ -44,6 +46,12 @@ def import_path(path: str) -> Callable[..., Any]:
     if not callable(function):
         raise PluginError(f"{path!r} is not a function")
     return function  # type: ignore[no-any-return]
+
+
+def source_digest(path: str) -> str:
+    """SHA-256 of the source of the module that an import path leads to."""
+    file = inspect.getsourcefile(inspect.unwrap(import_path(path)))
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> None:

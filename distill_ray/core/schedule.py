@@ -60,8 +60,6 @@ class ScheduleState:
 
     teacher: str
     rung: int
-    since: int = 0
-    """Step at which the current rung took over."""
     losses: tuple[float, ...] = ()
     """Losses since then, at most the two windows that `on_plateau` compares."""
     progress: float = 0.0
@@ -178,7 +176,7 @@ def advance(
     switch = Switch(
         seen.step, before.teacher, before.rung, state.teacher, state.rung, reason or why
     )
-    return replace(state, since=seen.step, losses=()), switch
+    return replace(state, losses=()), switch
 
 
 def _reassess(state: ScheduleState, reassessment: Reassessment) -> tuple[ScheduleState, str]:

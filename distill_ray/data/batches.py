@@ -111,6 +111,8 @@ class MixedRows:
         if batch_rows % (world * micro_rows):
             raise ValueError(f"{batch_rows} rows can't be cut into {world} x {micro_rows}")
         self.num_micro = batch_rows // (world * micro_rows)
+        # Sorted: a mix is a mapping, and the order of its keys must not change that of the rows.
+        mix = dict(sorted(mix.items()))
         self._names = list(mix)
         self._streams = streams
         self._layout = {

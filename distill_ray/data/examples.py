@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from distill_ray.data.tokenizer import encode
+from distill_ray.data.tokenizer import encode, end_id, start_ids
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,14 @@ class Questions:
     """[K] the options' labels."""
     gold: list[int]
     """[n] index of the right option."""
+    groups: list[str]
+    """[n] questions of one group are near copies: they are resampled together."""
 
     def first(self, count: int) -> Questions:
         """The first `count` questions."""
-        part = {name: getattr(self, name)[:count] for name in ("row_ids", "prompts", "gold")}
+        part = {
+            name: getattr(self, name)[:count] for name in ("row_ids", "prompts", "gold", "groups")
+        }
         return replace(self, **part)
 
 
@@ -41,12 +45,27 @@ def questions(
 ) -> Questions:
     """Render and tokenize rows of the TEXT contract; rows with an unknown label are left out."""
     labels = list(answers)
+    start, options = start_ids(tokenizer), option_ids(answers, tokenizer)
     known = [row for row in rows if row["label"] in answers]
     return Questions(
         name=name,
         row_ids=[row["row_id"] for row in known],
-        prompts=[encode(tokenizer, template.format(text=row["text"])) for row in known],
-        options=[encode(tokenizer, answers[label]) for label in labels],
+        prompts=[start + encode(tokenizer, template.format(text=row["text"])) for row in known],
+        options=options,
         labels=labels,
         gold=[labels.index(row["label"]) for row in known],
+        groups=[row["group"] for row in known],
     )
+
+
+def option_ids(answers: Mapping[str, str], tokenizer: Any) -> list[list[int]]:
+    """[K] token ids of each answer.
+
+    Where one answer begins another (`1` and `12`), the end belongs to the answer: without it the
+    longer one could never be the likelier.
+    """
+    options = [encode(tokenizer, answer) for answer in answers.values()]
+    begun = any(
+        a is not b and b[: len(a)] == a for a in options for b in options if len(a) <= len(b)
+    )
+    return [[*option, end_id(tokenizer)] for option in options] if begun else options

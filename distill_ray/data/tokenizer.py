@@ -37,14 +37,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     )
 
 
-def load_tokenizer(path: str | Path, *, revision: str = "main", trust: bool = False) -> Any:
-    """The tokenizer in a folder, in a GGUF file, or of a hub id."""
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder."""
     from transformers import AutoTokenizer
 
-    place = Path(path)
-    if place.suffix == ".gguf":
-        return AutoTokenizer.from_pretrained(str(place.parent), gguf_file=place.name)
-    return AutoTokenizer.from_pretrained(str(path), revision=revision, trust_remote_code=trust)
+    return AutoTokenizer.from_pretrained(str(folder))
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
@@ -53,6 +50,12 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     A prompt and its answer are encoded apart and joined, so a prompt's ids are always a prefix.
     """
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def start_ids(tokenizer: Any) -> list[int]:
+    """The start token where the tokenizer puts one before every text, as its model was trained."""
+    first = list(tokenizer("", verbose=False)["input_ids"])[:1]
+    return first if first and first[0] == tokenizer.bos_token_id else []
 
 
 def end_id(tokenizer: Any) -> int:

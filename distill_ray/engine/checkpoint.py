@@ -40,6 +40,7 @@ def _state(session: Session, job: str) -> dict[str, Any]:
     }
     if session.teaching is not None:
         state["schedule"] = session.teaching.state.to_dict()
+        state["best_loss"] = session.teaching.best_loss
         state["switches"] = [asdict(switch) for switch in session.teaching.switches]
     return state
 
@@ -77,6 +78,7 @@ def restore(session: Session, folder: Path) -> None:
     session.history = state["history"]
     if session.teaching is not None:
         session.teaching.state = ScheduleState.from_dict(state["schedule"])
+        session.teaching.best_loss = state["best_loss"]
         session.teaching.switches = [Switch(**row) for row in state["switches"]]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -41,8 +40,3 @@ def barrier() -> None:
     """Wait for every rank."""
     if world() > 1:
         dist.barrier()
-
-
-def default_device() -> torch.device:
-    """The accelerator of this process, or the CPU. Under Ray Train pass Ray's device instead."""
-    return torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")

@@ -38,6 +38,8 @@ class DataSpec:
     sequence_length: int
     seed: int
     validation_rows: int
+    vocabulary: int | None = None
+    """Token ids that the tokenizer has."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,6 @@ class TeachingSpec:
     schedule: str = "fixed"
     options: Mapping[str, Any] = field(default_factory=dict)
     reassessment: Reassessment | None = None
-    best_loss: float | None = None
-    """The best teacher's validation loss, from which progress is measured."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,7 @@ def build_session(job: Job, device: torch.device) -> Session:
         num_micro=source.num_micro,
         objective=_objective(job),
         optim=spec,
+        vocabulary=job.data.vocabulary,
         teaching=teaching,
         validation=Validation(_held_out(job), job.validation_due),
     )
@@ -169,15 +170,19 @@ def _teaching(job: Job, device: torch.device) -> Teaching | None:
     rung = ladders.last(spec.first) if spec.schedule == "fixed" else 0
     state = ScheduleState(teacher=spec.first, rung=rung)
     bank.use(state.teacher, state.rung)
-    return Teaching(bank, ladders, decide, state, spec.reassessment, spec.best_loss)
+    return Teaching(bank, ladders, decide, state, spec.reassessment)
 
 
 def _backend(job: Job, spec: OptimSpec, num_micro: int, device: torch.device) -> Backend:
-    model: Any = load_model(job.student, precision=job.training.precision)
+    # The plain backend keeps float32 weights and computes in bfloat16 under autocast: steps of
+    # AdamW are smaller than what bfloat16 weights can show. DeepSpeed keeps its own copy.
+    plain = job.backend == "plain"
+    precision = job.training.precision
+    model: Any = load_model(job.student, precision="float32" if plain else precision)
     if job.lora is not None:
         model = add_lora(model, **job.lora.model_dump(), seed=job.data.seed)
-    if job.backend == "plain":
-        return PlainBackend(model, spec, device)
+    if plain:
+        return PlainBackend(model, spec, device, autocast=precision == "bfloat16")
     from distill_ray.engine.deepspeed import DeepSpeedBackend
 
     return DeepSpeedBackend(

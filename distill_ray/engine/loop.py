@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +60,7 @@ def distill(session: Session) -> Iterator[Step]:
     """
     if session.step == 0 and session.validation is not None and session.initial_loss is None:
         session.initial_loss = task_loss(validate(session))
+        _measure_best_teacher(session)
     while session.step < session.optim.steps:
         step = _one_step(session)
         session.step += 1
@@ -109,6 +111,11 @@ def train_step(session: Session) -> tuple[float, dict[str, float], int, float]:
     norm = session.backend.step(session.optim.learning_rate_at(session.step))
     means = {t: float(s / n) for t, s, n in zip(TERMS, sums, total) if n > 0}
     loss = sum(session.objective.coefficient(t) * mean for t, mean in means.items())
+    if not math.isfinite(loss):
+        # The sums are global, so every rank stops here.
+        raise FloatingPointError(
+            f"the loss of step {session.step + 1} is {loss} ({means}): lower the learning rate"
+        )
     tokens = int(total[2:].sum() if session.teaching else total[:2].sum())
     return loss, _reported(session, means), tokens, norm
 
@@ -122,8 +129,8 @@ def _accumulate(session: Session, batch: Batch, total: Tensor) -> Tensor:
     teacher = None
     if session.teaching is not None:
         _use_current(session.teaching)
-        teacher = session.teaching.bank.logits(batch.input_ids, batch.position_ids)
-    student = session.backend.logits(batch.input_ids, batch.position_ids)
+        teacher = session.teacher_logits(batch)
+    student = session.student_logits(batch)
     sums = term_sums(student, teacher, batch, session.objective)
     # A term without tokens is a zero that keeps its graph, so every rank runs backward.
     shares = [
@@ -150,11 +157,11 @@ def validate(session: Session) -> dict[str, float]:
     table = torch.zeros(2, len(TERMS), dtype=torch.float64, device=device)
     for batch in session.validation.batches():
         batch = batch.to(device)
-        student = session.backend.logits(batch.input_ids, batch.position_ids)
+        student = session.student_logits(batch)
         sums = term_sums(student, None, batch, session.objective)
         if session.teaching is not None:
             _use_current(session.teaching)
-            teacher = session.teaching.bank.logits(batch.input_ids, batch.position_ids)
+            teacher = session.teacher_logits(batch)
             sums |= kl_sums(student, teacher, batch)
         for i, term in enumerate(TERMS):
             if term in sums:
@@ -162,6 +169,28 @@ def validate(session: Session) -> dict[str, float]:
                 table[1, i] += sums[term].tokens
     comm.sum_over_ranks(table)
     return {t: float(s / n) for t, s, n in zip(TERMS, *table) if n > 0}
+
+
+@torch.no_grad()
+def _measure_best_teacher(session: Session) -> None:
+    """The least loss of any teacher's best rung, on the very rows that measure the student."""
+    teaching = session.teaching
+    if teaching is None or teaching.reassessment is None or teaching.best_loss is not None:
+        return
+    assert session.validation is not None
+    device, losses = session.backend.device, []
+    for name in teaching.ladders.num_rungs:
+        teaching.bank.use(name, teaching.ladders.last(name))
+        table = torch.zeros(2, 2, dtype=torch.float64, device=device)
+        for batch in session.validation.batches():
+            batch = batch.to(device)
+            sums = term_sums(session.teacher_logits(batch), None, batch, session.objective)
+            for i, term in enumerate(TERMS[:2]):
+                table[0, i] += sums[term].total
+                table[1, i] += sums[term].tokens
+        comm.sum_over_ranks(table)
+        losses.append(task_loss({t: float(s / n) for t, s, n in zip(TERMS, *table) if n > 0}))
+    teaching.best_loss = min(losses)
 
 
 def task_loss(validation: dict[str, float]) -> float:

@@ -17,8 +17,11 @@ from distill_ray.engine.optim import OptimSpec, adamw
 class PlainBackend:
     """PyTorch alone. The yardstick that the other backend is held against."""
 
-    def __init__(self, module: Any, spec: OptimSpec, device: torch.device) -> None:
+    def __init__(
+        self, module: Any, spec: OptimSpec, device: torch.device, *, autocast: bool = False
+    ) -> None:
         self.device = device
+        self._autocast = autocast
         self._module = module.to(device)
         self._spec = spec
         self._optimiser = adamw(self._module, spec)
@@ -26,7 +29,8 @@ class PlainBackend:
 
     def logits(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """[B, T, V]."""
-        output = self._module(input_ids=input_ids, position_ids=position_ids, use_cache=False)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+            output = self._module(input_ids=input_ids, position_ids=position_ids, use_cache=False)
         return output.logits  # type: ignore[no-any-return]
 
     def backward(self, loss: Tensor) -> None:

@@ -29,7 +29,7 @@ class TextScore:
 
 @torch.no_grad()
 def option_scores(
-    model: Any, questions: Questions, *, device: torch.device, batch_tokens: int = 16384
+    model: Any, questions: Questions, *, device: torch.device, batch_logits: int = 2**26
 ) -> NDArray[np.float64]:
     """[n, K] log-likelihood of each option's answer after each prompt, in nats.
 
@@ -37,8 +37,10 @@ def option_scores(
         model: a causal language model in evaluation mode.
         questions: prompts and options as token ids.
         device: where the model is.
-        batch_tokens: tokens, padding included, of one forward pass.
+        batch_logits: logits of one forward pass, 4 bytes each: tokens, padding included, times
+            the vocabulary.
     """
+    batch_tokens = max(1, batch_logits // int(model.config.vocab_size))
     scores = np.zeros((len(questions.prompts), len(questions.options)))
     order = sorted(range(len(questions.prompts)), key=lambda i: len(questions.prompts[i]))
     longest = max(map(len, questions.options))
@@ -70,33 +72,35 @@ def _chunks(
 def _first_tokens(
     model: Any, prompts: Sequence[list[int]], options: Sequence[list[int]], device: torch.device
 ) -> NDArray[np.float64]:
-    log_p = _log_probs(model, prompts, device)
+    logits = _padded(model, prompts, device)
     last = torch.tensor([len(p) - 1 for p in prompts], device=device)
-    at_end = log_p[torch.arange(len(prompts), device=device), last]  # [n, V]
-    return at_end[:, [option[0] for option in options]].double().cpu().numpy()
+    at_end = logits[torch.arange(len(prompts), device=device), last].float()  # [n, V]
+    log_p = F.log_softmax(at_end, dim=-1)[:, [option[0] for option in options]]
+    return log_p.double().cpu().numpy()
 
 
 def _whole_answers(
     model: Any, prompts: Sequence[list[int]], options: Sequence[list[int]], device: torch.device
 ) -> NDArray[np.float64]:
     rows = [prompt + option for prompt in prompts for option in options]
-    log_p = _log_probs(model, rows, device)
+    logits = _padded(model, rows, device)
     scores = np.zeros((len(prompts), len(options)))
     for i, prompt in enumerate(prompts):
         for k, option in enumerate(options):
             row = i * len(options) + k
             at = torch.arange(len(prompt) - 1, len(prompt) - 1 + len(option), device=device)
-            scores[i, k] = float(log_p[row, at, torch.tensor(option, device=device)].sum())
+            log_p = F.log_softmax(logits[row, at].float(), dim=-1)  # [length of the option, V]
+            chosen = torch.tensor(option, device=device)[:, None]
+            scores[i, k] = float(log_p.gather(-1, chosen).sum())
     return scores
 
 
-def _log_probs(model: Any, rows: Sequence[list[int]], device: torch.device) -> Tensor:
-    """[n, T, V] log-probabilities; padding on the right is never seen by what comes before it."""
+def _padded(model: Any, rows: Sequence[list[int]], device: torch.device) -> Tensor:
+    """[n, T, V] logits; padding on the right is never seen by what comes before it."""
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = torch.tensor(row)
-    logits = model(input_ids=ids.to(device), use_cache=False).logits
-    return F.log_softmax(logits.float(), dim=-1)
+    return model(input_ids=ids.to(device), use_cache=False).logits  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
@@ -112,13 +116,18 @@ def text_score(model: Any, batches: Iterable[Batch], device: torch.device) -> Te
 
 @torch.no_grad()
 def divergence(
-    student: Any, teacher: Any, batches: Iterable[Batch], device: torch.device
+    student: Any,
+    teacher: Any,
+    batches: Iterable[Batch],
+    device: torch.device,
+    vocabulary: int | None = None,
 ) -> dict[str, float]:
     """Mean KL(teacher ‖ student) per token of packed rows, for text and tasks; nats."""
     sums: dict[str, list[float]] = {}
     for batch in batches:
         batch = batch.to(device)
-        for term, part in kl_sums(_logits(student, batch), _logits(teacher, batch), batch).items():
+        q, p = (_logits(model, batch)[..., :vocabulary] for model in (student, teacher))
+        for term, part in kl_sums(q, p, batch).items():
             row = sums.setdefault(term, [0.0, 0.0])
             row[0] += float(part.total)
             row[1] += float(part.tokens)

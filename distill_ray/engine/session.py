@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from distill_ray.core.schedule import (
     Decision,
     Ladders,
@@ -34,7 +36,7 @@ class Teaching:
     state: ScheduleState
     reassessment: Reassessment | None = None
     best_loss: float | None = None
-    """Validation loss of the best teacher; with it, progress is measured."""
+    """Validation loss of the best teacher, measured before step 0; progress counts towards it."""
     switches: list[Switch] = field(default_factory=list)
 
 
@@ -56,6 +58,8 @@ class Session:
     num_micro: int
     objective: Objective
     optim: OptimSpec
+    vocabulary: int | None = None
+    """Token ids that the tokenizer has; embeddings may be padded beyond, each model's otherwise."""
     teaching: Teaching | None = None
     validation: Validation | None = None
     step: int = 0
@@ -64,6 +68,16 @@ class Session:
     """Validation loss before step 0, from which progress counts."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """The training curve: one entry a recorded step."""
+
+    def student_logits(self, batch: Batch) -> Tensor:
+        """[B, T, V] over the tokenizer's ids."""
+        return self.backend.logits(batch.input_ids, batch.position_ids)[..., : self.vocabulary]
+
+    def teacher_logits(self, batch: Batch) -> Tensor:
+        """[B, T, V] over the tokenizer's ids, of the checkpoint in use."""
+        assert self.teaching is not None
+        made = self.teaching.bank.logits(batch.input_ids, batch.position_ids)
+        return made[..., : self.vocabulary]
 
     @property
     def stride(self) -> int:

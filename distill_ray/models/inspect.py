@@ -33,11 +33,19 @@ def check_model(source: ModelSource, where: str) -> list[Problem]:
     """Problems that would stop this model from loading; hub ids are checked when they load."""
     if source.path is not None:
         return _check_folder(Path(source.path), f"{where}.path")
-    if source.gguf is not None and not Path(source.gguf).is_file():
-        return [Problem(f"{where}.gguf", f"no such file: {source.gguf}.")]
+    if source.gguf is not None:
+        return _check_gguf(Path(source.gguf), f"{where}.gguf")
     if source.init is not None:
         return _check_init(source.init, f"{where}.init")
     return []
+
+
+def _check_gguf(file: Path, where: str) -> list[Problem]:
+    if not file.is_file():
+        return [Problem(where, f"no such file: {file}.")]
+    with file.open("rb") as stream:
+        magic = stream.read(4)
+    return [] if magic == b"GGUF" else [Problem(where, f"{file} is not a GGUF file.")]
 
 
 def _check_folder(folder: Path, where: str) -> list[Problem]:

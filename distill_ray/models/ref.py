@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from distill_ray.config.models import ModelSource
@@ -38,9 +39,11 @@ class ModelRef:
             init = {**(tokenizer or {}), **source.init}
             return cls("init", init=init, seed=source.seed)
         kind = next(k for k in ("hub", "path", "gguf") if getattr(source, k) is not None)
+        # Ray's workers change their folder.
+        place = str(getattr(source, kind))
         return cls(
             kind,
-            getattr(source, kind),
+            place if kind == "hub" else str(Path(place).absolute()),
             revision=source.revision,
             trust_remote_code=source.trust_remote_code,
         )

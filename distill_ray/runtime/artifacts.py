@@ -81,21 +81,15 @@ class Artifact:
         return json.loads(self.storage.read_bytes(f"{self.path}/{name}"))
 
     @contextmanager
-    def building(self, *, resume: bool = False) -> Iterator[Building]:
-        """Fill it: what was written is committed at the end, or removed on an error.
-
-        Args:
-            resume: go on with what an earlier attempt left, and leave it there on an error.
-        """
-        if not resume:
-            self.storage.delete(self.path)
+    def building(self) -> Iterator[Building]:
+        """Fill it: what was written is committed at the end, or removed on an error."""
+        self.storage.delete(self.path)
         building = Building(self.storage.sub(self.path))
         try:
             yield building
             self.commit(building.counts, time.monotonic() - building.started)
         except BaseException:
-            if not resume:
-                self.storage.delete(self.path)
+            self.storage.delete(self.path)
             raise
 
     def commit(self, counts: Mapping[str, Any], wall_s: float) -> None:

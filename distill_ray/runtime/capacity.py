@@ -20,10 +20,13 @@ class Machine:
 
 
 def machine() -> Machine:
-    """Count this machine's processors, NVIDIA accelerators and memory."""
+    """Count the processors, NVIDIA accelerators and memory that this process may use."""
     gpus = len([p for p in Path("/dev").glob("nvidia[0-9]*") if p.name[6:].isdigit()])
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Machine(os.cpu_count() or 1, gpus, memory)
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        memory = min(memory, int(text))  # A container's limit.
+    return Machine(len(os.sched_getaffinity(0)), gpus, memory)
 
 
 def capacity_problems(cfg: ClusterConfig, cpus: float, gpus: float) -> list[Problem]:

@@ -11,9 +11,9 @@ from typing import Any
 import ray
 
 from distill_ray.config.cluster import ClusterConfig
-from distill_ray.config.errors import InputError
+from distill_ray.config.errors import InputError, Problem
 from distill_ray.runtime.capacity import capacity_problems
-from distill_ray.runtime.environment import WORKER_ENV
+from distill_ray.runtime.environment import WORKER_ENV, python_path
 from distill_ray.runtime.progress import Event, Progress
 
 
@@ -34,13 +34,19 @@ def ensure_ray(cfg: ClusterConfig) -> None:
 
 
 def _init(cfg: ClusterConfig) -> None:
+    variables = {**WORKER_ENV, **python_path(), "DS_ACCELERATOR": worker_device(cfg)}
     common: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
-        "runtime_env": {"env_vars": {**WORKER_ENV, "DS_ACCELERATOR": _accelerator(cfg)}},
+        "runtime_env": {"env_vars": variables},
     }
     if cfg.address is not None:
-        ray.init(address=cfg.address, **common)
+        try:
+            ray.init(address=cfg.address, **common)
+        except ConnectionError as error:
+            fix = "Start it, or leave cluster.address out to run on this machine."
+            problem = Problem("cluster.address", f"no Ray at {cfg.address!r} ({error}).", fix)
+            raise InputError("the cluster can't be reached:", [problem]) from None
         return
     ray.init(
         address="local",
@@ -48,10 +54,6 @@ def _init(cfg: ClusterConfig) -> None:
         object_store_memory=int(cfg.object_store_gib * 2**30),
         **common,
     )
-
-
-def _accelerator(cfg: ClusterConfig) -> str:
-    return "cuda" if cfg.gpus_per_worker else "cpu"
 
 
 def hush(library: str) -> None:
@@ -77,6 +79,11 @@ def worker_resources(cfg: ClusterConfig) -> dict[str, float]:
     """Resources of one worker, as Tune and Train name them."""
     resources = {"CPU": cfg.cpus_per_worker}
     return resources | ({"GPU": cfg.gpus_per_worker} if cfg.gpus_per_worker else {})
+
+
+def worker_device(cfg: ClusterConfig) -> str:
+    """Where a worker computes: on the accelerator that the config gives it, else on the CPU."""
+    return "cuda" if cfg.gpus_per_worker else "cpu"
 
 
 class Mailbox:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from pathlib import Path
 
 WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -19,6 +20,12 @@ DRIVER_ENV = {
     # Tune's new console prints boxes at any verbosity.
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+
+
+def python_path() -> dict[str, str]:
+    """Lets workers import a user's modules from the folder that the command was started in."""
+    known = os.environ.get("PYTHONPATH", "")
+    return {"PYTHONPATH": os.pathsep.join(part for part in (str(Path.cwd()), known) if part)}
 
 
 def prepare(address: str | None) -> None:

@@ -25,7 +25,11 @@ class Storage:
             self.uri, self._root, self._fs = str(root), str(root), pafs.LocalFileSystem()
         else:
             self.uri = uri.rstrip("/")
-            self._fs, self._root = pafs.FileSystem.from_uri(self.uri)
+            try:
+                self._fs, self._root = pafs.FileSystem.from_uri(self.uri)
+            except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError.
+                problem = Problem("storage", f"{self.uri} can't be used ({error}).", STORAGE_FIX)
+                raise InputError("the storage can't be used:", [problem]) from None
 
     def sub(self, path: str) -> Storage:
         """The same storage with its root further down."""

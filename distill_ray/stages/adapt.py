@@ -9,7 +9,6 @@ from typing import Any
 
 from distill_ray.config.fingerprint import fingerprint, path_identity
 from distill_ray.config.models import ModelSource, TeacherConfig
-from distill_ray.config.run import RunConfig
 from distill_ray.engine.job import DataSpec, Job
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
@@ -70,8 +69,9 @@ def adapt(run: Run, shards: ShardSet) -> TeacherSet:
     return TeacherSet(teachers, curves, [order.artifact for order in orders.values()])
 
 
-def data_spec(cfg: RunConfig, seed: int, validation_rows: int) -> DataSpec:
+def data_spec(shards: ShardSet, seed: int, validation_rows: int) -> DataSpec:
     """Where a job's rows are; folders are filled in on the worker."""
+    cfg = shards.cfg
     return DataSpec(
         folder=Path(),
         cache=Path(),
@@ -79,6 +79,7 @@ def data_spec(cfg: RunConfig, seed: int, validation_rows: int) -> DataSpec:
         sequence_length=cfg.corpora.sequence_length,
         seed=seed,
         validation_rows=validation_rows,
+        vocabulary=shards.counts["tokenizer"]["vocab_size"],
     )
 
 
@@ -127,7 +128,7 @@ def _order(
         name=f"{teacher}, {name}",
         student=ref,
         training=recipe,
-        data=data_spec(cfg, cfg.seed, cfg.adapt.validation_rows),
+        data=data_spec(shards, cfg.seed, cfg.adapt.validation_rows),
         lora=recipe.lora if recipe.method == "lora" else None,
         rungs=recipe.checkpoints,
     )

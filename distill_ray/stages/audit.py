@@ -11,7 +11,7 @@ from distill_ray.runtime.artifacts import Result
 from distill_ray.runtime.run import Run
 from distill_ray.stages.adapt import TeacherSet, source_identity
 from distill_ray.stages.scoring import Subject, sheets, task_metrics
-from distill_ray.stages.shard import ShardSet
+from distill_ray.stages.shard import ShardSet, vocabulary_fits
 
 VERSION = 1
 INITIAL = "initial-student"
@@ -54,7 +54,8 @@ def audit(run: Run, shards: ShardSet, teachers: TeacherSet) -> AuditTable:
     artifact = run.artifact("audit", "", identity)
     if not artifact.done():
         with artifact.building() as building:
-            rows = {name: _row(run, sheet) for name, sheet in scored.items()}
+            fits = vocabulary_fits(run, shards)
+            rows = {n: _row(run, sheet, fits.get(n, 1.0)) for n, sheet in scored.items()}
             student = rows[INITIAL]["parameters"]
             for row in rows.values():
                 row["size_ratio"] = row["parameters"] / student
@@ -63,7 +64,7 @@ def audit(run: Run, shards: ShardSet, teachers: TeacherSet) -> AuditTable:
     return AuditTable(artifact)
 
 
-def _row(run: Run, sheet: Any) -> dict[str, Any]:
+def _row(run: Run, sheet: Any, fit: float) -> dict[str, Any]:
     cfg = run.cfg.audit
     figures = {
         name: asdict(
@@ -76,8 +77,7 @@ def _row(run: Run, sheet: Any) -> dict[str, Any]:
     tasks = {task.name for task in run.cfg.tasks}
     return {
         "parameters": sheet.parameters,
-        # Teachers with another tokenizer are refused by `plan` until an aligned loss is there.
-        "vocabulary_fit": 1.0,
+        "vocabulary_fit": fit,
         "text": sheet.text,
         "tasks": {name: row for name, row in figures.items() if name in tasks},
         "shifted": {name: row for name, row in figures.items() if name not in tasks},

@@ -21,7 +21,7 @@ from distill_ray.data.packing import (
     text_sample,
 )
 from distill_ray.data.rows import PACKED, TEXT
-from distill_ray.data.tokenizer import encode, end_id, load_tokenizer
+from distill_ray.data.tokenizer import encode, end_id, load_tokenizer, start_ids
 from distill_ray.data.transforms import Row, deduplicate
 from distill_ray.runtime.storage import Storage
 
@@ -114,24 +114,29 @@ class Pack:
         return {table: +counter for table, counter in counts.items()}
 
     def _samples(self, rows: Iterable[Row], tokenizer: Any) -> Iterator[tuple[str, str, Sample]]:
-        end = end_id(tokenizer)
+        start, end = start_ids(tokenizer), end_id(tokenizer)
         plans = {stream: plan for plan in self.tasks for stream in (plan.labelled, plan.prompts)}
         for row in rows:
             stream, split = row["stream"], row["split"]
             if stream in self.corpora:
-                whole = text_sample(row["row_id"], encode(tokenizer, row["text"]), end)
+                whole = text_sample(row["row_id"], start + encode(tokenizer, row["text"]), end)
                 for part in split_long([whole], self.length):
                     yield stream, split, part
             elif stream in plans:
-                yield _task_sample(row, plans[stream], tokenizer, end)
+                plan = plans[stream]
+                prompt = start + encode(tokenizer, plan.template.format(text=row["text"]))
+                yield _task_sample(row, plan, prompt, tokenizer)
 
 
-def _task_sample(row: Row, plan: TaskPlan, tokenizer: Any, end: int) -> tuple[str, str, Sample]:
-    prompt = encode(tokenizer, plan.template.format(text=row["text"]))
+def _task_sample(
+    row: Row, plan: TaskPlan, prompt: list[int], tokenizer: Any
+) -> tuple[str, str, Sample]:
+    """A labelled row, or a prompt: one without a label, or beyond the budget of labels."""
     in_budget = row["split"] != "train" or row["key"] <= plan.last_key
-    if row["stream"] == plan.labelled and in_budget:
+    if row["stream"] == plan.labelled and row["label"] is not None and in_budget:
         answer = encode(tokenizer, plan.answers[row["label"]])
-        return plan.labelled, row["split"], labelled_sample(row["row_id"], prompt, answer, end)
+        made = labelled_sample(row["row_id"], prompt, answer, end_id(tokenizer))
+        return plan.labelled, row["split"], made
     return plan.prompts, row["split"], prompt_sample(row["row_id"], prompt)
 
 

@@ -15,6 +15,7 @@ from distill_ray.config.training import AtStepsSchedule, ObjectiveConfig
 from distill_ray.core.plugins import PluginError, check_options, import_path
 from distill_ray.models import vocab
 from distill_ray.models.inspect import check_model
+from distill_ray.models.tokenizers import SAME, differs
 from distill_ray.runtime.capacity import capacity_problems, machine
 from distill_ray.runtime.run import name_problem
 from distill_ray.runtime.storage import STORAGE_FIX, Storage
@@ -119,25 +120,23 @@ def _tokenizers(cfg: RunConfig) -> Iterator[Problem]:
     """Each teacher must read the student's token ids."""
     trained = cfg.student.tokenizer is not None and cfg.student.tokenizer.train is not None
     student = None if trained else _tokenizer_file(cfg.student.model, cfg.student.tokenizer)
+    chosen = [("student.tokenizer", cfg.student.tokenizer)]
+    chosen += [(f"teachers.{i}.tokenizer", t.tokenizer) for i, t in enumerate(cfg.teachers)]
+    for where, tokenizer in chosen:
+        if tokenizer is not None and tokenizer.path and not Path(tokenizer.path).is_dir():
+            yield Problem(f"{where}.path", f"no such folder: {tokenizer.path}.")
     for i, teacher in enumerate(cfg.teachers):
         where = f"teachers.{i}.tokenizer" if teacher.tokenizer else f"teachers.{i}.model"
         theirs = _tokenizer_file(teacher.model, teacher.tokenizer)
         if teacher.tokenizer is not None and teacher.tokenizer.train is not None:
-            yield Problem(f"{where}.train", "only the student's tokenizer is trained.", _SAME)
+            yield Problem(f"{where}.train", "only the student's tokenizer is trained.", SAME)
         elif trained and teacher.model.init is None:
             what = f"{teacher.name} has a tokenizer of its own, the student's is yet to be trained."
             yield Problem(where, what, "Set student.tokenizer to the teacher's folder or hub id.")
         elif student is not None and theirs is not None:
             fit = vocab.compare(student, theirs)
             if not fit.equal:
-                what = (
-                    f"{teacher.name}'s tokenizer differs from the student's: {fit.overlap:.1%} of "
-                    f"the student's tokens are in it."
-                )
-                yield Problem(where, what, _SAME)
-
-
-_SAME = "Teachers must share the student's tokenizer: choose one of its family."
+                yield differs(where, teacher.name, fit)
 
 
 def _tokenizer_file(model: ModelSource, tokenizer: TokenizerSource | None) -> dict[str, Any] | None:

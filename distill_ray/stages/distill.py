@@ -82,7 +82,6 @@ def _distilled(run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Rankin
         "teachers": teachers.fingerprints(),
         "ladders": {name: len(rungs) for name, rungs in teaching.ladders.items()},
         "first": teaching.first,
-        "best_loss": teaching.best_loss,
         "reassessment": reassess,
         "distill": cfg.model_dump(mode="json", exclude={"save_every"}),
     }
@@ -108,15 +107,12 @@ def _teaching(
     run: Run, teachers: TeacherSet, ranking: Ranking, reassess: Reassessment
 ) -> TeachingSpec:
     schedule = run.cfg.distill.schedule
-    losses = [t.losses[t.best] for t in teachers.teachers.values()]
-    known = [loss for loss in losses if loss is not None]
     return TeachingSpec(
         ladders={name: teacher.ladder for name, teacher in teachers.teachers.items()},
         first=ranking.best("early"),
         schedule=schedule.kind,
         options=schedule.model_dump(exclude={"kind"}),
         reassessment=reassess,
-        best_loss=min(known) if known else None,
     )
 
 
@@ -133,7 +129,7 @@ def _order(
         name=name,
         student=student_ref(run, shards),
         training=training,
-        data=data_spec(cfg, cfg.seed, cfg.distill.validation_rows),
+        data=data_spec(shards, cfg.seed, cfg.distill.validation_rows),
         objective=cfg.distill.objective if teaching else None,
         teaching=teaching,
         validate_every=cfg.distill.validate_every,

@@ -110,9 +110,10 @@ def _compare(run: Run, scored: Mapping[str, Sheet], other: str) -> list[dict[str
     cfg = run.cfg.evaluate
     rows = []
     for name in scored[STUDENT].sets:
+        groups = scored[STUDENT].groups(name)
         mine, theirs = (_each(scored[who], name) for who in (STUDENT, other))
         accuracy, nll = (
-            bootstrap_mean(a - b, resamples=cfg.bootstrap, confidence=cfg.confidence)
+            bootstrap_mean(a - b, groups, resamples=cfg.bootstrap, confidence=cfg.confidence)
             for a, b in zip(mine, theirs)
         )
         rows.append(

@@ -74,8 +74,11 @@ def _work(cfg: RunConfig) -> Iterator[Work]:
     yield _probe(cfg)
     yield Work("rank", f"{models} teachers at 3 stages of training, {cfg.rank.draws} draws")
     schedule = cfg.distill.schedule.kind
-    yield _student(cfg, f"student, schedule {schedule}", largest_teacher(cfg))
-    yield _student(cfg, "control without a teacher", None)
+    student, largest = _sizes(cfg, cfg.student.model), largest_teacher(cfg)
+    known = student if largest is not None else None
+    text = f"student, schedule {schedule}"
+    yield _training(cfg, "distill", text, cfg.distill, known, largest)
+    yield _training(cfg, "distill", "control without a teacher", cfg.distill, student, None)
     yield Work("evaluate", f"{models + 3} models x at most {questions} questions")
     yield Work("report", "report.html, report.md, report.json, the student's folder")
 
@@ -97,13 +100,9 @@ def _probe(cfg: RunConfig) -> Work:
     trials = len(cfg.teachers) * len(cfg.probe.seeds)
     text = f"{len(cfg.teachers)} teachers x {len(cfg.probe.seeds)} seeds"
     student = _sizes(cfg, cfg.student.model)
-    return _training(
-        cfg, "probe", text, cfg.probe, student, largest_teacher(cfg), trials=trials, workers=1
-    )
-
-
-def _student(cfg: RunConfig, text: str, teacher: Sizes | None) -> Work:
-    return _training(cfg, "distill", text, cfg.distill, _sizes(cfg, cfg.student.model), teacher)
+    teacher = largest_teacher(cfg)
+    student = student if teacher is not None else None
+    return _training(cfg, "probe", text, cfg.probe, student, teacher, trials=trials, workers=1)
 
 
 def _training(
@@ -136,9 +135,10 @@ def _training(
 
 
 def largest_teacher(cfg: RunConfig) -> Sizes | None:
-    """The teacher that takes the most memory, among those whose size is known."""
-    known = [s for t in cfg.teachers if (s := _sizes(cfg, t.model)) is not None]
-    return max(known, key=lambda s: s.parameters) if known else None
+    """The teacher that takes the most memory, or None where a size isn't known before loading."""
+    sizes = [_sizes(cfg, teacher.model) for teacher in cfg.teachers]
+    known = [size for size in sizes if size is not None]
+    return max(known, key=lambda s: s.parameters) if len(known) == len(sizes) else None
 
 
 def _sizes(cfg: RunConfig, model: ModelSource) -> Sizes | None:

@@ -84,7 +84,7 @@ def _trial(run: Run, shards: ShardSet, teacher: Teacher, seed: int) -> Trial:
         student=student_ref(run, shards),
         training=cfg.probe,
         # The seed orders the rows; it is the same order for every teacher.
-        data=data_spec(cfg, cfg.seed * 1000 + seed, cfg.probe.validation_rows),
+        data=data_spec(shards, cfg.seed * 1000 + seed, cfg.probe.validation_rows),
         objective=cfg.probe.objective,
         teaching=TeachingSpec({teacher.name: [teacher.ladder[-1]]}, teacher.name),
         rungs=cfg.probe.rungs,

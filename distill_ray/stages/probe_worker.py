@@ -8,16 +8,16 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+import torch
 from ray import tune
 
 from distill_ray.core.calibration import nll_each, normalise
 from distill_ray.data.examples import Questions
-from distill_ray.engine.comm import default_device
 from distill_ray.engine.job import build_session
 from distill_ray.engine.loop import distill, validate
 from distill_ray.engine.score import option_scores
 from distill_ray.engine.session import Session
-from distill_ray.runtime.cluster import hush, mailbox, worker_resources
+from distill_ray.runtime.cluster import hush, mailbox, worker_device, worker_resources
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import cache_folder
@@ -49,7 +49,11 @@ def run_trials(run: Run, trials: Sequence[Trial], questions: Sequence[Questions]
         resources = {key.lower(): value for key, value in worker_resources(run.cfg.cluster).items()}
         trainable = tune.with_resources(
             tune.with_parameters(
-                _trial, trials=list(trials), questions=_some(run, questions), box=box
+                _trial,
+                trials=list(trials),
+                questions=_some(run, questions),
+                box=box,
+                device=worker_device(run.cfg.cluster),
             ),
             resources,
         )
@@ -57,7 +61,7 @@ def run_trials(run: Run, trials: Sequence[Trial], questions: Sequence[Questions]
             trainable,
             param_space={"number": tune.grid_search(list(range(len(trials))))},
             tune_config=tune.TuneConfig(
-                max_concurrent_trials=run.cfg.probe.max_concurrent,
+                max_concurrent_trials=run.cfg.probe.max_concurrent or run.cfg.cluster.num_workers,
                 # A worker that has loaded torch takes the next trial.
                 reuse_actors=True,
             ),
@@ -79,14 +83,19 @@ def _some(run: Run, questions: Sequence[Questions]) -> list[Questions]:
 
 
 def _trial(
-    config: dict[str, Any], *, trials: Sequence[Trial], questions: Sequence[Questions], box: Any
+    config: dict[str, Any],
+    *,
+    trials: Sequence[Trial],
+    questions: Sequence[Questions],
+    box: Any,
+    device: str,
 ) -> None:
     trial = trials[config["number"]]
     data = replace(trial.job.data, folder=trial.shards.local(), cache=cache_folder() / "rows")
     job = replace(trial.job.with_refs(local_ref), data=data)
     tokens_a_step = job.training.batch_rows * job.data.sequence_length
     with trial.artifact.building() as building:
-        session = build_session(job, default_device())
+        session = build_session(job, torch.device(device))
         before = {**validate(session), "question_nll": _question_nll(session, questions)}
         rungs = []
         for step in distill(session):

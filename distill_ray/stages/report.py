@@ -17,6 +17,8 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from distill_ray.data.examples import option_ids
+from distill_ray.data.tokenizer import end_id, start_ids
 from distill_ray.runtime.artifacts import Artifact, Building, Result, versions
 from distill_ray.runtime.run import Run
 from distill_ray.stages import charts
@@ -121,9 +123,13 @@ def _context(facts: Facts, artifact: Artifact) -> dict[str, Any]:
 def _usage(inputs: Inputs, folder: str) -> str:
     """Code that asks the student a question of the first task."""
     task = inputs.run.cfg.tasks[0]
-    values = {"prompt": task.prompt, "answers": inputs.shards.counts["answers"][task.name]}
-    code = {name: repr(value) for name, value in {**values, "folder": folder}.items()}
-    return _render("usage.py.j2", code)
+    tokenizer, answers = inputs.shards.tokenizer(), inputs.shards.counts["answers"][task.name]
+    values = {"prompt": task.prompt, "answers": answers, "folder": folder}
+    code = {name: repr(value) for name, value in values.items()}
+    start, end = start_ids(tokenizer), end_id(tokenizer)
+    ended = any(option[-1:] == [end] for option in option_ids(answers, tokenizer))
+    special = {"start": f"{start} + " if start else "", "end": f" + [{end}]" if ended else ""}
+    return _render("usage.py.j2", code | special)
 
 
 def _card(facts: Facts) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def _verdict(facts: Facts) -> Section:
     text = [*filter(None, warnings), _who_taught(facts), _sizes(facts)]
     text.append(
         "Differences are the student minus the other, on the test split: accuracy in percentage "
-        "points, NLL in nats (less is better). Intervals come from resampling the questions, "
+        "points, NLL in nats (less is better). Intervals come from resampling groups of questions, "
         "paired; one training run stands behind each model, so they hold no variation between "
         "training seeds."
     )
@@ -164,7 +164,7 @@ def _ranking(facts: Facts) -> Section:
             "domain (how much of the untrained student's NLL on domain text it removes) and "
             "calibration (1 at the noise floor of its ECE). Their weights move from early to late "
             "with the student's progress; the score is the weighted sum.",
-            "Intervals come from resampling probe seeds and audited questions. The deciding "
+            "Intervals come from resampling probe seeds, and audits within theirs. The deciding "
             "factor is the one that separates a teacher most from the best other one.",
         ],
         [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from distill_ray.runtime.run import Run
 from distill_ray.stages.adapt import data_spec
 from distill_ray.stages.shard import ShardSet, held_out_questions
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -28,32 +29,37 @@ class Sheet:
 
     def scores(self, question_set: str) -> NDArray[np.float64]:
         """[n, K] log-likelihood of each option."""
-        return np.asarray(self._data()["options"][question_set], dtype=np.float64)
+        return np.asarray(self._data["options"][question_set], dtype=np.float64)
 
     def gold(self, question_set: str) -> NDArray[np.int64]:
         """[n] index of the right option."""
-        return np.asarray(self._data()["gold"][question_set], dtype=np.int64)
+        return np.asarray(self._data["gold"][question_set], dtype=np.int64)
+
+    def groups(self, question_set: str) -> list[str]:
+        """[n] the group of each question."""
+        return list(self._data["groups"][question_set])
 
     @property
     def sets(self) -> list[str]:
         """Question sets that have questions."""
-        return [name for name, gold in self._data()["gold"].items() if gold]
+        return [name for name, gold in self._data["gold"].items() if gold]
 
     @property
     def text(self) -> dict[str, float]:
         """Corpus → mean token NLL, nats."""
-        return dict(self._data()["text"])
+        return dict(self._data["text"])
 
     @property
     def divergence(self) -> dict[str, float]:
         """`text.kl`, `task.kl`: mean KL(teacher ‖ this model), if a teacher was given."""
-        return dict(self._data()["divergence"])
+        return dict(self._data["divergence"])
 
     @property
     def parameters(self) -> int:
         """Parameters of the model."""
-        return int(self._data()["parameters"])
+        return int(self._data["parameters"])
 
+    @cached_property
     def _data(self) -> dict[str, Any]:
         return dict(self.artifact.read_json("sheet.json"))
 
@@ -116,7 +122,7 @@ def _score_all(
         "questions": held_out_questions(shards, split),
         "shards": shards.artifact,
         "split": split,
-        "data": data_spec(run.cfg, run.cfg.seed, text_rows),
+        "data": data_spec(shards, run.cfg.seed, text_rows),
         "corpora": [corpus.name for corpus in run.cfg.corpora.sources],
     }
     jobs = [(subject, artifacts[subject.name]) for subject in subjects]
@@ -144,23 +150,24 @@ class TaskMetrics:
 def task_metrics(
     sheet: Sheet, question_set: str, *, bins: int, resamples: int, confidence: float
 ) -> TaskMetrics:
-    """Accuracy, NLL, ECE and Brier score with bootstrap intervals over questions."""
-    gold = sheet.gold(question_set)
+    """Accuracy, NLL, ECE and Brier score with bootstrap intervals over groups of questions."""
+    gold, groups = sheet.gold(question_set), sheet.groups(question_set)
     p = calibration.normalise(sheet.scores(question_set))
     sure, correct = p.max(axis=1), (p.argmax(axis=1) == gold).astype(np.float64)
     options = {"resamples": resamples, "confidence": confidence}
     return TaskMetrics(
         questions=len(gold),
         majority=float(np.bincount(gold).max() / len(gold)),
-        accuracy=bootstrap_mean(correct, **options),  # type: ignore[arg-type]
-        nll=bootstrap_mean(calibration.nll_each(p, gold), **options),  # type: ignore[arg-type]
+        accuracy=bootstrap_mean(correct, groups, **options),  # type: ignore[arg-type]
+        nll=bootstrap_mean(calibration.nll_each(p, gold), groups, **options),  # type: ignore[arg-type]
         ece=bootstrap(
             lambda index: calibration.ece(sure[index], correct[index], bins),
-            len(gold),
+            groups,
             resamples=resamples,
             confidence=confidence,
+            centre=True,  # Fewer distinct questions a bin make every resample's ECE larger.
         ),
         ece_floor=calibration.noise_floor(sure, bins),
-        brier=bootstrap_mean(calibration.brier_each(p, gold), **options),  # type: ignore[arg-type]
+        brier=bootstrap_mean(calibration.brier_each(p, gold), groups, **options),  # type: ignore[arg-type]
         reliability=calibration.reliability(sure, correct, bins),
     )

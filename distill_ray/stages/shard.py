@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,19 @@ import pyarrow.parquet as pq
 from distill_ray.config.data import TaskConfig
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.fingerprint import path_identity
+from distill_ray.config.models import ModelSource, TokenizerSource
 from distill_ray.config.run import RunConfig
+from distill_ray.core.plugins import source_digest
 from distill_ray.data.examples import Questions, questions
 from distill_ray.data.rows import SPLITS, TEXT
 from distill_ray.data.tokenizer import load_tokenizer, train_tokenizer
+from distill_ray.models.tokenizers import differs, parsed, tokenizer_of
+from distill_ray.models.vocab import compare, tokenizer_file
 from distill_ray.runtime.artifacts import Building, Result
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import Storage
 
-VERSION = 2
+VERSION = 3
 """Raised when the stage's output changes for equal input."""
 
 
@@ -36,7 +41,7 @@ class ShardSet(Result):
 
     cfg: RunConfig
 
-    @property
+    @cached_property
     def counts(self) -> dict[str, Any]:
         """`rows`, `packed`, `tokens`, `removed`, `answers`, `tokenizer`."""
         return self.artifact.manifest().counts
@@ -63,7 +68,45 @@ def shard(run: Run) -> ShardSet:
                 _build(run, building)
     made = ShardSet(artifact, run.cfg)
     _require_streams(made)
+    vocabulary_fits(run, made)
     return made
+
+
+def vocabulary_fits(run: Run, shards: ShardSet) -> dict[str, float]:
+    """Teacher → share of the student's tokens that are in its vocabulary, which must be all.
+
+    Raises:
+        InputError: a teacher's tokenizer can't be loaded, or differs from the student's.
+    """
+    chosen = {
+        teacher.name: teacher.tokenizer or teacher.model
+        for teacher in run.cfg.teachers
+        if teacher.tokenizer is not None or teacher.model.init is None
+    }
+    identity = {"shard": shards.artifact.fingerprint, "tokenizers": chosen}
+    artifact = run.artifact("vocabulary", "", identity)
+    if not artifact.done():
+        with artifact.building() as building:
+            building.write_json("fit.json", _fits(shards.tokenizer(), chosen))
+    found: dict[str, float] = artifact.read_json("fit.json")
+    return {teacher.name: found.get(teacher.name, 1.0) for teacher in run.cfg.teachers}
+
+
+def _fits(student: Any, chosen: Mapping[str, TokenizerSource | ModelSource]) -> dict[str, float]:
+    fits, problems = {}, []
+    for name, source in chosen.items():
+        try:
+            fit = compare(parsed(student), parsed(tokenizer_of(source)))
+        except (OSError, ValueError) as error:
+            what = f"{name}'s tokenizer can't be loaded ({error})."
+            problems.append(Problem(f"teachers.{name}", what))
+            continue
+        fits[name] = fit.overlap
+        if not fit.equal:
+            problems.append(differs(f"teachers.{name}", name, fit))
+    if problems:
+        raise InputError("teachers and student don't fit:", problems)
+    return fits
 
 
 def _require_streams(shards: ShardSet) -> None:
@@ -79,6 +122,12 @@ def _require_streams(shards: ShardSet) -> None:
         for stream in training.mix
         if not packed.get(f"{stream}/train")
     ]
+    held_out = {name.partition("/")[0] for name in packed if name.endswith("/validation")}
+    for where, training in shards.cfg.trainings():
+        tasks = {name.partition(".")[0] for name in training.mix if "." in name}
+        if not (held_out & set(training.mix) or tasks & {n.partition(".")[0] for n in held_out}):
+            what = "none of its streams has a validation row."
+            problems.append(Problem(f"{where}.mix", what, "Raise corpora.validation."))
     if problems:
         raise InputError("the data don't fit the config:", problems)
 
@@ -108,18 +157,27 @@ def held_out_questions(shards: ShardSet, split: str) -> list[Questions]:
 def _identity(cfg: RunConfig) -> dict[str, Any]:
     from distill_ray.stages.sources import all_sources
 
-    local = {
-        source.location: path_identity(Path(source.location))
+    read = {
+        source.location: _content(source.format, source.location)
         for source in all_sources(cfg).values()
-        if source.format != "callable" and "://" not in source.location
     }
+    tokenizer = cfg.student.tokenizer
+    place = tokenizer.path if tokenizer is not None else cfg.student.model.path
     return {
         "version": VERSION,
         "corpora": cfg.corpora,
         "tasks": [task.model_dump(mode="json", exclude={"max_examples"}) for task in cfg.tasks],
         "tokenizer": cfg.student.tokenizer or cfg.student.model,
-        "files": local,
+        "tokenizer_file": tokenizer_file(Path(place)) if place else None,
+        "content": read,
     }
+
+
+def _content(kind: str, location: str) -> Any:
+    """What identifies the rows of a source beyond its config, as far as this machine can tell."""
+    if kind == "callable":
+        return source_digest(location)
+    return None if "://" in location else path_identity(Path(location))
 
 
 def _build(run: Run, building: Building) -> None:
@@ -205,16 +263,20 @@ def _label_problems(where: str, declared: set[str], there: set[str]) -> Iterator
 
 def _write_tokenizer(cfg: RunConfig, out: Storage, text: pa.Table) -> dict[str, int | None]:
     """Write the student's tokenizer and return what a model's config must say of it."""
-    source, model = cfg.student.tokenizer, cfg.student.model
+    source = cfg.student.tokenizer
     if source is not None and source.train is not None:
         sample = _sample(text, source.train.sample_bytes)
         tokenizer = train_tokenizer(sample, source.train.vocab_size)
-    elif source is not None:
-        tokenizer = load_tokenizer(source.path or source.hub or "")
     else:
-        where = model.path or model.hub or model.gguf or ""
-        trust = model.trust_remote_code
-        tokenizer = load_tokenizer(where, revision=model.revision, trust=trust)
+        try:
+            tokenizer = tokenizer_of(source or cfg.student.model)
+        except (OSError, ValueError) as error:
+            problem = Problem("student.tokenizer", f"it can't be loaded ({error}).")
+            raise InputError("the student's tokenizer can't be used:", [problem]) from error
+    if tokenizer.eos_token_id is None:
+        fix = "Give it an eos_token, or choose another with student.tokenizer."
+        problem = Problem("student.tokenizer", "it has no end-of-sequence token.", fix)
+        raise InputError("the student's tokenizer can't be used:", [problem])
     with out.folder("tokenizer") as folder:
         tokenizer.save_pretrained(str(folder))
     special = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -234,7 +296,8 @@ def _sample(text: pa.Table, size_bytes: int) -> Iterator[str]:
 def _plan(task: TaskConfig, answers: Mapping[str, str], text: pa.Table) -> Any:
     from distill_ray.stages.buckets import TaskPlan
 
-    mine = pc.and_(pc.equal(text["stream"], task.labelled_stream), pc.equal(text["split"], "train"))
+    labelled = pc.and_(pc.equal(text["stream"], task.labelled_stream), pc.is_valid(text["label"]))
+    mine = pc.and_(labelled, pc.equal(text["split"], "train"))
     keys = text.filter(mine).sort_by("key")["key"]
     kept = min(task.labelled_rows or len(keys), len(keys))
     return TaskPlan(
@@ -242,5 +305,5 @@ def _plan(task: TaskConfig, answers: Mapping[str, str], text: pa.Table) -> Any:
         prompts=task.prompts_stream,
         template=task.prompt,
         answers=answers,
-        last_key=keys[kept - 1].as_py(),
+        last_key=keys[kept - 1].as_py() if kept else "",
     )

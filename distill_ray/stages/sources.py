@@ -11,7 +11,7 @@ import pyarrow as pa
 import ray
 
 from distill_ray.config.data import CorporaConfig, RowSource, TaskConfig
-from distill_ray.config.errors import InputError, Problem
+from distill_ray.config.errors import InputError, Problem, did_you_mean
 from distill_ray.config.run import RunConfig
 from distill_ray.core.plugins import import_path
 from distill_ray.data.rows import TEXT
@@ -45,7 +45,9 @@ def write_fragments(cfg: RunConfig, uri: str) -> None:
         InputError: a source can't be read.
     """
     hush("ray.data")
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True  # So that a limit takes the same rows.
     try:
         parts = [
             _read(source).map_batches(
@@ -92,7 +94,15 @@ def _hf_dataset(source: RowSource) -> Any:
         data = load_from_disk(source.location)
     else:
         data = load_dataset(source.location, **source.options)
-    return data[source.dataset_split] if isinstance(data, DatasetDict) else data
+    if not isinstance(data, DatasetDict):
+        return data
+    if source.dataset_split not in data:
+        fix = did_you_mean(source.dataset_split, data)
+        problem = Problem(
+            "dataset_split", f"no {source.dataset_split!r} in {source.location}.", fix
+        )
+        raise InputError("the input can't be read:", [problem])
+    return data[source.dataset_split]
 
 
 class _Call:

@@ -59,7 +59,7 @@ def train(run: Run, orders: Sequence[Order]) -> None:
             ),
         )
         trainer.fit()
-    run.storage.delete(".state")
+    run.storage.delete(f".state/train-{identity}")
 
 
 def _scaling(cfg: ClusterConfig) -> Any:

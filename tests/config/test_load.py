@@ -174,7 +174,7 @@ def test_a_config_survives_its_own_dump():
 
 
 def test_a_budget_is_cut_into_whole_steps_and_one_at_least():
-    probe = load_config(MINIMAL, ["probe.batch_rows=8", "probe.tokens=1000"]).probe
+    probe = load_config(MINIMAL, ["probe.batch_rows=8", "probe.tokens=1000", "probe.rungs=1"]).probe
     assert [probe.num_steps(t) for t in (10, 62, 63, 1000)] == [12, 2, 1, 1]
 
 

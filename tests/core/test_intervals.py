@@ -3,12 +3,18 @@
 import numpy as np
 import pytest
 
+from distill_ray.core.calibration import ece
 from distill_ray.core.intervals import Interval, bootstrap, bootstrap_mean, verdict
+
+
+def alone(values):
+    """Every example a group of its own."""
+    return [str(i) for i in range(len(values))]
 
 
 def test_the_interval_of_a_mean_is_its_normal_interval_for_many_examples():
     values = np.random.default_rng(0).normal(3.0, 2.0, size=2000)
-    found = bootstrap_mean(values, resamples=4000)
+    found = bootstrap_mean(values, alone(values), resamples=4000)
     half = 1.96 * values.std() / np.sqrt(len(values))
     assert found.value == pytest.approx(values.mean())
     assert found.low == pytest.approx(values.mean() - half, abs=0.1 * half)
@@ -18,7 +24,7 @@ def test_the_interval_of_a_mean_is_its_normal_interval_for_many_examples():
 def test_nine_in_ten_intervals_of_ninety_per_cent_cover_the_truth():
     rng = np.random.default_rng(1)
     intervals = [
-        bootstrap_mean(rng.normal(size=60), resamples=200, confidence=0.9, seed=i)
+        bootstrap_mean(rng.normal(size=60), alone(range(60)), resamples=200, confidence=0.9, seed=i)
         for i in range(150)
     ]
     covered = np.mean([i.low <= 0 <= i.high for i in intervals])
@@ -28,33 +34,77 @@ def test_nine_in_ten_intervals_of_ninety_per_cent_cover_the_truth():
 
 def test_more_confidence_is_a_wider_interval():
     values = np.random.default_rng(2).normal(size=50)
-    narrow, wide = (bootstrap_mean(values, confidence=c) for c in (0.5, 0.99))
+    narrow, wide = (bootstrap_mean(values, alone(values), confidence=c) for c in (0.5, 0.99))
     assert wide.low < narrow.low < narrow.value < narrow.high < wide.high
 
 
 def test_a_constant_has_an_interval_without_width():
-    assert bootstrap_mean(np.full(9, 0.25)) == Interval(0.25, 0.25, 0.25)
+    assert bootstrap_mean(np.full(9, 0.25), alone(range(9))) == Interval(0.25, 0.25, 0.25)
 
 
 def test_one_seed_draws_the_same_examples_for_every_model():
     values = np.random.default_rng(3).normal(size=40)
-    base, moved = bootstrap_mean(values, seed=5), bootstrap_mean(values + 7, seed=5)
+    base, moved = (bootstrap_mean(v, alone(v), seed=5) for v in (values, values + 7))
     assert moved.low - base.low == pytest.approx(7)
     assert moved.high - base.high == pytest.approx(7)
-    assert bootstrap_mean(values, seed=6) != base
+    assert bootstrap_mean(values, alone(values), seed=6) != base
 
 
 def test_any_statistic_of_indices_can_be_resampled():
     values = np.array([1.0, 2.0, 3.0, 4.0, 100.0])
-    found = bootstrap(lambda i: float(np.median(values[i])), len(values))
+    found = bootstrap(lambda i: float(np.median(values[i])), alone(values))
     assert found.value == 3.0
     assert found.low in values
     assert found.high in values
 
 
+def test_copies_in_one_group_narrow_nothing():
+    values = np.random.default_rng(4).normal(size=80)
+    once = bootstrap_mean(values, alone(values), seed=1)
+    copied = bootstrap_mean(
+        np.repeat(values, 5), [g for g in alone(values) for _ in range(5)], seed=1
+    )
+    assert copied.value == pytest.approx(once.value)
+    width = once.high - once.low
+    assert copied.high - copied.low == pytest.approx(width, rel=0.1)
+    ignored = bootstrap_mean(np.repeat(values, 5), alone(range(400)), seed=1)
+    assert ignored.high - ignored.low == pytest.approx(width / np.sqrt(5), rel=0.1)
+
+
+def test_nine_in_ten_cluster_intervals_cover_the_truth_where_the_ordinary_ones_do_not():
+    rng = np.random.default_rng(5)
+    covered = {"cluster": 0, "ordinary": 0}
+    for trial in range(120):
+        effects = np.repeat(rng.normal(size=60), 6)
+        values = effects + 0.3 * rng.normal(size=360)
+        for kind, groups in (
+            ("cluster", [str(i // 6) for i in range(360)]),
+            ("ordinary", alone(values)),
+        ):
+            found = bootstrap_mean(values, groups, resamples=150, confidence=0.9, seed=trial)
+            covered[kind] += found.low <= 0 <= found.high
+    assert covered["cluster"] / 120 == pytest.approx(0.9, abs=4 * np.sqrt(0.9 * 0.1 / 120))
+    assert covered["ordinary"] / 120 < 0.7
+
+
+def test_a_centred_interval_of_the_ece_holds_its_estimate():
+    rng = np.random.default_rng(6)
+    for seed in range(20):
+        sure = rng.uniform(0.3, 1, size=300)
+        right = (rng.random(300) < sure).astype(float)
+        found = bootstrap(
+            lambda i, sure=sure, right=right: ece(sure[i], right[i]),
+            alone(sure),
+            resamples=200,
+            seed=seed,
+            centre=True,
+        )
+        assert found.low < found.value < found.high
+
+
 def test_no_examples_are_refused():
     with pytest.raises(ValueError, match="at least one example"):
-        bootstrap_mean(np.array([]))
+        bootstrap_mean(np.array([]), [])
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_the_new_teacher_enters_at_the_rung_of_the_schedule(decide, rung):
     state, switch = advance(
         ScheduleState("easy", 1), Observation(50, 1.0, 0.8), LADDERS, decide, reassessment()
     )
-    assert (state.teacher, state.rung, state.since, state.losses) == ("strong", rung, 50, ())
+    assert (state.teacher, state.rung, state.losses) == ("strong", rung, ())
     assert (switch.to_teacher, switch.to_rung) == ("strong", rung)
 
 

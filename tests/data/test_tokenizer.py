@@ -2,7 +2,7 @@
 
 import pytest
 
-from distill_ray.data.examples import questions
+from distill_ray.data.examples import option_ids, questions
 from distill_ray.data.tokenizer import END, encode, end_id, load_tokenizer, train_tokenizer
 
 TEXTS = ["fever and chills", "chills and fever", "fever with cough", "a cough"] * 20
@@ -65,9 +65,9 @@ def test_a_tokenizer_without_an_end_is_refused(tokenizer, tmp_path):
 
 def test_questions_are_rendered_encoded_apart_and_numbered_by_label(tokenizer):
     rows = [
-        {"row_id": "a", "text": "cough", "label": "B"},
-        {"row_id": "b", "text": "fever", "label": "unheard of"},
-        {"row_id": "c", "text": "{chills}", "label": "A"},
+        {"row_id": "a", "text": "cough", "label": "B", "group": "x"},
+        {"row_id": "b", "text": "fever", "label": "unheard of", "group": "y"},
+        {"row_id": "c", "text": "{chills}", "label": "A", "group": "z"},
     ]
     found = questions(
         "t", rows, template="{text} ->", answers={"A": " yes", "B": " no"}, tokenizer=tokenizer
@@ -76,3 +76,12 @@ def test_questions_are_rendered_encoded_apart_and_numbered_by_label(tokenizer):
     assert [tokenizer.decode(p) for p in found.prompts] == ["cough ->", "{chills} ->"]
     assert [tokenizer.decode(o) for o in found.options] == [" yes", " no"]
     assert (found.labels, found.gold) == (["A", "B"], [1, 0])
+    assert found.groups == ["x", "z"]
+
+
+def test_the_end_belongs_to_answers_of_which_one_begins_another(tokenizer):
+    end = tokenizer.eos_token_id
+    short, long = option_ids({"1": "1", "12": "12"}, tokenizer)
+    assert (short[-1], long[-1]) == (end, end)
+    assert tokenizer.decode(long[:-1]) == "12"
+    assert all(end not in option for option in option_ids({"1": "1", "2": "2"}, tokenizer))

@@ -146,6 +146,23 @@ def test_a_bad_flag_is_refused(tmp_path: Path, flag: str, expected: str) -> None
     assert expected in refused(tmp_path, config(tmp_path), "--set", flag, stage="plan")
 
 
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("storage=nowhere://bucket", "can't be used"),
+        ("student.tokenizer={path: /nowhere}", "student.tokenizer.path: no such folder: /nowhere"),
+        ("probe.seeds=[0, 0]", "seeds must differ"),
+        ("seed=-1", "greater than or equal to 0"),
+        ("tasks.organ.prompt='{} {text}'", "must hold {text} and no other field"),
+        ("distill.mix={organ.prompts: 1}", "prompts alone teach nothing without a teacher"),
+        ("adapt.recipes.full.checkpoints=500", "fewer than its 500 checkpoints"),
+        ("teachers.wide.model={gguf: tests/findings.py}", "is not a GGUF file"),
+    ],
+)
+def test_what_would_fail_later_is_refused_now(tmp_path: Path, flag: str, expected: str) -> None:
+    assert expected in refused(tmp_path, config(tmp_path), "--set", flag, stage="plan")
+
+
 def test_every_problem_comes_at_once(tmp_path: Path) -> None:
     data = config(tmp_path)
     data["corpora"]["sources"][0]["source"] = {"text": str(tmp_path / "gone.txt")}

@@ -53,9 +53,12 @@ class Builder:
             backend="plain",
         )
 
-    def session(self, job=None, *, validate_every=None, **changes):
+    def session(self, job=None, *, validate_every=None, best_loss=None, **changes):
         job = replace(job or self.job(**changes), validate_every=validate_every)
-        return build_session(job, torch.device("cpu"))
+        session = build_session(job, torch.device("cpu"))
+        if best_loss is not None:
+            session.teaching.best_loss = best_loss
+        return session
 
 
 @pytest.fixture(scope="session")

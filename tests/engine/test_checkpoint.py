@@ -26,9 +26,9 @@ def _numbers(steps):
 def saved(request, builder, two_rungs, tmp_path_factory):
     """A job, its finished session and steps, and a folder with a checkpoint after each step."""
     options = SCHEDULES[request.param]
-    teaching = replace(two_rungs, schedule=request.param, options=options, best_loss=4.0)
+    teaching = replace(two_rungs, schedule=request.param, options=options)
     job = builder.job(steps=STEPS, teaching=teaching, micro_batch_rows=4)
-    session, steps = builder.session(job, validate_every=3), []
+    session, steps = builder.session(job, validate_every=3, best_loss=4.0), []
     folder = tmp_path_factory.mktemp(request.param)
     for step in distill(session):
         (folder / str(step.number)).mkdir()
@@ -41,7 +41,7 @@ def saved(request, builder, two_rungs, tmp_path_factory):
 @pytest.mark.parametrize("cut", [1, 4, 5, STEPS])
 def test_a_restored_run_takes_the_same_steps_and_switches(builder, saved, cut):
     job, straight, steps, folder = saved
-    restored = builder.session(job, validate_every=3)
+    restored = builder.session(job, validate_every=3, best_loss=4.0)
     checkpoint.restore(restored, folder / str(cut))
     assert _numbers(distill(restored)) == _numbers(steps[cut:])
     assert restored.teaching.switches == straight.teaching.switches
@@ -56,7 +56,7 @@ def test_a_restored_run_takes_the_same_steps_and_switches(builder, saved, cut):
 def test_a_restored_run_needs_its_optimiser_and_schedule(builder, saved):
     # The same weights without the rest of the checkpoint go another way.
     job, _, steps, folder = saved
-    fresh = builder.session(job, validate_every=3)
+    fresh = builder.session(job, validate_every=3, best_loss=4.0)
     fresh.backend._module.load_state_dict(
         torch.load(folder / "4" / "plain.pt", weights_only=True)["model"]
     )
@@ -65,7 +65,9 @@ def test_a_restored_run_needs_its_optimiser_and_schedule(builder, saved):
 
 def test_saving_changes_nothing_for_the_run_that_goes_on(builder, saved):
     job, _, steps, _ = saved
-    assert _numbers(distill(builder.session(job, validate_every=3))) == _numbers(steps)
+    assert _numbers(distill(builder.session(job, validate_every=3, best_loss=4.0))) == _numbers(
+        steps
+    )
 
 
 def test_a_checkpoint_says_what_it_was_training(builder, tmp_path):

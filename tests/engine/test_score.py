@@ -26,7 +26,8 @@ def _questions(options):
     prompts = [rng.integers(1, 300, size=n).tolist() for n in (7, 2, 5, 2, 9)]
     count = len(prompts)
     labels = [str(i) for i in range(len(options))]
-    return Questions("q", [str(i) for i in range(count)], prompts, options, labels, [0] * count)
+    rows = [str(i) for i in range(count)]
+    return Questions("q", rows, prompts, options, labels, [0] * count, rows)
 
 
 def _one_by_one(model, asked):
@@ -47,7 +48,7 @@ def _one_by_one(model, asked):
 @pytest.mark.parametrize("batch_tokens", [1, 40, 10000])
 def test_option_scores_are_log_likelihoods_however_they_are_batched(models, options, batch_tokens):
     asked = _questions(options)
-    found = option_scores(models[0], asked, device=CPU, batch_tokens=batch_tokens)
+    found = option_scores(models[0], asked, device=CPU, batch_logits=batch_tokens * tiny.VOCAB)
     np.testing.assert_allclose(found, _one_by_one(models[0], asked), rtol=1e-5, atol=1e-5)
 
 

@@ -87,9 +87,9 @@ def test_validation_after_training_is_in_training_mode_again(builder, two_rungs)
 
 def test_progress_is_the_closed_share_of_the_gap_in_task_loss(builder, two_rungs):
     best = 4.0
-    spec = replace(two_rungs, best_loss=best)
+    objective = ObjectiveConfig(alpha=0.0)
     session = builder.session(
-        steps=30, teaching=spec, objective=ObjectiveConfig(alpha=0.0), validate_every=5
+        steps=30, teaching=two_rungs, objective=objective, validate_every=5, best_loss=best
     )
     steps = [step for step in distill(session) if step.validation]
     initial = session.initial_loss
@@ -109,9 +109,10 @@ def test_a_reassessment_changes_the_teacher_once_the_student_has_come_far_enough
         late={"ease": 0.0, "peak": 1.0},
         at_progress=(0.6,),
     )
-    spec = TeachingSpec(ladders, first="a", reassessment=rule, best_loss=4.0)
+    spec = TeachingSpec(ladders, first="a", reassessment=rule)
+    objective = ObjectiveConfig(alpha=0.0)
     session = builder.session(
-        steps=25, teaching=spec, objective=ObjectiveConfig(alpha=0.0), validate_every=1
+        steps=25, teaching=spec, objective=objective, validate_every=1, best_loss=4.0
     )
     steps = list(distill(session))
     crossing = next(step.number for step in steps if step.progress >= 0.6)
@@ -119,6 +120,22 @@ def test_a_reassessment_changes_the_teacher_once_the_student_has_come_far_enough
     assert [s.step for s in session.teaching.switches] == [crossing]
     assert {s.teacher for s in steps[:crossing]} == {"a"}
     assert {s.teacher for s in steps[crossing:]} == {"b"}
+
+
+def test_the_best_teacher_is_measured_on_the_rows_that_measure_the_student(builder):
+    seeds = {"a": (5, 6), "b": (7, 8)}
+    ladders = {n: [tiny.ref(s, num_hidden_layers=1) for s in found] for n, found in seeds.items()}
+    flat = {"ease": 1.0}
+    rule = Reassessment(factors={"a": flat, "b": flat}, early=flat, late=flat)
+    spec = TeachingSpec(ladders, first="a", reassessment=rule)
+    session = builder.session(steps=2, teaching=spec, validate_every=1)
+    steps = list(distill(session))
+    alone = [
+        task_loss(validate(builder.session(student=rungs[-1], validate_every=1)))
+        for rungs in ladders.values()
+    ]
+    assert session.teaching.best_loss == pytest.approx(min(alone), rel=1e-6)
+    assert all(step.progress is not None for step in steps)
 
 
 def test_progress_needs_the_best_teacher_s_loss(builder, two_rungs):

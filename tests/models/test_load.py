@@ -1,5 +1,7 @@
 """Refs become models: deterministic, isolated from the run's randomness, adapters and all."""
 
+from pathlib import Path
+
 import pytest
 import tiny
 import torch
@@ -125,5 +127,5 @@ def test_a_ref_takes_the_tokenizer_s_size_unless_the_init_says_its_own():
 def test_a_ref_names_where_its_model_is():
     hub = ModelRef.of(ModelSource(hub="a/b", revision="v1"), {"vocab_size": 5})
     assert (hub.kind, hub.location, hub.revision, hub.init) == ("hub", "a/b", "v1", None)
-    assert ModelRef.of(ModelSource(path="x")).location == "x"
+    assert Path(ModelRef.of(ModelSource(path="x")).location) == Path("x").absolute()
     assert ModelRef.of(ModelSource(gguf="y.gguf")).kind == "gguf"

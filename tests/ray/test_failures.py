@@ -50,7 +50,7 @@ def test_a_killed_worker_costs_no_more_than_the_steps_since_the_last_checkpoint(
     shards = shard(run)
     training = tiny.distill.model_copy(update={"tokens": 120 * 8 * 64, "zero_stage": 2})
     student = ModelRef.of(tiny.student.model, shards.counts["tokenizer"])
-    work = Job("kill", student, training, data_spec(tiny, 0, 4))
+    work = Job("kill", student, training, data_spec(shards, 0, 4))
     undisturbed, killed = (
         Order("distill", replace(work, name=name), run.artifact(name, "", {}), shards.artifact, 20)
         for name in ("undisturbed", "killed")

@@ -95,6 +95,32 @@ def test_held_out_questions_have_one_right_option_each(shards: ShardSet) -> None
     assert gold == [texts[row_id] for row_id in questions.row_ids]
 
 
+def test_rows_without_a_label_serve_as_prompts(tmp_path: Path) -> None:
+    items = [{**row, "label": None if i % 7 == 0 else row["label"]} for i, row in enumerate(rows())]
+    data = config(tmp_path)
+    data["name"] = "unlabelled"
+    write_jsonl(tmp_path / "task.jsonl", items)
+    del data["tasks"][0]["labelled_rows"]
+    shards = made(data)
+    bare = {row["row_id"] for row in shards.text("train").to_pylist() if row["label"] is None}
+    of_task = {row_id for row_id in bare if row_id.startswith("organ.labelled")}
+    prompts = {s for row in packed(shards, "organ.prompts", "train") for s in row["sources"]}
+    assert prompts == of_task != set()
+
+
+def test_a_teacher_that_reads_other_ids_is_refused_when_its_tokenizer_is_loaded(
+    tmp_path: Path,
+) -> None:
+    from distill_ray.data.tokenizer import train_tokenizer
+
+    train_tokenizer(["zwölf boxkämpfer"] * 9, 300).save_pretrained(str(tmp_path / "other"))
+    data = config(tmp_path)
+    data["name"] = "others"
+    data["teachers"][0]["tokenizer"] = {"path": str(tmp_path / "other")}
+    with pytest.raises(InputError, match=r"wide's tokenizer differs.*% of the student's tokens"):
+        made(data)
+
+
 def test_a_corpus_without_text_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     data = config(tmp_path)
     empty = write_jsonl(tmp_path / "empty.jsonl", [{"body": "x"}, {"body": "y"}])

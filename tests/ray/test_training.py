@@ -47,7 +47,7 @@ def job(cfg: RunConfig, shards: ShardSet, folder: Path) -> Job:
         name="parity",
         student=ref(16, 9),
         training=cfg.distill,
-        data=data_spec(cfg, 0, 8),
+        data=data_spec(shards, 0, 8),
         objective=cfg.distill.objective,
         teaching=TeachingSpec({"t": rungs}, "t", schedule=schedule.kind),
         validate_every=10,

@@ -52,16 +52,6 @@ def test_what_a_killed_build_left_is_replaced(storage: Storage) -> None:
     assert list(made.manifest().files) == ["fresh.json"]
 
 
-def test_a_resumed_build_keeps_what_was_there_even_when_it_fails(storage: Storage) -> None:
-    made = artifact(storage, x=1)
-    storage.write_bytes(f"{made.path}/early.json", b"1")
-    with pytest.raises(RuntimeError), made.building(resume=True):
-        raise RuntimeError("boom")
-    with made.building(resume=True) as building:
-        building.write_json("late.json", 1)
-    assert list(made.manifest().files) == ["early.json", "late.json"]
-
-
 def test_equal_identities_share_a_folder_and_others_do_not(storage: Storage) -> None:
     one = artifact(storage, x=1, y=(1, 2))
     assert artifact(storage, y=[1, 2], x=1).path == one.path
