@@ -252,7 +252,7 @@ def data(counts: Row) -> Table:
     ]
     columns = ["Stream", "Split", "Texts", "Tokens", "Packed rows"]
     duplicates, leaks = (counts["removed"].get(k, 0) for k in ("duplicates", "leaks"))
-    dropped = sum(counts["too_long"].values())
+    dropped = sum(counts.get("too_long", {}).values())
     note = (
         f"Left out of training for being longer than a row: {dropped} texts. "
         f"Removed: {duplicates} duplicates and {leaks} train rows whose text is held out. "
