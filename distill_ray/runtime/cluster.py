@@ -57,11 +57,12 @@ def _init(cfg: ClusterConfig) -> None:
 
 
 def hush(library: str) -> None:
-    """Keep a Ray library's information off the terminal: our own events tell the progress.
+    """Keep a Ray library's log off the terminal: our events tell the progress, errors are raised.
 
-    Call it after the library's import, which configures its logger. Its log files stay as they are.
+    Call it after the library's import, which configures its logger. Ray's own files in its session
+    folder stay as they are.
     """
-    logging.getLogger(library).setLevel(logging.ERROR)
+    logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
 def check_capacity(cfg: ClusterConfig, resources: dict[str, float]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
+import ray.data
 
 from distill_ray.data.packing import (
     Sample,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+import ray.data
 
 from distill_ray.config.data import CorporaConfig, RowSource, TaskConfig
 from distill_ray.config.errors import InputError, Problem, did_you_mean
@@ -18,8 +19,8 @@ from distill_ray.data.rows import TEXT
 from distill_ray.data.transforms import Cleaner, bucket_of
 from distill_ray.runtime.cluster import hush
 
-READ_ERRORS = (ImportError, OSError, UnicodeError, pa.ArrowInvalid)
-"""Errors of reading that are the input's; others are ours and keep their traceback."""
+READ_ERRORS = (ImportError, OSError, ValueError)
+"""Errors of reading that are the input's (Arrow's are ValueErrors); others keep their traceback."""
 
 
 def shifted_stream(task: TaskConfig, name: str) -> str:
@@ -64,7 +65,9 @@ def write_fragments(cfg: RunConfig, uri: str) -> None:
 def _whose(error: BaseException) -> BaseException:
     cause = getattr(error, "cause", error)
     if isinstance(cause, READ_ERRORS):
-        problem = Problem("corpora, tasks", f"{type(cause).__name__}: {cause}")
+        # Ray adds lines of its own on retries; the first is the cause's.
+        reason = str(cause).partition("\n")[0]
+        problem = Problem("corpora, tasks", f"{type(cause).__name__}: {reason}")
         return InputError("the input can't be read:", [problem])
     return error
 

@@ -95,6 +95,19 @@ def test_held_out_questions_have_one_right_option_each(shards: ShardSet) -> None
     assert gold == [texts[row_id] for row_id in questions.row_ids]
 
 
+def test_a_file_that_cannot_be_parsed_is_one_message_without_a_traceback(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = config(tmp_path)
+    (tmp_path / "ragged.csv").write_text("text,label\npain,heart\nachep\n")
+    data["tasks"][0]["source"] = {"csv": str(tmp_path / "ragged.csv")}
+    with pytest.raises(InputError, match=r"the input can't be read:\n.*ragged\.csv") as refusal:
+        made(data)
+    assert len(str(refusal.value).splitlines()) == 2
+    assert "Traceback" not in capfd.readouterr().err
+    assert not list((tmp_path / "runs/tiny").glob("shard/*"))
+
+
 def test_rows_without_a_label_serve_as_prompts(tmp_path: Path) -> None:
     items = [{**row, "label": None if i % 7 == 0 else row["label"]} for i, row in enumerate(rows())]
     data = config(tmp_path)
