@@ -43,7 +43,7 @@ class Killer:
             self.killed = True
 
 
-def test_a_killed_worker_costs_no_more_than_the_steps_since_the_last_checkpoint(
+def test_a_killed_worker_costs_no_more_than_the_steps_since_the_committed_checkpoint(
     tiny: RunConfig,
 ) -> None:
     run = Run.open(tiny, "tiny.yaml")
@@ -59,8 +59,9 @@ def test_a_killed_worker_costs_no_more_than_the_steps_since_the_last_checkpoint(
     killer = Killer(step=50)
     train(replace(run, progress=killer), [killed])
     assert killer.killed
-    assert killer.seen.count(41) == 2, "steps since the last checkpoint are done again"
-    assert killer.seen.count(40) == 1, "those before it are not"
+    again = min(step for step in killer.seen if killer.seen.count(step) > 1)
+    # The checkpoint of step 40 may still be on its way when the worker dies; that of 20 is not.
+    assert again in (21, 41), "steps since the last committed checkpoint are done again, no others"
     expected = load_model(undisturbed.rung_refs()[-1]).state_dict()
     found = load_model(killed.rung_refs()[-1]).state_dict()
     for name, weight in expected.items():
