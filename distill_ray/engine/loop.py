@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from distill_ray.core.schedule import Observation, ScheduleState, Switch, advance, progress
+from distill_ray.core.sums import TokenSum
 from distill_ray.data.batches import Batch
 from distill_ray.engine import comm
 from distill_ray.engine.objective import TERMS, counts, kl_sums, term_sums
@@ -147,50 +148,55 @@ def _use_current(teaching: Teaching) -> None:
     teaching.bank.use(teaching.state.teacher, teaching.state.rung)
 
 
-@torch.no_grad()
 def validate(session: Session) -> dict[str, float]:
     """Term → mean over the held-out rows, nats per token; `kl` terms only with a teacher."""
+    session.backend.train(False)
+    if session.teaching is not None:
+        _use_current(session.teaching)
+
+    def sums(batch: Batch) -> dict[str, TokenSum]:
+        student = session.student_logits(batch)
+        found = term_sums(student, None, batch, session.objective)
+        if session.teaching is not None:
+            found |= kl_sums(student, session.teacher_logits(batch), batch)
+        return found
+
+    return _held_out_means(session, sums)
+
+
+def _measure_best_teacher(session: Session) -> None:
+    """The least loss of any teacher's best rung, on the very rows that measure the student."""
+    teaching = session.teaching
+    if teaching is None or teaching.reassessment is None or teaching.best_loss is not None:
+        return
+
+    def sums(batch: Batch) -> dict[str, TokenSum]:
+        return term_sums(session.teacher_logits(batch), None, batch, session.objective)
+
+    losses = []
+    for name in teaching.ladders.num_rungs:
+        teaching.bank.use(name, teaching.ladders.last(name))
+        losses.append(task_loss(_held_out_means(session, sums)))
+    teaching.best_loss = min(losses)
+
+
+@torch.no_grad()
+def _held_out_means(
+    session: Session, sums_of: Callable[[Batch], dict[str, TokenSum]]
+) -> dict[str, float]:
+    """Term → mean of its sums over all held-out rows and ranks; terms without tokens left out."""
     if session.validation is None:
         return {}
-    session.backend.train(False)
     device = session.backend.device
     table = torch.zeros(2, len(TERMS), dtype=torch.float64, device=device)
     for batch in session.validation.batches():
-        batch = batch.to(device)
-        student = session.student_logits(batch)
-        sums = term_sums(student, None, batch, session.objective)
-        if session.teaching is not None:
-            _use_current(session.teaching)
-            teacher = session.teacher_logits(batch)
-            sums |= kl_sums(student, teacher, batch)
+        sums = sums_of(batch.to(device))
         for i, term in enumerate(TERMS):
             if term in sums:
                 table[0, i] += sums[term].total
                 table[1, i] += sums[term].tokens
     comm.sum_over_ranks(table)
     return {t: float(s / n) for t, s, n in zip(TERMS, *table) if n > 0}
-
-
-@torch.no_grad()
-def _measure_best_teacher(session: Session) -> None:
-    """The least loss of any teacher's best rung, on the very rows that measure the student."""
-    teaching = session.teaching
-    if teaching is None or teaching.reassessment is None or teaching.best_loss is not None:
-        return
-    assert session.validation is not None
-    device, losses = session.backend.device, []
-    for name in teaching.ladders.num_rungs:
-        teaching.bank.use(name, teaching.ladders.last(name))
-        table = torch.zeros(2, 2, dtype=torch.float64, device=device)
-        for batch in session.validation.batches():
-            batch = batch.to(device)
-            sums = term_sums(session.teacher_logits(batch), None, batch, session.objective)
-            for i, term in enumerate(TERMS[:2]):
-                table[0, i] += sums[term].total
-                table[1, i] += sums[term].tokens
-        comm.sum_over_ranks(table)
-        losses.append(task_loss({t: float(s / n) for t, s, n in zip(TERMS, *table) if n > 0}))
-    teaching.best_loss = min(losses)
 
 
 def task_loss(validation: dict[str, float]) -> float:

@@ -7,26 +7,16 @@ import math
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from distill_ray.config.errors import Problem, did_you_mean
 from distill_ray.config.models import ModelSource
+from distill_ray.core.memory import Sizes
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The sizes that memory estimates need."""
-
-    parameters: int
-    hidden: int
-    layers: int
-    vocabulary: int
 
 
 def check_model(source: ModelSource, where: str) -> list[Problem]:
@@ -93,7 +83,7 @@ def _all_known(init: Mapping[str, Any]) -> bool:
     return set(init) <= words
 
 
-def shape_of(source: ModelSource, vocab_size: int | None) -> Shape | None:
+def shape_of(source: ModelSource, vocab_size: int | None) -> Sizes | None:
     """Sizes from the architecture and the weights' headers, or None where only the hub knows."""
     if source.init is not None:
         config = {"vocab_size": vocab_size or 32000, **source.init}
@@ -106,11 +96,11 @@ def shape_of(source: ModelSource, vocab_size: int | None) -> Shape | None:
     return None
 
 
-def _shape(config: Mapping[str, Any], parameters: int) -> Shape:
+def _shape(config: Mapping[str, Any], parameters: int) -> Sizes:
     def first(*names: str) -> int:
         return next((int(config[n]) for n in names if config.get(n)), 0)
 
-    return Shape(
+    return Sizes(
         parameters,
         hidden=first("hidden_size", "n_embd", "d_model"),
         layers=first("num_hidden_layers", "n_layer", "num_layers"),

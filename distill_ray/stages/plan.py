@@ -144,10 +144,7 @@ def largest_teacher(cfg: RunConfig) -> Sizes | None:
 def _sizes(cfg: RunConfig, model: ModelSource) -> Sizes | None:
     tokenizer = cfg.student.tokenizer
     trained = tokenizer.train if tokenizer is not None else None
-    shape = shape_of(model, trained.vocab_size if trained else None)
-    if shape is None:
-        return None
-    return Sizes(shape.parameters, shape.hidden, shape.layers, shape.vocabulary)
+    return shape_of(model, trained.vocab_size if trained else None)
 
 
 def plain(made: Plan) -> dict[str, Any]:
