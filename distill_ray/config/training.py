@@ -28,6 +28,15 @@ class LossWeights(Section):
     task: NonNegativeFloat = 1.0
 
 
+class OffloadConfig(Section):
+    """What DeepSpeed keeps in the main memory instead of the accelerator's."""
+
+    optimizer: bool = False
+    """Optimiser states; ZeRO stage 1 and up."""
+    parameters: bool = False
+    """Weights; ZeRO stage 3."""
+
+
 class TrainingConfig(Section):
     """One training run."""
 
@@ -53,6 +62,25 @@ class TrainingConfig(Section):
     """Weights and arithmetic of the model; losses are computed in float32 always."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO: 1 shards optimiser states, 2 gradients too, 3 parameters too."""
+    offload: OffloadConfig = OffloadConfig()
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
+    """Attention kernels of transformers."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them: less memory, about
+    a third more time."""
+    compile: bool = False
+    """`torch.compile` the backbones; needs a C++ compiler on a CPU."""
+    max_bad_steps: PositiveInt = 10
+    """Steps in a row whose loss or gradient isn't finite, after which training stops. Each is left
+    out and its batch set aside."""
+
+    @model_validator(mode="after")
+    def _offload_fits(self) -> TrainingConfig:
+        if self.offload.optimizer and self.zero_stage < 1:
+            raise ValueError("offload.optimizer needs zero_stage 1, 2 or 3")
+        if self.offload.parameters and self.zero_stage < 3:
+            raise ValueError("offload.parameters needs zero_stage 3")
+        return self
 
     def num_steps(self, sequence_length: int) -> int:
         """Optimiser steps of the whole budget, at least one."""
@@ -140,7 +168,15 @@ class ReassessConfig(Section):
     """A new teacher must lead the current one's score by this much."""
 
 
-DIVERGENCE_NAMES = ("forward_kl", "reverse_kl", "jsd")
+DIVERGENCE_NAMES = (
+    "forward_kl",
+    "reverse_kl",
+    "jsd",
+    "skew_forward_kl",
+    "skew_reverse_kl",
+    "adaptive_kl",
+    "total_variation",
+)
 """The keys of `core.divergence.DIVERGENCES`, known here without importing torch."""
 
 
@@ -148,7 +184,9 @@ class ObjectiveConfig(Section):
     """What the student is pulled towards."""
 
     divergence: str = "forward_kl"
-    """One of ours (forward_kl, reverse_kl, jsd), or `my_package.module:function`."""
+    """One of ours (see docs/methods.md), or `my_package.module:function`."""
+    options: dict[str, float] = Field(default_factory=dict)
+    """Keyword options of the divergence, such as `beta` of jsd or `skew`."""
     temperature: PositiveFloat = 1.0
     alpha: Fraction = 0.9
     """Share of the divergence to the teacher; the rest is cross-entropy on the data."""
@@ -161,9 +199,78 @@ class ObjectiveConfig(Section):
         return self
 
 
+class TopKTargets(Section):
+    """The teacher's likeliest tokens, and the mass of all others as one."""
+
+    kind: Literal["top_k"] = "top_k"
+    k: PositiveInt = 64
+
+
+class SampledTargets(Section):
+    """Tokens drawn from the teacher: unbiased for the forward KL (arXiv 2503.16870)."""
+
+    kind: Literal["samples"] = "samples"
+    samples: PositiveInt = 64
+
+
+class HiddenTargets(Section):
+    """The teacher's last hidden states; its output weights are in each worker. Exact."""
+
+    kind: Literal["hidden"] = "hidden"
+
+
+SparseTarget = Annotated[TopKTargets | SampledTargets, Field(discriminator="kind")]
+AnyTarget = Annotated[HiddenTargets | TopKTargets | SampledTargets, Field(discriminator="kind")]
+
+
+class ColocatedServing(Section):
+    """The teacher is in each worker."""
+
+    kind: Literal["colocated"] = "colocated"
+    shard: bool = False
+    """Shard it over the workers (ZeRO-3, no optimiser), for one that doesn't fit in each."""
+
+
+class PoolServing(Section):
+    """The teacher is in processes of its own, on other accelerators, and works ahead."""
+
+    kind: Literal["pool"] = "pool"
+    actors: PositiveInt = 1
+    cpus_per_actor: PositiveFloat = 1.0
+    gpus_per_actor: NonNegativeFloat = 0.0
+    lookahead: PositiveInt = 2
+    """Steps that may be asked for ahead: beyond them the pool waits for the student."""
+    targets: AnyTarget = HiddenTargets()
+    """What it sends."""
+    parity_rows: NonNegativeInt = 1
+    """Rows that are compared with a local forward pass before training; 0 where the teacher
+    doesn't fit beside the student."""
+
+
+class CachedServing(Section):
+    """The teacher's targets are computed once, beside the shards, and read in every epoch."""
+
+    kind: Literal["cached"] = "cached"
+    targets: SparseTarget = TopKTargets()
+    actors: PositiveInt = 1
+    """Processes that compute them."""
+    rows_per_file: PositiveInt = 256
+    """What an interrupted pass can lose, for each process."""
+
+
+Serving = Annotated[
+    ColocatedServing | PoolServing | CachedServing,
+    Field(discriminator="kind"),
+]
+
+
 class DistillConfig(TrainingConfig):
     """The distillation proper."""
 
+    lora: LoraConfig | None = None
+    """Train adapters of the student instead of all its weights."""
+    serving: Serving = ColocatedServing()
+    """Where the teacher lives."""
     objective: ObjectiveConfig = ObjectiveConfig()
     schedule: Schedule = EqualStagesSchedule()
     reassess: ReassessConfig = ReassessConfig()

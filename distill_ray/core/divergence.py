@@ -1,97 +1,108 @@
-"""How far a student is from a teacher. B batch, T tokens, V vocabulary, N kept tokens.
+"""How far a student is from a teacher. N tokens, V outcomes: the vocabulary, or ids and a tail.
 
-Every function is a true divergence: 0 where student and teacher agree, in log space and float32,
-with τ² scaling so that gradients stay comparable across temperatures (Hinton et al. 2015,
-arXiv 1503.02531). Tokens are selected before anything is computed: masked NaNs cannot leak, and
-an empty mask keeps a graph, so that every rank still runs backward.
+Every function takes log-probabilities in float32 and gives one number a token, in nats. All are
+true divergences: 0 exactly where student and teacher agree. Temperature belongs to the caller, who
+softens both sides and multiplies with τ² (Hinton et al. 2015, arXiv 1503.02531), so that no
+divergence can forget it. Log-probabilities must be finite; an empty tail is a very low number.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from distill_ray.core.sums import TokenSum
+Divergence = Callable[..., Tensor]
+"""(log_q [N, V] of the student, log_p [N, V] of the teacher, options by keyword) → [N]."""
 
-Divergence = Callable[..., TokenSum]
 
-
-def forward_kl(
-    student: Tensor, teacher: Tensor, mask: Tensor, *, temperature: float = 1.0
-) -> TokenSum:
-    """Sum of τ²·KL(teacher ‖ student) over kept tokens, in nats.
+def forward_kl(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """KL(p ‖ q) = Σ p log(p / q), teacher first: the student covers all that the teacher does.
 
     Args:
-        student: [B, T, V] logits; receives the gradient.
-        teacher: [B, T, V] logits; a constant.
-        mask: [B, T] bool; True where a token counts.
-        temperature: τ, softens both sides.
-
-    Raises:
-        ValueError: the shapes don't fit.
+        log_q: [N, V] log-probabilities of the student; receives the gradient.
+        log_p: [N, V] log-probabilities of the teacher; a constant.
     """
-    log_q, log_p = _log_probs(student, teacher, mask, temperature)
-    kl = F.kl_div(log_q, log_p, reduction="sum", log_target=True)
-    return TokenSum(temperature**2 * kl, mask.sum())
+    return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
 
 
-def reverse_kl(
-    student: Tensor, teacher: Tensor, mask: Tensor, *, temperature: float = 1.0
-) -> TokenSum:
-    """Sum of τ²·KL(student ‖ teacher) over kept tokens; arguments as in `forward_kl`."""
-    log_q, log_p = _log_probs(student, teacher, mask, temperature)
-    kl = F.kl_div(log_p, log_q, reduction="sum", log_target=True)
-    return TokenSum(temperature**2 * kl, mask.sum())
+def reverse_kl(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """KL(q ‖ p): the student keeps to what the teacher holds likely (arXiv 2306.08543)."""
+    return forward_kl(log_p, log_q)
 
 
-def jsd(
-    student: Tensor,
-    teacher: Tensor,
-    mask: Tensor,
-    *,
-    temperature: float = 1.0,
-    beta: float = 0.5,
-) -> TokenSum:
-    """Sum of τ²·[β·KL(P ‖ M) + (1-β)·KL(Q ‖ M)], M = βP + (1-β)Q, P teacher, Q student.
+def jsd(log_q: Tensor, log_p: Tensor, *, beta: float = 0.5) -> Tensor:
+    """β·KL(p ‖ m) + (1-β)·KL(q ‖ m), m = βp + (1-β)q.
 
     Generalised Jensen-Shannon divergence (Agarwal et al. 2023, arXiv 2306.13649, eq. 1). As β → 0,
     JSD/β tends to the forward KL.
 
     Args:
-        beta: β in (0, 1); the other arguments as in `forward_kl`.
+        log_q, log_p: as in `forward_kl`.
+        beta: β in (0, 1).
+
+    Raises:
+        ValueError: β is outside.
     """
-    if not 0 < beta < 1:
-        raise ValueError(f"beta must lie between 0 and 1, got {beta}")
-    log_q, log_p = _log_probs(student, teacher, mask, temperature)
-    weights = torch.tensor([beta, 1 - beta], device=log_q.device).log()
-    log_m = torch.logaddexp(log_p + weights[0], log_q + weights[1])
-    towards_p = F.kl_div(log_m, log_p, reduction="sum", log_target=True)
-    towards_q = F.kl_div(log_m, log_q, reduction="sum", log_target=True)
-    return TokenSum(temperature**2 * (beta * towards_p + (1 - beta) * towards_q), mask.sum())
+    log_m = _mixture(log_p, log_q, "beta", beta)
+    return beta * forward_kl(log_m, log_p) + (1 - beta) * forward_kl(log_m, log_q)
+
+
+def skew_forward_kl(log_q: Tensor, log_p: Tensor, *, skew: float = 0.1) -> Tensor:
+    """KL(p ‖ αp + (1-α)q), α = `skew` in (0, 1) (Ko et al. 2024, arXiv 2402.03898, eq. 3)."""
+    return forward_kl(_mixture(log_p, log_q, "skew", skew), log_p)
+
+
+def skew_reverse_kl(log_q: Tensor, log_p: Tensor, *, skew: float = 0.1) -> Tensor:
+    """KL(q ‖ (1-α)p + αq), α = `skew` in (0, 1) (Ko et al. 2024, arXiv 2402.03898)."""
+    return forward_kl(_mixture(log_q, log_p, "skew", skew), log_q)
+
+
+def adaptive_kl(log_q: Tensor, log_p: Tensor, *, head_mass: float = 0.5) -> Tensor:
+    """g_h/(g_h+g_t)·KL(p ‖ q) + g_t/(g_h+g_t)·KL(q ‖ p) (Wu et al. 2024, arXiv 2404.02657).
+
+    g_h and g_t are Σ|p - q| over the head and the tail of the teacher's distribution. The head is
+    its likeliest outcomes as long as their mass is at most `head_mass`, the first one always in.
+    The two shares are constants: no gradient flows through them.
+    """
+    if not 0 < head_mass < 1:
+        raise ValueError(f"head_mass must lie between 0 and 1, got {head_mass}")
+    head, tail = _gaps(log_q.detach(), log_p.detach(), head_mass)
+    # Where both agree there is no gap, and both divergences are 0: any share will do.
+    share = torch.where(head + tail > 0, head / (head + tail), torch.full_like(head, 0.5))
+    return share * forward_kl(log_q, log_p) + (1 - share) * reverse_kl(log_q, log_p)
+
+
+def total_variation(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """½ Σ |p - q|, in [0, 1]; not in nats."""
+    return (log_p.exp() - log_q.exp()).abs().sum(dim=-1) / 2
 
 
 DIVERGENCES: dict[str, Divergence] = {
     "forward_kl": forward_kl,
     "reverse_kl": reverse_kl,
     "jsd": jsd,
+    "skew_forward_kl": skew_forward_kl,
+    "skew_reverse_kl": skew_reverse_kl,
+    "adaptive_kl": adaptive_kl,
+    "total_variation": total_variation,
 }
 
 
-def _log_probs(
-    student: Tensor, teacher: Tensor, mask: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """log q and log p of the kept tokens, both [N, V] in float32."""
-    require_shape("teacher", teacher, student.shape)
-    require_shape("mask", mask, student.shape[:-1])
-    log_q = F.log_softmax(student[mask].float() / temperature, dim=-1)
-    log_p = F.log_softmax(teacher.detach()[mask].float() / temperature, dim=-1)
-    return log_q, log_p
+def _mixture(log_a: Tensor, log_b: Tensor, name: str, share: float) -> Tensor:
+    """log(share·a + (1-share)·b)."""
+    if not 0 < share < 1:
+        raise ValueError(f"{name} must lie between 0 and 1, got {share}")
+    return torch.logaddexp(log_a + math.log(share), log_b + math.log1p(-share))
 
 
-def require_shape(name: str, tensor: Tensor, shape: torch.Size) -> None:
-    """Raise ValueError unless `tensor` has this shape."""
-    if tensor.shape != shape:
-        raise ValueError(f"{name} has shape {list(tensor.shape)}, needs {list(shape)}")
+def _gaps(log_q: Tensor, log_p: Tensor, head_mass: float) -> tuple[Tensor, Tensor]:
+    """Σ|p - q| over the teacher's head and over its tail, both [N]."""
+    p, order = log_p.exp().sort(dim=-1, descending=True)
+    gap = (p - log_q.exp().gather(-1, order)).abs()
+    in_head = p.cumsum(dim=-1) <= head_mass
+    in_head[..., 0] = True
+    zero = torch.zeros_like(gap)
+    return torch.where(in_head, gap, zero).sum(-1), torch.where(in_head, zero, gap).sum(-1)

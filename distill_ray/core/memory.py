@@ -9,6 +9,12 @@ RUNTIME = int(0.75 * GIB)
 """Python with torch, transformers, DeepSpeed and Ray, measured on Linux without an accelerator."""
 
 
+CHUNK_BYTES = {"cpu": 2**24, "cuda": 2**28}
+"""Size of one [n, V] float32 matrix of the loss, by kind of device."""
+CHUNKS = 4
+"""Such matrices that exist at a time."""
+
+
 @dataclass(frozen=True)
 class Sizes:
     """A transformer, as far as memory goes."""
@@ -27,7 +33,8 @@ class Need:
     gradients: int
     optimiser: int
     activations: int
-    logits: int
+    loss: int
+    """Chunks of logits, and the gradient of the output weights."""
     teacher: int
     runtime: int = RUNTIME
 
@@ -39,7 +46,7 @@ class Need:
             + self.gradients
             + self.optimiser
             + self.activations
-            + self.logits
+            + self.loss
             + self.teacher
             + self.runtime
         )
@@ -55,13 +62,17 @@ def training_need(
     width: int,
     trained: float = 1.0,
     teacher: Sizes | None = None,
+    checkpointing: bool = False,
+    offload: tuple[bool, bool] = (False, False),
+    device: str = "cpu",
 ) -> Need:
     """Memory of one worker that trains with AdamW.
 
     Weights, gradients and optimiser states follow ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054):
     stage 1 shards the states, 2 the gradients too, 3 the weights too. Activations follow
     Korthikanti et al. 2022 (arXiv 2205.05198, eq. 2) without its attention matrix, which SDPA
-    doesn't keep: 34 bytes a token, layer and hidden unit at 2 bytes a number.
+    doesn't keep: 34 bytes a token, layer and hidden unit at 2 bytes a number; with checkpointing,
+    each layer's input and one layer's activations. Logits exist a chunk at a time.
 
     Args:
         student: the trained model.
@@ -72,6 +83,9 @@ def training_need(
         width: bytes of a number, 2 or 4.
         trained: share of the parameters that is trained (adapters train few).
         teacher: the frozen model beside it.
+        checkpointing: whether activations are computed again.
+        offload: whether optimiser states, and weights, are kept elsewhere.
+        device: `cpu` or `cuda`.
     """
     count, tokens = student.parameters, rows * length
 
@@ -80,16 +94,14 @@ def training_need(
 
     # Two moments in float32, and a float32 copy of the weights when those are narrower.
     state = (8 + (4 if width == 2 else 0)) * trained * count
-    logits = tokens * student.vocabulary * (width + 2 * 4)  # output, log-softmax, gradient
-    beside = 0
-    if teacher is not None:
-        beside = teacher.parameters * width
-        logits += tokens * teacher.vocabulary * (width + 4)
+    layer = 17 * width * tokens * student.hidden
+    kept = width * tokens * student.hidden
+    matrix = min(4 * tokens * student.vocabulary, CHUNK_BYTES[device])
     return Need(
-        parameters=shared(count * width, 3),
+        parameters=0 if offload[1] else shared(count * width, 3),
         gradients=shared(trained * count * width, 2),
-        optimiser=shared(state, 1),
-        activations=int(17 * width * tokens * student.hidden * student.layers),
-        logits=logits,
-        teacher=beside,
+        optimiser=0 if offload[0] else shared(state, 1),
+        activations=layer + kept * student.layers if checkpointing else layer * student.layers,
+        loss=CHUNKS * matrix + 4 * student.vocabulary * student.hidden,
+        teacher=0 if teacher is None else teacher.parameters * width,
     )

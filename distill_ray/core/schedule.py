@@ -8,6 +8,7 @@ Ordered checkpoints: RCO (arXiv 1904.09149), SCD (arXiv 2601.10114).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -161,8 +162,9 @@ def advance(
     A reassessment that changes the teacher comes first: the new teacher is entered at the rung
     that the schedule gives for it.
     """
-    # Two windows of 1000 steps, the longest that a config allows.
-    state = replace(state, losses=(*state.losses, seen.loss)[-2000:])
+    # A step that was set aside has no loss. Two windows of 1000 steps are the longest there are.
+    if math.isfinite(seen.loss):
+        state = replace(state, losses=(*state.losses, seen.loss)[-2000:])
     reason = ""
     before = state
     if seen.progress is not None:
@@ -177,6 +179,22 @@ def advance(
         seen.step, before.teacher, before.rung, state.teacher, state.rung, reason or why
     )
     return replace(state, losses=()), switch
+
+
+def timetable(
+    state: ScheduleState,
+    ladders: Ladders,
+    decide: Callable[[ScheduleState, Observation, Ladders], Decision],
+) -> list[tuple[str, int]]:
+    """[steps] the teacher and rung of each step, before there is any loss or progress.
+
+    What a run without reassessment will take, if its schedule reads nothing but step numbers.
+    """
+    found = [(state.teacher, state.rung)]
+    for step in range(1, ladders.max_steps):
+        state, _ = advance(state, Observation(step, math.nan), ladders, decide)
+        found.append((state.teacher, state.rung))
+    return found
 
 
 def _reassess(state: ScheduleState, reassessment: Reassessment) -> tuple[ScheduleState, str]:

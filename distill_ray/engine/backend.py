@@ -9,6 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from distill_ray.core.head_loss import HeadLoss, Supervision
+from distill_ray.data.batches import Batch
+
 
 class Backend(Protocol):
     """The student with its optimiser, on one rank.
@@ -19,14 +22,17 @@ class Backend(Protocol):
 
     device: torch.device
 
-    def logits(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
-        """[B, T, V]."""
+    def losses(self, batch: Batch, at: Tensor, supervision: Supervision) -> HeadLoss:
+        """The losses of a batch's kept predictions [K]."""
 
     def backward(self, loss: Tensor) -> None:
         """Add this micro-batch's gradient."""
 
     def step(self, learning_rate: float) -> float:
-        """Clip, update, clear; returns the gradient's norm before clipping."""
+        """Clip, update, clear; returns the gradient's norm before clipping.
+
+        A gradient that isn't finite is cleared without an update, on every rank alike.
+        """
 
     def train(self, mode: bool) -> None:
         """Training or evaluation mode."""

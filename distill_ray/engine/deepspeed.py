@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill_ray.config.training import OffloadConfig
+from distill_ray.core.head_loss import HeadLoss, Supervision
+from distill_ray.data.batches import Batch
 from distill_ray.engine import comm
 from distill_ray.engine.optim import OptimSpec, adamw
+from distill_ray.engine.student import Student, as_loss
 
 TESTED = "0.19"
 
@@ -22,17 +27,21 @@ TESTED = "0.19"
 class DeepSpeedBackend:
     """The student inside a DeepSpeed engine.
 
+    In bfloat16, stages 1 to 3 keep a float32 copy of the weights in their optimiser's shards. Stage
+    0 has no shards: its weights are float32, and it computes under autocast, as the plain backend.
+
     Raises:
         RuntimeError: no process group is there yet; Ray Train makes one.
     """
 
     def __init__(
         self,
-        module: Any,
+        student: Student,
         spec: OptimSpec,
         device: torch.device,
         *,
         zero_stage: int,
+        offload: OffloadConfig,
         precision: str,
         micro_rows: int,
         num_micro: int,
@@ -40,17 +49,19 @@ class DeepSpeedBackend:
         deepspeed = import_deepspeed(device)
         self.device = device
         self._scale = comm.world() * num_micro
-        config = _config(spec, zero_stage, precision, micro_rows, num_micro)
+        self._spec, self._stage = spec, zero_stage
+        self._autocast = zero_stage == 0 and precision == "bfloat16"
+        config = _config(spec, zero_stage, offload, precision, micro_rows, num_micro)
+        student = student.to(device)
         self._engine, _, _, _ = deepspeed.initialize(
-            model=module.to(device), optimizer=adamw(module, spec), config=config
+            model=student, optimizer=adamw(student, spec), config=config
         )
         self._zero = deepspeed.zero
-        self._stage = zero_stage
 
-    def logits(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
-        """[B, T, V]."""
-        output = self._engine(input_ids=input_ids, position_ids=position_ids, use_cache=False)
-        return output.logits  # type: ignore[no-any-return]
+    def losses(self, batch: Batch, at: Tensor, supervision: Supervision) -> HeadLoss:
+        """The losses of a batch's kept predictions [K]."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+            return as_loss(self._engine(batch.input_ids, batch.position_ids, at, supervision))
 
     def backward(self, loss: Tensor) -> None:
         """Add this micro-batch's gradient."""
@@ -63,15 +74,20 @@ class DeepSpeedBackend:
         """Clip, update, clear; returns the gradient's norm before clipping."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        # In float32, stage 0 clips without telling the norm; its gradients are whole here.
-        before = self._whole_norm() if self._stage == 0 else float("nan")
+        norm = self._clip_whole() if self._stage == 0 else None
+        # Stages 1 to 3 see for themselves that a gradient isn't finite, and leave the step out.
         self._engine.step()
-        norm = self._engine.get_global_grad_norm()
-        return before if norm is None else float(norm)
+        return float(self._engine.get_global_grad_norm()) if norm is None else norm
 
-    def _whole_norm(self) -> float:
-        grads = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(grads))
+    def _clip_whole(self) -> float:
+        """Stage 0 leaves this to us: it clips without telling the norm, whatever the norm is."""
+        trained = [p for p in self._engine.module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        if math.isfinite(norm):
+            torch.nn.utils.clip_grads_with_norm_(trained, self._spec.clip, norm)
+        else:  # AdamW leaves a parameter without a gradient as it is, its moments too.
+            self._engine.module.zero_grad(set_to_none=True)
+        return float(norm)
 
     def train(self, mode: bool) -> None:
         """Training or evaluation mode."""
@@ -90,7 +106,7 @@ class DeepSpeedBackend:
     @contextmanager
     def whole(self) -> Iterator[Any]:
         """The student with whole parameters; sharded ones are gathered meanwhile."""
-        model = self._engine.module
+        model = self._engine.module.model
         if self._stage < 3:
             yield model
             return
@@ -118,17 +134,28 @@ def import_deepspeed(device: torch.device) -> Any:
 
 
 def _config(
-    spec: OptimSpec, zero_stage: int, precision: str, micro_rows: int, num_micro: int
+    spec: OptimSpec,
+    zero_stage: int,
+    offload: OffloadConfig,
+    precision: str,
+    micro_rows: int,
+    num_micro: int,
 ) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": zero_stage}
+    if offload.optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if offload.parameters:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
         "train_micro_batch_size_per_gpu": micro_rows,
         "gradient_accumulation_steps": num_micro,
-        "gradient_clipping": spec.clip,
-        "zero_optimization": {"stage": zero_stage},
+        "gradient_clipping": spec.clip if zero_stage else 0.0,
+        "zero_optimization": zero,
         # Ours is torch's AdamW: DeepSpeed's own would compile a kernel on the first step.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "bf16": {"enabled": precision == "bfloat16"},
+        "bf16": {"enabled": bool(zero_stage) and precision == "bfloat16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
         "wall_clock_breakdown": False,
         "steps_per_print": 10**9,
     }

@@ -18,8 +18,12 @@ from distill_ray.engine.backend import Backend
 from distill_ray.engine.objective import Objective
 from distill_ray.engine.optim import OptimSpec
 from distill_ray.engine.plain import PlainBackend
-from distill_ray.engine.session import Session, Teaching, Validation
+from distill_ray.engine.session import BadSteps, Session, Teaching, Validation
+from distill_ray.engine.student import Student
+from distill_ray.engine.teacher import Colocated, TeacherSource
 from distill_ray.models.adapters import add_lora
+from distill_ray.models.causal import require_head
+from distill_ray.models.execution import Execution, checkpoint_activations
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
 from distill_ray.models.teachers import TeacherBank
@@ -109,10 +113,34 @@ def load_streams(data: DataSpec, split: str, limit: int | None = None) -> dict[s
     return found
 
 
-def build_session(job: Job, device: torch.device) -> Session:
-    """Load everything that a job needs on this rank. Collective where ranks are several."""
+def build_session(job: Job, device: torch.device, teacher: TeacherSource | None = None) -> Session:
+    """Load everything that a job needs on this rank. Collective where ranks are several.
+
+    Args:
+        job: what to train.
+        device: where.
+        teacher: where the teacher's answers come from; left out, it is loaded here.
+    """
     training, spec = job.training, _optim(job)
-    source = MixedRows(
+    source = mixed_rows(job)
+    # The teacher first: nothing of DeepSpeed's is alive yet that could shard it.
+    teaching = _teaching(job, device, teacher)
+    return Session(
+        backend=_backend(job, spec, source.num_micro, device),
+        source=source,
+        num_micro=source.num_micro,
+        objective=_objective(job),
+        optim=spec,
+        teaching=teaching,
+        validation=Validation(_held_out(job), job.validation_due),
+        bad=BadSteps(limit=training.max_bad_steps),
+    )
+
+
+def mixed_rows(job: Job) -> MixedRows:
+    """The rows that a job trains on, in their order; this rank's micro-batches of them."""
+    training = job.training
+    return MixedRows(
         load_streams(job.data, "train"),
         training.mix,
         steps=job.steps,
@@ -121,18 +149,6 @@ def build_session(job: Job, device: torch.device) -> Session:
         seed=job.data.seed,
         rank=comm.rank(),
         world=comm.world(),
-    )
-    # The teacher first: nothing of DeepSpeed's is alive yet that could shard it.
-    teaching = _teaching(job, device)
-    return Session(
-        backend=_backend(job, spec, source.num_micro, device),
-        source=source,
-        num_micro=source.num_micro,
-        objective=_objective(job),
-        optim=spec,
-        vocabulary=job.data.vocabulary,
-        teaching=teaching,
-        validation=Validation(_held_out(job), job.validation_due),
     )
 
 
@@ -153,58 +169,89 @@ def _objective(job: Job) -> Objective:
     if job.objective is None or job.teaching is None:
         return Objective(alpha=0.0, weights=weights)
     chosen = job.objective
-    return Objective(chosen.alpha, chosen.temperature, chosen.divergence, weights)
+    return Objective(chosen.alpha, chosen.temperature, chosen.divergence, chosen.options, weights)
 
 
-def _teaching(job: Job, device: torch.device) -> Teaching | None:
+def _teaching(job: Job, device: torch.device, source: TeacherSource | None) -> Teaching | None:
     spec = job.teaching
     if spec is None:
         return None
-    bank = TeacherBank(spec.ladders, device=device, precision=job.training.precision)
-    ladders = Ladders({name: len(rungs) for name, rungs in spec.ladders.items()}, job.steps)
+    source = source or Colocated(teacher_bank(job, device))
+    state, ladders, decide = first_state(spec, job.steps)
+    source.use(state.teacher, state.rung)
+    return Teaching(source, ladders, decide, state, spec.reassessment)
+
+
+def first_state(spec: TeachingSpec, steps: int) -> tuple[ScheduleState, Ladders, Any]:
+    """Where the schedule begins, what there is to choose from, and what decides."""
+    ladders = Ladders({name: len(rungs) for name, rungs in spec.ladders.items()}, steps)
     function, options = find(spec.schedule, SCHEDULES), dict(spec.options)
 
     def decide(state: ScheduleState, seen: Any, ladders: Ladders) -> Decision:
         return function(state, seen, ladders, **options)  # type: ignore[no-any-return]
 
     rung = ladders.last(spec.first) if spec.schedule == "fixed" else 0
-    state = ScheduleState(teacher=spec.first, rung=rung)
-    bank.use(state.teacher, state.rung)
-    return Teaching(bank, ladders, decide, state, spec.reassessment)
+    return ScheduleState(teacher=spec.first, rung=rung), ladders, decide
+
+
+def teacher_bank(job: Job, device: torch.device) -> TeacherBank:
+    """The job's teachers, loaded on demand."""
+    assert job.teaching is not None
+    return TeacherBank(
+        job.teaching.ladders,
+        device=device,
+        execution=execution(job.training),
+        vocabulary=job.data.vocabulary,
+    )
+
+
+def execution(training: TrainingConfig) -> Execution:
+    """How the models of a training compute."""
+    return Execution(training.precision, training.attention, training.compile)
 
 
 def _backend(job: Job, spec: OptimSpec, num_micro: int, device: torch.device) -> Backend:
-    # The plain backend keeps float32 weights and computes in bfloat16 under autocast: steps of
-    # AdamW are smaller than what bfloat16 weights can show. DeepSpeed keeps its own copy.
-    plain = job.backend == "plain"
-    precision = job.training.precision
-    model: Any = load_model(job.student, precision="float32" if plain else precision)
+    # Steps of AdamW are smaller than what bfloat16 weights can show. ZeRO keeps a float32 copy in
+    # its shards; without shards the weights are float32, and the arithmetic is under autocast.
+    training, plain = job.training, job.backend == "plain"
+    whole = plain or training.zero_stage == 0
+    model: Any = load_model(job.student, precision="float32" if whole else training.precision)
     if job.lora is not None:
         model = add_lora(model, **job.lora.model_dump(), seed=job.data.seed)
+    require_head(model)
+    execution(training).prepare(model)
+    if training.activation_checkpointing:
+        checkpoint_activations(model)
+    student = Student(model, job.data.vocabulary)
     if plain:
-        return PlainBackend(model, spec, device, autocast=precision == "bfloat16")
+        return PlainBackend(student, spec, device, autocast=training.precision == "bfloat16")
     from distill_ray.engine.deepspeed import DeepSpeedBackend
 
     return DeepSpeedBackend(
-        model,
+        student,
         spec,
         device,
-        zero_stage=job.training.zero_stage,
-        precision=job.training.precision,
-        micro_rows=job.training.micro_batch_rows,
+        zero_stage=training.zero_stage,
+        offload=training.offload,
+        precision=training.precision,
+        micro_rows=training.micro_batch_rows,
         num_micro=num_micro,
     )
 
 
-def _held_out(job: Job) -> Any:
+def held_out_streams(job: Job) -> dict[str, Stream]:
     """Validation rows of those streams that the training reads, and of their tasks."""
     rows = load_streams(job.data, "validation", job.data.validation_rows)
     tasks = {name.partition(".")[0] for name in job.training.mix if "." in name}
-    chosen = {
+    return {
         name: stream
         for name, stream in rows.items()
         if name in job.training.mix or name.partition(".")[0] in tasks
     }
+
+
+def _held_out(job: Job) -> Any:
+    chosen = held_out_streams(job)
 
     def batches() -> Iterable[Batch]:
         return in_order(

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill_ray.core.head_loss import HeadLoss, Reference, gold_nll
 from distill_ray.core.schedule import Observation, ScheduleState, Switch, advance, progress
-from distill_ray.core.sums import TokenSum
 from distill_ray.data.batches import Batch
 from distill_ray.engine import comm
-from distill_ray.engine.objective import TERMS, counts, kl_sums, term_sums
+from distill_ray.engine.bad_steps import judge
+from distill_ray.engine.objective import TERMS, Kept, measured
 from distill_ray.engine.session import Session, Teaching
 
 
@@ -41,8 +42,10 @@ class Step:
 
     def metrics(self) -> dict[str, Any]:
         """Plain numbers for a tracker."""
-        row: dict[str, Any] = {"step": self.number, "loss": self.loss, **self.terms}
-        row |= {"grad_norm": self.grad_norm, "learning_rate": self.learning_rate}
+        found = {"loss": self.loss, **self.terms, "grad_norm": self.grad_norm}
+        # A number that isn't finite is no number to JSON and to charts: left out.
+        row: dict[str, Any] = {k: v for k, v in found.items() if math.isfinite(v)}
+        row |= {"step": self.number, "learning_rate": self.learning_rate}
         row |= {"tokens": self.tokens}
         if self.teacher is not None:
             row |= {"teacher": self.teacher, "rung": self.rung}
@@ -99,24 +102,22 @@ def train_step(session: Session) -> tuple[float, dict[str, float], int, float]:
     """One optimiser step: loss, its terms, supervised tokens and the gradient's norm.
 
     The counts of the whole step, over ranks and micro-batches, are known before the first forward
-    pass, so each micro-batch's share of the loss is exact however unequal they are.
+    pass, so each micro-batch's share of the loss is exact however unequal they are. A step whose
+    loss or gradient isn't finite changes no weight; its batches are set aside.
     """
-    device = session.backend.device
-    batches = [session.source.batch(session.step, m).to(device) for m in range(session.num_micro)]
-    total = comm.sum_over_ranks(torch.stack([counts(b) for b in batches]).sum(dim=0))
+    if session.teaching is not None:
+        session.teaching.use_current()
+    batches = session.batches()
+    kept = [Kept.of(batch) for batch in batches]
+    total = comm.sum_over_ranks(torch.stack([k.counts for k in kept]).sum(dim=0))
     session.backend.train(True)
-    sums = torch.zeros(len(TERMS), dtype=torch.float64, device=device)
-    for batch in batches:
-        sums += _accumulate(session, batch, total)
-    comm.sum_over_ranks(sums)
+    parts = torch.stack([_accumulate(session, b, k, total) for b, k in zip(batches, kept)])
+    sums = comm.sum_over_ranks(parts.sum(dim=0))
     norm = session.backend.step(session.optim.learning_rate_at(session.step))
     means = {t: float(s / n) for t, s, n in zip(TERMS, sums, total) if n > 0}
     loss = sum(session.objective.coefficient(t) * mean for t, mean in means.items())
-    if not math.isfinite(loss):
-        # The sums are global, so every rank stops here.
-        raise FloatingPointError(
-            f"the loss of step {session.step + 1} is {loss} ({means}): lower the learning rate"
-        )
+    # Both are global, so every rank decides alike.
+    judge(session.bad, session.step + 1, loss, norm, batches, parts)
     tokens = int(total[2:].sum() if session.teaching else total[:2].sum())
     return loss, _reported(session, means), tokens, norm
 
@@ -125,43 +126,33 @@ def _reported(session: Session, means: dict[str, float]) -> dict[str, float]:
     return {t: m for t, m in means.items() if session.teaching or t.endswith(".ce")}
 
 
-def _accumulate(session: Session, batch: Batch, total: Tensor) -> Tensor:
-    """Forward and backward of one micro-batch; returns the detached sums of its terms."""
-    teacher = None
-    if session.teaching is not None:
-        _use_current(session.teaching)
-        teacher = session.teacher_logits(batch)
-    student = session.student_logits(batch)
-    sums = term_sums(student, teacher, batch, session.objective)
-    # A term without tokens is a zero that keeps its graph, so every rank runs backward.
-    shares = [
-        session.objective.coefficient(term) * sums[term].total / count.clamp(min=1)
-        for term, count in zip(TERMS, total)
-        if term in sums
-    ]
-    session.backend.backward(torch.stack(shares).sum())
-    zero = torch.zeros((), device=batch.input_ids.device)
-    return torch.stack([sums[t].total.detach() if t in sums else zero for t in TERMS]).double()
+def _accumulate(session: Session, batch: Batch, kept: Kept, total: Tensor) -> Tensor:
+    """Forward and backward of one micro-batch; returns the [4] sums of its terms."""
+    reference = _reference(session, batch, kept, session.objective.temperature)
+    supervision = session.objective.supervision(kept, total, reference)
+    # Without a kept prediction the loss is a zero that keeps its graph: every rank runs backward.
+    found = session.backend.losses(batch, kept.at, supervision)
+    session.backend.backward(found.total)
+    return kept.sums(found)
 
 
-def _use_current(teaching: Teaching) -> None:
-    teaching.bank.use(teaching.state.teacher, teaching.state.rung)
+def _reference(session: Session, batch: Batch, kept: Kept, temperature: float) -> Reference | None:
+    if session.teaching is None:
+        return None
+    return session.teaching.source.reference(batch, kept, temperature=temperature)
 
 
 def validate(session: Session) -> dict[str, float]:
     """Term → mean over the held-out rows, nats per token; `kl` terms only with a teacher."""
     session.backend.train(False)
     if session.teaching is not None:
-        _use_current(session.teaching)
+        session.teaching.use_current()
 
-    def sums(batch: Batch) -> dict[str, TokenSum]:
-        student = session.student_logits(batch)
-        found = term_sums(student, None, batch, session.objective)
-        if session.teaching is not None:
-            found |= kl_sums(student, session.teacher_logits(batch), batch)
-        return found
+    def sums(batch: Batch, kept: Kept) -> Tensor:
+        reference = _reference(session, batch, kept, 1.0)
+        return kept.sums(session.backend.losses(batch, kept.at, measured(kept, reference)))
 
-    return _held_out_means(session, sums)
+    return _reported(session, _held_out_means(session, sums))
 
 
 def _measure_best_teacher(session: Session) -> None:
@@ -170,31 +161,28 @@ def _measure_best_teacher(session: Session) -> None:
     if teaching is None or teaching.reassessment is None or teaching.best_loss is not None:
         return
 
-    def sums(batch: Batch) -> dict[str, TokenSum]:
-        return term_sums(session.teacher_logits(batch), None, batch, session.objective)
+    def sums(batch: Batch, kept: Kept) -> Tensor:
+        nll = gold_nll(teaching.source.reference(batch, kept, temperature=1.0), kept.gold)
+        return kept.sums(HeadLoss(nll.sum(), nll, None))
 
     losses = []
     for name in teaching.ladders.num_rungs:
-        teaching.bank.use(name, teaching.ladders.last(name))
+        teaching.source.use(name, teaching.ladders.last(name))
         losses.append(task_loss(_held_out_means(session, sums)))
     teaching.best_loss = min(losses)
 
 
 @torch.no_grad()
-def _held_out_means(
-    session: Session, sums_of: Callable[[Batch], dict[str, TokenSum]]
-) -> dict[str, float]:
+def _held_out_means(session: Session, sums_of: Callable[[Batch, Kept], Tensor]) -> dict[str, float]:
     """Term → mean of its sums over all held-out rows and ranks; terms without tokens left out."""
     if session.validation is None:
         return {}
     device = session.backend.device
     table = torch.zeros(2, len(TERMS), dtype=torch.float64, device=device)
     for batch in session.validation.batches():
-        sums = sums_of(batch.to(device))
-        for i, term in enumerate(TERMS):
-            if term in sums:
-                table[0, i] += sums[term].total
-                table[1, i] += sums[term].tokens
+        batch = batch.to(device)
+        kept = Kept.of(batch)
+        table += torch.stack([sums_of(batch, kept), kept.counts.double()])
     comm.sum_over_ranks(table)
     return {t: float(s / n) for t, s, n in zip(TERMS, *table) if n > 0}
 

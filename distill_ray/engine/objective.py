@@ -1,21 +1,59 @@
-"""What a step minimises: terms by kind of row, each a mean over its own supervised tokens."""
+"""What a step minimises: terms by kind of row, each a mean over its own supervised tokens.
+
+B batch, T tokens, K kept: the predictions of a batch that anything supervises.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from distill_ray.core.divergence import DIVERGENCES, forward_kl
-from distill_ray.core.losses import cross_entropy
+from distill_ray.core.divergence import DIVERGENCES, Divergence, forward_kl
+from distill_ray.core.head_loss import HeadLoss, Reference, Supervision
 from distill_ray.core.plugins import find
-from distill_ray.core.sums import TokenSum
 from distill_ray.data.batches import Batch
 
 TERMS = ("text.ce", "task.ce", "text.kl", "task.kl")
 """Cross-entropy on the data and divergence to the teacher, on running text and on tasks."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The supervised predictions of a batch: the only ones that a head is applied to."""
+
+    at: Tensor
+    """[K] int64 places in the flattened [B, T]."""
+    gold: Tensor
+    """[K] int64 the token that follows."""
+    terms: Tensor
+    """[4, K] bool; which term counts which prediction, in the order of TERMS."""
+
+    @classmethod
+    def of(cls, batch: Batch) -> Kept:
+        """Those of a batch, on its device."""
+        gold, distill = batch.gold.flatten(), batch.distill.flatten()
+        at = (gold | distill).nonzero()[:, 0]
+        gold, distill = gold[at], distill[at]
+        task = batch.is_task.repeat_interleave(batch.gold.shape[1])[at]
+        terms = torch.stack([gold & ~task, gold & task, distill & ~task, distill & task])
+        return cls(at, batch.targets.flatten()[at], terms)
+
+    @property
+    def counts(self) -> Tensor:
+        """[4] predictions of each term."""
+        return self.terms.sum(dim=1)
+
+    def sums(self, found: HeadLoss) -> Tensor:
+        """[4] float64 sum of each term; 0 where it wasn't computed."""
+        nothing = torch.zeros_like(found.cross_entropy)
+        distance = nothing if found.divergence is None else found.divergence
+        values = torch.stack([found.cross_entropy] * 2 + [distance] * 2)  # [4, K]
+        # Selected, not multiplied: what isn't counted may be anything.
+        return torch.where(self.terms, values, 0.0).sum(dim=1, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -30,6 +68,7 @@ class Objective:
     """Share of the divergence; 0 trains without a teacher."""
     temperature: float = 1.0
     divergence: str = "forward_kl"
+    options: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=lambda: {"text": 1.0, "task": 1.0})
 
     def coefficient(self, term: str) -> float:
@@ -37,54 +76,39 @@ class Objective:
         kind, _, what = term.partition(".")
         return self.weights[kind] * (self.alpha if what == "kl" else 1 - self.alpha)
 
-    def function(self) -> Callable[..., TokenSum]:
+    def function(self) -> Divergence:
         """The divergence."""
         return find(self.divergence, DIVERGENCES)
 
+    def supervision(self, kept: Kept, total: Tensor, reference: Reference | None) -> Supervision:
+        """This micro-batch's share of a step's loss.
 
-def masks(batch: Batch) -> dict[str, Tensor]:
-    """Term → [B, T] mask of the predictions that it counts."""
-    task = batch.is_task[:, None]
-    return {
-        "text.ce": batch.gold & ~task,
-        "task.ce": batch.gold & task,
-        "text.kl": batch.distill & ~task,
-        "task.kl": batch.distill & task,
-    }
-
-
-def counts(batch: Batch) -> Tensor:
-    """[4] supervised tokens of each term, in the order of TERMS."""
-    by_term = masks(batch)
-    return torch.stack([by_term[term].sum() for term in TERMS])
-
-
-def term_sums(
-    student: Tensor, teacher: Tensor | None, batch: Batch, objective: Objective
-) -> dict[str, TokenSum]:
-    """Term → its sum over this batch; divergences only with a teacher.
-
-    Args:
-        student: [B, T, V] logits.
-        teacher: [B, T, V] logits, or None.
-        batch: what was fed to both.
-        objective: temperature and divergence.
-    """
-    by_term = masks(batch)
-    sums = {
-        term: cross_entropy(student, batch.targets, by_term[term])
-        for term in ("text.ce", "task.ce")
-    }
-    if teacher is not None:
-        distance = objective.function()
-        for term in ("text.kl", "task.kl"):
-            sums[term] = distance(
-                student, teacher, by_term[term], temperature=objective.temperature
-            )
-    return sums
+        Args:
+            kept: of the micro-batch.
+            total: [4] counts of the whole step.
+            reference: the teacher's side of the same predictions.
+        """
+        coefficients = total.new_tensor([self.coefficient(t) for t in TERMS], dtype=torch.float32)
+        share = coefficients / total.clamp(min=1)  # [4]
+        weights = kept.terms * share[:, None]  # [4, K]; the two kinds of row exclude each other
+        return Supervision(
+            gold=kept.gold,
+            gold_weight=weights[:2].sum(dim=0),
+            reference=reference,
+            reference_weight=None if reference is None else weights[2:].sum(dim=0),
+            divergence=self.function(),
+            options=dict(self.options),
+            temperature=self.temperature,
+        )
 
 
-def kl_sums(student: Tensor, teacher: Tensor, batch: Batch) -> dict[str, TokenSum]:
-    """The plain KL(teacher ‖ student) of a batch, whatever the objective trains with."""
-    by_term = masks(batch)
-    return {t: forward_kl(student, teacher, by_term[t]) for t in ("text.kl", "task.kl")}
+def measured(kept: Kept, reference: Reference | None) -> Supervision:
+    """What validation measures: cross-entropy, and the plain KL(teacher ‖ student)."""
+    flags = kept.terms.float()
+    return Supervision(
+        gold=kept.gold,
+        gold_weight=flags[:2].sum(dim=0),
+        reference=reference,
+        reference_weight=None if reference is None else flags[2:].sum(dim=0),
+        divergence=forward_kl,
+    )

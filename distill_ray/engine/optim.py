@@ -38,5 +38,5 @@ def adamw(module: nn.Module, spec: OptimSpec) -> torch.optim.AdamW:
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=spec.learning_rate, betas=(0.9, 0.95)
+        [g for g in groups if g["params"]], lr=spec.learning_rate, betas=(0.9, 0.95), fused=True
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,28 +11,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill_ray.core.head_loss import HeadLoss, Supervision
+from distill_ray.data.batches import Batch
 from distill_ray.engine import comm
 from distill_ray.engine.optim import OptimSpec, adamw
+from distill_ray.engine.student import Student, as_loss
 
 
 class PlainBackend:
     """PyTorch alone. The yardstick that the other backend is held against."""
 
     def __init__(
-        self, module: Any, spec: OptimSpec, device: torch.device, *, autocast: bool = False
+        self, student: Student, spec: OptimSpec, device: torch.device, *, autocast: bool = False
     ) -> None:
         self.device = device
         self._autocast = autocast
-        self._module = module.to(device)
+        self._student = student.to(device)
         self._spec = spec
-        self._optimiser = adamw(self._module, spec)
-        self._trained = [p for p in self._module.parameters() if p.requires_grad]
+        self._optimiser = adamw(self._student, spec)
+        self._trained = [p for p in self._student.parameters() if p.requires_grad]
 
-    def logits(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
-        """[B, T, V]."""
+    def losses(self, batch: Batch, at: Tensor, supervision: Supervision) -> HeadLoss:
+        """The losses of a batch's kept predictions [K]."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
-            output = self._module(input_ids=input_ids, position_ids=position_ids, use_cache=False)
-        return output.logits  # type: ignore[no-any-return]
+            return as_loss(self._student(batch.input_ids, batch.position_ids, at, supervision))
 
     def backward(self, loss: Tensor) -> None:
         """Add this micro-batch's gradient."""
@@ -43,30 +46,32 @@ class PlainBackend:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             comm.sum_over_ranks(parameter.grad)
-        norm = torch.nn.utils.clip_grad_norm_(self._trained, self._spec.clip)
-        for group in self._optimiser.param_groups:
-            group["lr"] = learning_rate
-        self._optimiser.step()
+        norm = float(torch.nn.utils.clip_grad_norm_(self._trained, self._spec.clip))
+        if math.isfinite(norm):
+            for group in self._optimiser.param_groups:
+                group["lr"] = learning_rate
+            self._optimiser.step()
         self._optimiser.zero_grad()
-        return float(norm)
+        return norm
 
     def train(self, mode: bool) -> None:
         """Training or evaluation mode."""
-        self._module.train(mode)
+        self._student.train(mode)
 
     def save(self, folder: Path) -> None:
         """Write weights and optimiser state; every rank holds the same, so rank 0 writes."""
         if comm.rank() == 0:
-            state = {"model": self._module.state_dict(), "optimiser": self._optimiser.state_dict()}
+            model = self._student.model.state_dict()
+            state = {"model": model, "optimiser": self._optimiser.state_dict()}
             torch.save(state, folder / "plain.pt")
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote."""
         state = torch.load(folder / "plain.pt", map_location=self.device, weights_only=True)
-        self._module.load_state_dict(state["model"])
+        self._student.model.load_state_dict(state["model"])
         self._optimiser.load_state_dict(state["optimiser"])
 
     @contextmanager
     def whole(self) -> Iterator[Any]:
         """The student's model."""
-        yield self._module
+        yield self._student.model

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from distill_ray.core.schedule import (
     Decision,
     Ladders,
@@ -20,7 +18,7 @@ from distill_ray.data.batches import Batch, BatchSource
 from distill_ray.engine.backend import Backend
 from distill_ray.engine.objective import Objective
 from distill_ray.engine.optim import OptimSpec
-from distill_ray.models.teachers import TeacherBank
+from distill_ray.engine.teacher import TeacherSource
 
 MAX_HISTORY = 2000
 """Points of a training curve that are kept; a longer run keeps every k-th."""
@@ -30,7 +28,7 @@ MAX_HISTORY = 2000
 class Teaching:
     """The teacher's side: which checkpoint serves, and what decides it."""
 
-    bank: TeacherBank
+    source: TeacherSource
     ladders: Ladders
     decide: Callable[[ScheduleState, Observation, Ladders], Decision]
     state: ScheduleState
@@ -38,6 +36,10 @@ class Teaching:
     best_loss: float | None = None
     """Validation loss of the best teacher, measured before step 0; progress counts towards it."""
     switches: list[Switch] = field(default_factory=list)
+
+    def use_current(self) -> None:
+        """Make the checkpoint that the schedule says the one that answers."""
+        self.source.use(self.state.teacher, self.state.rung)
 
 
 @dataclass
@@ -50,6 +52,18 @@ class Validation:
 
 
 @dataclass
+class BadSteps:
+    """Steps that were left out, since their loss or gradient wasn't finite."""
+
+    limit: int = 10
+    """How many in a row are too many."""
+    total: int = 0
+    in_a_row: int = 0
+    keep: Callable[[str, dict[str, Any]], None] | None = None
+    """Writes a batch that is set aside, under a name."""
+
+
+@dataclass
 class Session:
     """A training run on one rank: what is trained, on what, towards what, and how far it is."""
 
@@ -58,26 +72,32 @@ class Session:
     num_micro: int
     objective: Objective
     optim: OptimSpec
-    vocabulary: int | None = None
-    """Token ids that the tokenizer has; embeddings may be padded beyond, each model's otherwise."""
     teaching: Teaching | None = None
     validation: Validation | None = None
+    bad: BadSteps = field(default_factory=BadSteps)
     step: int = 0
     """Steps done."""
     initial_loss: float | None = None
     """Validation loss before step 0, from which progress counts."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """The training curve: one entry a recorded step."""
+    loaded: dict[int, list[Batch]] = field(default_factory=dict)
+    """Step → its micro-batches, which were announced to the teacher."""
 
-    def student_logits(self, batch: Batch) -> Tensor:
-        """[B, T, V] over the tokenizer's ids."""
-        return self.backend.logits(batch.input_ids, batch.position_ids)[..., : self.vocabulary]
+    def batches(self) -> list[Batch]:
+        """The micro-batches of the next step; those behind it are announced to the teacher."""
+        ahead = self.teaching.source.lookahead if self.teaching else 0
+        last = max(self.step, min(self.step + ahead, self.optim.steps - 1))
+        for step in range(self.step, last + 1):
+            if step not in self.loaded:
+                self.loaded[step] = self._load(step)
+                if self.teaching is not None:
+                    self.teaching.source.announce(self.loaded[step])
+        return self.loaded.pop(self.step)
 
-    def teacher_logits(self, batch: Batch) -> Tensor:
-        """[B, T, V] over the tokenizer's ids, of the checkpoint in use."""
-        assert self.teaching is not None
-        made = self.teaching.bank.logits(batch.input_ids, batch.position_ids)
-        return made[..., : self.vocabulary]
+    def _load(self, step: int) -> list[Batch]:
+        device = self.backend.device
+        return [self.source.batch(step, m).to(device) for m in range(self.num_micro)]
 
     @property
     def stride(self) -> int:

@@ -55,10 +55,14 @@ def _score(subject: Subject, artifact: Artifact, spec: Mapping[str, Any]) -> Non
             "gold": {q.name: q.gold for q in questions},
             "groups": {q.name: q.groups for q in questions},
             "options": {
-                q.name: option_scores(model, q, device=device).round(5) for q in questions if q.gold
+                q.name: option_scores(model, q, device=device, vocabulary=data.vocabulary).round(5)
+                for q in questions
+                if q.gold
             },
             "text": {
-                name: text_score(model, in_order({name: s}, batch_rows=BATCH_ROWS), device).nll
+                name: text_score(
+                    model, in_order({name: s}, batch_rows=BATCH_ROWS), device, data.vocabulary
+                ).nll
                 for name, s in streams.items()
                 if name in spec["corpora"]
             },

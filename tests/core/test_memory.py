@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distill_ray.core.memory import Sizes, training_need
+from distill_ray.core.memory import CHUNK_BYTES, Sizes, training_need
 from distill_ray.engine.optim import OptimSpec, adamw
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
@@ -56,12 +56,27 @@ def test_half_precision_adds_a_float32_copy_of_the_weights() -> None:
     assert need(width=2).optimiser == 12 * 1_000_000
 
 
-def test_a_teacher_adds_its_weights_and_its_logits() -> None:
-    teacher = Sizes(3_000_000, 128, 4, 500)
-    alone, beside = need(), need(teacher=teacher)
-    assert beside.teacher == 12_000_000
-    assert beside.logits - alone.logits == 4 * 32 * 500 * 8
-    assert beside.total - alone.total == 12_000_000 + 4 * 32 * 500 * 8
+def test_a_teacher_adds_its_weights_and_no_logits() -> None:
+    alone, beside = need(), need(teacher=Sizes(3_000_000, 128, 4, 500))
+    assert beside.total - alone.total == beside.teacher == 12_000_000
+
+
+def test_the_loss_needs_chunks_however_many_tokens_there_are() -> None:
+    head = 4 * 500 * 64
+    assert need(rows=1).loss == head + 4 * 4 * 32 * 500
+    assert need(rows=10_000).loss == need(rows=20_000).loss == head + 4 * CHUNK_BYTES["cpu"]
+    assert need(rows=10_000, device="cuda").loss == head + 4 * CHUNK_BYTES["cuda"]
+
+
+def test_checkpointing_keeps_each_layer_s_input_and_one_layer_s_activations() -> None:
+    assert need().activations == 2 * 17 * 4 * 4 * 32 * 64
+    assert need(checkpointing=True).activations == 17 * 4 * 4 * 32 * 64 + 2 * 4 * 4 * 32 * 64
+
+
+def test_what_is_offloaded_takes_no_room() -> None:
+    made = need(zero_stage=3, offload=(True, True))
+    assert (made.parameters, made.optimiser) == (0, 0)
+    assert need(zero_stage=3, offload=(True, False)).parameters == 1_000_000
 
 
 def test_adapters_need_states_for_what_is_trained_alone() -> None:

@@ -12,6 +12,7 @@ from distill_ray.config.training import LossWeights, ObjectiveConfig
 from distill_ray.data.batches import Batch
 from distill_ray.engine.job import TeachingSpec
 from distill_ray.engine.loop import distill, train_step, validate
+from distill_ray.models.load import load_model
 
 
 def weights(session):
@@ -63,9 +64,12 @@ def test_the_loss_of_a_step_is_the_objective_of_its_definition(builder, temperat
         micro_batch_rows=2,
     )
     whole = builder.session().source.batch(0, 0)
-    with torch.no_grad():
-        student = session.backend.logits(whole.input_ids, whole.position_ids)
-        teacher = session.teaching.bank.logits(whole.input_ids, whole.position_ids)
+    student, teacher = (
+        load_model(ref).eval()(
+            input_ids=whole.input_ids, position_ids=whole.position_ids, use_cache=False
+        ).logits.detach()
+        for ref in (student, teacher)
+    )  # fmt: skip
     arrays = {
         name: getattr(whole, name).numpy() for name in ("input_ids", "gold", "distill", "is_task")
     }

@@ -1,0 +1,347 @@
+"""Losses straight from hidden states: the gradient is taken in the forward pass, chunk by chunk.
+
+Logits of N tokens over V outcomes are never whole: a chunk's logits are made, its loss and the
+gradient with respect to them computed, multiplied back into the gradients of the hidden states and
+of the output weights, and dropped. What is left for the backward pass is to hand these over. (Cut
+Your Losses, arXiv 2411.09009, and Liger Kernel, arXiv 2410.10989, do this for the cross-entropy.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill_ray.core import sparse
+from distill_ray.core.divergence import Divergence, forward_kl
+from distill_ray.core.head import Head
+from distill_ray.core.memory import CHUNK_BYTES
+from distill_ray.core.shapes import require_shape
+from distill_ray.core.sparse import SparseTargets
+
+Reference = Head | SparseTargets
+"""What the teacher says: hidden states with its output weights, or its likeliest tokens."""
+
+@dataclass(frozen=True)
+class HeadLoss:
+    """The losses of N tokens."""
+
+    total: Tensor
+    """Scalar: Σ weight · loss over both kinds; carries the graph."""
+    cross_entropy: Tensor
+    """[N] -log q(gold token) in nats, constants."""
+    divergence: Tensor | None
+    """[N] τ²·D(teacher, student), constants; none without a teacher."""
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """What N tokens are pulled towards."""
+
+    gold: Tensor
+    """[N] int64 token ids."""
+    gold_weight: Tensor
+    """[N] float32; 0 where the data say nothing."""
+    reference: Reference | None = None
+    reference_weight: Tensor | None = None
+    """[N] float32; 0 where the teacher says nothing, whatever its numbers are there."""
+    divergence: Divergence = forward_kl
+    options: dict[str, Any] = field(default_factory=dict)
+    temperature: float = 1.0
+
+
+def head_loss(
+    student: Head, supervision: Supervision, *, chunk_bytes: int | None = None
+) -> HeadLoss:
+    """Cross-entropy on the data and divergence to the teacher, each with a weight a token.
+
+    Args:
+        student: its features and weights receive the gradient, where they require one.
+        supervision: over the same N tokens.
+        chunk_bytes: size of one [n, V] float32 matrix; up to four exist at a time.
+
+    Raises:
+        ValueError: sizes don't fit.
+    """
+    _require_fit(student, supervision)
+    work = _Work(student, supervision, chunk_bytes)
+    tensors = [*student.features, *student.weights]
+    if student.bias is not None:
+        tensors.append(student.bias)
+    total, ce, distance = _Fused.apply(work, *tensors)  # type: ignore[no-untyped-call]
+    return HeadLoss(total, ce, distance if supervision.reference is not None else None)
+
+
+@torch.no_grad()
+def gold_nll(reference: Reference, gold: Tensor) -> Tensor:
+    """[N] a teacher's own -log p(gold token), in nats.
+
+    Args:
+        reference: over N tokens.
+        gold: [N] int64 token ids.
+    """
+    if isinstance(reference, SparseTargets):
+        return reference.gold_nll
+    everywhere = torch.ones_like(gold, dtype=torch.float32)
+    return head_loss(reference, Supervision(gold, everywhere)).cross_entropy
+
+
+def _require_fit(student: Head, supervision: Supervision) -> None:
+    count = len(student)
+    sizes = {"gold": supervision.gold, "gold_weight": supervision.gold_weight}
+    if supervision.reference is not None:
+        if supervision.reference_weight is None:
+            raise ValueError("a reference needs a reference_weight")
+        sizes["reference_weight"] = supervision.reference_weight
+        if len(supervision.reference) != count:
+            what = f"the reference has {len(supervision.reference)} tokens"
+            raise ValueError(f"{what}, the student {count}")
+        theirs = getattr(supervision.reference, "vocabulary", student.vocabulary)
+        if theirs != student.vocabulary:
+            raise ValueError(
+                f"the teacher's head has {theirs} outcomes, the student's {student.vocabulary}: "
+                "cut both to the tokenizer's ids"
+            )
+    for name, tensor in sizes.items():
+        require_shape(name, tensor, [count])
+
+
+class _Fused(torch.autograd.Function):
+    """Computes values and gradients in `forward`; `backward` scales the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, work: _Work, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # Autocast would turn products to bfloat16 behind our back; `_Work` has decided already.
+        with torch.autocast(tensors[0].device.type, enabled=False):
+            total, ce, distance = work.run(ctx.needs_input_grad[1:])
+        ctx.gradients, ctx.total = work.gradients, total
+        ctx.mark_non_differentiable(ce, distance)
+        return total, ce, distance
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, upstream: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError("the gradients of a head loss can be taken once")
+        # A loss that isn't finite must not leave a finite gradient: it would be applied.
+        factor = upstream * (1 + 0 * ctx.total)
+        made = [None if g is None else g.mul_(factor) for g in ctx.gradients]
+        ctx.gradients = None
+        return (None, *made)
+
+
+class _Work:
+    """One pass over the chunks."""
+
+    def __init__(self, student: Head, target: Supervision, chunk_bytes: int | None) -> None:
+        device = student.features[0].device
+        dtype = student.features[0].dtype
+        if torch.is_autocast_enabled(device.type):
+            dtype = torch.get_autocast_dtype(device.type)
+        self.originals = student
+        self.student = student.cast(dtype)
+        self.target = target
+        self.reference = _quiet(target)
+        # Validation takes no gradient, though the weights would want one.
+        self.wanted = torch.is_grad_enabled()
+        limit = chunk_bytes or CHUNK_BYTES[device.type if device.type == "cpu" else "cuda"]
+        self.rows = max(1, limit // (4 * student.vocabulary))
+        self.gradients: list[Tensor | None] = []
+
+    def run(self, needed: tuple[bool, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """Total, cross-entropies [N] and divergences [N]; fills `gradients`."""
+        ce = torch.zeros_like(self.target.gold_weight, dtype=torch.float32)
+        distance = torch.zeros_like(ce)
+        collect = None
+        if self.wanted and any(needed):
+            collect = _Collector(self.originals, self.student, needed)
+        for rows in self._chunks():
+            gradient = self._chunk(rows, ce, distance, wanted=collect is not None)
+            if collect is not None and gradient is not None:
+                collect.add(rows, gradient)
+        if collect is not None:
+            self.gradients = collect.done()
+        return self._total(ce, distance), ce, distance
+
+    def _chunks(self) -> Iterator[slice]:
+        for start in range(0, len(self.student), self.rows):
+            yield slice(start, min(start + self.rows, len(self.student)))
+
+    def _total(self, ce: Tensor, distance: Tensor) -> Tensor:
+        total = _weighted(self.target.gold_weight, ce)
+        if self.target.reference_weight is not None:
+            total = total + _weighted(self.target.reference_weight, distance)
+        return total
+
+    def _chunk(self, rows: slice, ce: Tensor, distance: Tensor, *, wanted: bool) -> Tensor | None:
+        """Fill the losses of some tokens; returns the gradient with respect to their logits."""
+        z = self.student.logits(rows)  # [n, V]
+        capped = z.clone() if self.student.softcap is not None and wanted else None
+        softened, tau = None, self.target.temperature
+        if self.reference is not None and tau != 1:
+            softened = self._distances(rows, torch.log_softmax(z / tau, -1), distance, None, wanted)
+        log_q = torch.log_softmax(z, dim=-1)
+        del z
+        gold = self.target.gold[rows, None]
+        ce[rows] = -log_q.gather(-1, gold)[:, 0]
+        # Σ weight · (q - one-hot): its first half goes along with the divergence's gradient.
+        extra = self.target.gold_weight[rows, None]
+        if self.reference is not None and tau == 1:
+            gradient = self._distances(rows, log_q, distance, extra, wanted)
+        else:
+            gradient = log_q.exp_().mul_(extra) if wanted else None
+        if gradient is None:
+            return None
+        gradient.scatter_add_(-1, gold, -extra)
+        if softened is not None:
+            gradient.add_(softened)
+        return self._through(gradient, capped)
+
+    def _distances(
+        self, rows: slice, log_q: Tensor, distance: Tensor, extra: Tensor | None, wanted: bool
+    ) -> Tensor | None:
+        """Fill the divergences of some tokens.
+
+        Returns:
+            [n, V] Σ weight · dD + extra · q, by the logits; log_q is used up.
+        """
+        target, tau = self.target, self.target.temperature
+        assert target.reference_weight is not None
+        weight = tau * target.reference_weight[rows, None]
+        plain = target.divergence is forward_kl
+        if isinstance(self.reference, SparseTargets) and plain:
+            value, gradient = _sparse_kl(log_q, self.reference[rows], weight, extra, wanted)
+        elif plain:
+            value, gradient = _dense_kl(log_q, self._log_p(rows), weight, extra, wanted)
+        else:
+            value, gradient = self._by_autograd(rows, log_q, weight, extra, wanted)
+        distance[rows] = tau**2 * value
+        return gradient
+
+    def _log_p(self, rows: slice) -> Tensor:
+        """[n, V] of a teacher whose head is here."""
+        assert isinstance(self.reference, Head)
+        z = self.reference.logits(rows)
+        if self.target.temperature != 1:
+            z = z.div_(self.target.temperature)
+        return torch.log_softmax(z, dim=-1)
+
+    def _by_autograd(
+        self, rows: slice, log_q: Tensor, weight: Tensor, extra: Tensor | None, wanted: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Any divergence, over the vocabulary or over a sparse teacher's buckets."""
+        part = self.reference[rows] if isinstance(self.reference, SparseTargets) else None
+        log_p = self._log_p(rows) if part is None else sparse.target_buckets(part)
+
+        def values(log_q: Tensor) -> Tensor:
+            ours = log_q if part is None else sparse.log_buckets(log_q, part)
+            return self.target.divergence(ours, log_p, **self.target.options)
+
+        if not wanted:
+            return values(log_q), None
+        with torch.enable_grad():
+            leaf = log_q.detach().requires_grad_()
+            value = values(leaf)
+            (slope,) = torch.autograd.grad(value, leaf, grad_outputs=weight[:, 0])
+        # Through the log-softmax by hand: taken again, it would move log_q by a rounding error,
+        # which is enough to give the total variation a slope where it has none.
+        carried = slope.sum(dim=-1, keepdim=True)
+        carried = carried if extra is None else carried - extra
+        return value.detach(), slope.addcmul_(log_q.exp_(), carried, value=-1)
+
+    def _through(self, gradient: Tensor, capped: Tensor | None) -> Tensor:
+        """From the gradient of the final logits to that of Σ x Wᵀ + b."""
+        if capped is not None:
+            assert self.student.softcap is not None
+            gradient = gradient.mul_(1 - (capped / self.student.softcap) ** 2)
+        return gradient if self.student.scale == 1.0 else gradient.mul_(self.student.scale)
+
+
+def _quiet(target: Supervision) -> Reference | None:
+    """The teacher's side as constants; tokens that it doesn't supervise can't do any harm."""
+    reference = target.reference
+    if not isinstance(reference, Head):
+        return reference
+    made = reference.cast(reference.features[0].dtype)
+    assert target.reference_weight is not None
+    unused = target.reference_weight == 0
+    return made.without(unused) if bool(unused.any()) else made
+
+
+def _weighted(weight: Tensor, values: Tensor) -> Tensor:
+    """Σ weight · value, where a value without weight counts nothing, even if it isn't a number."""
+    return torch.where(weight != 0, weight * values, 0.0).sum()
+
+
+def _dense_kl(
+    log_q: Tensor, log_p: Tensor, weight: Tensor, extra: Tensor | None, wanted: bool
+) -> tuple[Tensor, Tensor | None]:
+    """KL(p ‖ q) [n], and (weight + extra) · q - weight · p [n, V], without a graph and in three
+    matrices; both inputs are used up."""
+    difference = log_p - log_q
+    p = log_p.exp_()
+    value = torch.linalg.vecdot(p, difference)
+    if not wanted:
+        return value, None
+    del difference
+    both = weight if extra is None else weight + extra
+    return value, log_q.exp_().mul_(both).addcmul_(p, weight, value=-1)
+
+
+def _sparse_kl(
+    log_q: Tensor, part: SparseTargets, weight: Tensor, extra: Tensor | None, wanted: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The same against a teacher's likeliest tokens; log_q is used up."""
+    if not wanted:
+        return sparse.forward_kl(log_q, part), None
+    value, gradient = sparse.forward_kl_gradient(log_q.clone(), part)
+    gradient.mul_(weight)
+    return value, gradient if extra is None else gradient.addcmul_(log_q.exp_(), extra)
+
+
+class _Collector:
+    """Gradients of features, weights and bias, gathered over the chunks in float32."""
+
+    def __init__(self, originals: Head, student: Head, needed: tuple[bool, ...]) -> None:
+        self._student, self._originals = student, originals
+        count = len(originals.features)
+        self._features = [
+            torch.zeros_like(x) if need else None for x, need in zip(originals.features, needed)
+        ]
+        self._weights = [
+            torch.zeros_like(w, dtype=torch.float32) if need else None
+            for w, need in zip(originals.weights, needed[count : 2 * count])
+        ]
+        self._bias = None
+        if originals.bias is not None and needed[2 * count]:
+            self._bias = torch.zeros_like(originals.bias, dtype=torch.float32)
+
+    def add(self, rows: slice, gradient: Tensor) -> None:
+        """Multiply a chunk's [n, V] gradient back."""
+        student, vocabulary = self._student, self._student.vocabulary
+        if self._bias is not None:
+            self._bias[:vocabulary] += gradient.sum(dim=0)
+        gradient = gradient.to(student.features[0].dtype)
+        for x, w, of_x, of_w in zip(
+            student.features, student.weights, self._features, self._weights
+        ):
+            if of_x is not None:
+                of_x[rows] = torch.mm(gradient, w[:vocabulary])
+            if of_w is None:
+                continue
+            if gradient.dtype == torch.float32:
+                of_w[:vocabulary].addmm_(gradient.t(), x[rows])
+            else:
+                of_w[:vocabulary] += torch.mm(gradient.t(), x[rows])
+
+    def done(self) -> list[Tensor | None]:
+        """In the order of the inputs, in their precision."""
+        weights = [
+            None if g is None else g.to(w.dtype)
+            for g, w in zip(self._weights, self._originals.weights)
+        ]
+        bias = [] if self._originals.bias is None else [self._bias]
+        return [*self._features, *weights, *bias]

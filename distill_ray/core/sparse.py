@@ -1,0 +1,399 @@
+"""Sparse targets of a frozen teacher. N tokens, V vocabulary, k kept, B = k + 1 buckets.
+
+Two kinds. `top_k` keeps the k likeliest ids and the mass of all others as a tail bucket: both
+sides are coarsened alike, so every divergence of the buckets is a true one, 0 at match and never
+above the full one. `samples` keeps draws from the teacher, target = count / draws (Sparse Logit
+Sampling, arXiv 2503.16870): unbiased, but for the forward KL only.
+
+`encode` makes bytes of them, for a disk or a network: near 165 a token at k = 64.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from distill_ray.core.shapes import require_shape
+
+Array = npt.NDArray[Any]
+
+FLOOR = -1e4
+"""The log of nothing, in nats, where buckets are compared: e^FLOOR is 0 even in float64, and
+0 · FLOOR is 0 where 0 · -inf is NaN."""
+
+
+@dataclass(frozen=True)
+class SparseTargets:
+    """What a teacher says about N tokens, in k entries each."""
+
+    ids: Tensor
+    """[N, k] int64, distinct within a token. top_k: likeliest first. samples: ascending, then
+    the smallest ids that were not drawn, as padding."""
+    log_p: Tensor
+    """[N, k] float32, log-probabilities at the temperature; samples: log(count / k), padding
+    -inf."""
+    log_tail: Tensor
+    """[N] float32, log of the mass outside `ids`; -inf where there is none, as for samples."""
+    entropy: Tensor
+    """[N] float32, the exact entropy in nats of the whole distribution at the temperature."""
+    gold_nll: Tensor
+    """[N] float32, the exact -log p(gold) in nats at temperature 1; 0 where there is no gold."""
+    kind: Literal["top_k", "samples"]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def captured(self) -> float:
+        """Mean mass that the entries hold; 1 where there is no token."""
+        return float(self.log_p.exp().sum(1).mean()) if len(self) else 1.0
+
+    def to(self, device: torch.device | str) -> SparseTargets:
+        """The same on another device."""
+        return _combined(lambda x: x[0].to(device), [self])
+
+    def select(self, rows: slice | Tensor) -> SparseTargets:
+        """Some of the tokens, by a slice, indices or a [N] mask; `targets[rows]` is the same."""
+        return _combined(lambda x: x[0][rows], [self])
+
+    __getitem__ = select
+
+
+def concatenate(parts: Sequence[SparseTargets]) -> SparseTargets:
+    """Chunks one after the other; ValueError unless all are of one kind and k."""
+    found = sorted({(x.kind, x.ids.shape[1]) for x in parts})
+    if len(found) != 1:
+        raise ValueError(f"concatenate needs chunks of one kind and k, got {found}")
+    return _combined(torch.cat, parts)
+
+
+def _combined(
+    function: Callable[[list[Tensor]], Tensor], parts: Sequence[SparseTargets]
+) -> SparseTargets:
+    """One set of targets, each tensor a function of the parts' own."""
+    return SparseTargets(
+        ids=function([x.ids for x in parts]),
+        log_p=function([x.log_p for x in parts]),
+        log_tail=function([x.log_tail for x in parts]),
+        entropy=function([x.entropy for x in parts]),
+        gold_nll=function([x.gold_nll for x in parts]),
+        kind=parts[0].kind,
+    )
+
+
+@torch.no_grad()
+def top_k(
+    logits: Tensor, gold: Tensor | None, *, k: int, temperature: float = 1.0
+) -> SparseTargets:
+    """The k likeliest ids and the mass of the others.
+
+    Args:
+        logits: [n, V] of the teacher.
+        gold: [n] int64 ids of the data, negative where there is none.
+        k: entries to keep, at most V of them.
+        temperature: τ, softens everything but `gold_nll`.
+    """
+    log_p, entropy, gold_nll = _measured(logits, gold, temperature)
+    kept, ids = log_p.topk(_at_least_one("k", k, logits))
+    # The others' own sum: 1 - Σ kept has no digits left where a teacher is certain.
+    log_tail = log_p.scatter_(1, ids, -torch.inf).logsumexp(1)
+    return SparseTargets(ids, kept, log_tail, entropy, gold_nll, kind="top_k")
+
+
+@torch.no_grad()
+def sampled(
+    logits: Tensor,
+    gold: Tensor | None,
+    *,
+    samples: int,
+    temperature: float = 1.0,
+    generator: torch.Generator,
+) -> SparseTargets:
+    """Ids drawn with replacement from the teacher; unbiased for the forward KL only.
+
+    Args:
+        samples: draws a token, at most V of them; the other arguments as in `top_k`.
+        generator: on the logits' device; the same state draws the same ids.
+    """
+    log_p, entropy, gold_nll = _measured(logits, gold, temperature)
+    # Summed in float64: in float32, rare ids vanish between the steps of a large vocabulary.
+    cdf = log_p.exp_().cumsum(1, dtype=torch.float64)
+    shape = (len(logits), _at_least_one("samples", samples, logits))
+    at = torch.rand(shape, dtype=torch.float64, device=logits.device, generator=generator)
+    drawn = torch.searchsorted(cdf, at * cdf[:, -1:], right=True).sort(1).values
+    slot = (drawn.diff(dim=1, prepend=drawn[:, :1]) > 0).cumsum(1)
+    counts = torch.zeros_like(drawn).scatter_add_(1, slot, torch.ones_like(drawn))
+    return _from_counts(torch.zeros_like(drawn).scatter_(1, slot, drawn), counts, entropy, gold_nll)
+
+
+def log_buckets(log_q: Tensor, targets: SparseTargets) -> Tensor:
+    """[n, B] the student's log-probabilities of the kept ids, then of all others together.
+
+    Differentiable. Nothing falls below FLOOR, and nothing there has a gradient.
+
+    Args:
+        log_q: [n, V] log-probabilities of the student at the targets' temperature.
+        targets: of the same n tokens.
+    """
+    require_shape("log_q", log_q, (len(targets), log_q.shape[-1]))
+    # The lowest finite number: a tail of nothing but -inf would have a NaN for gradient.
+    others = log_q.scatter(1, targets.ids, torch.finfo(log_q.dtype).min)
+    return _joined(log_q.gather(1, targets.ids), others.logsumexp(1))
+
+
+def target_buckets(targets: SparseTargets) -> Tensor:
+    """[n, B] the teacher's side of `log_buckets`; nothing falls below FLOOR."""
+    return _joined(targets.log_p, targets.log_tail)
+
+
+def forward_kl(log_q: Tensor, targets: SparseTargets) -> Tensor:
+    """[n] KL(teacher ‖ student) in nats, differentiable; arguments as in `log_buckets`.
+
+    top_k: Σ p (log p - log q) over the buckets, at most the full one. samples: -Σ t log q less
+    the exact entropy, an unbiased value of the full one, which may lie below 0.
+    """
+    return _forward_kl(log_buckets(log_q, targets), targets)
+
+
+@torch.no_grad()
+def forward_kl_gradient(log_q: Tensor, targets: SparseTargets) -> tuple[Tensor, Tensor]:
+    """[n] values of `forward_kl` and [n, V] gradients by z / τ, z the student's logits.
+
+    In closed form: q - p inside `ids`, q (1 - p_tail / q_tail) outside.
+
+    Args:
+        log_q: [n, V] log-softmax of z / τ; overwritten by the gradient.
+        targets: of the same n tokens.
+    """
+    require_shape("log_q", log_q, (len(targets), log_q.shape[-1]))
+    kept = log_q.gather(1, targets.ids)
+    log_q.scatter_(1, targets.ids, torch.finfo(log_q.dtype).min)
+    peak = log_q.amax(1, keepdim=True)
+    others = log_q.sub_(peak).exp_()
+    log_q_tail = peak[:, 0] + others.sum(1).log()
+    value = _forward_kl(_joined(kept, log_q_tail), targets)
+    # q (1 - r), r = p_tail / q_tail = e^d, with |1 - r| in log space: r itself may overflow
+    # where q has underflowed.
+    d = (targets.log_tail.clamp_min(FLOOR) - log_q_tail.clamp_min(FLOOR))[:, None]
+    log_size = d.clamp_min(0) + (-torch.expm1(-d.abs())).log()
+    others.mul_(-torch.sign(d) * (peak + log_size).exp())
+    return value, others.scatter_(1, targets.ids, kept.exp() - targets.log_p.exp())
+
+
+def _forward_kl(log_q: Tensor, targets: SparseTargets) -> Tensor:
+    """[n] values from the student's [n, B] buckets."""
+    log_p = target_buckets(targets)
+    if targets.kind == "samples":
+        return -(log_p.exp() * log_q).sum(1) - targets.entropy
+    return (log_p.exp() * (log_p - log_q)).sum(1)
+
+
+def _joined(kept: Tensor, tail: Tensor) -> Tensor:
+    return torch.cat([kept, tail[:, None]], dim=1).clamp_min(FLOOR)
+
+
+def _measured(
+    logits: Tensor, gold: Tensor | None, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """log p [n, V] and entropy [n] at the temperature, -log p(gold) [n] at 1."""
+    below_top = logits.float() - logits.amax(1, keepdim=True)
+    gold_nll = torch.zeros_like(below_top[:, 0])
+    if gold is not None:
+        require_shape("gold", gold, logits.shape[:1])
+        log_gold = below_top.gather(1, gold.clamp_min(0)[:, None])[:, 0] - below_top.logsumexp(1)
+        gold_nll = torch.where(gold < 0, gold_nll, -log_gold)
+    # Not log_softmax: on a CPU its sum is one of float32 terms in turn, off by 5e-5 at V = 128256.
+    log_p = below_top.div_(temperature)
+    log_p -= log_p.logsumexp(1, keepdim=True)
+    return log_p, torch.special.entr(log_p.exp()).sum(1), gold_nll
+
+
+def _at_least_one(name: str, number: int, logits: Tensor) -> int:
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {number}")
+    return min(number, logits.shape[-1])
+
+
+def _from_counts(ids: Tensor, counts: Tensor, entropy: Tensor, gold_nll: Tensor) -> SparseTargets:
+    """Samples from [N, k] ids, drawn ones first, and how often each was drawn, 0 for padding."""
+    k = ids.shape[1]
+    # Of the ids below k, as many are free as there is padding, or more.
+    taken = torch.zeros(len(ids), k + 1, dtype=torch.bool, device=ids.device)
+    taken.scatter_(1, torch.where(counts > 0, ids, k).clamp_max(k), True)
+    free = taken[:, :k].to(torch.uint8).argsort(dim=1, stable=True)
+    padding = torch.arange(k, device=ids.device) - (counts > 0).sum(1, keepdim=True)
+    ids = torch.where(counts > 0, ids, free.gather(1, padding.clamp_min(0)))
+    nothing = torch.full_like(entropy, -torch.inf)
+    return SparseTargets(ids, (counts / k).log(), nothing, entropy, gold_nll, kind="samples")
+
+
+# Bytes: MAGIC, then one zlib stream of arrays, [kind, N, k] first. An array goes by byte planes,
+# all low bytes before all high ones, each [k, N]: what is alike lies together.
+
+MAGIC = b"DRST\x01"
+"""Distill-Ray Sparse Targets, and the format's version."""
+RESOLUTION = 512
+"""Codes a nat: half a code is a relative error of 0.098 % of a probability."""
+NOTHING = 65535
+"""The code of a probability of 0. The code before it, 128 nats below the top, is the last."""
+
+
+def encode(targets: SparseTargets) -> bytes:
+    """Targets as bytes.
+
+    Samples are kept exactly, as are `ids` and `gold_nll` of top_k. Each probability of top_k is
+    within 0.1 %, entries and tail summing to 1, and its `entropy`, a figure to log, within 0.05 %.
+
+    Raises:
+        ValueError: the entries are not in the order that `SparseTargets` states, or NaN.
+    """
+    own = targets.to("cpu")
+    is_samples = own.kind == "samples"
+    arrays = [np.array([is_samples, *own.ids.shape], "<u4")]
+    arrays += _samples_arrays(own) if is_samples else _top_k_arrays(own)
+    arrays.append(own.gold_nll.numpy().astype("<f4"))
+    # Run lengths only: the planes hold no longer matches, and looking for them costs most.
+    stream = zlib.compressobj(6, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
+    out = [MAGIC]
+    for plane in (plane for array in arrays for plane in _planes(array)):
+        # A flush ends the Huffman table: the next plane has bytes of its own.
+        out += [stream.compress(plane.tobytes()), stream.flush(zlib.Z_SYNC_FLUSH)]
+    return b"".join([*out, stream.flush()])
+
+
+def decode(payload: bytes) -> SparseTargets:
+    """What `encode` was given, on the CPU; ValueError for a foreign or damaged payload."""
+    if (start := payload[: len(MAGIC)]) != MAGIC:
+        raise ValueError(f"not sparse targets of this version: {start!r} for {MAGIC!r}")
+    reader = _Reader(_inflate(payload[len(MAGIC) :]))
+    is_samples, n, k = (int(x) for x in reader.array("<u4", (3,)))
+    if is_samples:
+        ids, counts = _read_samples(reader, (n, k))
+        return _from_counts(ids, counts, reader.floats("<f4", n), reader.floats("<f4", n))
+    ids = torch.from_numpy(reader.ids((n, k)))
+    codes = reader.array("<u2", (n, k)).astype(np.int64).cumsum(1)
+    log_b = _from_codes(np.column_stack([codes, reader.array("<u2", (n,))]))
+    log_p, log_tail = log_b[:, :-1].contiguous(), log_b[:, -1].clone()
+    entropy, gold_nll = reader.floats("<f2", n), reader.floats("<f4", n)
+    return SparseTargets(ids, log_p, log_tail, entropy, gold_nll, kind="top_k")
+
+
+def _inflate(stream: bytes) -> bytes:
+    """The body of a whole payload; the stream's own checksum vouches for it."""
+    inflater = zlib.decompressobj()
+    try:
+        body = inflater.decompress(stream)
+    except zlib.error as error:
+        raise ValueError(f"damaged sparse targets: {error}") from None
+    if not inflater.eof or inflater.unused_data:
+        raise ValueError("damaged sparse targets: cut short, or followed by something else")
+    return body
+
+
+def _top_k_arrays(targets: SparseTargets) -> list[Array]:
+    """Ids; codes as rises from entry to entry, which are small; the tail's code; entropy."""
+    codes = _codes(torch.cat([targets.log_p, targets.log_tail[:, None]], dim=1)).numpy()
+    rises = np.diff(codes[:, :-1], axis=1, prepend=0)
+    if (rises < 0).any():
+        raise ValueError("top_k entries must have the likeliest first")
+    log_b = [rises.astype("<u2"), codes[:, -1].astype("<u2")]
+    return [*_id_arrays(targets.ids.numpy()), *log_b, targets.entropy.numpy().astype("<f2")]
+
+
+def _samples_arrays(targets: SparseTargets) -> list[Array]:
+    """How many ids each token drew; their gaps, their counts less 1; entropy."""
+    ids, k = targets.ids.numpy(), targets.ids.shape[1]
+    counts = np.rint(targets.log_p.exp().numpy() * k).astype(np.int64)
+    gaps, kept = np.diff(ids, axis=1, prepend=0), (counts > 0).sum(1)
+    is_kept = np.arange(k) < kept[:, None]
+    in_order = (gaps[:, 1:] > 0) | ~is_kept[:, 1:]
+    if not (in_order.all() and (is_kept == (counts > 0)).all() and (counts.sum(1) == k).all()):
+        raise ValueError("samples must have ascending ids, then padding, and counts that sum to k")
+    drawn = [kept.astype("<u4"), *_id_arrays(gaps[is_kept]), (counts[is_kept] - 1).astype("<u4")]
+    return [*drawn, targets.entropy.numpy().astype("<f4")]
+
+
+def _read_samples(reader: _Reader, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """[N, k] ids and counts, both 0 at padding."""
+    is_kept = np.arange(shape[1]) < reader.array("<u4", shape[:1])[:, None]
+    drawn = (int(is_kept.sum()),)
+    gaps, counts = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    gaps[is_kept] = reader.ids(drawn)
+    counts[is_kept] = reader.array("<u4", drawn).astype(np.int64) + 1
+    return torch.from_numpy(np.where(is_kept, gaps.cumsum(1), 0)), torch.from_numpy(counts)
+
+
+def _codes(log_b: Tensor) -> Tensor:
+    """[N, B] log-probabilities → fixed-point -log p, relative to the likeliest bucket.
+
+    `_from_codes` renormalises, which moves every probability by the mean rounding error Σ p e: up
+    to as much again. So each token is rounded from an offset of its own, below one code, where
+    that mean is 0; renormalising removes it. Between roundings that flip, the mean falls as the
+    offset rises, so a Newton step ends at 0 or passes a flip, and there are B of those.
+    """
+    total = log_b.double().logsumexp(1, keepdim=True)
+    if not total.isfinite().all():
+        raise ValueError("top_k targets hold a NaN, or a token without any mass")
+    exact = ((total - log_b) * RESOLUTION).clamp_max(NOTHING - 1)
+    codes, rows = torch.empty_like(exact), torch.arange(len(exact))
+    left, p, offset = exact, (log_b - total).exp(), torch.zeros_like(total)
+    for _ in range(log_b.shape[1] + 2):
+        codes[rows] = (left + offset).round()
+        mean = (p * (codes[rows] - left)).sum(1, keepdim=True) - offset
+        go_on = mean[:, 0].abs() > 0.01
+        rows, left, p, offset = (x[go_on] for x in (rows, left, p, offset + mean))
+    codes = (codes - codes.amin(1, keepdim=True)).clamp_max(NOTHING - 1)
+    return codes.masked_fill(log_b.isneginf(), NOTHING).long()
+
+
+def _from_codes(codes: Array) -> Tensor:
+    """[N, B] log-probabilities, float32, that sum to 1."""
+    log_b = torch.from_numpy(np.where(codes == NOTHING, -np.inf, -codes / RESOLUTION))
+    return (log_b - log_b.logsumexp(1, keepdim=True)).float()
+
+
+def _id_arrays(ids: Array) -> list[Array]:
+    """Non-negative integers as how many bits exceed 16, the low 16, and those bits packed."""
+    bits = int(ids.max(initial=0) >> 16).bit_length()
+    above = [ids >> bit & 1 for bit in range(16, 16 + bits)]
+    return [np.array([bits], "u1"), ids.astype("<u2"), np.packbits(np.array(above, "u1"))]
+
+
+def _planes(array: Array) -> Array:
+    """[N, k] numbers of b bytes → [b, k, N] bytes."""
+    planes: Array = np.ascontiguousarray(array).view("u1").reshape(*array.shape, array.itemsize).T
+    return planes
+
+
+@dataclass
+class _Reader:
+    """Reads what `_planes` and `_id_arrays` wrote, in order."""
+
+    body: bytes
+    at: int = 0
+
+    def array(self, dtype: str, shape: tuple[int, ...]) -> Array:
+        size = np.dtype(dtype).itemsize
+        planes = np.frombuffer(self.body, np.uint8, size * int(np.prod(shape)), self.at)
+        self.at += planes.size
+        by_number: Array = np.ascontiguousarray(planes.reshape(size, *reversed(shape)).T)
+        return by_number.view(dtype).reshape(shape)
+
+    def floats(self, dtype: str, n: int) -> Tensor:
+        return torch.from_numpy(self.array(dtype, (n,)).astype(np.float32))
+
+    def ids(self, shape: tuple[int, ...]) -> Array:
+        bits = int(self.array("u1", (1,))[0])
+        ids = self.array("<u2", shape).astype(np.int64)
+        packed = self.array("u1", ((bits * ids.size + 7) // 8,))
+        above = np.unpackbits(packed, count=bits * ids.size).reshape(bits, *shape)
+        for bit, plane in enumerate(above, start=16):
+            ids += plane.astype(np.int64) << bit
+        return ids

@@ -1,0 +1,53 @@
+"""Where the teacher's side of a batch comes from; the loop doesn't know where it lives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from distill_ray.core.head_loss import Reference
+from distill_ray.data.batches import Batch
+from distill_ray.engine.objective import Kept
+from distill_ray.models.teachers import TeacherBank
+
+
+class TeacherSource(Protocol):
+    """Answers for the teacher checkpoint in use."""
+
+    lookahead: int
+    """Steps beyond the current one that are worth announcing; 0 where nothing works ahead."""
+
+    def use(self, teacher: str, rung: int) -> None:
+        """Answer for this checkpoint from now on; what was announced to another is forgotten."""
+
+    def announce(self, batches: Sequence[Batch]) -> None:
+        """The micro-batches of a coming step, in order: references to them will be wanted."""
+
+    def reference(self, batch: Batch, kept: Kept, *, temperature: float) -> Reference:
+        """The teacher's side of a batch's kept predictions, on the batch's device.
+
+        Args:
+            batch: announced before, or not.
+            kept: its kept predictions.
+            temperature: τ that sparse targets are made at.
+        """
+
+
+class Colocated:
+    """The teacher is in this process."""
+
+    lookahead = 0
+
+    def __init__(self, bank: TeacherBank) -> None:
+        self._bank = bank
+
+    def use(self, teacher: str, rung: int) -> None:
+        """Load this checkpoint, unless it is the one in use."""
+        self._bank.use(teacher, rung)
+
+    def announce(self, batches: Sequence[Batch]) -> None:
+        """Nothing works ahead here."""
+
+    def reference(self, batch: Batch, kept: Kept, *, temperature: float) -> Reference:
+        """Hidden states of a forward pass, with the output weights."""
+        return self._bank.head(batch.input_ids, batch.position_ids, kept.at)

@@ -1,0 +1,41 @@
+"""How a loaded model computes: precision, attention kernels, compilation, checkpointing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from distill_ray.models.causal import bare
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What doesn't change a model's answers, beyond rounding."""
+
+    precision: str = "float32"
+    """`float32` or `bfloat16`."""
+    attention: str = "sdpa"
+    """An attention implementation of transformers."""
+    compiled: bool = False
+    """`torch.compile` the backbone."""
+
+    def prepare(self, model: Any) -> Any:
+        """Set a loaded model up in this way; returns it.
+
+        Raises:
+            ValueError, ImportError: transformers doesn't have this attention for this model.
+        """
+        inner = bare(model)
+        inner.set_attn_implementation(self.attention)
+        if self.compiled:
+            backbone = inner.base_model
+            # Rows of unequal kept counts meet the head only: the backbone sees few shapes.
+            backbone.forward = torch.compile(backbone.forward, dynamic=True)
+        return model
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Compute activations again in the backward pass (arXiv 1604.06174), layer by layer."""
+    bare(model).gradient_checkpointing_enable({"use_reentrant": False})
