@@ -71,7 +71,9 @@ def plan(
     else:
         out = console.wide()
         out.print(console.plan_table(made), console.memory_table(made), console.available(made))
-    if made.short_of_memory:
+        if said := console.disk(made):
+            out.print(said)
+    if made.short_of_memory or made.short_of_disk:
         sys.exit(BAD_INPUT)
 
 
@@ -104,6 +106,35 @@ for _name, (_upto, _help) in STAGE_COMMANDS.items():
     _add_command(_name, _upto, _help)
 
 
+data = typer.Typer(help="Look at the rows that training reads.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+
+@data.command("show")
+def data_show(
+    config: ConfigFile,
+    rows: Annotated[
+        int, typer.Option("--rows", min=1, metavar="N", help="Rows of each stream.")
+    ] = 2,
+    stream: Annotated[str | None, typer.Option("--stream", help="Only this stream.")] = None,
+    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "train",
+    overrides: Overrides = None,
+    storage: StorageUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print rows with which tokens are supervised, and by whom; makes the shards if need be."""
+    from distill_ray import console
+    from distill_ray.stages.show import plain, refuse_unknown, show
+
+    cfg, out = _load(config, overrides, storage), console.wide()
+    refuse_unknown(cfg, stream, split)
+    shown = show(_route("shard", cfg, config, as_json, out), rows=rows, split=split, stream=stream)
+    if as_json:
+        console.write_json({"result": plain(shown)})
+    else:
+        console.print_rows(shown, out)
+
+
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of a config, for editors."""
@@ -131,8 +162,13 @@ def _stage(
     stage: str, config: Path, overrides: list[str] | None, storage: str | None, as_json: bool
 ) -> None:
     """Run the route up to a stage and show its result."""
-    cfg = _load(config, overrides, storage)
     out = Console()
+    result = _route(stage, _load(config, overrides, storage), config, as_json, out)
+    _show(stage, result, as_json, out)
+
+
+def _route(stage: str, cfg: RunConfig, config: Path, as_json: bool, out: Console) -> Any:
+    """The result of the route up to a stage."""
     with _quiet(), _progress(as_json, out) as progress:
         from distill_ray.runtime.environment import prepare
 
@@ -145,13 +181,12 @@ def _stage(
         from distill_ray.stages.pipeline import upto  # Imports torch: seconds, so not before.
 
         try:
-            result = upto(opened, stage)
+            return upto(opened, stage)
         except KeyboardInterrupt:
             out.print("Interrupted; the same command goes on from here.")
             sys.exit(130)
         finally:
             _leave_ray()
-    _show(stage, result, as_json, out)
 
 
 @contextmanager

@@ -11,13 +11,25 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from distill_ray.core.memory import GIB
 from distill_ray.runtime.progress import Event
 from distill_ray.stages.plan import Plan, Work
+from distill_ray.stages.show import PADDING, RowShown, SampleShown, counts
 
 QUIET_S = 2.0
 """Plain lines of one stage come at most this often."""
+
+SUPERVISED = {
+    "both": ("black on green", "[[", "]]", "supervised by the data and by the teacher"),
+    "data": ("black on yellow", "((", "))", "supervised by the data alone"),
+    "teacher": ("black on cyan", "{{", "}}", "supervised by the teacher alone"),
+    "none": ("", "", "", "not supervised"),
+}
+"""Who supervises a prediction → its style, its brackets where there are no colours, in words."""
+VISIBLE = {code: chr(0x2400 + code) for code in range(32)} | {ord("\n"): "⏎", 127: "\u2421"}
+"""Control characters → a sign for each."""
 
 
 class JsonLines:
@@ -92,7 +104,7 @@ class LiveBars:
             self._bars.update(
                 task, description=event.text, completed=event.done or 0, total=event.total
             )
-        elif (task := self._tasks.pop(event.stage, None)) is not None:
+        elif event.kind != "note" and (task := self._tasks.pop(event.stage, None)) is not None:
             self._bars.remove_task(task)
         if event.kind in ("started", "finished") and "ray" in self._tasks:
             self._bars.remove_task(self._tasks.pop("ray"))
@@ -138,7 +150,7 @@ def _memory(work: Work) -> str:
 
 def memory_table(made: Plan) -> Table:
     """Where the memory of each training worker goes."""
-    uses = ("parameters", "gradients", "optimiser", "activations", "logits", "teacher", "runtime")
+    uses = ("parameters", "gradients", "optimiser", "activations", "loss", "teacher", "runtime")
     table = Table(title="Memory of one worker, in MiB", title_justify="left")
     table.add_column("stage")
     for use in (*uses, "total"):
@@ -172,6 +184,24 @@ def available(made: Plan) -> str:
     )
 
 
+def disk(made: Plan) -> str:
+    """What is written into the storage, and whether there is room for it; empty if it is little."""
+    lines = [
+        f"{work.stage} may take {size(work.disk_bytes)} of disk."
+        for work in made.work
+        if work.disk_bytes is not None
+    ]
+    if not lines or made.free_disk_bytes is None:
+        return " ".join(lines)
+    lines.append(f"The storage has {size(made.free_disk_bytes)} free.")
+    if made.short_of_disk:
+        lines.append(
+            "That may be too little: free space, set storage elsewhere, keep fewer entries "
+            "(distill.serving.targets), or lower distill.tokens."
+        )
+    return " ".join(lines)
+
+
 def size(count: int) -> str:
     """Bytes for people."""
     return f"{count / GIB:.2f} GiB" if count >= GIB / 10 else f"{count / 2**20:.1f} MiB"
@@ -193,4 +223,61 @@ def leaderboard(standings: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
                 str(row["decided_by"]),
                 end_section=i == len(rows) - 1,
             )
+    return table
+
+
+def print_rows(rows: Sequence[RowShown], out: Console) -> None:
+    """Rows token by token, a line a sample, and what the colours or brackets mean."""
+    coloured = out.is_terminal and not out.no_color
+    for row in rows:
+        out.print(Text(f"{row.stream}/{row.split}  {row.columns['row_id']}", "bold"))
+        for number, sample in enumerate(row.samples, start=1):
+            out.print(_sample_line(number, sample, coloured), soft_wrap=True)
+        out.print()
+    out.print(_legend(coloured), soft_wrap=True)
+    out.print(_supervision_table(rows))
+
+
+def _sample_line(number: int, sample: SampleShown, coloured: bool) -> Text:
+    if sample.source is None:
+        return Text(f"     padding: {len(sample.tokens)} tokens, never supervised", "dim")
+    line = Text().append(f"{number:>4} ", "dim")
+    for i, token in enumerate(sample.tokens):
+        _append(line, token.text.translate(VISIBLE), token.by, coloured, bold=i % 2 == 1)
+    if sample.after != "none":
+        _append(line, "?", sample.after, coloured)
+    return line
+
+
+def _append(line: Text, text: str, by: str, coloured: bool, bold: bool = False) -> None:
+    style, left, right, _ = SUPERVISED[by]
+    if coloured:
+        # Every second token is bold: where one ends is seen inside a coloured stretch too.
+        line.append(text, f"bold {style}" if bold and style else style)
+    else:
+        line.append(f"{left}{text}{right}", "")
+
+
+def _legend(coloured: bool) -> Text:
+    legend = Text("Each mark is on the token that is predicted: the mask before it, ")
+    legend.append(
+        "at i, speaks of token i + 1. A line is a sample; samples never see each other.\n"
+    )
+    for by, (*_, words) in SUPERVISED.items():
+        _append(legend, " token ", by, coloured)
+        legend.append(f" {words}   ")
+    _append(legend.append("\n"), "?", "teacher", coloured)
+    return legend.append(" behind a prompt: the teacher alone says what comes next. ⏎: a new line.")
+
+
+def _supervision_table(rows: Sequence[RowShown]) -> Table:
+    table = Table(title="Predictions in these rows", title_justify="left")
+    table.add_column("stream")
+    for name in ("rows", "tokens", *SUPERVISED, "supervised", PADDING):
+        table.add_column(name, justify="right")
+    for stream, found in counts(rows).items():
+        taught = sum(found[by] for by in SUPERVISED if by != "none")
+        numbers = [found["rows"], found["tokens"], *(found[by] for by in SUPERVISED)]
+        share = f"{taught / max(1, found['tokens']):.0%}"
+        table.add_row(stream, *(f"{n:,}" for n in numbers), share, f"{found[PADDING]:,}")
     return table

@@ -14,6 +14,7 @@ from distill_ray.data.packing import (
     prompt_sample,
     split_long,
     text_sample,
+    unpacked,
 )
 from distill_ray.data.rows import PACKED
 
@@ -21,10 +22,18 @@ END = 0
 """Ends samples, and pads."""
 
 
-def write(folder: Path, samples: Iterable[Sample], *, length: int, prefix: str = "s") -> Path:
-    """Pack samples into one Parquet file of a new folder."""
+def write(
+    folder: Path,
+    samples: Iterable[Sample],
+    *,
+    length: int,
+    prefix: str = "s",
+    grouped: bool = False,
+) -> Path:
+    """Write samples into one Parquet file of a new folder: packed, or a row each."""
     folder.mkdir(parents=True)
-    rows = list(pack(split_long(samples, length), length, END, prefix))
+    parts = split_long(samples, length)
+    rows = list(unpacked(parts, prefix) if grouped else pack(parts, length, END, prefix))
     pq.write_table(pa.Table.from_pylist(rows, schema=PACKED), folder / "00000.parquet")
     return folder
 

@@ -70,11 +70,17 @@ class CorpusConfig(Section):
 
 
 class CorporaConfig(Section):
-    """All running text, and how every row of the run is split and packed."""
+    """All running text, and how every row of the run is split and batched."""
 
     sources: tuple[CorpusConfig, ...] = Field(min_length=1)
     sequence_length: PositiveInt = 1024
-    """Tokens in a packed row."""
+    """Tokens in a packed row, and the most that a row of its own may have."""
+    batching: Literal["packed", "grouped"] = "packed"
+    """`packed` fills rows with whole samples, which never see each other. `grouped` gives each
+    sample a row of its own and puts rows of similar length into one micro-batch, which is padded
+    to its longest: a step then has as many samples as rows, and its tokens are fewer than
+    batch_rows x sequence_length, so that a `tokens` budget is an upper bound; validation rows are
+    single samples, too."""
     validation: OpenFraction = 0.05
     """Share of groups held out for choices: audits, probes, best checkpoints."""
     test: OpenFraction = 0.05
@@ -114,6 +120,11 @@ class TaskConfig(Section):
     """Template of the answer that follows the prompt, with `{label}`."""
     answers: dict[str, str] | None = None
     """Label → the text that answers it, instead of the template."""
+    chat: bool = False
+    """Render the prompt as the user's turn of the tokenizer's chat template, and the answer,
+    without white space around it, as the assistant's. What ends that turn ends the answer."""
+    system: str | None = None
+    """The system's turn of that chat; left to the template by default."""
     labels: tuple[str, ...] = ()
     """The labels, when `answers` isn't given; by default those that occur in the data."""
     labelled_rows: PositiveInt | None = None
@@ -137,6 +148,12 @@ class TaskConfig(Section):
         fields = {f for _, f, _, _ in string.Formatter().parse(self.answer) if f is not None}
         if fields != {"label"}:
             raise ValueError(f"answer must hold {{label}} and no other field, got {self.answer!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _system_in_chat(self) -> TaskConfig:
+        if self.system is not None and not self.chat:
+            raise ValueError("system is a turn of a chat: set chat: true, or leave it out")
         return self
 
     @property

@@ -1,17 +1,21 @@
-"""Packed rows → batches of tensors. B rows, T tokens."""
+"""Rows of a shard set → batches of tensors. B rows, T tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from distill_ray.data.order import Shuffle, occurrence, positions_of, streams_at
+from distill_ray.data.grouping import grouped
+from distill_ray.data.order import positions_of, rows_at, streams_at
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class BatchSource(Protocol):
 
 
 class Rows:
-    """The packed rows of one stream and split, memory-mapped, by number."""
+    """The rows of one stream and split, memory-mapped, by number."""
 
     def __init__(self, folder: Path, cache: Path, limit: int | None = None) -> None:
         from datasets import Dataset, disable_progress_bars
@@ -68,16 +72,34 @@ class Rows:
     def __getitem__(self, numbers: Sequence[int]) -> dict[str, list[Any]]:
         return dict(self.data[list(numbers)])
 
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """[rows] tokens of each row."""
+        column = self.data.data.column("input_ids")
+        return pc.list_value_length(column).to_numpy().astype(np.int64)  # type: ignore[no-any-return]
+
 
 def collate(rows: Sequence[Mapping[str, Any]], is_task: Sequence[bool]) -> Batch:
-    """Stack rows of the PACKED contract."""
+    """Stack rows of the PACKED contract, padded on the right to the longest of them.
+
+    Padding is never supervised, and no token before it sees it. Its positions go on from the
+    row's last, as if it belonged to its last sample: a restart would be another sample.
+    """
+    width = max(len(row["input_ids"]) for row in rows)
 
     def stack(column: str, dtype: Any) -> Tensor:
-        return torch.from_numpy(np.array([row[column] for row in rows], dtype=dtype))
+        made = np.zeros((len(rows), width), dtype=dtype)
+        for i, row in enumerate(rows):
+            made[i, : len(row[column])] = row[column]
+        return torch.from_numpy(made)
 
+    position_ids = stack("position_ids", np.int64)
+    for i, row in enumerate(rows):
+        length = len(row["input_ids"])
+        position_ids[i, length:] = row["position_ids"][-1] + torch.arange(1, width - length + 1)
     return Batch(
         input_ids=stack("input_ids", np.int64),
-        position_ids=stack("position_ids", np.int64),
+        position_ids=position_ids,
         gold=stack("gold", np.bool_),
         distill=stack("distill", np.bool_),
         is_task=torch.tensor(list(is_task)),
@@ -92,9 +114,16 @@ class Stream:
     rows: Rows
     is_task: bool
 
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """Its rows of these numbers."""
+        return collate(_dicts(self.rows[numbers]), [self.is_task] * len(numbers))
+
 
 class MixedRows:
-    """A BatchSource that mixes streams in fixed shares; the order is a pure function."""
+    """A BatchSource that mixes streams in fixed shares; the order is a pure function.
+
+    Rows of unequal length are grouped, so that those of a micro-batch are of similar length.
+    """
 
     def __init__(
         self,
@@ -121,9 +150,14 @@ class MixedRows:
             "batch_rows": batch_rows,
             "micro_rows": micro_rows,
         }
-        self._stream_at = streams_at(mix, steps * batch_rows)
-        self._draw_at = occurrence(self._stream_at)
-        self._shuffles = [Shuffle(n, len(streams[n].rows), seed) for n in self._names]
+        lengths = {name: streams[name].rows.lengths for name in mix}
+        if len(np.unique(np.concatenate([*lengths.values()]))) > 1:
+            size = {"batch_rows": batch_rows, "micro_rows": micro_rows}
+            self._stream_at, self._row_at = grouped(lengths, mix, steps=steps, seed=seed, **size)
+        else:
+            self._stream_at = streams_at(mix, steps * batch_rows)
+            counts = {name: len(found) for name, found in lengths.items()}
+            self._row_at = rows_at(self._stream_at, counts, seed)
 
     def batch(self, step: int, micro: int) -> Batch:
         """This rank's micro-batch `micro` of step `step`."""
@@ -132,29 +166,37 @@ class MixedRows:
         kinds = [self._names[self._stream_at[p]] for p in places]
         for name in dict.fromkeys(kinds):
             mine = [i for i, kind in enumerate(kinds) if kind == name]
-            shuffle = self._shuffles[self._names.index(name)]
-            found = self._streams[name].rows[[shuffle[self._draw_at[places[i]]] for i in mine]]
+            found = self._streams[name].rows[[int(self._row_at[places[i]]) for i in mine]]
             for i, row in zip(mine, _dicts(found)):
                 rows[i] = row
         is_task = [self._streams[kind].is_task for kind in kinds]
         return collate([row for row in rows if row is not None], is_task)
 
+    def rows_of(self, steps: Sequence[int]) -> dict[str, NDArray[np.int64]]:
+        """Stream → numbers of the rows that any rank reads in these steps, each once, ascending."""
+        size = self._layout["batch_rows"]
+        places = (np.asarray(steps)[:, None] * size + np.arange(size)).ravel()
+        stream_at, row_at = self._stream_at[places], self._row_at[places]
+        found = {name: row_at[stream_at == i] for i, name in enumerate(self._names)}
+        return {name: np.unique(rows) for name, rows in found.items() if len(rows)}
+
 
 def in_order(
     streams: Mapping[str, Stream], *, batch_rows: int, rank: int = 0, world: int = 1
 ) -> Iterator[Batch]:
-    """Every row of every stream once, in order, shared out over the ranks.
+    """Every row of every stream once, shared out over the ranks; in order, or from short to long.
 
     Each rank yields the same number of batches of the same sizes, since a sharded model's forward
     pass is collective: where rows run out, a row without supervised tokens stands in.
     """
     for stream in streams.values():
-        share = -(-len(stream.rows) // world)
+        order = np.argsort(stream.rows.lengths, kind="stable").tolist()
+        share = -(-len(order) // world)
         mine = [rank + world * i for i in range(share)]
         for start in range(0, share, batch_rows):
-            numbers = mine[start : start + batch_rows]
-            rows = _dicts(stream.rows[[n if n < len(stream.rows) else 0 for n in numbers]])
-            kept = [row if n < len(stream.rows) else _silent(row) for n, row in zip(numbers, rows)]
+            places = mine[start : start + batch_rows]
+            rows = _dicts(stream.rows[[order[p] if p < len(order) else order[0] for p in places]])
+            kept = [row if p < len(order) else _silent(row) for p, row in zip(places, rows)]
             yield collate(kept, [stream.is_task] * len(kept))
 
 

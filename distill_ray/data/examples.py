@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from distill_ray.data.tokenizer import encode, end_id, start_ids
+from distill_ray.data.wording import Wording
 
 
 @dataclass(frozen=True)
@@ -41,31 +41,33 @@ def questions(
     *,
     template: str,
     answers: Mapping[str, str],
-    tokenizer: Any,
+    wording: Wording,
 ) -> Questions:
     """Render and tokenize rows of the TEXT contract; rows with an unknown label are left out."""
     labels = list(answers)
-    start, options = start_ids(tokenizer), option_ids(answers, tokenizer)
     known = [row for row in rows if row["label"] in answers]
     return Questions(
         name=name,
         row_ids=[row["row_id"] for row in known],
-        prompts=[start + encode(tokenizer, template.format(text=row["text"])) for row in known],
-        options=options,
+        prompts=[wording.prompt(template.format(text=row["text"])) for row in known],
+        options=option_ids(answers, wording),
         labels=labels,
         gold=[labels.index(row["label"]) for row in known],
         groups=[row["group"] for row in known],
     )
 
 
-def option_ids(answers: Mapping[str, str], tokenizer: Any) -> list[list[int]]:
+def option_ids(answers: Mapping[str, str], wording: Wording) -> list[list[int]]:
     """[K] token ids of each answer.
 
     Where one answer begins another (`1` and `12`), the end belongs to the answer: without it the
     longer one could never be the likelier.
     """
-    options = [encode(tokenizer, answer) for answer in answers.values()]
+    options = [wording.answer(text) for text in answers.values()]
     begun = any(
-        a is not b and b[: len(a)] == a for a in options for b in options if len(a) <= len(b)
+        a is not b and b.ids[: len(a.ids)] == a.ids
+        for a in options
+        for b in options
+        if len(a.ids) <= len(b.ids)
     )
-    return [[*option, end_id(tokenizer)] for option in options] if begun else options
+    return [[*option.ids, option.end] if begun else option.ids for option in options]

@@ -28,28 +28,27 @@ def streams_at(weights: Mapping[str, float], positions: int) -> NDArray[np.int64
     return np.minimum(found, len(shares) - 1)
 
 
-def occurrence(streams: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How often the stream at each position came before [P]."""
-    count = np.zeros_like(streams)
-    for stream in np.unique(streams):
-        here = streams == stream
-        count[here] = np.arange(here.sum())
-    return count
+def shuffled(stream: str, rows: int, seed: int, draws: int) -> NDArray[np.int64]:
+    """Row numbers of a stream's first draws [D]: every row once an epoch, in seeded order."""
+    key = [seed, zlib.crc32(stream.encode())]
+    epochs = range(-(-draws // rows))
+    orders = [np.random.default_rng([*key, epoch]).permutation(rows) for epoch in epochs]
+    return np.concatenate([np.empty(0, np.int64), *orders])[:draws]
 
 
-class Shuffle:
-    """Row number of the i-th draw from a stream: every row once an epoch, in seeded order."""
+def rows_at(streams: NDArray[np.int64], rows: Mapping[str, int], seed: int) -> NDArray[np.int64]:
+    """Number of the row in its stream at each position [P].
 
-    def __init__(self, stream: str, rows: int, seed: int) -> None:
-        self.rows, self._key = rows, [seed, zlib.crc32(stream.encode())]
-        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
-
-    def __getitem__(self, draw: int) -> int:
-        epoch, place = divmod(draw, self.rows)
-        if epoch != self._epoch:
-            rng = np.random.default_rng([*self._key, epoch])
-            self._epoch, self._order = epoch, rng.permutation(self.rows)
-        return int(self._order[place])
+    Args:
+        streams: [P] index of the stream at each position.
+        rows: stream → how many rows it has, in the order of the indices.
+        seed: of the order.
+    """
+    found = np.zeros_like(streams)
+    for number, (name, count) in enumerate(rows.items()):
+        here = streams == number
+        found[here] = shuffled(name, count, seed, int(here.sum()))
+    return found
 
 
 def positions_of(

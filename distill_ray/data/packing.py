@@ -1,8 +1,8 @@
-"""Samples → rows of equal length. The one place that says which tokens are supervised.
+"""Samples → rows. The one place that says which tokens are supervised.
 
-A mask at position i speaks of the prediction made there, that is of token i + 1. Samples share a
-row, yet never see each other: position ids restart with each sample, from which transformers
-builds a block-diagonal attention mask.
+A mask at position i speaks of the prediction made there, that is of token i + 1. Where samples
+share a row, they never see each other: position ids restart with each sample, from which
+transformers builds a block-diagonal attention mask.
 """
 
 from __future__ import annotations
@@ -30,10 +30,20 @@ def text_sample(source: str, ids: Sequence[int], end: int) -> Sample:
     return Sample(source, tokens, mask, mask)
 
 
-def labelled_sample(source: str, prompt: Sequence[int], answer: Sequence[int], end: int) -> Sample:
-    """A prompt and its answer: the answer and the end are predicted, the prompt is not."""
-    mask = [False] * (len(prompt) - 1) + [True] * (len(answer) + 1) + [False]
-    return Sample(source, [*prompt, *answer, end], mask, mask)
+def labelled_sample(
+    source: str, prompt: Sequence[int], answer: Sequence[int], end: int, rest: Sequence[int] = ()
+) -> Sample:
+    """A prompt and its answer: the answer and the end are predicted, the prompt is not.
+
+    Args:
+        source: row_id of the text row.
+        prompt: at least one token.
+        answer: the answer's own tokens.
+        end: ends it.
+        rest: what a chat template puts behind the end; it is kept, and never predicted.
+    """
+    mask = [False] * (len(prompt) - 1) + [True] * (len(answer) + 1) + [False] * (1 + len(rest))
+    return Sample(source, [*prompt, *answer, end, *rest], mask, mask)
 
 
 def prompt_sample(source: str, prompt: Sequence[int]) -> Sample:
@@ -72,6 +82,12 @@ def pack(samples: Iterable[Sample], length: int, pad: int, prefix: str) -> Itera
         used += len(sample.ids)
     if held:
         yield _row(held, length, pad, f"{prefix}:{number:06d}")
+
+
+def unpacked(samples: Iterable[Sample], prefix: str) -> Iterator[dict[str, Any]]:
+    """Rows of the PACKED contract with one sample each, as long as it is."""
+    for number, sample in enumerate(samples):
+        yield _row([sample], len(sample.ids), 0, f"{prefix}:{number:06d}")
 
 
 def _row(samples: Sequence[Sample], length: int, pad: int, row_id: str) -> dict[str, Any]:

@@ -27,4 +27,15 @@ PACKED = pa.schema(
     ]
 )
 
+TARGETS = pa.schema(
+    [
+        ("row_id", pa.string()),  # as in PACKED; rows without a supervised token are left out
+        ("tokens", pa.int32()),  # its supervised predictions, at least one, in their order
+        ("start", pa.int32()),  # place of the first of them in the payload
+        # Sparse targets as bytes, compressed already. Short rows share a payload: it is with the
+        # first of them, where start is 0, and null with the others.
+        ("payload", pa.binary()),
+    ]
+)
+
 SPLITS = ("train", "validation", "test")

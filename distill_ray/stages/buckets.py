@@ -19,10 +19,12 @@ from distill_ray.data.packing import (
     prompt_sample,
     split_long,
     text_sample,
+    unpacked,
 )
 from distill_ray.data.rows import PACKED, TEXT
 from distill_ray.data.tokenizer import encode, end_id, load_tokenizer, start_ids
 from distill_ray.data.transforms import Row, deduplicate
+from distill_ray.data.wording import Answer, Wording, wording
 from distill_ray.runtime.storage import Storage
 
 Counts = dict[str, Counter[str]]
@@ -78,6 +80,8 @@ class TaskPlan:
     prompts: str
     template: str
     answers: Mapping[str, str]
+    chat: bool
+    system: str | None
     last_key: str
     """Train rows with a key beyond this one give their label up."""
 
@@ -90,6 +94,8 @@ class Pack:
     corpora: Sequence[str]
     tasks: Sequence[TaskPlan]
     length: int
+    grouped: bool = False
+    """A row for each sample, instead of rows that are filled."""
 
     def __call__(self, bucket: int) -> Counts:
         """Write the packed rows of each stream and split."""
@@ -105,7 +111,11 @@ class Pack:
         for (stream, split), found in samples.items():
             fitting = [s for s in found if len(s.ids) <= self.length]
             prefix = f"{stream}:{split}:{bucket:05d}"
-            packed = list(pack(fitting, self.length, end_id(tokenizer), prefix))
+            packed = list(
+                unpacked(fitting, prefix)
+                if self.grouped
+                else pack(fitting, self.length, end_id(tokenizer), prefix)
+            )
             name = f"{stream}/{split}"
             write_parquet(out, f"packed/{name}/{bucket:05d}.parquet", packed, PACKED)
             counts["packed"][name] += len(packed)
@@ -115,29 +125,43 @@ class Pack:
 
     def _samples(self, rows: Iterable[Row], tokenizer: Any) -> Iterator[tuple[str, str, Sample]]:
         start, end = start_ids(tokenizer), end_id(tokenizer)
-        plans = {stream: plan for plan in self.tasks for stream in (plan.labelled, plan.prompts)}
+        tasks = [_Worded.of(plan, tokenizer) for plan in self.tasks]
+        by_stream = {name: t for t in tasks for name in (t.plan.labelled, t.plan.prompts)}
         for row in rows:
             stream, split = row["stream"], row["split"]
             if stream in self.corpora:
                 whole = text_sample(row["row_id"], start + encode(tokenizer, row["text"]), end)
                 for part in split_long([whole], self.length):
                     yield stream, split, part
-            elif stream in plans:
-                plan = plans[stream]
-                prompt = start + encode(tokenizer, plan.template.format(text=row["text"]))
-                yield _task_sample(row, plan, prompt, tokenizer)
+            elif stream in by_stream:
+                name, sample = by_stream[stream].sample(row)
+                yield name, split, sample
 
 
-def _task_sample(
-    row: Row, plan: TaskPlan, prompt: list[int], tokenizer: Any
-) -> tuple[str, str, Sample]:
-    """A labelled row, or a prompt: one without a label, or beyond the budget of labels."""
-    in_budget = row["split"] != "train" or row["key"] <= plan.last_key
-    if row["stream"] == plan.labelled and row["label"] is not None and in_budget:
-        answer = encode(tokenizer, plan.answers[row["label"]])
-        made = labelled_sample(row["row_id"], prompt, answer, end_id(tokenizer))
-        return plan.labelled, row["split"], made
-    return plan.prompts, row["split"], prompt_sample(row["row_id"], prompt)
+@dataclass(frozen=True)
+class _Worded:
+    """A task whose texts can become tokens."""
+
+    plan: TaskPlan
+    wording: Wording
+    answers: Mapping[str, Answer]
+
+    @classmethod
+    def of(cls, plan: TaskPlan, tokenizer: Any) -> _Worded:
+        chosen = wording(tokenizer, chat=plan.chat, system=plan.system)
+        answers = {label: chosen.answer(text) for label, text in plan.answers.items()}
+        return cls(plan, chosen, answers)
+
+    def sample(self, row: Row) -> tuple[str, Sample]:
+        """A labelled row, or a prompt: one without a label, or beyond the budget of labels."""
+        plan = self.plan
+        prompt = self.wording.prompt(plan.template.format(text=row["text"]))
+        in_budget = row["split"] != "train" or row["key"] <= plan.last_key
+        if row["stream"] == plan.labelled and row["label"] is not None and in_budget:
+            said = self.answers[row["label"]]
+            made = labelled_sample(row["row_id"], prompt, said.ids, said.end, said.rest)
+            return plan.labelled, made
+        return plan.prompts, prompt_sample(row["row_id"], prompt)
 
 
 def write_parquet(

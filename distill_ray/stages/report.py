@@ -17,8 +17,6 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from distill_ray.data.examples import option_ids
-from distill_ray.data.tokenizer import end_id, start_ids
 from distill_ray.runtime.artifacts import Artifact, Building, Result, versions
 from distill_ray.runtime.run import Run
 from distill_ray.stages import charts
@@ -34,6 +32,7 @@ from distill_ray.stages.report_text import interval, percent, percent_interval, 
 from distill_ray.stages.shard import ShardSet
 from distill_ray.stages.student_folder import write_student
 from distill_ray.stages.training_chart import training
+from distill_ray.stages.usage import usage
 
 VERSION = 1
 STUDENT_FOLDER = "student"
@@ -124,12 +123,7 @@ def _usage(inputs: Inputs, folder: str) -> str:
     """Code that asks the student a question of the first task."""
     task = inputs.run.cfg.tasks[0]
     tokenizer, answers = inputs.shards.tokenizer(), inputs.shards.counts["answers"][task.name]
-    values = {"prompt": task.prompt, "answers": answers, "folder": folder}
-    code = {name: repr(value) for name, value in values.items()}
-    start, end = start_ids(tokenizer), end_id(tokenizer)
-    ended = any(option[-1:] == [end] for option in option_ids(answers, tokenizer))
-    special = {"start": f"{start} + " if start else "", "end": f" + [{end}]" if ended else ""}
-    return _render("usage.py.j2", code | special)
+    return _render("usage.py.j2", usage(task, answers, tokenizer, folder))
 
 
 def _card(facts: Facts) -> dict[str, Any]:

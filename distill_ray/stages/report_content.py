@@ -287,6 +287,7 @@ def origins(facts: Facts) -> Iterator[tuple[str, str]]:
 def _origin(source: Any) -> str:
     if source.init is not None:
         return f"random {source.init['model_type']} weights, seed {source.seed}"
+    part = f", its first {source.layers} layers" if source.layers is not None else ""
     if source.hub is not None:
-        return f"{source.hub} at {source.revision}"
-    return str(source.path or source.gguf)
+        return f"{source.hub} at {source.revision}{part}"
+    return f"{source.path or source.gguf}{part}"

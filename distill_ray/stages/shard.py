@@ -25,14 +25,20 @@ from distill_ray.core.plugins import source_digest
 from distill_ray.data.examples import Questions, questions
 from distill_ray.data.rows import SPLITS, TEXT
 from distill_ray.data.tokenizer import load_tokenizer, train_tokenizer
+from distill_ray.data.wording import wording
+from distill_ray.models.packages import file_of
 from distill_ray.models.tokenizers import differs, parsed, tokenizer_of
 from distill_ray.models.vocab import compare, tokenizer_file
 from distill_ray.runtime.artifacts import Building, Result
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import Storage
+from distill_ray.stages.check import chat_problems
 
-VERSION = 3
+VERSION = 4
 """Raised when the stage's output changes for equal input."""
+
+TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json")
+"""Where a tokenizer's folder may hold its chat template."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +69,10 @@ def shard(run: Run) -> ShardSet:
         run.reused("shard")
     else:
         with run.stage("shard"):
+            given = _given_tokenizer(run.cfg)
             run.ray()
             with artifact.building() as building:
-                _build(run, building)
+                _build(run, building, given)
     made = ShardSet(artifact, run.cfg)
     _require_streams(made)
     vocabulary_fits(run, made)
@@ -145,11 +152,12 @@ def held_out_questions(shards: ShardSet, split: str) -> list[Questions]:
             for s in task.shifted
         ]
         answers = shards.counts["answers"][task.name]
+        chosen = wording(tokenizer, chat=task.chat, system=task.system)
         for name, stream, template in sets:
             rows = table.filter(pc.equal(table["stream"], stream)).sort_by("row_id").to_pylist()
-            chosen = rows[: task.max_examples]
+            scored = rows[: task.max_examples]
             result.append(
-                questions(name, chosen, template=template, answers=answers, tokenizer=tokenizer)
+                questions(name, scored, template=template, answers=answers, wording=chosen)
             )
     return result
 
@@ -161,16 +169,27 @@ def _identity(cfg: RunConfig) -> dict[str, Any]:
         source.location: _content(source.format, source.location)
         for source in all_sources(cfg).values()
     }
-    tokenizer = cfg.student.tokenizer
-    place = tokenizer.path if tokenizer is not None else cfg.student.model.path
     return {
         "version": VERSION,
         "corpora": cfg.corpora,
         "tasks": [task.model_dump(mode="json", exclude={"max_examples"}) for task in cfg.tasks],
         "tokenizer": cfg.student.tokenizer or cfg.student.model,
-        "tokenizer_file": tokenizer_file(Path(place)) if place else None,
+        "tokenizer_file": _tokenizer_content(cfg),
         "content": read,
     }
+
+
+def _tokenizer_content(cfg: RunConfig) -> Any:
+    """What identifies a tokenizer on this machine, and its template where a task is a chat."""
+    source = cfg.student.tokenizer or cfg.student.model
+    if isinstance(source, ModelSource) and source.gguf is not None:
+        return path_identity(file_of(source.gguf))
+    if source.path is None:
+        return None
+    folder = Path(source.path)
+    chat = any(task.chat for task in cfg.tasks)
+    templates = {name: path_identity(folder / name) for name in TEMPLATE_FILES if chat}
+    return {"tokenizer": tokenizer_file(folder), **templates}
 
 
 def _content(kind: str, location: str) -> Any:
@@ -180,7 +199,7 @@ def _content(kind: str, location: str) -> Any:
     return None if "://" in location else path_identity(Path(location))
 
 
-def _build(run: Run, building: Building) -> None:
+def _build(run: Run, building: Building, given: Any) -> None:
     from distill_ray.stages.buckets import Deduplicate, Pack, over_buckets
     from distill_ray.stages.sources import all_sources, write_fragments
 
@@ -197,10 +216,12 @@ def _build(run: Run, building: Building) -> None:
         text = pq.read_table(folder, columns=["stream", "split", "label", "key", "text"])
     answers = _all_answers(cfg, text)
     run.note("shard", "making the tokenizer", done=2, total=4)
-    tokenizer = _write_tokenizer(cfg, out, text)
+    chosen = _trained_tokenizer(cfg, text) if given is None else given
+    tokenizer = _write_tokenizer(chosen, out)
     run.note("shard", "tokenizing and packing", done=3, total=4)
     plans = [_plan(task, answers[task.name], text) for task in cfg.tasks]
-    pack = Pack(out.uri, corpora, plans, cfg.corpora.sequence_length)
+    grouped = cfg.corpora.batching == "grouped"
+    pack = Pack(out.uri, corpora, plans, cfg.corpora.sequence_length, grouped)
     counts = {**counts, **over_buckets(cfg.corpora.buckets, pack)}
     building.counts |= {table: dict(sorted(items.items())) for table, items in counts.items()}
     building.counts |= {"tokenizer": tokenizer, "answers": answers}
@@ -261,22 +282,41 @@ def _label_problems(where: str, declared: set[str], there: set[str]) -> Iterator
         yield Problem(f"{where}.answers", f"the data's label {label!r} has no answer.", fix)
 
 
-def _write_tokenizer(cfg: RunConfig, out: Storage, text: pa.Table) -> dict[str, int | None]:
-    """Write the student's tokenizer and return what a model's config must say of it."""
+def _given_tokenizer(cfg: RunConfig) -> Any:
+    """The student's tokenizer, or None where it is trained on the text.
+
+    Raises:
+        InputError: it can't be loaded, or doesn't serve for a task.
+    """
     source = cfg.student.tokenizer
     if source is not None and source.train is not None:
-        sample = _sample(text, source.train.sample_bytes)
-        tokenizer = train_tokenizer(sample, source.train.vocab_size)
-    else:
-        try:
-            tokenizer = tokenizer_of(source or cfg.student.model)
-        except (OSError, ValueError) as error:
-            problem = Problem("student.tokenizer", f"it can't be loaded ({error}).")
-            raise InputError("the student's tokenizer can't be used:", [problem]) from error
+        return None
+    try:
+        tokenizer = tokenizer_of(source or cfg.student.model)
+    except (OSError, ValueError) as error:
+        problem = Problem("student.tokenizer", f"it can't be loaded ({error}).")
+        raise InputError("the student's tokenizer can't be used:", [problem]) from error
+    problems = list(_tokenizer_problems(cfg, tokenizer))
+    if problems:
+        raise InputError("the student's tokenizer can't be used:", problems)
+    return tokenizer
+
+
+def _tokenizer_problems(cfg: RunConfig, tokenizer: Any) -> Iterator[Problem]:
     if tokenizer.eos_token_id is None:
         fix = "Give it an eos_token, or choose another with student.tokenizer."
-        problem = Problem("student.tokenizer", "it has no end-of-sequence token.", fix)
-        raise InputError("the student's tokenizer can't be used:", [problem])
+        yield Problem("student.tokenizer", "it has no end-of-sequence token.", fix)
+    yield from chat_problems(cfg, tokenizer)
+
+
+def _trained_tokenizer(cfg: RunConfig, text: pa.Table) -> Any:
+    source = cfg.student.tokenizer
+    assert source is not None and source.train is not None
+    return train_tokenizer(_sample(text, source.train.sample_bytes), source.train.vocab_size)
+
+
+def _write_tokenizer(tokenizer: Any, out: Storage) -> dict[str, int | None]:
+    """Write the student's tokenizer and return what a model's config must say of it."""
     with out.folder("tokenizer") as folder:
         tokenizer.save_pretrained(str(folder))
     special = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -305,5 +345,7 @@ def _plan(task: TaskConfig, answers: Mapping[str, str], text: pa.Table) -> Any:
         prompts=task.prompts_stream,
         template=task.prompt,
         answers=answers,
+        chat=task.chat,
+        system=task.system,
         last_key=keys[kept - 1].as_py() if kept else "",
     )

@@ -6,7 +6,8 @@ import packed
 import pytest
 import torch
 
-from distill_ray.data.batches import MixedRows, Rows, Stream, in_order
+from distill_ray.data.batches import MixedRows, Rows, Stream, collate, in_order
+from distill_ray.data.packing import labelled_sample, pack, prompt_sample, unpacked
 
 LENGTH, STEPS, BATCH_ROWS = 16, 5, 8
 
@@ -22,6 +23,19 @@ def streams(tmp_path_factory):
         stream = Stream(Rows(folder, base / "cache", limit=rows), is_task=kind == "labelled")
         assert len(stream.rows) == rows
         found[name] = stream
+    return found
+
+
+@pytest.fixture(scope="module")
+def unequal(tmp_path_factory):
+    """23 rows of text and 9 of a task, a sample each."""
+    base = tmp_path_factory.mktemp("unequal")
+    found = {}
+    for name, kind, rows in (("notes", "text", 23), ("triage", "labelled", 9)):
+        made = packed.samples(kind, rows, vocab=50, seed=rows)
+        folder = packed.write(base / name, made, length=LENGTH, prefix=name, grouped=True)
+        found[name] = Stream(Rows(folder, base / "cache"), is_task=kind == "labelled")
+        assert len(found[name].rows) == rows
     return found
 
 
@@ -142,3 +156,98 @@ def test_in_order_supervises_as_many_tokens_on_four_ranks_as_on_one(streams):
         )
 
     assert tokens(4) == tokens(1) > 0
+
+
+def test_the_length_of_a_row_is_that_of_its_tokens(unequal):
+    rows = unequal["notes"].rows
+    assert rows.lengths.tolist() == [len(ids) for ids in rows[range(len(rows))]["input_ids"]]
+    assert len(set(rows.lengths.tolist())) > 3
+
+
+def test_a_limit_keeps_the_lengths_of_the_first_rows(unequal, tmp_path):
+    made = packed.samples("text", 9, vocab=50, seed=1)
+    folder = packed.write(tmp_path / "s", made, length=LENGTH, grouped=True)
+    few = Rows(folder, tmp_path / "cache", limit=4)
+    assert few.lengths.tolist() == [len(sample.ids) for sample in made[:4]]
+
+
+def test_rows_are_padded_to_the_longest_and_padding_is_not_supervised():
+    samples = [labelled_sample("a", [5, 6], [7], 9), prompt_sample("b", [5, 6])]
+    batch = collate(list(unpacked(samples, "p")), [True, True])
+    assert batch.input_ids.tolist() == [[5, 6, 7, 9], [5, 6, 0, 0]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3], [0, 1, 2, 3]]
+    assert batch.gold.tolist() == [[False, True, True, False], [False] * 4]
+    assert batch.distill.tolist() == [[False, True, True, False], [False, True, False, False]]
+
+
+def test_padding_behind_a_packed_row_belongs_to_its_last_sample():
+    samples = [labelled_sample("a", [5, 6], [7], 9), prompt_sample("b", [5, 6])]
+    rows = [*pack(samples, 6, 0, "p"), *unpacked([labelled_sample("c", [5] * 6, [7], 9)], "q")]
+    batch = collate(rows, [True, True])
+    assert batch.position_ids[0].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert not batch.gold[0, 6:].any()
+    assert not batch.distill[0, 6:].any()
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_unequal_rows_come_in_the_same_batches_on_any_number_of_ranks(unequal, world):
+    def batches(world):
+        sources = [_source(unequal, rank, world) for rank in range(world)]
+        return [
+            [
+                source.batch(step, micro).row_ids
+                for micro in range(sources[0].num_micro)
+                for source in sources
+            ]
+            for step in range(STEPS)
+        ]
+
+    assert batches(world) == batches(1)
+
+
+def test_unequal_rows_are_mixed_in_the_same_shares_as_equal_ones(streams, unequal):
+    for step in range(STEPS):
+        counts = [
+            Counter(row.partition(":")[0] for row in _step_rows(found, step, world=1, micro_rows=2))
+            for found in (streams, unequal)
+        ]
+        assert counts[0] == counts[1]
+
+
+def test_streams_of_different_lengths_are_grouped_though_each_has_only_one(tmp_path):
+    found = {}
+    for name, tokens in (("notes", 12), ("triage", 3)):
+        made = [prompt_sample(str(i), [1] * tokens) for i in range(8)]
+        folder = packed.write(tmp_path / name, made, length=LENGTH, grouped=True)
+        found[name] = Stream(Rows(folder, tmp_path / "cache"), is_task=True)
+    source = _source(found)
+    widths = [[source.batch(s, m).input_ids.shape[1] for m in range(4)] for s in range(STEPS)]
+    # A step has 6 of 8 rows from notes, now and then one more.
+    assert all(step[:3] == [12, 12, 12] for step in widths)
+    assert [step[3] for step in widths].count(3) >= STEPS - 1
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("batch_rows", [1, 3, 16])
+def test_unequal_rows_in_order_come_once_and_beside_others_of_their_length(
+    unequal, world, batch_rows
+):
+    by_rank = [
+        list(in_order(unequal, batch_rows=batch_rows, rank=rank, world=world))
+        for rank in range(world)
+    ]
+    sizes = [[len(batch.row_ids) for batch in batches] for batches in by_rank]
+    assert all(size == sizes[0] for size in sizes)
+    supervised = Counter(
+        row_id
+        for batches in by_rank
+        for batch in batches
+        for row_id, gold in zip(batch.row_ids, batch.gold, strict=True)
+        if gold.any()
+    )
+    expected = Counter(f"notes:{i:06d}" for i in range(23))
+    assert supervised == expected + Counter(f"triage:{i:06d}" for i in range(9))
+    for batches in by_rank:
+        widths = [b.input_ids.shape[1] for b in batches if b.row_ids[0].startswith("notes")]
+        full = widths[: 23 // (world * batch_rows)]  # Behind them a stand-in may come.
+        assert full == sorted(full)

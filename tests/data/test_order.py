@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from distill_ray.data.order import Shuffle, occurrence, positions_of, streams_at
+from distill_ray.data.order import positions_of, rows_at, shuffled, streams_at
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
@@ -41,27 +41,29 @@ def test_a_longer_run_begins_like_a_shorter_one():
     np.testing.assert_array_equal(streams_at(mix, 5000)[:100], streams_at(mix, 100))
 
 
-def test_occurrence_counts_each_stream_on_its_own():
-    assert occurrence(np.array([0, 1, 0, 0, 2, 1])).tolist() == [0, 0, 1, 2, 0, 1]
+def test_each_stream_is_drawn_in_its_own_order_wherever_the_others_come():
+    streams = np.array([0, 1, 0, 0, 2, 1])
+    found = rows_at(streams, {"a": 4, "b": 3, "c": 2}, 7)
+    assert found[streams == 0].tolist() == shuffled("a", 4, 7, 3).tolist()
+    assert found[streams == 1].tolist() == shuffled("b", 3, 7, 2).tolist()
+    assert found[streams == 2].tolist() == shuffled("c", 2, 7, 1).tolist()
 
 
 def test_every_row_comes_once_in_every_epoch():
-    shuffle = Shuffle("notes", 37, seed=0)
-    epochs = [[shuffle[epoch * 37 + i] for i in range(37)] for epoch in range(4)]
-    assert all(sorted(epoch) == list(range(37)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 4
+    epochs = shuffled("notes", 37, 0, 4 * 37).reshape(4, 37)
+    assert all(sorted(epoch) == list(range(37)) for epoch in epochs.tolist())
+    assert len({tuple(epoch) for epoch in epochs.tolist()}) == 4
 
 
-def test_a_draw_depends_on_its_number_and_not_on_what_was_drawn_before():
-    forward, jumping = Shuffle("notes", 11, seed=3), Shuffle("notes", 11, seed=3)
-    numbers = np.random.default_rng(0).permutation(44)
-    jumped = {int(i): jumping[int(i)] for i in numbers}
-    assert jumped == {i: forward[i] for i in range(44)}
+def test_more_draws_begin_with_those_of_fewer():
+    whole = shuffled("notes", 11, 3, 44)
+    for draws in (0, 1, 11, 12, 43):
+        assert shuffled("notes", 11, 3, draws).tolist() == whole[:draws].tolist()
 
 
 def test_seed_and_stream_decide_the_order():
     orders = {
-        (stream, seed): tuple(Shuffle(stream, 50, seed)[i] for i in range(50))
+        (stream, seed): tuple(shuffled(stream, 50, seed, 50).tolist())
         for stream in ("a", "b")
         for seed in (0, 1)
     }
@@ -69,5 +71,5 @@ def test_seed_and_stream_decide_the_order():
 
 
 def test_the_first_draws_are_spread_evenly_over_the_rows():
-    first = Counter(Shuffle("s", 5, seed)[0] for seed in range(2000))
+    first = Counter(int(shuffled("s", 5, seed, 1)[0]) for seed in range(2000))
     assert all(abs(first[row] - 400) < 5 * np.sqrt(2000 * 0.2 * 0.8) for row in range(5))

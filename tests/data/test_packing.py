@@ -10,6 +10,7 @@ from distill_ray.data.packing import (
     prompt_sample,
     split_long,
     text_sample,
+    unpacked,
 )
 from distill_ray.data.rows import PACKED
 
@@ -36,6 +37,13 @@ def test_a_labelled_sample_supervises_the_answer_and_the_end_but_not_the_prompt(
     assert sample.distill == sample.gold
 
 
+def test_what_a_template_puts_behind_the_end_is_kept_and_not_supervised():
+    sample = labelled_sample("r", [10, 11], [20], END, [30, 31])
+    assert sample.ids == [10, 11, 20, END, 30, 31]
+    assert predicted(sample, sample.gold) == [(11, 20), (20, END)]
+    assert sample.distill == sample.gold
+
+
 def test_a_prompt_is_supervised_by_the_teacher_alone_where_the_answer_would_start():
     sample = prompt_sample("r", [10, 11, 12])
     assert sample.ids == [10, 11, 12]
@@ -49,6 +57,7 @@ def test_a_prompt_is_supervised_by_the_teacher_alone_where_the_answer_would_star
         text_sample("r", [1], END),
         text_sample("r", [], END),
         labelled_sample("r", [1], [2], END),
+        labelled_sample("r", [1, 2], [], END, [3]),
         prompt_sample("r", [1]),
     ],
 )
@@ -105,6 +114,21 @@ def test_a_row_can_be_filled_to_its_last_token():
     (row,) = pack(samples, 5, PAD, "p")
     assert row["input_ids"] == [1, 2, END, 3, END]
     assert row["position_ids"] == [0, 1, 2, 0, 1]
+
+
+def test_a_row_of_its_own_is_as_long_as_its_sample():
+    samples = [labelled_sample("a", [1, 2], [3], END), prompt_sample("b", [5, 6])]
+    first, second = unpacked(samples, "p")
+    assert first == {
+        "row_id": "p:000000",
+        "input_ids": [1, 2, 3, END],
+        "position_ids": [0, 1, 2, 3],
+        "gold": [False, True, True, False],
+        "distill": [False, True, True, False],
+        "sources": ["a"],
+    }
+    assert (second["row_id"], second["input_ids"]) == ("p:000001", [5, 6])
+    assert second["distill"] == [False, True]
 
 
 def test_no_samples_make_no_rows():

@@ -4,6 +4,7 @@ import pytest
 
 from distill_ray.data.examples import option_ids, questions
 from distill_ray.data.tokenizer import END, encode, end_id, load_tokenizer, train_tokenizer
+from distill_ray.data.wording import Plain
 
 TEXTS = ["fever and chills", "chills and fever", "fever with cough", "a cough"] * 20
 
@@ -70,7 +71,11 @@ def test_questions_are_rendered_encoded_apart_and_numbered_by_label(tokenizer):
         {"row_id": "c", "text": "{chills}", "label": "A", "group": "z"},
     ]
     found = questions(
-        "t", rows, template="{text} ->", answers={"A": " yes", "B": " no"}, tokenizer=tokenizer
+        "t",
+        rows,
+        template="{text} ->",
+        answers={"A": " yes", "B": " no"},
+        wording=Plain(tokenizer),
     )
     assert found.row_ids == ["a", "c"]
     assert [tokenizer.decode(p) for p in found.prompts] == ["cough ->", "{chills} ->"]
@@ -81,7 +86,8 @@ def test_questions_are_rendered_encoded_apart_and_numbered_by_label(tokenizer):
 
 def test_the_end_belongs_to_answers_of_which_one_begins_another(tokenizer):
     end = tokenizer.eos_token_id
-    short, long = option_ids({"1": "1", "12": "12"}, tokenizer)
+    short, long = option_ids({"1": "1", "12": "12"}, Plain(tokenizer))
     assert (short[-1], long[-1]) == (end, end)
     assert tokenizer.decode(long[:-1]) == "12"
-    assert all(end not in option for option in option_ids({"1": "1", "2": "2"}, tokenizer))
+    apart = option_ids({"1": "1", "2": "2"}, Plain(tokenizer))
+    assert all(end not in option for option in apart)

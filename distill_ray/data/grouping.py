@@ -1,0 +1,101 @@
+"""Rows of unequal length, put in an order in which a micro-batch's rows are of similar length.
+
+P positions, S steps, G micro-batches in a step, K steps in a block.
+
+What a step reads stays as it is with rows of equal length: so many rows of each stream, each row
+once an epoch, every length in its share. Only which row comes in which step of a block is changed:
+each micro-batch of the block is given a level, and each stream's rows, sorted by length, go to the
+micro-batches in the order of their levels. The order depends on the micro-batch's size and not on
+the number of workers, and workers that compute at the same time get neighbouring lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill_ray.data.order import shuffled, streams_at
+
+BLOCK = 64
+"""Steps among which rows are exchanged; more would hardly make micro-batches more even."""
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+def grouped(
+    lengths: Mapping[str, Ints],
+    mix: Mapping[str, float],
+    *,
+    steps: int,
+    batch_rows: int,
+    micro_rows: int,
+    seed: int,
+) -> tuple[Ints, Ints]:
+    """Index of the stream in the mix, and number of the row in it, at each position [P], [P].
+
+    Args:
+        lengths: stream → [rows] length of each of its rows.
+        mix: stream → its share of the rows.
+        steps: of the run.
+        batch_rows: rows of a step.
+        micro_rows: rows of a micro-batch.
+        seed: of the order.
+    """
+    # Whole blocks: a longer run begins like a shorter one.
+    steps = -(-steps // BLOCK) * BLOCK
+    stream_at = streams_at(mix, steps * batch_rows)
+    step_at = np.arange(len(stream_at)) // batch_rows
+    level = _levels([lengths[name] for name in mix], stream_at, batch_rows, micro_rows, seed)
+    row_at, length_at = np.zeros_like(stream_at), np.zeros_like(stream_at)
+    for number, name in enumerate(mix):
+        here = np.flatnonzero(stream_at == number)
+        rows = shuffled(name, len(lengths[name]), seed, len(here))
+        epoch, block = np.arange(len(here)) // len(lengths[name]), step_at[here] // BLOCK
+        # In each epoch and block, the next longer row goes to the next level.
+        by_level = np.lexsort((level[here], block, epoch))
+        by_length = np.lexsort((lengths[name][rows], block, epoch))
+        row_at[here[by_level]] = rows[by_length]
+        length_at[here] = lengths[name][row_at[here]]
+    # Long rows first: what a step needs in memory is known at its first micro-batch.
+    in_step = np.lexsort((-length_at, step_at))
+    return stream_at[in_step], row_at[in_step]
+
+
+def _levels(
+    lengths: Sequence[Ints], stream_at: Ints, batch_rows: int, micro_rows: int, seed: int
+) -> Floats:
+    """What each position's row is sorted by [P]: the level of the micro-batch it is meant for.
+
+    A step's positions go to its micro-batches in the order of the lengths that they would have if
+    the step drew evenly from short to long rows, so rows of long texts and of short questions go
+    to different ones.
+    """
+    step_at = np.arange(len(stream_at)) // batch_rows
+    steps, num_micro = len(stream_at) // batch_rows, batch_rows // micro_rows
+    expected = np.zeros(len(stream_at))
+    for number, of_stream in enumerate(lengths):
+        here = np.flatnonzero(stream_at == number)
+        shift = np.random.default_rng([seed, number]).random(steps)
+        expected[here] = _evenly(np.sort(of_stream), step_at[here], shift)
+    micro = np.zeros_like(stream_at)
+    micro[np.lexsort((expected, step_at))] = np.arange(len(stream_at)) % batch_rows // micro_rows
+    # Within a block, the micro-batches of the same number get all levels of their range once.
+    ranks = np.tile(np.arange(BLOCK), (steps // BLOCK, num_micro, 1))  # [S / K, G, K]
+    ranks = np.random.default_rng([seed, len(lengths)]).permuted(ranks, axis=-1)
+    place = ranks.swapaxes(1, 2).reshape(steps, num_micro) / BLOCK
+    level: Floats = micro + place[step_at, micro]
+    return level
+
+
+def _evenly(lengths: Ints, step_at: Ints, shift: Floats) -> Ints:
+    """Lengths of draws that are spread evenly over the sorted lengths in every step [D].
+
+    Shifted at random, or a step's only draw from a stream would be of medium length always.
+    """
+    first = np.searchsorted(step_at, step_at, "left")
+    count = np.searchsorted(step_at, step_at, "right") - first
+    share = (np.arange(len(step_at)) - first + shift[step_at]) / count
+    return lengths[(share * len(lengths)).astype(np.int64)]

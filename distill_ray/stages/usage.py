@@ -1,0 +1,46 @@
+"""What `usage.py.j2` is filled with: code that asks the student, word for word as training did."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from distill_ray.config.data import TaskConfig
+from distill_ray.data.examples import option_ids
+from distill_ray.data.tokenizer import start_ids
+from distill_ray.data.wording import Chat, wording
+
+
+def usage(
+    task: TaskConfig, answers: Mapping[str, str], tokenizer: Any, folder: str
+) -> dict[str, Any]:
+    """Names of the template → code, as text.
+
+    Args:
+        task: what is asked.
+        answers: label → the text that answers it.
+        tokenizer: the student's.
+        folder: where the code finds the student.
+    """
+    worded = wording(tokenizer, chat=task.chat, system=task.system)
+    options = option_ids(answers, worded)
+    code = {"folder": repr(folder), "prompt": repr(task.prompt), "chat": task.chat}
+    if isinstance(worded, Chat):
+        system = {"system": repr(task.system)} if task.system is not None else {}
+        said = {**system, "user": "prompt"}
+        turns = [f'{{"role": "{role}", "content": {text}}}' for role, text in said.items()]
+        # A chat's answers are given as tokens: what surrounds them decides how words are cut.
+        return {
+            **code,
+            "turns": f"[{', '.join(turns)}]",
+            "lead": f" + {worded.lead!r}" if worded.lead else "",
+            "answers": repr(dict(zip(answers, options))),
+        }
+    start, end = start_ids(tokenizer), worded.answer("").end
+    ended = any(option[-1:] == [end] for option in options)
+    return {
+        **code,
+        "answers": repr(dict(answers)),
+        "start": f"{start} + " if start else "",
+        "end": f" + [{end}]" if ended else "",
+    }

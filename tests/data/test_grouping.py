@@ -1,0 +1,131 @@
+"""Rows of unequal length: each comes once an epoch, beside others of its length, on any number of
+workers."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from distill_ray.data.grouping import BLOCK, grouped
+from distill_ray.data.order import positions_of, rows_at, streams_at
+
+ONE = {"a": 1.0}
+THREE = {"a": 3.0, "b": 6.0, "c": 1.0}
+
+
+def lengths(mix, count=1500, low=20, high=200):
+    """Lengths that are spread evenly over the orders of magnitude."""
+    rng = np.random.default_rng(0)
+    return {
+        name: np.exp(rng.uniform(np.log(low), np.log(high), count + 7 * i)).astype(np.int64)
+        for i, name in enumerate(mix)
+    }
+
+
+def drawn(rows, mix, *, steps=2 * BLOCK, batch_rows=32, micro_rows=8, seed=0):
+    return grouped(rows, mix, steps=steps, batch_rows=batch_rows, micro_rows=micro_rows, seed=seed)
+
+
+def padding(rows, mix, streams, numbers, micro_rows):
+    """Share of a micro-batch's tokens that are padding."""
+    names = list(mix)
+    tokens = np.array([rows[names[s]][n] for s, n in zip(streams, numbers, strict=True)])
+    tokens = tokens.reshape(-1, micro_rows)
+    return 1 - tokens.sum() / (tokens.max(axis=1) * micro_rows).sum()
+
+
+@pytest.mark.parametrize("mix", [ONE, THREE])
+def test_every_row_comes_once_in_every_epoch(mix):
+    rows = lengths(mix, count=50)
+    streams, numbers = drawn(rows, mix, batch_rows=8, micro_rows=4)
+    for i, name in enumerate(mix):
+        mine = numbers[streams == i]
+        often = Counter(mine.tolist())
+        epochs = len(mine) / len(rows[name])
+        assert epochs > 1
+        assert set(often.values()) <= {int(epochs), int(epochs) + 1}
+
+
+def test_the_draws_of_an_epoch_and_block_stay_in_it():
+    rows = lengths(ONE, count=BLOCK * 8)
+    _, numbers = drawn(rows, ONE, steps=2 * BLOCK, batch_rows=8, micro_rows=4)
+    assert sorted(numbers[: BLOCK * 8]) == sorted(numbers[BLOCK * 8 :]) == list(range(BLOCK * 8))
+
+
+@pytest.mark.parametrize("batch_rows", [8, 32])
+def test_a_step_reads_as_many_rows_of_each_stream_as_without_grouping(batch_rows):
+    streams, _ = drawn(lengths(THREE), THREE, batch_rows=batch_rows)
+    expected = streams_at(THREE, len(streams))
+    found, expected = (np.sort(s.reshape(-1, batch_rows)) for s in (streams, expected))
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_a_micro_batch_is_the_same_on_any_number_of_workers(world):
+    rows = lengths(THREE)
+    _, numbers = drawn(rows, THREE)
+    layout = {"batch_rows": 32, "micro_rows": 8}
+    for step in (0, 5, BLOCK):
+        alone = [positions_of(step, m, rank=0, world=1, **layout) for m in range(4)]
+        shared = [
+            positions_of(step, m, rank=rank, world=world, **layout)
+            for m in range(4 // world)
+            for rank in range(world)
+        ]
+        assert [numbers[p].tolist() for p in shared] == [numbers[p].tolist() for p in alone]
+
+
+@pytest.mark.parametrize(
+    ("mix", "batch_rows", "micro_rows", "most"),
+    [(ONE, 32, 8, 0.02), (ONE, 8, 8, 0.03), (THREE, 32, 8, 0.07), (THREE, 12, 6, 0.1)],
+)
+def test_little_of_a_micro_batch_is_padding(mix, batch_rows, micro_rows, most):
+    rows = lengths(mix)
+    found = drawn(rows, mix, batch_rows=batch_rows, micro_rows=micro_rows)
+    streams = streams_at(mix, len(found[0]))
+    at_random = rows_at(streams, {name: len(rows[name]) for name in mix}, 0)
+    assert padding(rows, mix, streams, at_random, micro_rows) > 0.4
+    assert padding(rows, mix, *found, micro_rows) < most
+
+
+def test_long_texts_and_short_questions_go_to_different_micro_batches():
+    mix = {"questions": 1.0, "text": 1.0}
+    rows = {
+        "questions": lengths(ONE, low=20, high=60)["a"],
+        "text": lengths(ONE, low=100, high=200)["a"],
+    }
+    assert padding(rows, mix, *drawn(rows, mix), 8) < 0.05
+
+
+def test_every_step_reads_short_and_long_rows():
+    rows = lengths(ONE)
+    _, numbers = drawn(rows, ONE)
+    by_step = rows["a"][numbers].reshape(-1, 32)
+    means = by_step.mean(axis=1)
+    assert means.std() / means.mean() < 0.15
+    assert (by_step.max(axis=1) / by_step.min(axis=1) > 3).all()
+
+
+def test_the_first_micro_batch_of_a_step_is_the_longest():
+    rows = lengths(THREE)
+    streams, numbers = drawn(rows, THREE)
+    tokens = np.array([rows[list(THREE)[s]][n] for s, n in zip(streams, numbers, strict=True)])
+    assert (np.diff(tokens.reshape(-1, 32), axis=1) <= 0).all()
+
+
+def test_a_longer_run_begins_like_a_shorter_one():
+    rows = lengths(THREE, count=100)
+    short, long = (drawn(rows, THREE, steps=steps) for steps in (10, 3 * BLOCK))
+    for one, other in zip(short, long, strict=True):
+        np.testing.assert_array_equal(one, other[: len(one)])
+
+
+def test_seeds_are_different_orders():
+    rows = lengths(ONE)
+    assert drawn(rows, ONE, seed=0)[1].tolist() != drawn(rows, ONE, seed=1)[1].tolist()
+
+
+def test_a_stream_that_is_not_drawn_yet_is_no_trouble():
+    mix = {"a": 1.0, "rare": 1e-6}
+    streams, _ = drawn(lengths(mix, count=20), mix, steps=1, batch_rows=2, micro_rows=1)
+    assert set(streams.tolist()) == {0}
