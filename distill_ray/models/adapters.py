@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 
 def add_lora(
@@ -31,3 +32,19 @@ def add_lora(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return get_peft_model(model, config)
+
+
+def merged(model: Any) -> Any:
+    """A model with its adapters added to its weights, as a plain model.
+
+    Where an adapter is on an output layer that shares its weights with the embedding, they are
+    parted first: the embedding isn't adapted.
+    """
+    base = model.get_base_model()
+    layer = base.get_output_embeddings()
+    inner = getattr(layer, "base_layer", None)
+    if inner is not None and inner.weight is base.get_input_embeddings().weight:
+        inner.weight = nn.Parameter(inner.weight.detach().clone())
+        for config in {id(c): c for c in (base.config, base.config.get_text_config())}.values():
+            config.tie_word_embeddings = False
+    return model.merge_and_unload()

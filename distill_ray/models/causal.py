@@ -5,12 +5,14 @@ K kept tokens, V vocabulary, H hidden.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distill_ray.core.head import Head
+from distill_ray.core.matching import States
 
 
 class UnsupportedModelError(ValueError):
@@ -37,6 +39,32 @@ def outputs(
     """
     backbone = bare(model).base_model
     return backbone(input_ids=input_ids, position_ids=position_ids, use_cache=False, **wanted)
+
+
+def states_of(found: Any, at: Tensor, layers: Mapping[str, Sequence[int]]) -> States:
+    """What some layers made of some tokens.
+
+    Args:
+        found: outputs with the kinds of state that are asked for.
+        at: [K] places in the flattened [B, T].
+        layers: `hidden` and `attention` → layers, counted from 1. The last hidden state is what the
+            head is fed.
+    """
+
+    def picked(kind: str, layer: int) -> Tensor:
+        if kind == "hidden":
+            states = found.hidden_states[layer]
+        else:
+            states = found.attentions[layer - 1].mean(dim=1)  # [B, T, T]
+        return states.flatten(0, 1).index_select(0, at)  # type: ignore[no-any-return]
+
+    return {kind: [picked(kind, layer) for layer in chosen] for kind, chosen in layers.items()}
+
+
+def wanted(layers: Mapping[str, Sequence[int]]) -> dict[str, bool]:
+    """What to ask of `outputs` so that `states_of` finds these layers."""
+    flags = {"hidden": "output_hidden_states", "attention": "output_attentions"}
+    return {flags[kind]: True for kind in layers}
 
 
 def output_layer(model: Any) -> nn.Module:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,28 +14,65 @@ from typing import Any
 from distill_ray.config.errors import Problem, did_you_mean
 from distill_ray.config.models import ModelSource
 from distill_ray.core.memory import Sizes
+from distill_ray.models.gguf import read_header
+from distill_ray.models.packages import file_of
 
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
 
 
 def check_model(source: ModelSource, where: str) -> list[Problem]:
     """Problems that would stop this model from loading; hub ids are checked when they load."""
-    if source.path is not None:
-        return _check_folder(Path(source.path), f"{where}.path")
-    if source.gguf is not None:
-        return _check_gguf(Path(source.gguf), f"{where}.gguf")
     if source.init is not None:
         return _check_init(source.init, f"{where}.init")
+    if source.path is not None:
+        problems = _check_folder(Path(source.path), f"{where}.path")
+    elif source.gguf is not None:
+        problems = _check_gguf(source.gguf, f"{where}.gguf")
+    else:
+        return []
+    if problems or source.layers is None:
+        return problems
+    return layers_problems(f"{where}.layers", source.layers, _layers(source))
+
+
+def layers_problems(where: str, asked: int, there: int) -> list[Problem]:
+    """The refusal to cut a model that has no more layers than that, if so.
+
+    Args:
+        where: what to name in the message.
+        asked: layers to keep.
+        there: layers of the model, 0 if its config doesn't tell.
+    """
+    if not there:
+        return [Problem(where, "the model's config doesn't tell its layers, so it can't be cut.")]
+    if asked > there:
+        return [Problem(where, f"{asked} layers of {there} can't be kept.", f"Give 1 to {there}.")]
     return []
 
 
-def _check_gguf(file: Path, where: str) -> list[Problem]:
+def _layers(source: ModelSource) -> int:
+    """Layers of a local model that is known to be sound, before it is cut."""
+    if source.gguf is not None:
+        return read_header(file_of(source.gguf)).layers
+    config = json.loads((Path(str(source.path)) / "config.json").read_text())
+    return _first(config, LAYERS)
+
+
+def _check_gguf(place: str, where: str) -> list[Problem]:
+    try:
+        file = file_of(place)
+    except FileNotFoundError as error:
+        return [Problem(where, f"{error}.")]
     if not file.is_file():
-        return [Problem(where, f"no such file: {file}.")]
-    with file.open("rb") as stream:
-        magic = stream.read(4)
-    return [] if magic == b"GGUF" else [Problem(where, f"{file} is not a GGUF file.")]
+        near = [p.name for p in file.parent.glob("*.gguf")]
+        return [Problem(where, f"no such file: {file}.", did_you_mean(file.name, near))]
+    try:
+        read_header(file)
+    except (OSError, ValueError) as error:
+        return [Problem(where, f"{error}.")]
+    return []
 
 
 def _check_folder(folder: Path, where: str) -> list[Problem]:
@@ -92,28 +129,49 @@ def shape_of(source: ModelSource, vocab_size: int | None) -> Sizes | None:
     if source.path is not None:
         folder = Path(source.path)
         config = json.loads((folder / "config.json").read_text())
-        return _shape(config, sum(map(_count_file, folder.glob("*.safetensors"))))
+        files = [_count_file(file) for file in folder.glob("*.safetensors")]
+        counts = {name: count for file in files for name, count in file.items()}
+        return _shape(config, _kept(counts, source.layers), source.layers)
+    if source.gguf is not None:
+        header = read_header(file_of(source.gguf))
+        return Sizes(
+            _kept(header.weights, source.layers),
+            hidden=header.of_architecture("embedding_length"),
+            layers=source.layers or header.layers,
+            vocabulary=header.vocabulary,
+        )
     return None
 
 
-def _shape(config: Mapping[str, Any], parameters: int) -> Sizes:
-    def first(*names: str) -> int:
-        return next((int(config[n]) for n in names if config.get(n)), 0)
-
+def _shape(config: Mapping[str, Any], parameters: int, layers: int | None = None) -> Sizes:
     return Sizes(
         parameters,
-        hidden=first("hidden_size", "n_embd", "d_model"),
-        layers=first("num_hidden_layers", "n_layer", "num_layers"),
-        vocabulary=first("vocab_size"),
+        hidden=_first(config, ("hidden_size", "n_embd", "d_model")),
+        layers=layers or _first(config, LAYERS),
+        vocabulary=_first(config, ("vocab_size",)),
     )
 
 
-def _count_file(path: Path) -> int:
-    """Parameters of a safetensors file, from its header: u64 length, then JSON."""
+def _first(config: Mapping[str, Any], names: Sequence[str]) -> int:
+    return next((int(config[n]) for n in names if config.get(n)), 0)
+
+
+def _count_file(path: Path) -> dict[str, int]:
+    """Tensor → parameters of a safetensors file, from its header: u64 length, then JSON."""
     with path.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         header = json.loads(stream.read(length))
-    return sum(math.prod(v["shape"]) for k, v in header.items() if k != "__metadata__")
+    return {k: math.prod(v["shape"]) for k, v in header.items() if k != "__metadata__"}
+
+
+def _kept(counts: Mapping[str, int], layers: int | None) -> int:
+    """Parameters that are left of these tensors; the first number in a name is its layer's."""
+
+    def cut(name: str) -> bool:
+        number = re.search(r"\.(\d+)\.", name)
+        return layers is not None and number is not None and int(number[1]) >= layers
+
+    return sum(count for name, count in counts.items() if not cut(name))
 
 
 def _count_llama(config: Mapping[str, Any]) -> int | None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from distill_ray.config.errors import InputError
+from distill_ray.models.adapters import merged
+from distill_ray.models.gguf import weights_folder
+from distill_ray.models.inspect import layers_problems
+from distill_ray.models.packages import file_of
 from distill_ray.models.ref import ModelRef
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -21,6 +25,7 @@ def load_model(ref: ModelRef, *, precision: str = "float32") -> Any:
 
     Raises:
         OSError: the files are missing or hold no safetensors weights.
+        InputError: it has fewer layers than the ref keeps.
     """
     model = _base(ref, DTYPES[precision])
     if ref.adapter is None:
@@ -34,8 +39,32 @@ def load_frozen(ref: ModelRef, *, precision: str = "float32", device: torch.devi
     """The model of a ref for inference: adapters merged, no gradients, evaluation mode."""
     model = load_model(ref, precision=precision)
     if ref.adapter is not None:
-        model = model.merge_and_unload()
+        model = merged(model)
     return model.to(device).eval().requires_grad_(False)
+
+
+def config_of(ref: ModelRef) -> Any:
+    """The decoder's config: `hidden_size`, `num_hidden_layers`. Reads no weights.
+
+    Args:
+        ref: as in `load_model`.
+    """
+    from transformers import AutoConfig
+
+    if ref.kind == "init":
+        config = AutoConfig.for_model(**(ref.init or {}))
+    else:
+        location, options = _place(ref)
+        config = AutoConfig.from_pretrained(location, **options)
+        config = config if ref.layers is None else _cut(config, ref.layers, ref.location)
+    return config.get_text_config(decoder=True)
+
+
+def _place(ref: ModelRef) -> tuple[str, dict[str, Any]]:
+    """Where transformers finds a model that isn't made here, and how it may be read."""
+    location = str(weights_folder(file_of(ref.location))) if ref.kind == "gguf" else ref.location
+    revision = ref.revision if ref.kind == "hub" else None
+    return location, {"revision": revision, "trust_remote_code": ref.trust_remote_code}
 
 
 def _base(ref: ModelRef, dtype: torch.dtype) -> Any:
@@ -47,26 +76,29 @@ def _base(ref: ModelRef, dtype: torch.dtype) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(ref.seed)
             return AutoModelForCausalLM.from_config(config, dtype=dtype)
-    if ref.kind == "gguf":
-        return _from_gguf(Path(ref.location), dtype)
+    location, options = _place(ref)
+    if ref.layers is not None:
+        config = AutoConfig.from_pretrained(location, **options)
+        options["config"] = _cut(config, ref.layers, ref.location)
+    # Weights of layers that the config hasn't got are not read.
     return AutoModelForCausalLM.from_pretrained(
-        ref.location,
-        revision=ref.revision if ref.kind == "hub" else None,
-        dtype=dtype,
-        use_safetensors=True,
-        trust_remote_code=ref.trust_remote_code,
+        location, dtype=dtype, use_safetensors=True, **options
     )
 
 
-def _from_gguf(path: Path, dtype: torch.dtype) -> Any:
-    from transformers import AutoModelForCausalLM, GgufConfig
-
-    return AutoModelForCausalLM.from_pretrained(
-        str(path.parent),
-        gguf_file=path.name,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=dtype,
-    )
+def _cut(config: Any, layers: int, model: str) -> Any:
+    """A model's config with its first layers alone."""
+    decoder = config.get_text_config(decoder=True)
+    there = getattr(decoder, "num_hidden_layers", 0)
+    if problems := layers_problems(model, layers, there):
+        raise InputError("a model can't be cut:", problems)
+    for key, value in decoder.to_dict().items():
+        # What is told layer by layer: kinds of attention, of feed-forward, of positions.
+        told = isinstance(value, list | tuple) and len(value) == there
+        if told and not key.endswith("token_id"):
+            setattr(decoder, key, value[:layers])
+    decoder.num_hidden_layers = layers
+    return config
 
 
 def num_parameters(model: Any) -> int:

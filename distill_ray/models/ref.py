@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distill_ray.config.models import ModelSource
+from distill_ray.config.models import PACKAGE, ModelSource
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,13 @@ class ModelRef:
     kind: str
     """`hub`, `path`, `gguf` or `init`."""
     location: str = ""
-    """Hub id, folder, GGUF file, or URI of an artifact's folder."""
+    """Hub id, folder, GGUF file (or its place in a package), or URI of an artifact's folder."""
     revision: str = "main"
     init: dict[str, Any] | None = None
     """Architecture config of `init`, with its vocabulary size."""
     seed: int = 0
+    layers: int | None = None
+    """Of the model's transformer layers, keep the first ones, this many; None keeps all."""
     trust_remote_code: bool = False
     adapter: str | None = None
     """Folder (or URI) of a peft adapter on top."""
@@ -39,12 +41,14 @@ class ModelRef:
             init = {**(tokenizer or {}), **source.init}
             return cls("init", init=init, seed=source.seed)
         kind = next(k for k in ("hub", "path", "gguf") if getattr(source, k) is not None)
-        # Ray's workers change their folder.
         place = str(getattr(source, kind))
+        # Ray's workers change their folder; each finds packages in its own environment.
+        stays = kind == "hub" or place.startswith(PACKAGE)
         return cls(
             kind,
-            place if kind == "hub" else str(Path(place).absolute()),
+            place if stays else str(Path(place).absolute()),
             revision=source.revision,
+            layers=source.layers,
             trust_remote_code=source.trust_remote_code,
         )
 

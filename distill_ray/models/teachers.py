@@ -2,17 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from distill_ray.core.head import Head
-from distill_ray.models.causal import head_of, hidden_states, require_head
+from distill_ray.core.matching import States
+from distill_ray.models.causal import head_of, outputs, require_head, states_of, wanted
 from distill_ray.models.execution import Execution
 from distill_ray.models.load import load_frozen
 from distill_ray.models.ref import ModelRef
+
+
+class Serving(Protocol):
+    """A frozen model that answers."""
+
+    def outputs(self, input_ids: Tensor, position_ids: Tensor, **wanted: bool) -> Any:
+        """As `causal.outputs`."""
+
+    def head(self, features: Tensor) -> Head:
+        """Its head on [K, H] features."""
+
+    def close(self) -> None:
+        """Let go of the memory."""
+
+
+class Whole:
+    """All weights are in this process."""
+
+    def __init__(self, model: Any, vocabulary: int | None = None) -> None:
+        self.model, self._vocabulary = model, vocabulary
+
+    def outputs(self, input_ids: Tensor, position_ids: Tensor, **wanted: bool) -> Any:
+        """As `causal.outputs`."""
+        return outputs(self.model, input_ids, position_ids, **wanted)
+
+    def head(self, features: Tensor) -> Head:
+        """Its head on [K, H] features."""
+        return head_of(self.model, features, self._vocabulary)
+
+    def close(self) -> None:
+        """Nothing is left when it isn't referred to any more."""
 
 
 class TeacherBank:
@@ -25,24 +57,47 @@ class TeacherBank:
         device: torch.device,
         execution: Execution | None = None,
         vocabulary: int | None = None,
+        shard: Callable[[Any, int | None], Serving] | None = None,
     ) -> None:
-        self.ladders = ladders
+        """Load nothing yet.
+
+        Args:
+            ladders: teacher → its checkpoints.
+            device: where it computes.
+            execution: how.
+            vocabulary: ids that the tokenizer has.
+            shard: spreads a model in main memory, with its vocabulary, over the processes; left
+                out, each has all of it.
+        """
+        self.ladders, self._shard = ladders, shard
         self._device, self._execution = device, execution or Execution()
         self._vocabulary = vocabulary
         self._current: tuple[str, int] | None = None
-        self._model: Any = None
+        self._model: Serving | None = None
+
+    @classmethod
+    def of(cls, model: Any, vocabulary: int | None = None) -> TeacherBank:
+        """A bank of one frozen model that is in memory already, as rung 0 of `teacher`."""
+        device = next(model.parameters()).device
+        bank = cls({"teacher": ()}, device=device, vocabulary=vocabulary)
+        bank._model, bank._current = Whole(model, vocabulary), ("teacher", 0)
+        return bank
 
     def use(self, teacher: str, rung: int) -> None:
         """Make this checkpoint the one that answers; nothing is read when it already does."""
         if self._current == (teacher, rung):
             return
         # Let go first: two teachers at once may not fit. Should loading fail, none is in use.
+        if self._model is not None:
+            self._model.close()
         self._model = self._current = None
-        ref = self.ladders[teacher][rung]
-        precision = self._execution.precision
-        model = load_frozen(ref, precision=precision, device=self._device)
+        ref, precision = self.ladders[teacher][rung], self._execution.precision
+        device = self._device if self._shard is None else torch.device("cpu")
+        model = load_frozen(ref, precision=precision, device=device)
         require_head(model)
-        self._model, self._current = self._execution.prepare(model), (teacher, rung)
+        model = self._execution.prepare(model)
+        self._model = (self._shard or Whole)(model, self._vocabulary)
+        self._current = (teacher, rung)
 
     @torch.no_grad()
     def head(self, input_ids: Tensor, position_ids: Tensor, at: Tensor) -> Head:
@@ -56,8 +111,24 @@ class TeacherBank:
         Raises:
             RuntimeError: none is in use.
         """
+        return self.answer(input_ids, position_ids, at, {})[0]
+
+    @torch.no_grad()
+    def answer(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        at: Tensor,
+        layers: Mapping[str, Sequence[int]],
+    ) -> tuple[Head, States]:
+        """The same, with the states of some layers, from one forward pass.
+
+        Args:
+            input_ids, position_ids, at: as in `head`.
+            layers: `hidden` and `attention` → layers, counted from 1.
+        """
         if self._model is None:
             raise RuntimeError("no teacher in use: call use() first")
-        hidden = hidden_states(self._model, input_ids, position_ids)
-        features = hidden.flatten(0, 1).index_select(0, at)
-        return head_of(self._model, features, self._vocabulary)
+        found = self._model.outputs(input_ids, position_ids, **wanted(layers))
+        features = found.last_hidden_state.flatten(0, 1).index_select(0, at)
+        return self._model.head(features), states_of(found, at, layers)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from distill_ray.config.errors import Problem
 from distill_ray.config.models import ModelSource, TokenizerSource
+from distill_ray.models.gguf import tokenizer_folder
+from distill_ray.models.packages import file_of
 from distill_ray.models.vocab import Fit
 
 SAME = "Teachers must share the student's tokenizer: choose one of its family."
@@ -26,8 +27,7 @@ def tokenizer_of(source: TokenizerSource | ModelSource) -> Any:
     if isinstance(source, TokenizerSource):
         return AutoTokenizer.from_pretrained(source.hub)
     if source.gguf is not None:
-        file = Path(source.gguf)
-        return AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+        return AutoTokenizer.from_pretrained(str(tokenizer_folder(file_of(source.gguf))))
     return AutoTokenizer.from_pretrained(
         source.hub, revision=source.revision, trust_remote_code=source.trust_remote_code
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -12,7 +13,12 @@ from pathlib import Path
 
 from pyarrow import fs as pafs
 
+from distill_ray.config.cache import cache_folder as cache_folder
+from distill_ray.config.cache import kept
 from distill_ray.config.errors import InputError, Problem
+
+PART = ".part"
+"""Ends the name of a file that is being written; one that stays was cut off."""
 
 
 class Storage:
@@ -67,9 +73,13 @@ class Storage:
         target = f"{self._root}/{path}"
         self._fs.create_dir(target.rpartition("/")[0], recursive=True)
         if self.local:
-            part = Path(f"{target}.{os.getpid()}.part")
-            part.write_bytes(data)
-            part.replace(target)
+            part = Path(f"{target}.{os.getpid()}{PART}")
+            try:
+                part.write_bytes(data)
+                part.replace(target)
+            except OSError:
+                part.unlink(missing_ok=True)  # On a full disk, its room is needed.
+                raise
         else:  # Object stores publish an object when its stream is closed.
             with self._fs.open_output_stream(target) as stream:
                 stream.write(data)
@@ -80,9 +90,19 @@ class Storage:
         return sorted(info.base_name for info in self._fs.get_file_info(selector))
 
     def delete(self, path: str) -> None:
-        """Remove a folder, if it is there."""
-        if self.exists(path):
+        """Remove a folder or a file, if it is there."""
+        kind = self._info(path).type
+        if kind == pafs.FileType.File:
+            self._fs.delete_file(f"{self._root}/{path}")
+        elif kind != pafs.FileType.NotFound:
             self._fs.delete_dir(f"{self._root}/{path}")
+
+    def free_bytes(self) -> int | None:
+        """Room on the disk that a local storage is on; None for a remote one."""
+        if not self.local:
+            return None
+        root = Path(self._root)
+        return shutil.disk_usage(next(p for p in (root, *root.parents) if p.exists())).free
 
     def files(self) -> list[str]:
         """Paths of all files below the root, sorted."""
@@ -130,16 +150,11 @@ class Storage:
         if self.local:
             return Path(self._root) / path
         digest = hashlib.sha256(f"{self.uri}/{path}".encode()).hexdigest()[:16]
-        target = cache_folder() / digest
-        if not target.exists():
-            part = Path(tempfile.mkdtemp(dir=target.parent, prefix="part-"))
-            source = f"{self._root}/{path}".rstrip("/")
-            pafs.copy_files(source, str(part), source_filesystem=self._fs)
-            try:
-                part.rename(target)
-            except OSError:  # Another process was faster; its copy is as good.
-                shutil.rmtree(part)
-        return target
+        source = f"{self._root}/{path}".rstrip("/")
+        return kept(digest, lambda part: self._copy_to(source, part))
+
+    def _copy_to(self, source: str, folder: Path) -> None:
+        pafs.copy_files(source, str(folder), source_filesystem=self._fs)
 
     def _info(self, path: str) -> pafs.FileInfo:
         return self._fs.get_file_info(f"{self._root}/{path}")
@@ -148,9 +163,9 @@ class Storage:
 STORAGE_FIX = "Give another folder or URI with --storage, or free its permissions."
 
 
-def cache_folder() -> Path:
-    """This machine's folder for copies of remote files."""
-    base = os.environ.get("DISTILL_RAY_CACHE") or Path.home() / ".cache" / "distill_ray"
-    folder = Path(base)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def is_full(error: BaseException) -> bool:
+    """Whether a write failed because the disk, or the user's share of it, is full."""
+    # Arrow's errors may carry the number in their text only.
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
+        os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)
+    )

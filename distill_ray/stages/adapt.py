@@ -10,6 +10,7 @@ from typing import Any
 from distill_ray.config.fingerprint import fingerprint, path_identity
 from distill_ray.config.models import ModelSource, TeacherConfig
 from distill_ray.engine.job import DataSpec, Job
+from distill_ray.models.packages import file_of
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
@@ -86,7 +87,7 @@ def data_spec(shards: ShardSet, seed: int, validation_rows: int) -> DataSpec:
 def source_identity(source: ModelSource) -> dict[str, Any]:
     """What identifies a model's weights."""
     place = source.path or source.gguf
-    files = path_identity(Path(place)) if place else None
+    files = path_identity(file_of(place)) if place else None
     return {"source": source.model_dump(mode="json"), "files": files}
 
 

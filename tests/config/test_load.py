@@ -107,6 +107,22 @@ def test_the_message_names_the_file_and_lists_the_problems_below(editor):
             "distill.schedule.at_steps: steps must increase, got [5, 3].",
         ),
         ({"tasks/0/prompt": "no place"}, "tasks.0: prompt must hold {text}"),
+        ({"tasks/0/system": "Be brief."}, "tasks.0: system is a turn of a chat: set chat: true"),
+        ({"corpora/batching": "group"}, "corpora.batching: Input should be 'packed' or 'grouped'"),
+        (
+            {"distill/objective": {"match": {"attention": {}}}},
+            "distill: objective.match.attention: only eager attention tells its maps, and "
+            "attention is sdpa. Set attention eager.",
+        ),
+        (
+            {"probe/objective": {"match": {"attention": {}}}},
+            "probe: objective.match.attention: only eager attention tells its maps",
+        ),
+        (
+            {"distill/objective": {"match": {"hidden": {}}}, "distill/serving": {"kind": "pool"}},
+            "distill: objective.match: the teacher's layers are read in the worker, and serving is "
+            "pool. Set serving colocated.",
+        ),
         ({"corpora/test": 0.9}, "corpora: validation 0.05 and test 0.9 leave under a tenth"),
         (
             {"corpora/sources/0/source": {"callable": "pkg.mod"}},
