@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from distill_ray import __version__
+from distill_ray.bench.commands import app as bench
 from distill_ray.config import InputError, RunConfig, load_config
 
 app = typer.Typer(
@@ -108,6 +109,7 @@ for _name, (_upto, _help) in STAGE_COMMANDS.items():
 
 data = typer.Typer(help="Look at the rows that training reads.", no_args_is_help=True)
 app.add_typer(data, name="data")
+app.add_typer(bench, name="bench")
 
 
 @data.command("show")

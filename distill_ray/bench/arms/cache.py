@@ -1,0 +1,85 @@
+"""Distillation steps whose teacher answered beforehand, against one that answers in the step."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from distill_ray.bench.arms.engine import Rows, session_of
+from distill_ray.bench.arms.inputs import Pair, load_pair
+from distill_ray.bench.turns import Turns
+from distill_ray.bench.work import StepWork
+from distill_ray.core.head_loss import Reference
+from distill_ray.data.batches import Batch
+from distill_ray.engine.cached import Cached
+from distill_ray.engine.loop import train_step
+from distill_ray.engine.objective import Kept
+from distill_ray.engine.session import Session
+from distill_ray.engine.targets import TargetSpec, file_of, sparse_targets, targets_of
+from distill_ray.models.teachers import TeacherBank
+
+SPEC = TargetSpec("top_k", 64)
+
+
+def step(turns: Turns, *, work: StepWork) -> None:
+    """Steps that read the teacher's likeliest tokens from a file, written off the clock."""
+    pair = load_pair(work, turns.device)
+    with tempfile.TemporaryDirectory() as folder:
+        size = _write(pair, work, turns, Path(folder))
+        turns.tell(**pair.facts, bytes_per_token=size)
+        pair.teacher.to("meta")  # Not needed any more: its memory isn't part of this arm.
+        session = session_of(pair, work, turns.device, turns.total)
+        assert session.teaching is not None
+        session.teaching.source = Cached({("teacher", 0): Path(folder)}, turns.device)
+        _take(turns, session)
+
+
+def truncated(turns: Turns, *, work: StepWork) -> None:
+    """Steps with the teacher beside the student, cut to the same likeliest tokens in memory."""
+    pair = load_pair(work, turns.device)
+    turns.tell(**pair.facts)
+    session = session_of(pair, work, turns.device, turns.total)
+    assert session.teaching is not None
+    session.teaching.source = Truncated(TeacherBank.of(pair.teacher, pair.vocabulary))
+    _take(turns, session)
+
+
+class Truncated:
+    """A teacher in this process that says what a cache would hold."""
+
+    lookahead = 0
+
+    def __init__(self, bank: TeacherBank) -> None:
+        self._bank = bank
+
+    def use(self, teacher: str, rung: int) -> None:
+        """There is one."""
+
+    def announce(self, batches: object) -> None:
+        """Nothing works ahead."""
+
+    def reference(self, batch: Batch, kept: Kept, *, temperature: float) -> Reference:
+        """Its likeliest tokens."""
+        head = self._bank.head(batch.input_ids, batch.position_ids, kept.at)
+        return sparse_targets(head, kept.gold, SPEC)
+
+
+def _take(turns: Turns, session: Session) -> None:
+    for _ in turns:
+        loss, *_ = train_step(session)
+        session.step += 1
+        turns.done([loss])
+
+
+def _write(pair: Pair, work: StepWork, turns: Turns, folder: Path) -> float:
+    """One file with the targets of all steps; returns bytes per token."""
+    bank = TeacherBank.of(pair.teacher, pair.vocabulary)
+    source = Rows(work, pair.vocabulary)
+    rows = [
+        row
+        for step in range(turns.total)
+        for row in targets_of(bank, source.batch(step, 0).to(turns.device), SPEC)
+    ]
+    payload, counts = file_of(rows, SPEC)
+    (folder / "targets.parquet").write_bytes(payload)
+    return round(len(payload) / counts.tokens, 1)

@@ -1,0 +1,89 @@
+"""Our engine at the same work: the loop's own step, the loss's own function."""
+
+from __future__ import annotations
+
+import torch
+
+from distill_ray.bench.arms.inputs import Heads, Pair, batch, heads, load_pair
+from distill_ray.bench.turns import Turns
+from distill_ray.bench.work import LossWork, StepWork
+from distill_ray.core.head import Head
+from distill_ray.core.head_loss import Supervision, head_loss
+from distill_ray.core.schedule import Ladders, ScheduleState, fixed
+from distill_ray.data.batches import Batch
+from distill_ray.engine.loop import train_step
+from distill_ray.engine.objective import Objective
+from distill_ray.engine.optim import OptimSpec
+from distill_ray.engine.plain import PlainBackend
+from distill_ray.engine.session import Session, Teaching
+from distill_ray.engine.student import Student
+from distill_ray.engine.teacher import Colocated
+from distill_ray.models.teachers import TeacherBank
+
+
+class Rows:
+    """A batch source of the benchmark's rows."""
+
+    def __init__(self, work: StepWork, vocabulary: int) -> None:
+        self._work, self._vocabulary = work, vocabulary
+
+    def batch(self, step: int, micro: int) -> Batch:
+        """Micro-batch `micro` of a step."""
+        return batch(self._work, step, self._vocabulary)
+
+
+def step(turns: Turns, *, work: StepWork) -> None:
+    """Distillation steps of the loop, on the plain backend."""
+    pair = load_pair(work, turns.device)
+    turns.tell(**pair.facts)
+    session = session_of(pair, work, turns.device, turns.total)
+    for _ in turns:
+        loss, *_ = train_step(session)
+        session.step += 1
+        turns.done([loss])
+
+
+def session_of(pair: Pair, work: StepWork, device: torch.device, steps: int) -> Session:
+    """A session around models that are there already; its learning rate is constant."""
+    spec = OptimSpec(work.learning_rate, steps, 0.0, 1.0, work.weight_decay, work.clip)
+    student = Student(pair.student, pair.vocabulary)
+    mixed = work.precision == "bfloat16"
+    return Session(
+        backend=PlainBackend(student, spec, device, autocast=mixed),
+        source=Rows(work, pair.vocabulary),
+        num_micro=1,
+        objective=Objective(alpha=1.0),
+        optim=spec,
+        teaching=Teaching(
+            Colocated(TeacherBank.of(pair.teacher, pair.vocabulary)),
+            Ladders({"teacher": 1}, steps),
+            fixed,
+            ScheduleState("teacher", 0),
+        ),
+    )
+
+
+def loss(turns: Turns, *, work: LossWork) -> None:
+    """The loss alone, straight from hidden states; its gradients are checked, off the clock."""
+    both = heads(work, turns.device)
+    for _ in turns:
+        value = one_loss(both)
+        turns.stop_clock()
+        turns.done([value, *both.gradient_norms()])
+        both.clear()
+
+
+def one_loss(both: Heads) -> float:
+    """Mean KL of all tokens, and its gradients."""
+    count, vocabulary = len(both.hidden), len(both.weight)
+    device = both.hidden.device
+    nothing = torch.zeros(count, device=device)
+    target = Supervision(
+        gold=torch.zeros(count, dtype=torch.int64, device=device),
+        gold_weight=nothing,
+        reference=Head((both.teacher_hidden,), (both.teacher_weight,), vocabulary),
+        reference_weight=nothing + 1 / count,
+    )
+    value = head_loss(Head((both.hidden,), (both.weight,), vocabulary), target).total
+    value.backward()  # type: ignore[no-untyped-call]
+    return value.item()

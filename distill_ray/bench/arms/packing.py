@@ -1,0 +1,87 @@
+"""Short samples of unequal lengths, padded, grouped by length or packed: the same ones a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from distill_ray.bench.arms import plain
+from distill_ray.bench.arms.engine import session_of
+from distill_ray.bench.arms.inputs import load_pair
+from distill_ray.bench.turns import Turns
+from distill_ray.bench.work import SamplesWork
+from distill_ray.data.batches import Batch, collate
+from distill_ray.data.packing import Sample, pack, text_sample, unpacked
+from distill_ray.engine.loop import train_step
+
+END = 0
+
+
+def samples(work: SamplesWork, number: int, vocabulary: int) -> list[Sample]:
+    """The samples of a step: random ids, lengths log-uniform as those of short messages are."""
+    rng = np.random.default_rng([work.step.seed, number])
+    low, high = np.log(work.shortest), np.log(work.longest)
+    lengths = np.exp(rng.uniform(low, high, work.samples)).round().astype(int)
+    return [
+        text_sample(str(i), rng.integers(1, vocabulary, n - 1).tolist(), END)
+        for i, n in enumerate(lengths)
+    ]
+
+
+def cut(work: SamplesWork, made: Sequence[Sample], way: str) -> list[Batch]:
+    """A step's micro-batches: `padded` in random order, `grouped` by length, or `packed`."""
+    if way == "packed":
+        rows = list(pack(made, work.step.length, END, "bench"))
+    else:
+        ordered = sorted(made, key=lambda s: len(s.ids)) if way == "grouped" else made
+        rows = list(unpacked(ordered, "bench"))
+    size = {"padded": work.samples, "grouped": work.group, "packed": len(rows)}[way]
+    return [_batch(rows[start : start + size]) for start in range(0, len(rows), size)]
+
+
+def _batch(rows: Sequence[dict[str, Any]]) -> Batch:
+    return collate(rows, [False] * len(rows))
+
+
+class Cut:
+    """A batch source of samples that are cut in one way."""
+
+    def __init__(self, work: SamplesWork, vocabulary: int, way: str) -> None:
+        self._work, self._vocabulary, self._way = work, vocabulary, way
+
+    def step(self, number: int) -> list[Batch]:
+        """All micro-batches of a step."""
+        return cut(self._work, samples(self._work, number, self._vocabulary), self._way)
+
+    def batch(self, step: int, micro: int) -> Batch:
+        """One of them."""
+        return self.step(step)[micro]
+
+
+def ours(turns: Turns, *, work: SamplesWork, way: str) -> None:
+    """Our engine's steps on the samples, cut in this way."""
+    pair = load_pair(work.step, turns.device)
+    turns.tell(**pair.facts)
+    session = session_of(pair, work.step, turns.device, turns.total)
+    source = Cut(work, pair.vocabulary, way)
+    session.source = source
+    for number in turns:
+        batches = source.step(number)
+        session.num_micro = len(batches)
+        loss, _, tokens, _ = train_step(session)
+        session.step += 1
+        turns.done([loss], amount=tokens)
+
+
+def floor(turns: Turns, *, work: SamplesWork) -> None:
+    """The plain loop on one padded batch."""
+    pair = load_pair(work.step, turns.device)
+    turns.tell(**pair.facts)
+    optimiser = plain.adamw(pair.student, work.step)
+    source = Cut(work, pair.vocabulary, "padded")
+    for number in turns:
+        rows = source.batch(number, 0).to(turns.device)
+        loss = plain.one_step(pair, optimiser, rows, work.step)
+        turns.done([loss], amount=int(rows.distill.sum()))

@@ -1,0 +1,79 @@
+"""The floor: what a competent user writes in PyTorch, with nothing of ours. V vocabulary.
+
+Written by hand on purpose: a yardstick that shares code with what it measures shrinks with it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distill_ray.bench.arms.inputs import Heads, Pair, batch, heads, load_pair
+from distill_ray.bench.turns import Turns
+from distill_ray.bench.work import LossWork, StepWork
+from distill_ray.data.batches import Batch
+
+
+def step(turns: Turns, *, work: StepWork) -> None:
+    """Distillation steps: both models' full logits, their KL, one backward pass, AdamW."""
+    pair = load_pair(work, turns.device)
+    turns.tell(**pair.facts)
+    optimiser = adamw(pair.student, work)
+    for number in turns:
+        rows = batch(work, number, pair.vocabulary).to(turns.device)
+        turns.done([one_step(pair, optimiser, rows, work)])
+
+
+def one_step(pair: Pair, optimiser: torch.optim.Optimizer, rows: Batch, work: StepWork) -> float:
+    """One step; returns the loss before it."""
+    mixed = work.precision == "bfloat16"
+    with torch.no_grad():
+        teacher_logits = pair.teacher(input_ids=rows.input_ids, use_cache=False).logits
+    with torch.autocast(rows.input_ids.device.type, torch.bfloat16, enabled=mixed):
+        student_logits = pair.student(input_ids=rows.input_ids, use_cache=False).logits
+    loss = mean_kl(student_logits, teacher_logits, rows.distill)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(pair.student.parameters(), work.clip)
+    optimiser.step()
+    optimiser.zero_grad()
+    return loss.item()
+
+
+def mean_kl(student_logits: Tensor, teacher_logits: Tensor, kept: Tensor) -> Tensor:
+    """KL(teacher ‖ student) per kept token; logits [B, T, V], kept [B, T] bool."""
+    log_q = F.log_softmax(student_logits.float(), dim=-1)
+    log_p = F.log_softmax(teacher_logits.float(), dim=-1)
+    kl = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1)  # [B, T]
+    return kl[kept].sum() / kept.sum()
+
+
+def adamw(student: torch.nn.Module, work: StepWork) -> torch.optim.AdamW:
+    """AdamW, fused as transformers' trainer has it by default; matrices decay."""
+    parameters = list(student.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": work.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=work.learning_rate, betas=work.betas, fused=True)
+
+
+def loss(turns: Turns, *, work: LossWork) -> None:
+    """The loss alone, through full logits; its gradients are checked, off the clock."""
+    both = heads(work, turns.device)
+    for _ in turns:
+        value = one_loss(both)
+        turns.stop_clock()
+        turns.done([value, *both.gradient_norms()])
+        both.clear()
+
+
+def one_loss(both: Heads) -> float:
+    """Mean KL of all tokens, and its gradients."""
+    student_logits = both.hidden @ both.weight.T  # [N, V]
+    with torch.no_grad():
+        teacher_logits = both.teacher_hidden @ both.teacher_weight.T  # [N, V]
+    every = torch.ones(student_logits.shape[0], dtype=torch.bool, device=student_logits.device)
+    value = mean_kl(student_logits, teacher_logits, every)
+    value.backward()  # type: ignore[no-untyped-call]
+    return value.item()

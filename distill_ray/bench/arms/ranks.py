@@ -1,0 +1,73 @@
+"""DeepSpeed over several processes at the work of one."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+
+from distill_ray.bench.arms.engine import session_of
+from distill_ray.bench.arms.inputs import Pair, batch, load_pair
+from distill_ray.bench.turns import Turns
+from distill_ray.bench.work import StepWork
+from distill_ray.config.training import OffloadConfig
+from distill_ray.data.batches import Batch
+from distill_ray.engine.deepspeed import DeepSpeedBackend
+from distill_ray.engine.loop import train_step
+from distill_ray.engine.optim import OptimSpec
+from distill_ray.engine.session import Session
+from distill_ray.engine.student import Student
+
+
+class Share:
+    """This rank's rows of the benchmark's batches."""
+
+    def __init__(self, work: StepWork, vocabulary: int, rank: int, ranks: int) -> None:
+        self._work, self._vocabulary = work, vocabulary
+        size = work.rows // ranks
+        self._mine = slice(rank * size, (rank + 1) * size)
+
+    def batch(self, step: int, micro: int) -> Batch:
+        """Micro-batch `micro` of a step."""
+        whole = batch(self._work, step, self._vocabulary)
+        names = ("input_ids", "position_ids", "gold", "distill", "is_task", "row_ids")
+        return Batch(**{name: getattr(whole, name)[self._mine] for name in names})
+
+
+def step(turns: Turns, *, work: StepWork, zero_stage: int) -> None:
+    """Distillation steps of the loop, the batch shared out over the ranks."""
+    _join(turns)
+    pair = load_pair(work, turns.device)
+    turns.tell(**pair.facts)
+    session = _session(pair, work, turns, zero_stage)
+    for _ in turns:
+        loss, *_ = train_step(session)
+        session.step += 1
+        turns.done([loss])
+    dist.destroy_process_group()
+
+
+def _join(turns: Turns) -> None:
+    os.environ.setdefault("LOCAL_RANK", str(turns.rank))
+    backend = "nccl" if turns.device.type == "cuda" else "gloo"
+    place = f"file://{turns.rendezvous}"
+    dist.init_process_group(backend, init_method=place, rank=turns.rank, world_size=turns.ranks)
+
+
+def _session(pair: Pair, work: StepWork, turns: Turns, zero_stage: int) -> Session:
+    plain = session_of(pair, work, turns.device, turns.total)
+    spec: OptimSpec = plain.optim
+    backend = DeepSpeedBackend(
+        Student(pair.student, pair.vocabulary),
+        spec,
+        torch.device(turns.device),
+        zero_stage=zero_stage,
+        offload=OffloadConfig(),
+        precision=work.precision,
+        micro_rows=work.rows // turns.ranks,
+        num_micro=1,
+    )
+    share = Share(work, pair.vocabulary, turns.rank, turns.ranks)
+    return replace(plain, backend=backend, source=share)

@@ -1,0 +1,237 @@
+"""What was measured, and the arithmetic on it. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One unit of work of one arm."""
+
+    number: int
+    """Units that this arm did before."""
+    seconds: float
+    cpu_seconds: float
+    """Of all threads of its processes."""
+    losses: tuple[float, ...]
+    """What must be equal in all arms; the loss comes first."""
+    amount: float = 1.0
+    """Of what was worked on, where arms differ in it."""
+    peak_bytes: int | None = None
+    """Most memory so far, above the level before the first unit."""
+    others: float = 0.0
+    """Share of the machine's CPU time that other processes used meanwhile."""
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """All that one arm did."""
+
+    name: str
+    units: tuple[Unit, ...]
+    """The warm-up included."""
+    warmup: int
+    note: str = ""
+    error: str | None = None
+    """Why it ended early."""
+    threads: int = 0
+    """Of each of its processes."""
+    ranks: int = 1
+    device: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def costs(self) -> tuple[float, ...]:
+        """Seconds per amount of each measured unit, in the order of the rounds."""
+        return tuple(unit.seconds / unit.amount for unit in self.units[self.warmup :])
+
+    @property
+    def cost(self) -> float | None:
+        """The median of the costs."""
+        return median(self.costs) if self.costs else None
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """Peak memory above the level before the first unit, of the hungriest process."""
+        known = [unit.peak_bytes for unit in self.units if unit.peak_bytes is not None]
+        return max(known) if known else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; the units' numbers as columns."""
+        measured = self.units[self.warmup :]
+        return {
+            "name": self.name,
+            "note": self.note,
+            "error": self.error,
+            "device": self.device,
+            "threads": self.threads,
+            "ranks": self.ranks,
+            "median_s": self.cost,
+            "seconds": [unit.seconds for unit in measured],
+            "cpu_seconds": [unit.cpu_seconds for unit in measured],
+            "others": [unit.others for unit in measured],
+            "amounts": [unit.amount for unit in measured],
+            "losses": [list(unit.losses) for unit in self.units],
+            "peak_bytes": self.peak_bytes,
+            **({"facts": dict(self.facts)} if self.facts else {}),
+        }
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far apart the losses of two arms are at most, at equal unit numbers."""
+
+    absolute: float = 0.0
+    relative: float = 0.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Arms that did the same work in turns."""
+
+    title: str
+    arms: tuple[ArmResult, ...]
+    reference: str
+    """The arm that ratios are held against, unless another is named."""
+    tolerance: float = 1e-3
+    """Relative loss difference up to which it is the same work."""
+
+    def arm(self, name: str) -> ArmResult:
+        """The arm of that name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def ratios(self, name: str, to: str | None = None) -> tuple[float, ...]:
+        """Cost over cost, one a round in which both took their turn."""
+        own, other = self.arm(name).costs, self.arm(to or self.reference).costs
+        return tuple(a / b for a, b in zip(own, other))
+
+    def ratio(self, name: str, to: str | None = None) -> float | None:
+        """The median of the rounds' ratios."""
+        ratios = self.ratios(name, to)
+        return median(ratios) if ratios else None
+
+    def memory_ratio(self, name: str, to: str | None = None) -> float | None:
+        """Peak over peak."""
+        own, other = self.arm(name).peak_bytes, self.arm(to or self.reference).peak_bytes
+        return own / other if own is not None and other else None
+
+    def difference(self, name: str, to: str | None = None) -> Difference | None:
+        """Between the losses of two arms; None where they have no unit in common."""
+        own, other = self.arm(name).units, self.arm(to or self.reference).units
+        pairs = [pair for a, b in zip(own, other) for pair in _paired(a.losses, b.losses)]
+        if not pairs:
+            return None
+        # A number that is not finite is as far apart as can be.
+        apart = [abs(a - b) if math.isfinite(a - b) else math.inf for a, b in pairs]
+        scaled = [gap / max(abs(b), 1e-12) for gap, (_, b) in zip(apart, pairs)]
+        return Difference(max(apart), max(scaled))
+
+    @property
+    def others(self) -> float:
+        """The median share of the machine that other processes had while arms worked."""
+        shares = [u.others for arm in self.arms for u in arm.units[arm.warmup :]]
+        return median(shares) if shares else 0.0
+
+    def largest_difference(self) -> Difference | None:
+        """The largest of any arm against the reference."""
+        found = [self.difference(arm.name) for arm in self.arms if arm.name != self.reference]
+        known = [difference for difference in found if difference is not None]
+        if not known:
+            return None
+        return Difference(max(d.absolute for d in known), max(d.relative for d in known))
+
+    @property
+    def same_work(self) -> bool | None:
+        """Whether all losses agree; None where there is nothing to compare."""
+        found = self.largest_difference()
+        return None if found is None else found.relative <= self.tolerance
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, with every ratio against the reference."""
+        rows = []
+        for arm in self.arms:
+            apart = self.difference(arm.name)
+            rows.append(
+                arm.to_dict()
+                | {
+                    "ratios": list(self.ratios(arm.name)),
+                    "ratio": self.ratio(arm.name),
+                    "memory_ratio": self.memory_ratio(arm.name),
+                    "loss_difference": None if apart is None else apart.absolute,
+                    "relative_loss_difference": None if apart is None else apart.relative,
+                }
+            )
+        return {
+            "title": self.title,
+            "reference": self.reference,
+            "same_work": self.same_work,
+            "tolerance": self.tolerance,
+            "others": self.others,
+            "arms": rows,
+        }
+
+
+def _paired(own: Sequence[float], other: Sequence[float]) -> list[tuple[float, float]]:
+    """Losses side by side; unlike numbers of them are as far apart as can be."""
+    return list(zip(own, other)) if len(own) == len(other) else [(math.inf, 0.0)]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure that is aimed at."""
+
+    what: str
+    value: float | None
+    """None where it could not be measured."""
+    bound: float
+    at_most: bool = True
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the value is within the bound; None where it is not known."""
+        if self.value is None:
+            return None
+        return self.value <= self.bound if self.at_most else self.value >= self.bound
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        goal = {"at_most" if self.at_most else "at_least": self.bound}
+        return {"what": self.what, "value": self.value, **goal, "met": self.met}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one bench command found."""
+
+    name: str
+    comparisons: tuple[Comparison, ...]
+    targets: tuple[Target, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, enough to repeat it."""
+        made = {
+            "bench": self.name,
+            "settings": dict(self.settings),
+            "environment": dict(self.environment),
+            "comparisons": [comparison.to_dict() for comparison in self.comparisons],
+            "targets": [target.to_dict() for target in self.targets],
+            "notes": list(self.notes),
+        }
+        return {key: _finite(value) for key, value in made.items()}
+
+
+def _finite(value: Any) -> Any:
+    """The same with `nan` and `inf` as text: JSON has no such numbers."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
