@@ -180,6 +180,44 @@ DIVERGENCE_NAMES = (
 """The keys of `core.divergence.DIVERGENCES`, known here without importing torch."""
 
 
+Layers = Literal["last", "uniform"] | dict[PositiveInt, PositiveInt]
+"""`last`: the last layer of both. `uniform`: every layer of the student, with the teacher's at
+the same relative depth. Or layer of the student → layer of the teacher, counted from 1."""
+
+
+class HiddenMatch(Section):
+    """Hidden states of inner layers are pulled towards the teacher's."""
+
+    weight: PositiveFloat = 1.0
+    """Against the rest of the loss."""
+    layers: Annotated[Layers, Field(min_length=1)] = "last"
+    distance: Literal["cosine", "mse"] = "cosine"
+    projection: bool = True
+    """Compare through a matrix that is learned with the student and then dropped; without it, both
+    hidden sizes must be equal."""
+
+
+class AttentionMatch(Section):
+    """Attention maps, averaged over their heads, are pulled towards the teacher's."""
+
+    weight: PositiveFloat = 1.0
+    """Against the rest of the loss."""
+    layers: Annotated[Layers, Field(min_length=1)] = "last"
+    distance: Literal["kl", "squared_error"] = "kl"
+
+
+class MatchConfig(Section):
+    """What of the inner layers is matched; nothing, when left out."""
+
+    hidden: HiddenMatch | None = None
+    attention: AttentionMatch | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is."""
+        return self.hidden is not None or self.attention is not None
+
+
 class ObjectiveConfig(Section):
     """What the student is pulled towards."""
 
@@ -190,6 +228,8 @@ class ObjectiveConfig(Section):
     temperature: PositiveFloat = 1.0
     alpha: Fraction = 0.9
     """Share of the divergence to the teacher; the rest is cross-entropy on the data."""
+    match: MatchConfig = MatchConfig()
+    """Added to both; the teacher must be colocated."""
 
     @model_validator(mode="after")
     def _known_divergence(self) -> ObjectiveConfig:
@@ -228,7 +268,8 @@ class ColocatedServing(Section):
 
     kind: Literal["colocated"] = "colocated"
     shard: bool = False
-    """Shard it over the workers (ZeRO-3, no optimiser), for one that doesn't fit in each."""
+    """Shard it over the workers' accelerators (ZeRO-3, no optimiser), for one that doesn't fit in
+    each. Its output weights stay whole, and each worker's main memory must hold it while it loads."""
 
 
 class PoolServing(Section):
@@ -245,6 +286,11 @@ class PoolServing(Section):
     parity_rows: NonNegativeInt = 1
     """Rows that are compared with a local forward pass before training; 0 where the teacher
     doesn't fit beside the student."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it sends hidden states, for which each worker has the output weights."""
+        return isinstance(self.targets, HiddenTargets)
 
 
 class CachedServing(Section):
@@ -281,6 +327,39 @@ class DistillConfig(TrainingConfig):
     save_every: PositiveInt = 100
     """Steps between checkpoints for resuming."""
 
+    @model_validator(mode="after")
+    def _serving_fits(self) -> DistillConfig:
+        targets = getattr(self.serving, "targets", None)
+        if isinstance(targets, SampledTargets) and self.objective.divergence != "forward_kl":
+            raise ValueError(
+                "serving.targets: samples are unbiased for forward_kl alone, and "
+                f"objective.divergence is {self.objective.divergence}. Set kind: top_k"
+            )
+        decided = [f"schedule {self.schedule.kind}"] if self.schedule.kind == "on_plateau" else []
+        if self.reassess.at_progress:
+            decided.append(f"reassess.at_progress {list(self.reassess.at_progress)}")
+        if self.serving.kind == "cached" and decided:
+            raise ValueError(
+                "serving cached computes targets before training, but which checkpoint they are of "
+                f"is decided on the way, by {' and '.join(decided)}. Set reassess.at_progress: [] "
+                "and a schedule fixed, at_steps or equal_stages, or another serving"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _match_fits(self) -> DistillConfig:
+        _require_match(self, self.objective)
+        if self.objective.match.wanted and self.serving.kind != "colocated":
+            raise ValueError(
+                "objective.match: the teacher's layers are read in the worker, and serving is "
+                f"{self.serving.kind}. Set serving colocated"
+            )
+        return self
+
+    def pools(self) -> list[PoolServing]:
+        """The teacher pools that work beside the workers."""
+        return [self.serving] if isinstance(self.serving, PoolServing) else []
+
 
 class ProbeConfig(TrainingConfig):
     """Short distillations, one for each teacher and seed."""
@@ -297,7 +376,20 @@ class ProbeConfig(TrainingConfig):
     """Trials at a time; as many as `cluster.num_workers` when left out."""
 
     @model_validator(mode="after")
+    def _match_fits(self) -> ProbeConfig:
+        _require_match(self, self.objective)
+        return self
+
+    @model_validator(mode="after")
     def _seeds_differ(self) -> ProbeConfig:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must differ, got {list(self.seeds)}")
         return self
+
+
+def _require_match(training: TrainingConfig, objective: ObjectiveConfig) -> None:
+    if objective.match.attention is not None and training.attention != "eager":
+        raise ValueError(
+            "objective.match.attention: only eager attention tells its maps, and attention is "
+            f"{training.attention}. Set attention eager"
+        )

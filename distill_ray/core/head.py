@@ -36,13 +36,20 @@ class Head:
     def __len__(self) -> int:
         return len(self.features[0])
 
-    def logits(self, rows: slice) -> Tensor:
-        """[n, V] float32 logits of some tokens; products in the features' precision."""
-        pairs = [(x[rows], w[: self.vocabulary]) for x, w in zip(self.features, self.weights)]
-        (first, weight), *others = pairs
-        z = torch.mm(first, weight.t())
-        for x, w in others:
-            z = z.addmm_(x, w.t())
+    def logits(self, rows: slice, out: Tensor | None = None) -> Tensor:
+        """[n, V] float32 logits of some tokens; products in the features' precision.
+
+        Args:
+            rows: of the N tokens.
+            out: [n, V] float32 to fill, so that no memory is taken anew.
+        """
+        pairs = [(x[rows], w[: self.vocabulary].t()) for x, w in zip(self.features, self.weights)]
+        direct = out is not None and pairs[0][0].dtype == torch.float32
+        z = torch.mm(*pairs[0], out=out if direct else None)
+        for x, w in pairs[1:]:
+            z = z.addmm_(x, w)
+        if out is not None and not direct:
+            z = out.copy_(z)
         z = z.float()
         if self.bias is not None:
             z = z.add_(self.bias[: self.vocabulary])

@@ -25,6 +25,10 @@ from distill_ray.core.sparse import SparseTargets
 Reference = Head | SparseTargets
 """What the teacher says: hidden states with its output weights, or its likeliest tokens."""
 
+BLOCK_BYTES = 2**21
+"""Of a [n, V] float32 matrix on a CPU: element-wise work goes through its cache in such blocks."""
+
+
 @dataclass(frozen=True)
 class HeadLoss:
     """The losses of N tokens."""
@@ -61,7 +65,7 @@ def head_loss(
     Args:
         student: its features and weights receive the gradient, where they require one.
         supervision: over the same N tokens.
-        chunk_bytes: size of one [n, V] float32 matrix; up to four exist at a time.
+        chunk_bytes: size of one [n, V] float32 matrix; few exist at a time.
 
     Raises:
         ValueError: sizes don't fit.
@@ -134,7 +138,7 @@ class _Fused(torch.autograd.Function):
 
 
 class _Work:
-    """One pass over the chunks."""
+    """One pass over the chunks, and within each over blocks that stay in a processor's cache."""
 
     def __init__(self, student: Head, target: Supervision, chunk_bytes: int | None) -> None:
         device = student.features[0].device
@@ -147,28 +151,28 @@ class _Work:
         self.reference = _quiet(target)
         # Validation takes no gradient, though the weights would want one.
         self.wanted = torch.is_grad_enabled()
-        limit = chunk_bytes or CHUNK_BYTES[device.type if device.type == "cpu" else "cuda"]
-        self.rows = max(1, limit // (4 * student.vocabulary))
+        kind = "cpu" if device.type == "cpu" else "cuda"
+        row_bytes = 4 * student.vocabulary
+        self.rows = min(max(1, (chunk_bytes or CHUNK_BYTES[kind]) // row_bytes), len(student))
+        self.block = max(1, BLOCK_BYTES // row_bytes) if kind == "cpu" else max(1, self.rows)
         self.gradients: list[Tensor | None] = []
 
     def run(self, needed: tuple[bool, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Total, cross-entropies [N] and divergences [N]; fills `gradients`."""
-        ce = torch.zeros_like(self.target.gold_weight, dtype=torch.float32)
-        distance = torch.zeros_like(ce)
+        weight = self.target.gold_weight
+        ce, distance = torch.zeros_like(weight), torch.zeros_like(weight)
         collect = None
         if self.wanted and any(needed):
             collect = _Collector(self.originals, self.student, needed)
-        for rows in self._chunks():
-            gradient = self._chunk(rows, ce, distance, wanted=collect is not None)
-            if collect is not None and gradient is not None:
-                collect.add(rows, gradient)
+        shape = (self.rows, self.student.vocabulary)
+        ours, theirs = (torch.empty(shape, device=weight.device) for _ in range(2))
+        for rows in _cut(slice(0, len(self.student)), self.rows):
+            z = self._chunk(rows, ours, theirs, ce, distance, wanted=collect is not None)
+            if collect is not None:
+                collect.add(rows, z)
         if collect is not None:
             self.gradients = collect.done()
         return self._total(ce, distance), ce, distance
-
-    def _chunks(self) -> Iterator[slice]:
-        for start in range(0, len(self.student), self.rows):
-            yield slice(start, min(start + self.rows, len(self.student)))
 
     def _total(self, ce: Tensor, distance: Tensor) -> Tensor:
         total = _weighted(self.target.gold_weight, ce)
@@ -176,21 +180,49 @@ class _Work:
             total = total + _weighted(self.target.reference_weight, distance)
         return total
 
-    def _chunk(self, rows: slice, ce: Tensor, distance: Tensor, *, wanted: bool) -> Tensor | None:
-        """Fill the losses of some tokens; returns the gradient with respect to their logits."""
-        z = self.student.logits(rows)  # [n, V]
-        capped = z.clone() if self.student.softcap is not None and wanted else None
+    def _chunk(
+        self,
+        rows: slice,
+        ours: Tensor,
+        theirs: Tensor,
+        ce: Tensor,
+        distance: Tensor,
+        *,
+        wanted: bool,
+    ) -> Tensor:
+        """Fill the losses of some tokens; returns the [n, V] gradient with respect to logits."""
+        count = rows.stop - rows.start
+        z, t = self.student.logits(rows, ours[:count]), None
+        if isinstance(self.reference, Head):
+            t = self.reference.logits(rows, theirs[:count])
+        for block in _cut(rows, self.block):
+            here = slice(block.start - rows.start, block.stop - rows.start)
+            gradient = self._block(
+                block, z[here], None if t is None else t[here], ce, distance, wanted
+            )
+            if gradient is not None:
+                z[here] = gradient
+        return z
+
+    def _block(
+        self,
+        rows: slice,
+        z: Tensor,
+        t: Tensor | None,
+        ce: Tensor,
+        distance: Tensor,
+        wanted: bool,
+    ) -> Tensor | None:
         softened, tau = None, self.target.temperature
         if self.reference is not None and tau != 1:
-            softened = self._distances(rows, torch.log_softmax(z / tau, -1), distance, None, wanted)
-        log_q = torch.log_softmax(z, dim=-1)
-        del z
+            softened = self._distances(rows, _log_softmax(z, tau), t, distance, None, wanted)
+        log_q = _log_softmax(z)
         gold = self.target.gold[rows, None]
         ce[rows] = -log_q.gather(-1, gold)[:, 0]
         # Σ weight · (q - one-hot): its first half goes along with the divergence's gradient.
         extra = self.target.gold_weight[rows, None]
         if self.reference is not None and tau == 1:
-            gradient = self._distances(rows, log_q, distance, extra, wanted)
+            gradient = self._distances(rows, log_q, t, distance, extra, wanted)
         else:
             gradient = log_q.exp_().mul_(extra) if wanted else None
         if gradient is None:
@@ -198,10 +230,16 @@ class _Work:
         gradient.scatter_add_(-1, gold, -extra)
         if softened is not None:
             gradient.add_(softened)
-        return self._through(gradient, capped)
+        return self._through(gradient, z)
 
     def _distances(
-        self, rows: slice, log_q: Tensor, distance: Tensor, extra: Tensor | None, wanted: bool
+        self,
+        rows: slice,
+        log_q: Tensor,
+        t: Tensor | None,
+        distance: Tensor,
+        extra: Tensor | None,
+        wanted: bool,
     ) -> Tensor | None:
         """Fill the divergences of some tokens.
 
@@ -211,34 +249,34 @@ class _Work:
         target, tau = self.target, self.target.temperature
         assert target.reference_weight is not None
         weight = tau * target.reference_weight[rows, None]
-        plain = target.divergence is forward_kl
-        if isinstance(self.reference, SparseTargets) and plain:
-            value, gradient = _sparse_kl(log_q, self.reference[rows], weight, extra, wanted)
-        elif plain:
-            value, gradient = _dense_kl(log_q, self._log_p(rows), weight, extra, wanted)
+        part = self.reference[rows] if isinstance(self.reference, SparseTargets) else None
+        log_p = None if t is None else _log_softmax(t, tau)
+        if target.divergence is not forward_kl:
+            value, gradient = self._by_autograd(log_q, log_p, part, weight, extra, wanted)
+        elif part is not None:
+            value, gradient = _sparse_kl(log_q, part, weight, extra, wanted)
         else:
-            value, gradient = self._by_autograd(rows, log_q, weight, extra, wanted)
+            assert log_p is not None
+            value, gradient = _dense_kl(log_q, log_p, weight, extra, wanted)
         distance[rows] = tau**2 * value
         return gradient
 
-    def _log_p(self, rows: slice) -> Tensor:
-        """[n, V] of a teacher whose head is here."""
-        assert isinstance(self.reference, Head)
-        z = self.reference.logits(rows)
-        if self.target.temperature != 1:
-            z = z.div_(self.target.temperature)
-        return torch.log_softmax(z, dim=-1)
-
     def _by_autograd(
-        self, rows: slice, log_q: Tensor, weight: Tensor, extra: Tensor | None, wanted: bool
+        self,
+        log_q: Tensor,
+        log_p: Tensor | None,
+        part: SparseTargets | None,
+        weight: Tensor,
+        extra: Tensor | None,
+        wanted: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Any divergence, over the vocabulary or over a sparse teacher's buckets."""
-        part = self.reference[rows] if isinstance(self.reference, SparseTargets) else None
-        log_p = self._log_p(rows) if part is None else sparse.target_buckets(part)
+        target = self.target
+        theirs = log_p if part is None else sparse.target_buckets(part)
 
         def values(log_q: Tensor) -> Tensor:
             ours = log_q if part is None else sparse.log_buckets(log_q, part)
-            return self.target.divergence(ours, log_p, **self.target.options)
+            return target.divergence(ours, theirs, **target.options)
 
         if not wanted:
             return values(log_q), None
@@ -252,12 +290,22 @@ class _Work:
         carried = carried if extra is None else carried - extra
         return value.detach(), slope.addcmul_(log_q.exp_(), carried, value=-1)
 
-    def _through(self, gradient: Tensor, capped: Tensor | None) -> Tensor:
-        """From the gradient of the final logits to that of Σ x Wᵀ + b."""
-        if capped is not None:
-            assert self.student.softcap is not None
-            gradient = gradient.mul_(1 - (capped / self.student.softcap) ** 2)
+    def _through(self, gradient: Tensor, z: Tensor) -> Tensor:
+        """From the gradient of the final logits z to that of Σ x Wᵀ + b."""
+        if self.student.softcap is not None:
+            gradient = gradient.mul_(1 - (z / self.student.softcap) ** 2)
         return gradient if self.student.scale == 1.0 else gradient.mul_(self.student.scale)
+
+
+def _cut(rows: slice, size: int) -> Iterator[slice]:
+    for start in range(rows.start, rows.stop, max(1, size)):
+        yield slice(start, min(start + size, rows.stop))
+
+
+def _log_softmax(z: Tensor, temperature: float = 1.0) -> Tensor:
+    """log_softmax(z / τ); on a CPU, torch's own is off by some 1e-5 for large vocabularies."""
+    z = z if temperature == 1 else z / temperature
+    return z - z.logsumexp(dim=-1, keepdim=True)
 
 
 def _quiet(target: Supervision) -> Reference | None:

@@ -9,9 +9,9 @@ RUNTIME = int(0.75 * GIB)
 """Python with torch, transformers, DeepSpeed and Ray, measured on Linux without an accelerator."""
 
 
-CHUNK_BYTES = {"cpu": 2**24, "cuda": 2**28}
+CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**28}
 """Size of one [n, V] float32 matrix of the loss, by kind of device."""
-CHUNKS = 4
+CHUNKS = 2
 """Such matrices that exist at a time."""
 
 
@@ -105,3 +105,39 @@ def training_need(
         loss=CHUNKS * matrix + 4 * student.vocabulary * student.hidden,
         teacher=0 if teacher is None else teacher.parameters * width,
     )
+
+
+def serving_need(
+    teacher: Sizes, *, rows: int, length: int, width: int, is_sparse: bool, device: str = "cpu"
+) -> Need:
+    """Memory of a process that only answers for a teacher: one layer's activations at a time.
+
+    Args:
+        teacher: the frozen model.
+        rows: rows of one forward pass.
+        length: tokens of a row.
+        width: bytes of a number, 2 or 4.
+        is_sparse: whether it makes logits, for sparse targets.
+        device: `cpu` or `cuda`.
+    """
+    tokens = rows * length
+    matrix = min(4 * tokens * teacher.vocabulary, CHUNK_BYTES[device])
+    return Need(
+        parameters=0,
+        gradients=0,
+        optimiser=0,
+        activations=17 * width * tokens * teacher.hidden,
+        loss=CHUNKS * matrix if is_sparse else 0,
+        teacher=teacher.parameters * width,
+    )
+
+
+TARGET_ENTRY_BYTES, TARGET_TOKEN_BYTES = 2.9, 12
+"""What sparse targets take on disk, for each entry and beside them: 198 bytes a token at k = 64.
+An upper estimate: `core.sparse` comes to near 165 for a trained teacher, and to this for one whose
+likeliest ids have nothing in common, in vocabularies of 320 to 128256."""
+
+
+def targets_bytes(tokens: int, k: int) -> int:
+    """Disk that sparse targets of k entries, or draws, take at most."""
+    return int(tokens * (TARGET_ENTRY_BYTES * k + TARGET_TOKEN_BYTES))

@@ -166,7 +166,7 @@ def forward_kl(log_q: Tensor, targets: SparseTargets) -> Tensor:
 def forward_kl_gradient(log_q: Tensor, targets: SparseTargets) -> tuple[Tensor, Tensor]:
     """[n] values of `forward_kl` and [n, V] gradients by z / τ, z the student's logits.
 
-    In closed form: q - p inside `ids`, q (1 - p_tail / q_tail) outside.
+    In closed form: q - p inside `ids`, q (1 - p_tail / q_tail) outside, below FLOOR as well.
 
     Args:
         log_q: [n, V] log-softmax of z / τ; overwritten by the gradient.
@@ -181,7 +181,7 @@ def forward_kl_gradient(log_q: Tensor, targets: SparseTargets) -> tuple[Tensor, 
     value = _forward_kl(_joined(kept, log_q_tail), targets)
     # q (1 - r), r = p_tail / q_tail = e^d, with |1 - r| in log space: r itself may overflow
     # where q has underflowed.
-    d = (targets.log_tail.clamp_min(FLOOR) - log_q_tail.clamp_min(FLOOR))[:, None]
+    d = (targets.log_tail - log_q_tail)[:, None]
     log_size = d.clamp_min(0) + (-torch.expm1(-d.abs())).log()
     others.mul_(-torch.sign(d) * (peak + log_size).exp())
     return value, others.scatter_(1, targets.ids, kept.exp() - targets.log_p.exp())

@@ -9,8 +9,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from distill_ray.core.head_loss import HeadLoss, Supervision
+from distill_ray.core.head_loss import Supervision
+from distill_ray.core.matching import Towards
 from distill_ray.data.batches import Batch
+from distill_ray.engine.objective import Losses
 
 
 class Backend(Protocol):
@@ -22,8 +24,17 @@ class Backend(Protocol):
 
     device: torch.device
 
-    def losses(self, batch: Batch, at: Tensor, supervision: Supervision) -> HeadLoss:
-        """The losses of a batch's kept predictions [K]."""
+    def losses(
+        self, batch: Batch, at: Tensor, supervision: Supervision, towards: Towards | None = None
+    ) -> Losses:
+        """The losses of a batch's kept predictions [K].
+
+        Args:
+            batch: on the backend's device.
+            at: [K] their places in the flattened [B, T].
+            supervision: what they are pulled towards.
+            towards: what their inner layers are pulled towards, if they are matched.
+        """
 
     def backward(self, loss: Tensor) -> None:
         """Add this micro-batch's gradient."""

@@ -36,7 +36,8 @@ def judge(
         step: number of the step, from 1.
         loss, norm: over all ranks.
         batches: this rank's micro-batches.
-        sums: [M, 4] this rank's sums of each micro-batch.
+        sums: [M, terms] this rank's sums of each micro-batch, of terms that have a share in the
+            loss.
 
     Raises:
         TooManyBadStepsError: the limit of steps in a row is reached.
@@ -45,20 +46,14 @@ def judge(
         bad.in_a_row = 0
         return False
     bad.total, bad.in_a_row = bad.total + 1, bad.in_a_row + 1
-    for micro in _suspects(sums):
-        name = f"step-{step:06d}-rank-{comm.rank()}-micro-{micro}"
-        rows = ", ".join(batches[micro].row_ids)
-        log.warning("step %d left out (loss %s, gradient %s): rows %s", step, loss, norm, rows)
-        if bad.keep is not None:
-            bad.keep(
-                name,
-                {"step": step, "loss": str(loss), "norm": str(norm)} | _content(batches[micro]),
-            )
+    numbers = {"step": step, "loss": str(loss), "norm": str(norm)}
+    rows = [row for micro in _suspects(sums) for row in _keep(bad, numbers, micro, batches[micro])]
+    what = f"loss {loss}, gradient norm {norm}" + (f", rows {', '.join(rows)}" if rows else "")
+    log.warning("step %d left out (%s)", step, what)
     if bad.in_a_row >= bad.limit:
         raise TooManyBadStepsError(
-            f"{bad.in_a_row} steps in a row, up to step {step}, had a loss or gradient that isn't "
-            f"finite (last loss {loss}, gradient norm {norm}): lower the learning rate, or look "
-            "at the rows that were set aside"
+            f"{bad.in_a_row} steps in a row, the last one step {step}, had a loss or gradient "
+            f"that isn't finite ({what})"
         )
     return True
 
@@ -69,6 +64,14 @@ def _suspects(sums: Tensor) -> list[int]:
     mine = (~sums.isfinite().all(dim=1)).nonzero()[:, 0].tolist()
     anywhere = comm.sum_over_ranks(torch.tensor(float(len(mine)), device=sums.device))
     return mine if anywhere > 0 else list(range(len(sums)))
+
+
+def _keep(bad: BadSteps, numbers: dict[str, Any], micro: int, batch: Batch) -> tuple[str, ...]:
+    """Set a micro-batch aside; returns its rows."""
+    if bad.keep is not None:
+        name = f"step-{numbers['step']:06d}-rank-{comm.rank()}-micro-{micro}"
+        bad.keep(name, numbers | _content(batch))
+    return batch.row_ids
 
 
 def _content(batch: Batch) -> dict[str, Any]:

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from distill_ray.config.training import OffloadConfig
-from distill_ray.core.head_loss import HeadLoss, Supervision
+from distill_ray.core.head_loss import Supervision
+from distill_ray.core.matching import Towards
 from distill_ray.data.batches import Batch
 from distill_ray.engine import comm
+from distill_ray.engine.objective import Losses
 from distill_ray.engine.optim import OptimSpec, adamw
-from distill_ray.engine.student import Student, as_loss
+from distill_ray.engine.student import Student
 
 TESTED = "0.19"
 
@@ -58,10 +60,13 @@ class DeepSpeedBackend:
         )
         self._zero = deepspeed.zero
 
-    def losses(self, batch: Batch, at: Tensor, supervision: Supervision) -> HeadLoss:
+    def losses(
+        self, batch: Batch, at: Tensor, supervision: Supervision, towards: Towards | None = None
+    ) -> Losses:
         """The losses of a batch's kept predictions [K]."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
-            return as_loss(self._engine(batch.input_ids, batch.position_ids, at, supervision))
+            ids, places = batch.input_ids, batch.position_ids
+            return Losses(*self._engine(ids, places, at, supervision, towards))
 
     def backward(self, loss: Tensor) -> None:
         """Add this micro-batch's gradient."""
@@ -155,7 +160,16 @@ def _config(
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": bool(zero_stage) and precision == "bfloat16"},
-        "data_types": {"grad_accum_dtype": "fp32"},
+        "data_types": {"grad_accum_dtype": _sums_in(zero_stage, offload, precision)},
         "wall_clock_breakdown": False,
         "steps_per_print": 10**9,
     }
+
+
+def _sums_in(zero_stage: int, offload: OffloadConfig, precision: str) -> str:
+    """Precision in which gradients of micro-batches are added up: float32 where that works.
+
+    With the optimiser offloaded, DeepSpeed keeps a bad step's float32 sums for the next one.
+    """
+    low = zero_stage > 0 and precision == "bfloat16" and offload.optimizer
+    return "bf16" if low else "fp32"

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from distill_ray.config.training import LoraConfig, ObjectiveConfig, TrainingConfig
+from distill_ray.core.matching import Matching
 from distill_ray.core.plugins import find
 from distill_ray.core.schedule import SCHEDULES, Decision, Ladders, Reassessment, ScheduleState
 from distill_ray.data.batches import Batch, MixedRows, Rows, Stream, in_order
 from distill_ray.engine import comm
 from distill_ray.engine.backend import Backend
+from distill_ray.engine.matching import matching_of
 from distill_ray.engine.objective import Objective
 from distill_ray.engine.optim import OptimSpec
 from distill_ray.engine.plain import PlainBackend
-from distill_ray.engine.session import BadSteps, Session, Teaching, Validation
+from distill_ray.engine.session import BadSteps, Matched, Session, Teaching, Validation
 from distill_ray.engine.student import Student
 from distill_ray.engine.teacher import Colocated, TeacherSource
 from distill_ray.models.adapters import add_lora
@@ -124,9 +127,10 @@ def build_session(job: Job, device: torch.device, teacher: TeacherSource | None 
     training, spec = job.training, _optim(job)
     source = mixed_rows(job)
     # The teacher first: nothing of DeepSpeed's is alive yet that could shard it.
-    teaching = _teaching(job, device, teacher)
+    matching = _matching(job)
+    teaching = _teaching(job, device, teacher, matching)
     return Session(
-        backend=_backend(job, spec, source.num_micro, device),
+        backend=_backend(job, spec, source.num_micro, device, matching),
         source=source,
         num_micro=source.num_micro,
         objective=_objective(job),
@@ -169,17 +173,39 @@ def _objective(job: Job) -> Objective:
     if job.objective is None or job.teaching is None:
         return Objective(alpha=0.0, weights=weights)
     chosen = job.objective
-    return Objective(chosen.alpha, chosen.temperature, chosen.divergence, chosen.options, weights)
+    match = chosen.match
+    kinds = {"hidden": match.hidden, "attention": match.attention}
+    return Objective(
+        alpha=chosen.alpha,
+        temperature=chosen.temperature,
+        divergence=chosen.divergence,
+        options=chosen.options,
+        weights=weights,
+        match={kind: found.weight for kind, found in kinds.items() if found is not None},
+    )
 
 
-def _teaching(job: Job, device: torch.device, source: TeacherSource | None) -> Teaching | None:
+def _matching(job: Job) -> Matching | None:
+    if job.objective is None or job.teaching is None:
+        return None
+    teachers = {name: rungs[-1] for name, rungs in job.teaching.ladders.items()}
+    return matching_of(job.objective.match, job.student, teachers, job.data.seed)
+
+
+def _teaching(
+    job: Job, device: torch.device, source: TeacherSource | None, matching: Matching | None
+) -> Teaching | None:
     spec = job.teaching
     if spec is None:
         return None
     source = source or Colocated(teacher_bank(job, device))
     state, ladders, decide = first_state(spec, job.steps)
     source.use(state.teacher, state.rung)
-    return Teaching(source, ladders, decide, state, spec.reassessment)
+    matched = None
+    if matching is not None:
+        assert isinstance(source, Colocated), "a config with another serving is refused"
+        matched = Matched(source, partial(matching.layers, side=1))
+    return Teaching(source, ladders, decide, state, spec.reassessment, matched)
 
 
 def first_state(spec: TeachingSpec, steps: int) -> tuple[ScheduleState, Ladders, Any]:
@@ -194,15 +220,23 @@ def first_state(spec: TeachingSpec, steps: int) -> tuple[ScheduleState, Ladders,
     return ScheduleState(teacher=spec.first, rung=rung), ladders, decide
 
 
-def teacher_bank(job: Job, device: torch.device) -> TeacherBank:
-    """The job's teachers, loaded on demand."""
+def teacher_bank(job: Job, device: torch.device, *, shard: bool = False) -> TeacherBank:
+    """The job's teachers, loaded on demand.
+
+    Args:
+        job: a distillation.
+        device: where they compute.
+        shard: spread each over all ranks, which then must ask for the same number of answers.
+    """
     assert job.teaching is not None
-    return TeacherBank(
-        job.teaching.ladders,
-        device=device,
-        execution=execution(job.training),
-        vocabulary=job.data.vocabulary,
-    )
+    bank = partial(TeacherBank, job.teaching.ladders, device=device, vocabulary=job.data.vocabulary)
+    if not shard:
+        return bank(execution=execution(job.training))
+    from distill_ray.engine.sharded import ShardedTeacher
+
+    spread = partial(ShardedTeacher, device=device, precision=job.training.precision)
+    # Weights come and go with each layer: nothing that a compiler could hold on to.
+    return bank(execution=replace(execution(job.training), compiled=False), shard=spread)
 
 
 def execution(training: TrainingConfig) -> Execution:
@@ -210,7 +244,13 @@ def execution(training: TrainingConfig) -> Execution:
     return Execution(training.precision, training.attention, training.compile)
 
 
-def _backend(job: Job, spec: OptimSpec, num_micro: int, device: torch.device) -> Backend:
+def _backend(
+    job: Job,
+    spec: OptimSpec,
+    num_micro: int,
+    device: torch.device,
+    matching: Matching | None,
+) -> Backend:
     # Steps of AdamW are smaller than what bfloat16 weights can show. ZeRO keeps a float32 copy in
     # its shards; without shards the weights are float32, and the arithmetic is under autocast.
     training, plain = job.training, job.backend == "plain"
@@ -222,7 +262,7 @@ def _backend(job: Job, spec: OptimSpec, num_micro: int, device: torch.device) ->
     execution(training).prepare(model)
     if training.activation_checkpointing:
         checkpoint_activations(model)
-    student = Student(model, job.data.vocabulary)
+    student = Student(model, job.data.vocabulary, matching)
     if plain:
         return PlainBackend(student, spec, device, autocast=training.precision == "bfloat16")
     from distill_ray.engine.deepspeed import DeepSpeedBackend

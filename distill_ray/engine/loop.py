@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from distill_ray.core.head_loss import HeadLoss, Reference, gold_nll
+from distill_ray.core.matching import Towards
 from distill_ray.core.schedule import Observation, ScheduleState, Switch, advance, progress
 from distill_ray.data.batches import Batch
 from distill_ray.engine import comm
@@ -114,26 +115,34 @@ def train_step(session: Session) -> tuple[float, dict[str, float], int, float]:
     parts = torch.stack([_accumulate(session, b, k, total) for b, k in zip(batches, kept)])
     sums = comm.sum_over_ranks(parts.sum(dim=0))
     norm = session.backend.step(session.optim.learning_rate_at(session.step))
-    means = {t: float(s / n) for t, s, n in zip(TERMS, sums, total) if n > 0}
-    loss = sum(session.objective.coefficient(t) * mean for t, mean in means.items())
+    means = session.objective.means(sums, total)
+    loss = session.objective.loss(means)
     # Both are global, so every rank decides alike.
-    judge(session.bad, session.step + 1, loss, norm, batches, parts)
+    judge(session.bad, session.step + 1, loss, norm, batches, parts[:, session.objective.counted])
     tokens = int(total[2:].sum() if session.teaching else total[:2].sum())
-    return loss, _reported(session, means), tokens, norm
-
-
-def _reported(session: Session, means: dict[str, float]) -> dict[str, float]:
-    return {t: m for t, m in means.items() if session.teaching or t.endswith(".ce")}
+    return loss, means, tokens, norm
 
 
 def _accumulate(session: Session, batch: Batch, kept: Kept, total: Tensor) -> Tensor:
-    """Forward and backward of one micro-batch; returns the [4] sums of its terms."""
-    reference = _reference(session, batch, kept, session.objective.temperature)
+    """Forward and backward of one micro-batch; returns the sums of its terms."""
+    reference, towards = _answer(session, batch, kept, total)
     supervision = session.objective.supervision(kept, total, reference)
     # Without a kept prediction the loss is a zero that keeps its graph: every rank runs backward.
-    found = session.backend.losses(batch, kept.at, supervision)
+    found = session.backend.losses(batch, kept.at, supervision, towards)
     session.backend.backward(found.total)
     return kept.sums(found)
+
+
+def _answer(
+    session: Session, batch: Batch, kept: Kept, total: Tensor
+) -> tuple[Reference | None, Towards | None]:
+    """The teacher's side of a micro-batch, of its inner layers too where they are matched."""
+    teaching = session.teaching
+    if teaching is None or teaching.matched is None:
+        return _reference(session, batch, kept, session.objective.temperature), None
+    teacher, matched = teaching.state.teacher, teaching.matched
+    reference, states = matched.source.answer(batch, kept, matched.layers(teacher))
+    return reference, Towards(teacher, states, session.objective.match_weight(kept, total))
 
 
 def _reference(session: Session, batch: Batch, kept: Kept, temperature: float) -> Reference | None:
@@ -152,7 +161,8 @@ def validate(session: Session) -> dict[str, float]:
         reference = _reference(session, batch, kept, 1.0)
         return kept.sums(session.backend.losses(batch, kept.at, measured(kept, reference)))
 
-    return _reported(session, _held_out_means(session, sums))
+    means = _held_out_means(session, sums)
+    return {t: m for t, m in means.items() if session.teaching or t.endswith(".ce")}
 
 
 def _measure_best_teacher(session: Session) -> None:

@@ -22,6 +22,14 @@ TERMS = ("text.ce", "task.ce", "text.kl", "task.kl")
 
 
 @dataclass(frozen=True)
+class Losses(HeadLoss):
+    """Of a batch's kept predictions."""
+
+    matched: Tensor | None = None
+    """[kinds, K] distances of inner layers, constants; none where nothing is matched."""
+
+
+@dataclass(frozen=True)
 class Kept:
     """The supervised predictions of a batch: the only ones that a head is applied to."""
 
@@ -48,20 +56,23 @@ class Kept:
         return self.terms.sum(dim=1)
 
     def sums(self, found: HeadLoss) -> Tensor:
-        """[4] float64 sum of each term; 0 where it wasn't computed."""
+        """[4] float64 sum of each term; 0 where it wasn't computed. Two more a matched kind."""
         nothing = torch.zeros_like(found.cross_entropy)
-        distance = nothing if found.divergence is None else found.divergence
-        values = torch.stack([found.cross_entropy] * 2 + [distance] * 2)  # [4, K]
+        values = [found.cross_entropy, nothing if found.divergence is None else found.divergence]
+        matched = found.matched if isinstance(found, Losses) else None
+        values += [] if matched is None else [*matched]
+        masks = torch.cat([self.terms, *[self.terms[2:]] * (len(values) - 2)])
+        rows = torch.stack(values).repeat_interleave(2, dim=0)  # [terms, K]
         # Selected, not multiplied: what isn't counted may be anything.
-        return torch.where(self.terms, values, 0.0).sum(dim=1, dtype=torch.float64)
+        return torch.where(masks, rows, 0.0).sum(dim=1, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Σ_kind w_kind · [(1-α) · CE_kind / N_kind + α · D_kind / M_kind].
+    """Σ_kind w_kind · [(1-α) · CE_kind / N_kind + (α · D_kind + Σ_m v_m · S_kind,m) / M_kind].
 
     N counts the tokens that the data supervise, M those that the teacher does; both are counted
-    over all ranks and micro-batches of a step.
+    over all ranks and micro-batches of a step. S_m are distances of inner layers that are matched.
     """
 
     alpha: float = 0.0
@@ -70,11 +81,43 @@ class Objective:
     divergence: str = "forward_kl"
     options: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=lambda: {"text": 1.0, "task": 1.0})
+    match: Mapping[str, float] = field(default_factory=dict)
+    """v: kind of state that is matched → its weight."""
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """TERMS, and two for each kind of state that is matched."""
+        return (*TERMS, *(f"{kind}.{what}" for what in self.match for kind in ("text", "task")))
 
     def coefficient(self, term: str) -> float:
         """What a term's mean is multiplied with."""
         kind, _, what = term.partition(".")
-        return self.weights[kind] * (self.alpha if what == "kl" else 1 - self.alpha)
+        shares = {"ce": 1 - self.alpha, "kl": self.alpha, **self.match}
+        return self.weights[kind] * shares[what]
+
+    @property
+    def counted(self) -> list[int]:
+        """Places of the terms that have a share. Another has no gradient, so it may be anything."""
+        return [i for i, term in enumerate(self.terms) if self.coefficient(term)]
+
+    def means(self, sums: Tensor, total: Tensor) -> dict[str, float]:
+        """Term → its mean, for those that had tokens and were computed.
+
+        Args:
+            sums: [terms] of a whole step.
+            total: [4] counts of that step.
+        """
+        counts = torch.cat([total, *(total[2:] for _ in self.match)])
+        return {
+            term: float(s / n)
+            for term, s, n in zip(self.terms, sums, counts)
+            if n > 0 and (term.endswith(".ce") or self.coefficient(term))
+        }
+
+    def loss(self, means: Mapping[str, float]) -> float:
+        """The whole, from the terms' means."""
+        shares = {term: self.coefficient(term) for term in means}
+        return sum(share * means[term] for term, share in shares.items() if share)
 
     def function(self) -> Divergence:
         """The divergence."""
@@ -91,6 +134,7 @@ class Objective:
         coefficients = total.new_tensor([self.coefficient(t) for t in TERMS], dtype=torch.float32)
         share = coefficients / total.clamp(min=1)  # [4]
         weights = kept.terms * share[:, None]  # [4, K]; the two kinds of row exclude each other
+        reference = reference if self.alpha else None
         return Supervision(
             gold=kept.gold,
             gold_weight=weights[:2].sum(dim=0),
@@ -100,6 +144,17 @@ class Objective:
             options=dict(self.options),
             temperature=self.temperature,
         )
+
+    def match_weight(self, kept: Kept, total: Tensor) -> Tensor:
+        """[K] a prediction's share in the terms of matched states.
+
+        Args:
+            kept: of the micro-batch.
+            total: [4] counts of the whole step.
+        """
+        weights = total.new_tensor([self.weights[k] for k in ("text", "task")], dtype=torch.float32)
+        share = weights / total[2:].clamp(min=1)  # [2]
+        return (kept.terms[2:] * share[:, None]).sum(dim=0)
 
 
 def measured(kept: Kept, reference: Reference | None) -> Supervision:

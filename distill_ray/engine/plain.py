@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill_ray.core.head_loss import HeadLoss, Supervision
+from distill_ray.core.head_loss import Supervision
+from distill_ray.core.matching import Towards
 from distill_ray.data.batches import Batch
 from distill_ray.engine import comm
+from distill_ray.engine.objective import Losses
 from distill_ray.engine.optim import OptimSpec, adamw
-from distill_ray.engine.student import Student, as_loss
+from distill_ray.engine.student import Student
 
 
 class PlainBackend:
@@ -31,10 +33,13 @@ class PlainBackend:
         self._optimiser = adamw(self._student, spec)
         self._trained = [p for p in self._student.parameters() if p.requires_grad]
 
-    def losses(self, batch: Batch, at: Tensor, supervision: Supervision) -> HeadLoss:
+    def losses(
+        self, batch: Batch, at: Tensor, supervision: Supervision, towards: Towards | None = None
+    ) -> Losses:
         """The losses of a batch's kept predictions [K]."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
-            return as_loss(self._student(batch.input_ids, batch.position_ids, at, supervision))
+            ids, places = batch.input_ids, batch.position_ids
+            return Losses(*self._student(ids, places, at, supervision, towards))
 
     def backward(self, loss: Tensor) -> None:
         """Add this micro-batch's gradient."""
@@ -61,14 +66,14 @@ class PlainBackend:
     def save(self, folder: Path) -> None:
         """Write weights and optimiser state; every rank holds the same, so rank 0 writes."""
         if comm.rank() == 0:
-            model = self._student.model.state_dict()
-            state = {"model": model, "optimiser": self._optimiser.state_dict()}
+            student = self._student.state_dict()
+            state = {"student": student, "optimiser": self._optimiser.state_dict()}
             torch.save(state, folder / "plain.pt")
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote."""
         state = torch.load(folder / "plain.pt", map_location=self.device, weights_only=True)
-        self._student.model.load_state_dict(state["model"])
+        self._student.load_state_dict(state["student"])
         self._optimiser.load_state_dict(state["optimiser"])
 
     @contextmanager

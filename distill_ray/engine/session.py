@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +18,19 @@ from distill_ray.data.batches import Batch, BatchSource
 from distill_ray.engine.backend import Backend
 from distill_ray.engine.objective import Objective
 from distill_ray.engine.optim import OptimSpec
-from distill_ray.engine.teacher import TeacherSource
+from distill_ray.engine.teacher import Colocated, TeacherSource
 
 MAX_HISTORY = 2000
 """Points of a training curve that are kept; a longer run keeps every k-th."""
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Inner layers of the teacher that the student's are pulled towards."""
+
+    source: Colocated
+    layers: Callable[[str], Mapping[str, Sequence[int]]]
+    """Teacher → kind of state → its layers."""
 
 
 @dataclass
@@ -33,6 +42,7 @@ class Teaching:
     decide: Callable[[ScheduleState, Observation, Ladders], Decision]
     state: ScheduleState
     reassessment: Reassessment | None = None
+    matched: Matched | None = None
     best_loss: float | None = None
     """Validation loss of the best teacher, measured before step 0; progress counts towards it."""
     switches: list[Switch] = field(default_factory=list)

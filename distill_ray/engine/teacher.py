@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from distill_ray.core.head_loss import Reference
+from distill_ray.core.matching import States
 from distill_ray.data.batches import Batch
 from distill_ray.engine.objective import Kept
 from distill_ray.models.teachers import TeacherBank
@@ -40,6 +41,12 @@ class Colocated:
 
     def __init__(self, bank: TeacherBank) -> None:
         self._bank = bank
+
+    def answer(
+        self, batch: Batch, kept: Kept, layers: Mapping[str, Sequence[int]]
+    ) -> tuple[Reference, States]:
+        """The reference, and the states of some layers, from one forward pass."""
+        return self._bank.answer(batch.input_ids, batch.position_ids, kept.at, layers)
 
     def use(self, teacher: str, rung: int) -> None:
         """Load this checkpoint, unless it is the one in use."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,9 +32,25 @@ def add_lora(
         target_modules=targets,
     )
     # A private generator state, as for fresh weights: every rank and every rerun draws the same.
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
         return get_peft_model(model, config)
+
+
+def load_adapter(model: Any, folder: str) -> Any:
+    """A model with the adapters of a folder on top, ready to train."""
+    from peft import PeftModel
+
+    with _quiet():
+        return PeftModel.from_pretrained(model, folder, is_trainable=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Peft reads an attribute that transformers has renamed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def merged(model: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from distill_ray.config.errors import InputError
-from distill_ray.models.adapters import merged
+from distill_ray.models.adapters import load_adapter, merged
 from distill_ray.models.gguf import weights_folder
 from distill_ray.models.inspect import layers_problems
 from distill_ray.models.packages import file_of
@@ -30,9 +30,7 @@ def load_model(ref: ModelRef, *, precision: str = "float32") -> Any:
     model = _base(ref, DTYPES[precision])
     if ref.adapter is None:
         return model
-    from peft import PeftModel
-
-    return PeftModel.from_pretrained(model, ref.adapter, is_trainable=True)
+    return load_adapter(model, ref.adapter)
 
 
 def load_frozen(ref: ModelRef, *, precision: str = "float32", device: torch.device) -> Any:

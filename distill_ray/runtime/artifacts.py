@@ -92,14 +92,19 @@ class Artifact:
             self.storage.delete(self.path)
             raise
 
-    def commit(self, counts: Mapping[str, Any], wall_s: float) -> None:
+    def commit(
+        self, counts: Mapping[str, Any], wall_s: float, digests: Mapping[str, str] | None = None
+    ) -> None:
         """Write the manifest, last: from now on the artifact exists.
 
         Args:
             counts: what is worth knowing at a glance.
             wall_s: how long the work took.
+            digests: path → SHA-256 of every file, where they are known; else files are read.
         """
         folder = self.storage.sub(self.path)
+        if digests is None:
+            digests = {path: folder.sha256(path) for path in folder.files() if path != MANIFEST}
         manifest = Manifest(
             kind=self.kind,
             key=self.key,
@@ -109,7 +114,7 @@ class Artifact:
             wall_s=round(wall_s, 3),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             versions=versions(),
-            files={path: folder.sha256(path) for path in folder.files() if path != MANIFEST},
+            files=dict(sorted(digests.items())),
         )
         text = json.dumps(asdict(manifest), indent=1, sort_keys=True, default=_plain)
         folder.write_bytes(MANIFEST, text.encode())

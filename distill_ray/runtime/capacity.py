@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distill_ray.config.cluster import ClusterConfig
 from distill_ray.config.errors import Problem
+from distill_ray.config.training import PoolServing
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,10 @@ def machine() -> Machine:
     return Machine(len(os.sched_getaffinity(0)), gpus, memory)
 
 
-def capacity_problems(cfg: ClusterConfig, cpus: float, gpus: float) -> list[Problem]:
-    """What the workers ask for beyond `cpus` and `gpus`."""
+def capacity_problems(
+    cfg: ClusterConfig, cpus: float, gpus: float, pools: Sequence[PoolServing] = ()
+) -> list[Problem]:
+    """What the workers, and the teachers' actors beside them, ask for beyond `cpus` and `gpus`."""
     problems = []
     for unit, each, there in (
         ("CPU", cfg.cpus_per_worker, cpus),
@@ -44,4 +48,31 @@ def capacity_problems(cfg: ClusterConfig, cpus: float, gpus: float) -> list[Prob
             fit = int(there // each)
             fix = f"At most {fit} such workers fit." if fit else f"Set {unit.lower()}s_per_worker."
             problems.append(Problem("cluster.num_workers", what, fix))
+        else:
+            problems += _beside(cfg.num_workers, each, unit, there, pools)
     return problems
+
+
+def actor_problems(cfg: ClusterConfig, actors: int, cpus: float, gpus: float) -> list[Problem]:
+    """What actors that compute targets ask for; each is as large as a worker, and before them."""
+    asked = cfg.model_copy(update={"num_workers": actors})
+    where = "distill.serving.actors"
+    return [replace(problem, where=where) for problem in capacity_problems(asked, cpus, gpus)]
+
+
+def _beside(
+    workers: int, each: float, unit: str, there: float, pools: Sequence[PoolServing]
+) -> Iterator[Problem]:
+    """What actors ask for beyond the rest that the workers leave."""
+    per_actor = f"{unit.lower()}s_per_actor"
+    shares = [(pool.actors, float(getattr(pool, per_actor))) for pool in pools]
+    rest, asked = there - workers * each, sum(count * share for count, share in shares)
+    if asked <= rest + 1e-6:
+        return
+    parts = [(workers, "worker", each), *((count, "actor", share) for count, share in shares)]
+    terms = [f"{n} {who}{'s' * (n > 1)} x {share:g} {unit}" for n, who, share in parts if share]
+    total = f"{workers * each + asked:g} {unit}s, the cluster has {there:g}."
+    fit = int(rest // max(share for _, share in shares))
+    fix = f"Lower cluster.num_workers or {per_actor}."
+    fix = f"The workers leave room for {fit}." if fit else fix
+    yield Problem("distill.serving.actors", f"{' + '.join(terms)} = {total}", fix)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ import ray
 
 from distill_ray.config.cluster import ClusterConfig
 from distill_ray.config.errors import InputError, Problem
+from distill_ray.config.training import PoolServing
 from distill_ray.runtime.capacity import capacity_problems
 from distill_ray.runtime.environment import WORKER_ENV, python_path
 from distill_ray.runtime.progress import Event, Progress
@@ -22,15 +23,15 @@ def is_up() -> bool:
     return bool(ray.is_initialized())
 
 
-def ensure_ray(cfg: ClusterConfig) -> None:
+def ensure_ray(cfg: ClusterConfig, pools: Sequence[PoolServing] = ()) -> None:
     """Start or join Ray, once.
 
     Raises:
-        InputError: the cluster can't hold the workers that the config asks for.
+        InputError: the cluster can't hold the workers, and the actors of pools, that are asked for.
     """
     if not is_up():
         _init(cfg)
-    check_capacity(cfg, ray.cluster_resources())
+    check_capacity(cfg, ray.cluster_resources(), pools)
 
 
 def _init(cfg: ClusterConfig) -> None:
@@ -65,13 +66,15 @@ def hush(library: str) -> None:
     logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
-def check_capacity(cfg: ClusterConfig, resources: dict[str, float]) -> None:
+def check_capacity(
+    cfg: ClusterConfig, resources: dict[str, float], pools: Sequence[PoolServing] = ()
+) -> None:
     """Refuse a demand that this cluster can't meet.
 
     Raises:
-        InputError: it has fewer CPUs or GPUs than all workers need.
+        InputError: it has fewer CPUs or GPUs than all workers and actors of pools need together.
     """
-    problems = capacity_problems(cfg, resources.get("CPU", 0), resources.get("GPU", 0))
+    problems = capacity_problems(cfg, resources.get("CPU", 0), resources.get("GPU", 0), pools)
     if problems:
         raise InputError("the cluster is too small:", problems)
 

@@ -49,7 +49,7 @@ class Run:
 
         if not is_up():
             self.note("ray", "starting" if self.cfg.cluster.address is None else "joining")
-        ensure_ray(self.cfg.cluster)
+        ensure_ray(self.cfg.cluster, self.cfg.distill.pools())
 
     def artifact(self, kind: str, key: str, identity: Mapping[str, Any]) -> Artifact:
         """The place of a result."""

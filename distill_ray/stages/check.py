@@ -11,14 +11,19 @@ from distill_ray.config.data import RowSource
 from distill_ray.config.errors import InputError, Problem, did_you_mean
 from distill_ray.config.models import ModelSource, TokenizerSource
 from distill_ray.config.run import RunConfig
-from distill_ray.config.training import AtStepsSchedule, ObjectiveConfig
+from distill_ray.config.training import AtStepsSchedule, CachedServing, ObjectiveConfig
 from distill_ray.core.plugins import PluginError, check_options, import_path
+from distill_ray.data.wording import wording
 from distill_ray.models import vocab
 from distill_ray.models.inspect import check_model
-from distill_ray.models.tokenizers import SAME, differs
-from distill_ray.runtime.capacity import capacity_problems, machine
+from distill_ray.models.tokenizers import SAME, differs, tokenizer_of
+from distill_ray.runtime.capacity import Machine, actor_problems, capacity_problems, machine
 from distill_ray.runtime.run import name_problem
 from distill_ray.runtime.storage import STORAGE_FIX, Storage
+from distill_ray.stages.check_training import Kernels, kernel_problems, match_problems
+
+CHAT = "Leave chat out, or name the tokenizer of a chat model as student.tokenizer."
+"""What would do where a chat can't be rendered."""
 
 
 def check(cfg: RunConfig, config_file: str) -> None:
@@ -42,15 +47,21 @@ def find_problems(cfg: RunConfig, config_file: str) -> Iterator[Problem]:
     for i, teacher in enumerate(cfg.teachers):
         yield from check_model(teacher.model, f"teachers.{i}.model")
     yield from _tokenizers(cfg)
+    yield from _chats(cfg)
     for where, source in _sources(cfg):
         yield from _source(where, source)
     yield from _schedule(cfg)
     yield from _storage(cfg, config_file)
     for where in ("probe", "distill"):
         yield from _objective(f"{where}.objective.divergence", getattr(cfg, where).objective)
+    yield from match_problems(cfg)
     if cfg.cluster.address is None:
+        kernels = Kernels.here(cfg.cluster.gpus_per_worker)
+        for where, training in cfg.trainings():
+            yield from kernel_problems(where, training, kernels)
         there = machine()
-        yield from capacity_problems(cfg.cluster, there.cpus, there.gpus)
+        yield from capacity_problems(cfg.cluster, there.cpus, there.gpus, cfg.distill.pools())
+        yield from _serving(cfg, there)
 
 
 def _sources(cfg: RunConfig) -> Iterator[tuple[str, RowSource]]:
@@ -108,6 +119,13 @@ def _schedule(cfg: RunConfig) -> Iterator[Problem]:
         yield Problem("distill.schedule.steps", what, "Raise distill.tokens or lower the step.")
 
 
+def _serving(cfg: RunConfig, there: Machine) -> Iterator[Problem]:
+    """Whether the processes that compute targets fit; workers train after them, not beside."""
+    serving = cfg.distill.serving
+    if isinstance(serving, CachedServing):
+        yield from actor_problems(cfg.cluster, serving.actors, there.cpus, there.gpus)
+
+
 def _objective(where: str, objective: ObjectiveConfig) -> Iterator[Problem]:
     if ":" in objective.divergence:
         try:
@@ -137,6 +155,36 @@ def _tokenizers(cfg: RunConfig) -> Iterator[Problem]:
             fit = vocab.compare(student, theirs)
             if not fit.equal:
                 yield differs(where, teacher.name, fit)
+
+
+def _chats(cfg: RunConfig) -> Iterator[Problem]:
+    """Chat templates of a tokenizer on this machine; one on the hub is seen when it is loaded."""
+    source = cfg.student.tokenizer or cfg.student.model
+    if not any(task.chat for task in cfg.tasks) or source.hub is not None:
+        return
+    try:
+        trained = isinstance(source, TokenizerSource) and source.train is not None
+        tokenizer = None if trained else tokenizer_of(source)
+    except (ImportError, OSError, ValueError):
+        return  # Another check says what is wrong with the model or the tokenizer.
+    yield from chat_problems(cfg, tokenizer)
+
+
+def chat_problems(cfg: RunConfig, tokenizer: Any) -> Iterator[Problem]:
+    """Tasks that are worded as a chat, which this tokenizer's template doesn't serve for.
+
+    Args:
+        cfg: the config.
+        tokenizer: the student's; None for one that is trained here.
+    """
+    for i, task in enumerate(cfg.tasks):
+        if task.chat and tokenizer is None:
+            yield Problem(f"tasks.{i}.chat", "a tokenizer trained here has no chat template.", CHAT)
+        elif task.chat:
+            try:
+                wording(tokenizer, chat=True, system=task.system)
+            except ValueError as error:
+                yield Problem(f"tasks.{i}.chat", f"{error}.", CHAT)
 
 
 def _tokenizer_file(model: ModelSource, tokenizer: TokenizerSource | None) -> dict[str, Any] | None:

@@ -16,8 +16,12 @@ from distill_ray.stages.audit import student_identity, student_ref
 from distill_ray.stages.order import Order
 from distill_ray.stages.rank import Ranking
 from distill_ray.stages.shard import ShardSet
+from distill_ray.stages.targets import with_targets
 
 VERSION = 1
+HOW_SERVED = {"actors", "cpus_per_actor", "gpus_per_actor", "lookahead", "parity_rows"}
+NOT_IN_RESULT: dict[str, Any] = {"save_every": True, "serving": {*HOW_SERVED, "rows_per_file"}}
+"""Keys of the config that change how the student is trained, but not what comes out."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def distill(run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Ranking) 
         from distill_ray.stages.training import train
 
         with run.stage("distill"):
-            train(run, orders)
+            train(run, [with_targets(run, order, teachers.fingerprints()) for order in orders])
     return Students(*map(Student, orders))
 
 
@@ -83,7 +87,7 @@ def _distilled(run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Rankin
         "ladders": {name: len(rungs) for name, rungs in teaching.ladders.items()},
         "first": teaching.first,
         "reassessment": reassess,
-        "distill": cfg.model_dump(mode="json", exclude={"save_every"}),
+        "distill": cfg.model_dump(mode="json", exclude=NOT_IN_RESULT),
     }
     return _order(run, shards, "student", identity, cfg, teaching)
 
@@ -98,7 +102,7 @@ def _control(run: Run, shards: ShardSet) -> Order:
     prompts = {task.prompts_stream for task in run.cfg.tasks}
     supervised = {stream: share for stream, share in cfg.mix.items() if stream not in prompts}
     training = cfg.model_copy(update={"mix": supervised or cfg.mix})
-    keys = ("objective", "schedule", "reassess", "save_every")
+    keys = ("objective", "serving", "schedule", "reassess", "save_every")
     identity = {"distill": training.model_dump(mode="json", exclude=set(keys))}
     return _order(run, shards, "control", identity, training, None)
 
@@ -132,6 +136,7 @@ def _order(
         data=data_spec(shards, cfg.seed, cfg.distill.validation_rows),
         objective=cfg.distill.objective if teaching else None,
         teaching=teaching,
+        lora=cfg.distill.lora,
         validate_every=cfg.distill.validate_every,
     )
     identity = {
@@ -142,4 +147,5 @@ def _order(
         **extra,
     }
     artifact = run.artifact("distill", name, identity)
-    return Order("distill", job, artifact, shards.artifact, cfg.distill.save_every)
+    serving = cfg.distill.serving
+    return Order("distill", job, artifact, shards.artifact, cfg.distill.save_every, serving)

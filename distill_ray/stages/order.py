@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from distill_ray.config.training import ColocatedServing, Serving
 from distill_ray.engine.job import Job
 from distill_ray.engine.loop import task_loss
+from distill_ray.engine.timetable import Checkpoint
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 
@@ -22,6 +25,10 @@ class Order:
     shards: Artifact
     save_every: int
     """Steps between checkpoints for resuming."""
+    serving: Serving = field(default_factory=ColocatedServing)
+    """Where its teacher lives."""
+    targets: Mapping[Checkpoint, Artifact] = field(default_factory=dict)
+    """Checkpoint → its targets on disk, where the teacher is read from a cache."""
 
     def rung_refs(self) -> list[ModelRef]:
         """The checkpoints that it leaves, in order of training."""
@@ -34,7 +41,7 @@ class Order:
         return [ModelRef("path", folder) for folder in folders]
 
     def curve(self) -> dict[str, Any]:
-        """`history`, `initial_loss`, `switches`, `schedule` of the finished job."""
+        """`history`, `initial_loss`, `switches`, `schedule`, `bad_steps` of the finished job."""
         return dict(self.artifact.read_json("curve.json"))
 
     def rung_losses(self) -> list[float]:

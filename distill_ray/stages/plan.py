@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from distill_ray.config.models import ModelSource
 from distill_ray.config.run import RunConfig
-from distill_ray.config.training import RecipeConfig, TrainingConfig
-from distill_ray.core.memory import Need, Sizes, training_need
+from distill_ray.config.training import (
+    CachedServing,
+    PoolServing,
+    RecipeConfig,
+    TopKTargets,
+    TrainingConfig,
+)
+from distill_ray.core.memory import Need, Sizes, serving_need, targets_bytes, training_need
 from distill_ray.models.inspect import shape_of
 from distill_ray.runtime.capacity import machine
+from distill_ray.runtime.storage import Storage
 
 WIDTHS = {"float32": 4, "bfloat16": 2}
 
@@ -27,6 +34,8 @@ class Work:
     trials: int | None = None
     need: Need | None = None
     """Memory of the largest worker; None where a hub model's size isn't known yet."""
+    disk_bytes: int | None = None
+    """What it writes into the storage at most, where that is much."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,15 @@ class Plan:
     workers: int
     available_bytes: int | None
     """Memory that one worker has; None when the config doesn't say what a GPU has."""
+    free_disk_bytes: int | None = None
+    """Room in a local storage."""
+
+    @property
+    def short_of_disk(self) -> list[Work]:
+        """Stages that may write more than the storage has room for."""
+        if self.free_disk_bytes is None:
+            return []
+        return [w for w in self.work if (w.disk_bytes or 0) > self.free_disk_bytes]
 
     @property
     def short_of_memory(self) -> list[Work]:
@@ -50,7 +68,8 @@ class Plan:
 
 def plan(cfg: RunConfig) -> Plan:
     """Work and memory of every stage."""
-    return Plan(cfg.name, list(_work(cfg)), cfg.cluster.num_workers, _available(cfg))
+    free = Storage(cfg.storage).free_bytes()
+    return Plan(cfg.name, list(_work(cfg)), cfg.cluster.num_workers, _available(cfg), free)
 
 
 def _available(cfg: RunConfig) -> int | None:
@@ -59,7 +78,9 @@ def _available(cfg: RunConfig) -> int | None:
         return int(stated * 2**30)
     if cfg.cluster.gpus_per_worker or cfg.cluster.address is not None:
         return None
-    return machine().memory_bytes // cfg.cluster.num_workers
+    # Actors on GPUs of their own leave the machine's memory to the workers.
+    actors = sum(0 if pool.gpus_per_actor else pool.actors for pool in cfg.distill.pools())
+    return machine().memory_bytes // (cfg.cluster.num_workers + actors)
 
 
 def _work(cfg: RunConfig) -> Iterator[Work]:
@@ -77,6 +98,12 @@ def _work(cfg: RunConfig) -> Iterator[Work]:
     student, largest = _sizes(cfg, cfg.student.model), largest_teacher(cfg)
     known = student if largest is not None else None
     text = f"student, schedule {schedule}"
+    if isinstance(cfg.distill.serving, CachedServing):
+        yield _targets(cfg, cfg.distill.serving, largest)
+        known, largest = student, None  # It isn't in the workers.
+    for pool in cfg.distill.pools():
+        yield _pool(cfg, pool, largest)
+        known, largest = (known, _head(largest)) if pool.is_exact else (student, None)
     yield _training(cfg, "distill", text, cfg.distill, known, largest)
     yield _training(cfg, "distill", "control without a teacher", cfg.distill, student, None)
     yield Work("evaluate", f"{models + 3} models x at most {questions} questions")
@@ -130,8 +157,61 @@ def _training(
             width=WIDTHS[training.precision],
             trained=trained,
             teacher=teacher,
+            checkpointing=training.activation_checkpointing,
+            offload=(training.offload.optimizer, training.offload.parameters),
+            device="cuda" if cfg.cluster.gpus_per_worker else "cpu",
         )
     return Work(stage, text, steps * training.batch_rows * length, steps, trials, need)
+
+
+def _targets(cfg: RunConfig, serving: CachedServing, teacher: Sizes | None) -> Work:
+    """Every token supervised and no row read twice: what data and schedule make of it is less."""
+    chosen, length = serving.targets, cfg.corpora.sequence_length
+    k = chosen.k if isinstance(chosen, TopKTargets) else chosen.samples
+    trained = cfg.distill.num_steps(length) * cfg.distill.batch_rows * length
+    held_out = len(cfg.streams()) * cfg.distill.validation_rows * length
+    tokens = trained + _checkpoints_measured(cfg) * held_out
+    text = f"{chosen.kind} of {k}, for at most {tokens:,} tokens"
+    need = _serving_need(cfg, teacher, True, "cuda" if cfg.cluster.gpus_per_worker else "cpu")
+    return Work("targets", text, need=need, disk_bytes=targets_bytes(tokens, k))
+
+
+def _pool(cfg: RunConfig, pool: PoolServing, teacher: Sizes | None) -> Work:
+    device = "cuda" if pool.gpus_per_actor else "cpu"
+    need = _serving_need(cfg, teacher, not pool.is_exact, device)
+    actors = f"{pool.actors} actor{'s' * (pool.actors > 1)} beside the workers"
+    return Work("distill", f"teacher pool: {actors}, {pool.targets.kind} targets", need=need)
+
+
+def _serving_need(
+    cfg: RunConfig, teacher: Sizes | None, is_sparse: bool, device: str
+) -> Need | None:
+    """Memory of a process that a teacher answers in."""
+    if teacher is None:
+        return None
+    return serving_need(
+        teacher,
+        rows=cfg.distill.micro_batch_rows,
+        length=cfg.corpora.sequence_length,
+        width=WIDTHS[cfg.distill.precision],
+        is_sparse=is_sparse,
+        device=device,
+    )
+
+
+def _head(teacher: Sizes | None) -> Sizes | None:
+    """What of a teacher is in each worker when a pool sends its hidden states."""
+    if teacher is None:
+        return None
+    return replace(teacher, parameters=teacher.vocabulary * teacher.hidden)
+
+
+def _checkpoints_measured(cfg: RunConfig) -> int:
+    """Teacher checkpoints that held-out rows are asked of, at most."""
+    recipes = [t.recipes[-1:] for t in cfg.teachers]
+    rungs = [cfg.adapt.recipes[name].checkpoints for last in recipes for name in last]
+    longest = 1 if cfg.distill.schedule.kind == "fixed" else max(rungs, default=1)
+    return longest + len(cfg.teachers) - 1
 
 
 def largest_teacher(cfg: RunConfig) -> Sizes | None:
@@ -156,10 +236,13 @@ def plain(made: Plan) -> dict[str, Any]:
         row |= {key: value for key, value in numbers.items() if value is not None}
         if work.need is not None:
             row["memory_bytes"] = {**vars(work.need), "total": work.need.total}
+        if work.disk_bytes is not None:
+            row["disk_bytes"] = work.disk_bytes
         rows.append(row)
     return {
         "name": made.name,
         "workers": made.workers,
         "available_bytes_per_worker": made.available_bytes,
+        "free_disk_bytes": made.free_disk_bytes,
         "work": rows,
     }

@@ -13,6 +13,7 @@ from ray import tune
 
 from distill_ray.core.calibration import nll_each, normalise
 from distill_ray.data.examples import Questions
+from distill_ray.engine.bad_steps import TooManyBadStepsError
 from distill_ray.engine.job import build_session
 from distill_ray.engine.loop import distill, validate
 from distill_ray.engine.score import option_scores
@@ -20,9 +21,10 @@ from distill_ray.engine.session import Session
 from distill_ray.runtime.cluster import hush, mailbox, worker_device, worker_resources
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
-from distill_ray.runtime.storage import cache_folder
+from distill_ray.runtime.storage import Storage, cache_folder
+from distill_ray.stages.local_files import local_ref
 from distill_ray.stages.probe import Trial, outcome
-from distill_ray.stages.training import local_ref
+from distill_ray.stages.set_aside import keeper, leave_reason, raise_reason
 
 
 class ProbeFailedError(RuntimeError):
@@ -39,12 +41,15 @@ def run_trials(run: Run, trials: Sequence[Trial], questions: Sequence[Questions]
 
     Raises:
         ProbeFailedError: some failed. The others' results are kept for the next attempt.
+        InputError: one had too many steps in a row without a finite loss.
     """
     run.ray()
     hush("ray.tune")
     # A trial's artifact is its checkpoint: what Tune itself kept of an attempt is disposable.
     state = ".state/probe"
     run.storage.delete(state)
+    stopped = run.storage.sub(".state/stopped-probe")
+    run.storage.delete(".state/stopped-probe")
     with mailbox(run.progress) as box:
         resources = {key.lower(): value for key, value in worker_resources(run.cfg.cluster).items()}
         trainable = tune.with_resources(
@@ -54,6 +59,7 @@ def run_trials(run: Run, trials: Sequence[Trial], questions: Sequence[Questions]
                 questions=_some(run, questions),
                 box=box,
                 device=worker_device(run.cfg.cluster),
+                stopped=stopped,
             ),
             resources,
         )
@@ -71,6 +77,7 @@ def run_trials(run: Run, trials: Sequence[Trial], questions: Sequence[Questions]
         )
         results = tuner.fit()
     run.storage.delete(state)
+    raise_reason(stopped)
     if results.errors:
         failed = [trial.job.name for trial in trials if not trial.artifact.done()]
         raise ProbeFailedError(f"probes failed: {'; '.join(failed)}") from results.errors[0]
@@ -89,13 +96,27 @@ def _trial(
     questions: Sequence[Questions],
     box: Any,
     device: str,
+    stopped: Storage,
 ) -> None:
     trial = trials[config["number"]]
+    try:
+        result = _fill(trial, questions, device)
+    except TooManyBadStepsError as error:
+        leave_reason(stopped, f"probe {trial.job.name}", error)
+        return
+    removed, gain = result["kl_removed"], result["gain"]
+    text = f"{trial.job.name}: {removed:.0%} of the KL removed, task gain {gain:.3f} nats"
+    box.push.remote(Event("progress", "probe", text, done=config["number"] + 1, total=len(trials)))
+    tune.report({"kl_removed": removed, "gain": gain})
+
+
+def _fill(trial: Trial, questions: Sequence[Questions], device: str) -> dict[str, Any]:
     data = replace(trial.job.data, folder=trial.shards.local(), cache=cache_folder() / "rows")
     job = replace(trial.job.with_refs(local_ref), data=data)
     tokens_a_step = job.training.batch_rows * job.data.sequence_length
     with trial.artifact.building() as building:
         session = build_session(job, torch.device(device))
+        session.bad.keep = keeper(building.storage)
         before = {**validate(session), "question_nll": _question_nll(session, questions)}
         rungs = []
         for step in distill(session):
@@ -106,10 +127,8 @@ def _trial(
         result = outcome(before, rungs)
         building.write_json("probe.json", result)
         building.counts |= {"steps": job.steps, "tokens": job.steps * tokens_a_step}
-    removed, gain = result["kl_removed"], result["gain"]
-    text = f"{job.name}: {removed:.0%} of the KL removed, task gain {gain:.3f} nats"
-    box.push.remote(Event("progress", "probe", text, done=config["number"] + 1, total=len(trials)))
-    tune.report({"kl_removed": removed, "gain": gain})
+        building.counts |= {"bad_steps": session.bad.total}
+    return result
 
 
 def _question_nll(session: Session, questions: Sequence[Questions]) -> float:

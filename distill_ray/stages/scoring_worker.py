@@ -17,8 +17,8 @@ from distill_ray.models.load import load_frozen, num_parameters
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.cluster import worker_device, worker_resources
 from distill_ray.runtime.storage import cache_folder
+from distill_ray.stages.local_files import local_ref
 from distill_ray.stages.scoring import Subject
-from distill_ray.stages.training import local_ref
 
 BATCH_ROWS = 16
 

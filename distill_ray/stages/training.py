@@ -16,17 +16,29 @@ import ray.train
 import ray.train.torch
 
 from distill_ray.config.cluster import ClusterConfig
+from distill_ray.config.errors import Problem
 from distill_ray.config.fingerprint import fingerprint
+from distill_ray.config.training import PoolServing
 from distill_ray.engine import checkpoint, comm
+from distill_ray.engine.bad_steps import TooManyBadStepsError
 from distill_ray.engine.job import Job, build_session
 from distill_ray.engine.loop import Step, distill, task_loss
 from distill_ray.engine.session import Session
-from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.cluster import hush, mailbox, worker_resources
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
-from distill_ray.runtime.storage import Storage, cache_folder
+from distill_ray.runtime.storage import cache_folder
+from distill_ray.stages.local_files import local_ref
 from distill_ray.stages.order import Order, validation_of
+from distill_ray.stages.serving import source_of
+from distill_ray.stages.set_aside import (
+    FOLDER,
+    keeper,
+    leave_problem,
+    leave_reason,
+    raise_reason,
+)
+from distill_ray.stages.teacher_pool import PoolRefusedError, teacher_pools
 
 
 def train(run: Run, orders: Sequence[Order]) -> None:
@@ -34,6 +46,8 @@ def train(run: Run, orders: Sequence[Order]) -> None:
 
     Raises:
         ray.train.TrainingFailedError: workers failed more often than allowed.
+        InputError: a job had too many steps in a row without a finite loss, or its teacher pool
+            isn't the same teacher.
     """
     run.ray()
     hush("ray.train")
@@ -42,10 +56,17 @@ def train(run: Run, orders: Sequence[Order]) -> None:
     paths = [order.artifact.path for order in orders]
     identity = fingerprint([paths, run.cfg.cluster.num_workers])
     state = run.storage.sub(".state")
-    with mailbox(run.progress) as box:
+    stopped = f".state/stopped-{identity}"
+    run.storage.delete(stopped)
+    with mailbox(run.progress) as box, teacher_pools(run, orders, box) as started:
         trainer = ray.train.torch.TorchTrainer(
             _worker,
-            train_loop_config={"orders": list(orders), "mailbox": box},
+            train_loop_config={
+                "orders": list(orders),
+                "mailbox": box,
+                "pools": started,
+                "stopped": run.storage.sub(stopped),
+            },
             scaling_config=_scaling(run.cfg.cluster),
             run_config=ray.train.RunConfig(
                 # Equal orders, equal name: a run that was cut off goes on from its checkpoints.
@@ -59,6 +80,7 @@ def train(run: Run, orders: Sequence[Order]) -> None:
             ),
         )
         trainer.fit()
+    raise_reason(run.storage.sub(stopped))
     run.storage.delete(f".state/train-{identity}")
 
 
@@ -75,13 +97,25 @@ def _worker(payload: Mapping[str, Any]) -> None:
     for order in payload["orders"]:
         # Decided once: a slow rank must not see what a fast one has just finished.
         if not comm.from_rank_zero(order.artifact.done()):
-            _fill(order, payload["mailbox"])
+            try:
+                _fill(order, payload["mailbox"], payload["pools"])
+            except TooManyBadStepsError as error:  # On every rank, at the same step.
+                if comm.rank() == 0:
+                    job, place = f"{order.stage} {order.job.name}", order.artifact.uri
+                    leave_reason(payload["stopped"], job, error, f"{place}/{FOLDER}")
+                return
+            except PoolRefusedError as error:  # On every rank too, before the first step.
+                if comm.rank() == 0:
+                    leave_problem(payload["stopped"], Problem("distill.serving", str(error)))
+                return
         comm.barrier()
 
 
-def _fill(order: Order, box: Any) -> None:
+def _fill(order: Order, box: Any, pools: Mapping[str, Any]) -> None:
     started = time.monotonic()
-    session = build_session(local(order), ray.train.torch.get_device())
+    job, device = local(order), ray.train.torch.get_device()
+    session = build_session(job, device, source_of(order, job, device, pools))
+    session.bad.keep = keeper(order.artifact.storage.sub(order.artifact.path))
     _resume(session, order)
     for step in distill(session):
         if (rung := _rung(order, step)) is not None:
@@ -89,10 +123,12 @@ def _fill(order: Order, box: Any) -> None:
         if step.number % order.save_every == 0 and step.number < order.job.steps:
             _save(session, order, step)
         if comm.rank() == 0:
-            box.push.remote(_event(order, step))
+            box.push.remote(_event(order, step, session.bad.total))
     comm.barrier()
     if comm.rank() == 0:
         _finish(session, order, time.monotonic() - started)
+        if order.artifact.path in pools:
+            pools[order.artifact.path].end()  # The orders that follow don't need it.
 
 
 def _rung(order: Order, step: Step) -> int | None:
@@ -103,18 +139,9 @@ def _rung(order: Order, step: Step) -> int | None:
 def local(order: Order) -> Job:
     """The job with everything it reads on this machine."""
     data = replace(order.job.data, folder=order.shards.local(), cache=cache_folder() / "rows")
+    if isinstance(order.serving, PoolServing):  # Its actors read the teachers.
+        return replace(order.job, data=data, student=local_ref(order.job.student))
     return replace(order.job.with_refs(local_ref), data=data)
-
-
-def local_ref(ref: ModelRef) -> ModelRef:
-    """A ref whose files are on this machine; artifacts' URIs are fetched."""
-
-    def fetch(uri: str) -> str:
-        return str(Storage(uri).get())
-
-    location = fetch(ref.location) if "://" in ref.location else ref.location
-    adapter = fetch(ref.adapter) if ref.adapter and "://" in ref.adapter else ref.adapter
-    return replace(ref, location=location, adapter=adapter)
 
 
 def _resume(session: Session, order: Order) -> None:
@@ -140,8 +167,10 @@ def _export(session: Session, order: Order, path: str) -> None:
         checkpoint.export(session, folder)
 
 
-def _event(order: Order, step: Step) -> Event:
+def _event(order: Order, step: Step, left_out: int) -> Event:
     text = f"{order.job.name}: loss {step.loss:.3f}"
+    if left_out:
+        text += f", {left_out} step{'s' * (left_out > 1)} left out"
     if step.switch is not None:
         switch = step.switch
         text += f", from here {switch.to_teacher} checkpoint {switch.to_rung + 1} ({switch.reason})"
@@ -156,10 +185,11 @@ def _finish(session: Session, order: Order, wall_s: float) -> None:
         "initial_loss": session.initial_loss,
         "switches": [asdict(s) for s in teaching.switches] if teaching else [],
         "schedule": teaching.state.to_dict() if teaching else None,
+        "bad_steps": session.bad.total,
     }
     storage = order.artifact.storage.sub(order.artifact.path)
     storage.write_bytes("curve.json", json.dumps(curve).encode())
     validation = validation_of(session.history[-1])
     tokens = order.job.steps * order.job.training.batch_rows * order.job.data.sequence_length
     counts = {"steps": order.job.steps, "tokens": tokens, "validation_loss": task_loss(validation)}
-    order.artifact.commit(counts, wall_s)
+    order.artifact.commit({**counts, "bad_steps": session.bad.total}, wall_s)

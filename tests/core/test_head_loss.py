@@ -1,4 +1,4 @@
-"""The fused loss against the plain one: whole logits and autograd. N tokens, V vocabulary, H hidden."""
+"""The fused loss against the plain one: whole logits, autograd. N tokens, V vocabulary."""
 
 from __future__ import annotations
 

@@ -63,9 +63,9 @@ def test_a_teacher_adds_its_weights_and_no_logits() -> None:
 
 def test_the_loss_needs_chunks_however_many_tokens_there_are() -> None:
     head = 4 * 500 * 64
-    assert need(rows=1).loss == head + 4 * 4 * 32 * 500
-    assert need(rows=10_000).loss == need(rows=20_000).loss == head + 4 * CHUNK_BYTES["cpu"]
-    assert need(rows=10_000, device="cuda").loss == head + 4 * CHUNK_BYTES["cuda"]
+    assert need(rows=1).loss == head + 2 * 4 * 32 * 500
+    assert need(rows=10_000).loss == need(rows=20_000).loss == head + 2 * CHUNK_BYTES["cpu"]
+    assert need(rows=10_000, device="cuda").loss == head + 2 * CHUNK_BYTES["cuda"]
 
 
 def test_checkpointing_keeps_each_layer_s_input_and_one_layer_s_activations() -> None:

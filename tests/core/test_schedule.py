@@ -56,6 +56,21 @@ def test_equal_stages_has_no_handover_after_the_last_rung():
     assert rungs[-5:] == [2] * 5
 
 
+@pytest.mark.parametrize(
+    ("decide", "start"),
+    [
+        (schedule.fixed, 2),
+        (schedule.equal_stages, 0),
+        (partial(schedule.at_steps, steps=(1, 9)), 0),
+        (partial(schedule.at_steps, steps=(10,)), 0),
+    ],
+)
+def test_a_timetable_says_beforehand_which_rung_a_run_will_take(decide, start):
+    state = ScheduleState("a", start)
+    taken, _ = serving(decide, steps=LADDERS.max_steps, start=state)
+    assert schedule.timetable(state, LADDERS, decide) == [("a", rung) for rung in taken]
+
+
 def test_on_plateau_hands_over_after_two_flat_windows_and_starts_counting_anew():
     rungs, switches = serving(partial(schedule.on_plateau, window=3), steps=15)
     assert rungs == [0] * 6 + [1] * 6 + [2] * 3

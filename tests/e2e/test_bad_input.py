@@ -108,6 +108,16 @@ def test_a_teacher_with_another_tokenizer_is_refused_with_the_overlap(tmp_path: 
     assert "% of the student's tokens are in it" in message
 
 
+def test_a_chat_without_a_template_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    data = config(tmp_path)
+    save_tokenizer(tmp_path / "bare", "pain of the left heart")
+    data["student"]["tokenizer"] = {"path": str(tmp_path / "bare")}
+    data["tasks"][0]["chat"] = True
+    message = refused(tmp_path, data, stage="plan")
+    assert "tasks.0.chat: the tokenizer has no chat template" in message
+    assert "name the tokenizer of a chat model as student.tokenizer" in message
+
+
 def test_more_workers_than_the_machine_has_are_refused(tmp_path: Path) -> None:
     data = config(tmp_path)
     data["cluster"] = {"num_workers": 4, "cpus_per_worker": 1000}
@@ -156,11 +166,27 @@ def test_a_bad_flag_is_refused(tmp_path: Path, flag: str, expected: str) -> None
         ("tasks.organ.prompt='{} {text}'", "must hold {text} and no other field"),
         ("distill.mix={organ.prompts: 1}", "prompts alone teach nothing without a teacher"),
         ("adapt.recipes.full.checkpoints=500", "fewer than its 500 checkpoints"),
+        ("tasks.organ.chat=true", "tasks.0.chat: a tokenizer trained here has no chat template"),
         ("teachers.wide.model={gguf: tests/findings.py}", "is not a GGUF file"),
     ],
 )
 def test_what_would_fail_later_is_refused_now(tmp_path: Path, flag: str, expected: str) -> None:
     assert expected in refused(tmp_path, config(tmp_path), "--set", flag, stage="plan")
+
+
+def test_a_plan_that_may_fill_the_disk_ends_with_exit_code_2(tmp_path: Path) -> None:
+    data = config(tmp_path)
+    data["distill"] |= {
+        "tokens": 10**13,
+        "reassess": {"at_progress": []},
+        "serving": {"kind": "cached"},
+    }
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(data))
+    done = command("plan", str(file))
+    assert done.returncode == 2, done.stderr
+    assert "GiB free. That may be too little: free space, set storage elsewhere" in done.stdout
+    assert "Traceback" not in done.stderr
 
 
 def test_every_problem_comes_at_once(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import packed
 import pytest
 import tiny
 import torch
+import trouble
 
 from distill_ray.config.training import ObjectiveConfig, TrainingConfig
 from distill_ray.engine.job import DataSpec, Job, TeachingSpec, build_session
@@ -21,8 +22,9 @@ def shards(tmp_path_factory) -> DataSpec:
     for seed, name in enumerate(KINDS):
         kind = name.partition(".")[2] or "text"
         for split, count in (("train", 60), ("validation", 16)):
-            made = packed.samples(kind, count, vocab=tiny.VOCAB, seed=seed)
-            packed.write(base / "packed" / name / split, made, length=LENGTH, prefix=name)
+            made = packed.samples(kind, count, vocab=trouble.POISON, seed=seed)
+            folder = base / "packed" / name / split
+            packed.write(folder, made, length=LENGTH, prefix=f"{name}:{split}")
     return DataSpec(base, base / "cache", KINDS, LENGTH, seed=0, validation_rows=4)
 
 

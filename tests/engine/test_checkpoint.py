@@ -57,8 +57,8 @@ def test_a_restored_run_needs_its_optimiser_and_schedule(builder, saved):
     # The same weights without the rest of the checkpoint go another way.
     job, _, steps, folder = saved
     fresh = builder.session(job, validate_every=3, best_loss=4.0)
-    fresh.backend._student.model.load_state_dict(
-        torch.load(folder / "4" / "plain.pt", weights_only=True)["model"]
+    fresh.backend._student.load_state_dict(
+        torch.load(folder / "4" / "plain.pt", weights_only=True)["student"]
     )
     assert _numbers(distill(fresh))[:4] != _numbers(steps[4:])
 
@@ -90,14 +90,11 @@ def test_an_exported_student_answers_as_it_did_in_the_session(builder, tmp_path)
     batch = session.source.batch(0, 0)
     loaded = load_model(ModelRef("path", str(tmp_path))).eval()
     session.backend.train(False)
-    with torch.no_grad():
-        with session.backend.whole() as model:
-            expected, found = (
-                one(
-                    input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False
-                ).logits
-                for one in (model, loaded)
-            )
+    with torch.no_grad(), session.backend.whole() as model:
+        expected, found = (
+            one(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False).logits
+            for one in (model, loaded)
+        )
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 

@@ -30,7 +30,7 @@ def test_micro_batches_give_the_gradient_and_loss_of_the_whole_batch(
     builder, two_rungs, recorded, alpha
 ):
     found = {}
-    for rows in (8, 4, 1):
+    for rows in (8, 4, 2, 1):
         session = builder.session(
             teaching=two_rungs,
             objective=ObjectiveConfig(alpha=alpha, temperature=2.0),
@@ -43,7 +43,7 @@ def test_micro_batches_give_the_gradient_and_loss_of_the_whole_batch(
         loss, terms, tokens, norm = train_step(session)
         found[rows] = loss, terms, tokens, norm, gradients[0]
     loss, terms, tokens, norm, gradient = found[8]
-    for rows in (4, 1):
+    for rows in (4, 2, 1):
         assert found[rows][0] == pytest.approx(loss, rel=1e-5)
         assert found[rows][1] == pytest.approx(terms, rel=1e-5)
         assert found[rows][2] == tokens

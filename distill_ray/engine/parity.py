@@ -1,0 +1,75 @@
+"""Whether two computations of a teacher agree. n predictions, V vocabulary, k compared ids."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from distill_ray.core.head import Head
+from distill_ray.core.head_loss import Reference
+from distill_ray.core.sparse import RESOLUTION, SparseTargets
+from distill_ray.data.batches import Batch
+from distill_ray.engine.objective import Kept
+
+PLACES = 256
+"""Predictions that are compared, at most."""
+LIKELIEST = 64
+"""Ids of a prediction that are compared, at most: rounding noise is large among the others."""
+NOTHING = -50.0
+"""Nats below which probabilities are alike: both are nothing."""
+TOLERANCE = {"float32": 2e-3, "bfloat16": 0.5}
+"""Nats of a log-probability between machines of different kinds. bfloat16 has 8 bits: a logit of
+20 is rounded to 0.125, and so is all that leads to it."""
+ENCODING = 1.0 / RESOLUTION
+"""Nats that sparse targets lose on their way."""
+
+
+def sample_of(batch: Batch, rows: int) -> tuple[Batch, Kept]:
+    """The first rows of a batch, and evenly spaced predictions of the token that follows."""
+    names = ("input_ids", "position_ids", "gold", "distill", "is_task")
+    part = Batch(**{n: getattr(batch, n)[:rows] for n in names}, row_ids=batch.row_ids[:rows])
+    count = part.input_ids.numel()
+    at = torch.arange(0, count, -(-count // PLACES), device=part.input_ids.device)
+    terms = torch.ones(4, len(at), dtype=torch.bool, device=at.device)
+    return part, Kept(at, part.targets.flatten()[at], terms)
+
+
+@torch.no_grad()
+def largest_gap(
+    mine: Head, theirs: Reference, gold: Tensor, *, temperature: float, chunk: int = 32
+) -> float:
+    """Nats between two teachers' log-probabilities, where they are farthest apart.
+
+    Samples are draws: of them, the exact log-probability of `gold` is compared.
+
+    Args:
+        mine: over n predictions.
+        theirs: over the same, made at the temperature if it is sparse.
+        gold: [n] ids that `theirs` was made with.
+        temperature: τ.
+        chunk: predictions at a time.
+    """
+    gap = 0.0
+    for start in range(0, len(mine), chunk):
+        rows = slice(start, start + chunk)
+        distance = _distance(mine.logits(rows), theirs, rows, gold[rows], temperature)
+        gap = max(gap, float(distance.nan_to_num(nan=torch.inf).max()))
+    return gap
+
+
+def _distance(z: Tensor, theirs: Reference, rows: slice, gold: Tensor, tau: float) -> Tensor:
+    """[n] or [n, k] nats; z are [n, V] own logits."""
+    if not isinstance(theirs, SparseTargets):
+        log_p = torch.log_softmax(theirs.logits(rows) / tau, dim=-1)
+        found, ids = log_p.topk(min(LIKELIEST, log_p.shape[-1]))
+    elif theirs.kind == "samples":
+        tau, ids, found = 1.0, gold[:, None], -theirs.gold_nll[rows, None]
+    else:
+        ids, found = theirs.ids[rows, :LIKELIEST], theirs.log_p[rows, :LIKELIEST]
+    mine = torch.log_softmax(z / tau, dim=-1).gather(-1, ids)
+    return (mine.clamp_min(NOTHING) - found.clamp_min(NOTHING)).abs()
+
+
+def tolerance(precision: str, theirs: Reference) -> float:
+    """Nats of `largest_gap` that say nothing against a teacher."""
+    return TOLERANCE[precision] + (ENCODING if isinstance(theirs, SparseTargets) else 0.0)

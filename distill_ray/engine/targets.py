@@ -1,0 +1,187 @@
+"""A frozen teacher's sparse targets of packed rows, and the files that hold them.
+
+K kept predictions of a batch, V vocabulary, k entries of a token.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from distill_ray.core import sparse
+from distill_ray.core.head import Head
+from distill_ray.core.memory import CHUNK_BYTES
+from distill_ray.core.sparse import SparseTargets
+from distill_ray.data.batches import Batch
+from distill_ray.data.rows import TARGETS
+from distill_ray.engine.objective import Kept
+from distill_ray.models.teachers import TeacherBank
+
+PAYLOAD_TOKENS = 128
+"""Rows share a payload until they have as many: one of a single token would be 360 bytes."""
+GROUP_BYTES = 2**20
+"""Payloads of a row group, about: what is read from disk to get at one row."""
+FOOTER = b"distill_ray.targets"
+"""Key of a file's own account of itself, in its Parquet metadata."""
+
+RowTargets = tuple[str, SparseTargets]
+"""A row's id, and the targets of its kept predictions in their order."""
+
+
+@dataclass(frozen=True)
+class TargetSpec:
+    """What is kept of a teacher's distribution."""
+
+    kind: Literal["top_k", "samples"]
+    k: int
+    """Entries, or draws, of a token."""
+    temperature: float = 1.0
+    """τ that softens it."""
+
+
+@dataclass(frozen=True)
+class TargetCounts:
+    """Sums over the tokens of some files."""
+
+    rows: int = 0
+    tokens: int = 0
+    captured: float = 0.0
+    """Probability that the entries hold; a sample's count as all of it."""
+    ids: int = 0
+    """Distinct entries."""
+
+    def __add__(self, other: TargetCounts) -> TargetCounts:
+        mine, theirs = asdict(self), asdict(other)
+        return TargetCounts(**{name: mine[name] + theirs[name] for name in mine})
+
+    @classmethod
+    def of(cls, targets: SparseTargets, rows: int) -> TargetCounts:
+        """Those of some rows."""
+        there = int((targets.log_p > -torch.inf).sum())
+        return cls(rows, len(targets), targets.captured * len(targets), there)
+
+
+def kept_of_rows(batch: Batch, kept: Kept) -> list[int]:
+    """[B] how many predictions each row keeps; `kept` has them row by row."""
+    rows, width = batch.input_ids.shape
+    return torch.bincount(kept.at // width, minlength=rows).tolist()
+
+
+@torch.no_grad()
+def targets_of(
+    bank: TeacherBank, batch: Batch, spec: TargetSpec, generator: torch.Generator | None = None
+) -> Iterator[RowTargets]:
+    """Each row's targets, on the CPU; rows that keep no prediction are left out.
+
+    Args:
+        bank: the checkpoint in use answers.
+        batch: on the bank's device.
+        spec: what to keep.
+        generator: of samples, on that device.
+
+    Raises:
+        FloatingPointError: a distribution of the teacher isn't finite.
+    """
+    kept = Kept.of(batch)
+    if not len(kept.at):
+        return
+    head = bank.head(batch.input_ids, batch.position_ids, kept.at)
+    gold = kept.gold.where(kept.terms[:2].any(dim=0), -1)
+    found = sparse_targets(head, gold, spec, generator).to("cpu")
+    counts = kept_of_rows(batch, kept)
+    ends = torch.tensor(counts).cumsum(0).tolist()
+    for row_id, count, end in zip(batch.row_ids, counts, ends):
+        mine = found[end - count : end]
+        if not mine.entropy.isfinite().all():
+            raise FloatingPointError(f"row {row_id}: the teacher's probabilities aren't finite")
+        if count:
+            yield row_id, mine
+
+
+def sparse_targets(
+    head: Head, gold: Tensor, spec: TargetSpec, generator: torch.Generator | None = None
+) -> SparseTargets:
+    """Targets of K tokens; logits of a few of them exist at a time.
+
+    Args:
+        head: of K tokens.
+        gold: [K] int64 ids of the data, negative where there is none.
+        spec: what to keep.
+        generator: of samples, on the head's device.
+    """
+    device = head.features[0].device
+    size = max(1, CHUNK_BYTES["cpu" if device.type == "cpu" else "cuda"] // (4 * head.vocabulary))
+    parts = []
+    for start in range(0, max(1, len(head)), size):
+        rows = slice(start, start + size)
+        logits, options = head.logits(rows), {"temperature": spec.temperature}
+        if spec.kind == "top_k":
+            parts.append(sparse.top_k(logits, gold[rows], k=spec.k, **options))
+        else:
+            assert generator is not None
+            drawn = {"samples": spec.k, "generator": generator, **options}
+            parts.append(sparse.sampled(logits, gold[rows], **drawn))  # type: ignore[arg-type]
+    return sparse.concatenate(parts)
+
+
+def file_of(rows: Iterable[RowTargets], spec: TargetSpec) -> tuple[bytes, TargetCounts]:
+    """A Parquet file of the TARGETS contract, and what it holds."""
+    buffer, counts = io.BytesIO(), TargetCounts()
+    packed = {"row_id": "zstd", "tokens": "zstd", "start": "zstd", "payload": "none"}
+    options: dict[str, Any] = {"compression": packed, "use_dictionary": False}
+    with pq.ParquetWriter(buffer, TARGETS, write_statistics=False, **options) as writer:
+        group: list[dict[str, Any]] = []
+        for block in _blocks(rows):
+            whole = sparse.concatenate([targets for _, targets in block])
+            group += _records(block, sparse.encode(whole))
+            counts += TargetCounts.of(whole, len(block))
+            if sum(len(record["payload"] or b"") for record in group) >= GROUP_BYTES:
+                writer.write_table(pa.Table.from_pylist(group, schema=TARGETS))
+                group = []
+        if group:
+            writer.write_table(pa.Table.from_pylist(group, schema=TARGETS))
+        account = json.dumps({**asdict(spec), **asdict(counts)})
+        writer.add_key_value_metadata({FOOTER: account.encode()})
+    return buffer.getvalue(), counts
+
+
+def read_footer(file: pq.ParquetFile) -> tuple[TargetSpec, TargetCounts]:
+    """What a file says of itself.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    account = (file.metadata.metadata or {}).get(FOOTER)
+    if account is None:
+        raise ValueError("a Parquet file without targets")
+    values = json.loads(account)
+    spec = TargetSpec(*(values.pop(name) for name in ("kind", "k", "temperature")))
+    return spec, TargetCounts(**values)
+
+
+def _blocks(rows: Iterable[RowTargets]) -> Iterator[list[RowTargets]]:
+    """Rows that share a payload."""
+    block: list[RowTargets] = []
+    for row in rows:
+        block.append(row)
+        if sum(len(targets) for _, targets in block) >= PAYLOAD_TOKENS:
+            yield block
+            block = []
+    if block:
+        yield block
+
+
+def _records(block: Sequence[RowTargets], payload: bytes) -> Iterator[dict[str, Any]]:
+    start = 0
+    for row_id, targets in block:
+        own = None if start else payload
+        yield {"row_id": row_id, "tokens": len(targets), "start": start, "payload": own}
+        start += len(targets)

@@ -1,0 +1,97 @@
+"""How models compute and what of them is matched, held against this machine and these models."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from distill_ray.config.errors import Problem
+from distill_ray.config.models import ModelSource
+from distill_ray.config.run import RunConfig
+from distill_ray.config.training import HiddenMatch, MatchConfig, ObjectiveConfig, TrainingConfig
+from distill_ray.core.matching import pairs_of
+from distill_ray.core.memory import Sizes
+from distill_ray.models.inspect import shape_of
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """What the workers of this machine can compute with."""
+
+    gpu: bool
+    """Each worker has an accelerator."""
+    compiler: bool
+    """There is a C++ compiler, which torch.compile needs on a CPU."""
+    flash: bool
+    """The package flash-attn is there."""
+
+    @classmethod
+    def here(cls, gpus_per_worker: float) -> Kernels:
+        """Those of this machine."""
+        compiler = shutil.which(os.environ.get("CXX", "g++"))
+        return cls(gpus_per_worker > 0, compiler is not None, find_spec("flash_attn") is not None)
+
+
+def kernel_problems(where: str, training: TrainingConfig, there: Kernels) -> Iterator[Problem]:
+    """Kernels that a training asks for and that aren't there.
+
+    Args:
+        where: the training's place in the config.
+        training: its config.
+        there: what there is.
+    """
+    sdpa = "Set attention: sdpa."
+    if training.compile and not (there.gpu or there.compiler):
+        what = "on a CPU it needs a C++ compiler, and there is no g++."
+        yield Problem(f"{where}.compile", what, "Install one, or set compile: false.")
+    if training.attention in ("flash_attention_2", "flex_attention") and not there.gpu:
+        what = f"{training.attention} trains on a GPU only, and cluster.gpus_per_worker is 0."
+        yield Problem(f"{where}.attention", what, sdpa)
+    elif training.attention == "flash_attention_2" and not there.flash:
+        yield Problem(f"{where}.attention", "the package flash-attn is not installed.", sdpa)
+    elif training.attention == "flash_attention_2" and training.precision == "float32":
+        what = "flash_attention_2 computes in bfloat16, and precision is float32."
+        yield Problem(f"{where}.attention", what, "Set precision: bfloat16, or attention: sdpa.")
+
+
+def match_problems(cfg: RunConfig) -> Iterator[Problem]:
+    """Layers that aren't there and sizes that differ, of models that can be read here."""
+    objectives = {"probe": cfg.probe.objective, "distill": cfg.distill.objective}
+    asked = {where: found for where, found in objectives.items() if found.match.wanted}
+    if not asked:
+        return
+    student = _sizes(cfg.student.model)
+    teachers = {teacher.name: _sizes(teacher.model) for teacher in cfg.teachers}
+    for where, objective in asked.items():
+        for name, theirs in teachers.items():
+            if student is not None and theirs is not None:
+                yield from _unmatched(f"{where}.objective.match", objective, student, name, theirs)
+
+
+def _sizes(source: ModelSource) -> Sizes | None:
+    """A model's sizes, where its config tells them; another check says what is wrong with it."""
+    try:
+        sizes = shape_of(source, None)
+    except (OSError, ValueError):
+        return None
+    return sizes if sizes is not None and sizes.layers and sizes.hidden else None
+
+
+def _unmatched(
+    where: str, objective: ObjectiveConfig, student: Sizes, name: str, theirs: Sizes
+) -> Iterator[Problem]:
+    match: MatchConfig = objective.match
+    for kind, found in (("hidden", match.hidden), ("attention", match.attention)):
+        if found is None:
+            continue
+        try:
+            pairs_of(found.layers, student.layers, theirs.layers)
+        except ValueError as error:
+            yield Problem(f"{where}.{kind}.layers", f"{name}: {error}.")
+        projected = not isinstance(found, HiddenMatch) or found.projection
+        if not projected and student.hidden != theirs.hidden:
+            what = f"{name}'s hidden size is {theirs.hidden}, the student's {student.hidden}."
+            yield Problem(f"{where}.{kind}.projection", what, "Set projection: true.")

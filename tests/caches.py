@@ -1,0 +1,45 @@
+"""Targets on disk without Ray, from the functions that the pass uses."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from distill_ray.engine.cached import Cached
+from distill_ray.engine.job import Job, load_streams, teacher_bank
+from distill_ray.engine.targets import TargetCounts, TargetSpec, file_of, targets_of
+from distill_ray.engine.timetable import rows_needed
+
+CPU = torch.device("cpu")
+
+
+def fill(
+    job: Job, folder: Path, *, k: int, kind: str = "top_k", seed: int = 0, rows_per_file: int = 7
+) -> tuple[Cached, TargetCounts]:
+    """Everything that a job will ask; train rows at its temperature, held-out ones at 1."""
+    bank, counts, folders = teacher_bank(job, CPU), TargetCounts(), {}
+    generator = torch.Generator().manual_seed(seed)
+    streams = {split: load_streams(job.data, split) for split in ("train", "validation")}
+    for (teacher, rung), splits in rows_needed(job).items():
+        bank.use(teacher, rung)
+        folders[teacher, rung] = folder / f"{teacher}-{rung}"
+        for split, rows in splits.items():
+            temperature = job.objective.temperature if split == "train" else 1.0
+            spec = TargetSpec(kind, k, temperature)
+            for name, numbers in rows.items():
+                for start in range(0, len(numbers), rows_per_file):
+                    batch = streams[split][name].batch(numbers[start : start + rows_per_file])
+                    data, made = file_of(targets_of(bank, batch, spec, generator), spec)
+                    path = folders[teacher, rung] / split / name / f"{start:05d}.parquet"
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(data)
+                    counts += made
+    return Cached(folders), counts
+
+
+def write(folder: Path, rows: Mapping[str, object], spec: TargetSpec) -> Path:
+    """One file of given targets."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data, _ = file_of(rows.items(), spec)
+    (folder / "00000.parquet").write_bytes(data)
+    return folder

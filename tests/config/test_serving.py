@@ -1,0 +1,38 @@
+"""Where the teacher lives, against what decides which teacher it is."""
+
+import pytest
+
+CACHED = {"distill/serving": {"kind": "cached"}}
+KNOWN = {"distill/schedule": {"kind": "fixed"}, "distill/reassess": {"at_progress": []}}
+
+
+@pytest.mark.parametrize("kind", ["fixed", "equal_stages"])
+def test_a_cache_goes_with_what_is_known_before_training(editor, kind):
+    cfg = editor.load({**CACHED, **KNOWN, "distill/schedule": {"kind": kind}})
+    assert cfg.distill.serving.targets.k == 64
+
+
+def test_a_cache_is_refused_where_the_teacher_is_chosen_on_the_way(editor):
+    fix = (
+        ". Set reassess.at_progress: [] and a schedule fixed, at_steps or equal_stages, or another "
+        "serving."
+    )
+    start = (
+        "distill: serving cached computes targets before training, but which checkpoint they are "
+        "of is decided on the way, by "
+    )
+    plateau, progress = "schedule on_plateau", "reassess.at_progress [0.5]"
+    assert editor.problems(CACHED) == [f"{start}{plateau} and {progress}{fix}"]
+    kept = {"distill/reassess": KNOWN["distill/reassess"]}
+    assert editor.problems({**CACHED, **kept}) == [f"{start}{plateau}{fix}"]
+    kept = {"distill/schedule": KNOWN["distill/schedule"]}
+    assert editor.problems({**CACHED, **kept}) == [f"{start}{progress}{fix}"]
+
+
+@pytest.mark.parametrize("kind", ["cached", "pool"])
+def test_samples_are_for_the_forward_kl_alone(editor, kind):
+    serving = {"kind": kind, "targets": {"kind": "samples", "samples": 8}}
+    changes = {**KNOWN, "distill/serving": serving}
+    assert editor.load(changes).distill.serving.targets.samples == 8
+    (problem,) = editor.problems({**changes, "distill/objective": {"divergence": "jsd"}})
+    assert "samples are unbiased for forward_kl alone, and objective.divergence is jsd" in problem

@@ -1,0 +1,189 @@
+"""Several processes that train together over gloo: what Ray Train's workers are, without Ray.
+
+The functions that they run are here, since a new process can't import a test's module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+if TYPE_CHECKING:
+    from trouble import Trouble
+
+    from distill_ray.engine.job import Job
+    from distill_ray.engine.session import Session
+
+LIMIT_S = 540
+
+
+def together(world: int, folder: Path, function: Callable[..., Any], *args: Any) -> list[Any]:
+    """What `function(*args)` gives on each rank of a new process group.
+
+    Args:
+        world: processes.
+        folder: a new one, where they meet and leave their results.
+        function: of a module that a new process can import.
+        args: the same for all.
+    """
+    folder.mkdir(parents=True)
+    context = mp.get_context("forkserver")
+    # One process does the slow imports, and every rank is a copy of it.
+    context.set_forkserver_preload(["ranks_imports"])
+    group = [
+        context.Process(target=_rank, args=(rank, world, folder, function, args))
+        for rank in range(world)
+    ]
+    for process in group:
+        process.start()
+    for process in group:
+        process.join(LIMIT_S)
+        if process.is_alive():
+            process.kill()
+    assert [process.exitcode for process in group] == [0] * world
+    return [pickle.loads((folder / str(rank)).read_bytes()) for rank in range(world)]
+
+
+def _rank(
+    rank: int, world: int, folder: Path, function: Callable[..., Any], args: Sequence[Any]
+) -> None:
+    torch.set_num_threads(1)
+    # As launchers do; DeepSpeed asks for them.
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
+    meet = f"file://{folder}/meet"
+    dist.init_process_group("gloo", init_method=meet, rank=rank, world_size=world)
+    result = function(*args)
+    (folder / str(rank)).write_bytes(pickle.dumps(result))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job, with what happens to it."""
+
+    job: Job
+    trouble: Trouble | None = None
+    silent: tuple[str, ...] = ()
+    """Rows that supervise nothing."""
+    gradients: bool = False
+    """Tell the gradient of the first step; of the plain backend."""
+    shard: bool = False
+    """Spread the teacher over the ranks."""
+    digests: bool = False
+    """Tell all tensors of a checkpoint after each step."""
+
+
+class Silenced:
+    """A batch source some of whose rows supervise nothing."""
+
+    def __init__(self, source: Any, rows: Sequence[str]) -> None:
+        self.source, self.rows = source, rows
+
+    def batch(self, step: int, micro: int) -> Any:
+        batch = self.source.batch(step, micro)
+        loud = torch.tensor([row not in self.rows for row in batch.row_ids])[:, None]
+        return replace(batch, gold=batch.gold & loud, distill=batch.distill & loud)
+
+
+def train_all(tasks: Sequence[Task]) -> list[dict[str, Any]]:
+    """Each job from start to end, one after the other: what this rank saw of it."""
+    return [train_one(task) for task in tasks]
+
+
+def train_one(task: Task) -> dict[str, Any]:
+    """One job from start to end."""
+    from distill_ray.engine.job import build_session, teacher_bank
+    from distill_ray.engine.loop import distill
+    from distill_ray.engine.teacher import Colocated
+
+    cpu, teacher = torch.device("cpu"), None
+    if task.shard:
+        teacher = Colocated(teacher_bank(task.job, cpu, shard=True))
+    session = build_session(task.job, cpu, teacher)
+    set_aside: dict[str, Any] = {}
+    session.bad.keep = set_aside.__setitem__
+    if task.silent:
+        session.source = Silenced(session.source, task.silent)
+    if task.trouble is not None:
+        task.trouble.plant(session)
+    gradients = _recorded(session) if task.gradients else []
+    held = _held(session)
+    steps, digests = [], []
+    for step in distill(session):
+        steps.append(step)
+        digests += [_digest(session)] if task.digests else []
+    held_by_teacher = _held_by(teacher._bank._model._engine.module) if teacher else None
+    with session.backend.whole() as model:
+        weights = {k: v.detach().float().numpy().copy() for k, v in model.state_dict().items()}
+    return {
+        "loss": [step.loss for step in steps],
+        "norm": [step.grad_norm for step in steps],
+        "terms": [step.terms for step in steps],
+        "validation": [step.validation for step in steps if step.validation],
+        "weights": weights,
+        "bad": session.bad.total,
+        "set_aside": set_aside,
+        "gradient": gradients[:1],
+        "digests": digests,
+        "held": held,
+        "held_by_teacher": held_by_teacher,
+        "rungs": [step.rung for step in steps],
+    }
+
+
+def _held(session: Session) -> float:
+    """Of the student, between two steps."""
+    backend: Any = session.backend
+    return _held_by(backend._engine.module if hasattr(backend, "_engine") else backend._student)
+
+
+def _held_by(module: torch.nn.Module) -> float:
+    """Share of a module's numbers that are in this process."""
+    parameters = [*module.parameters()]
+    whole = sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
+    return sum(p.numel() for p in parameters) / whole
+
+
+def _recorded(session: Session) -> list[Any]:
+    """Collects what the plain backend's optimiser is given."""
+    backend: Any = session.backend
+    seen: list[Any] = []
+    backend._optimiser.register_step_pre_hook(
+        lambda *_: seen.append([p.grad.numpy().copy() for p in backend._trained])
+    )
+    return seen
+
+
+def _digest(session: Session) -> dict[str, str]:
+    """Each tensor of what this rank would save: weights, their float32 copies, moments."""
+    with tempfile.TemporaryDirectory() as folder:
+        session.backend.save(Path(folder))
+        dist.barrier()
+        files = sorted(path for path in Path(folder).rglob("*.pt"))
+        return {
+            f"{file.name}{name}": hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+            for file in files
+            for name, tensor in _tensors(torch.load(file, weights_only=False), "")
+        }
+
+
+def _tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(value, torch.Tensor):
+        yield name, value.detach().float().contiguous()
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _tensors(inner, f"{name}/{key}")
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from _tensors(inner, f"{name}/{i}")

@@ -1,0 +1,466 @@
+"""A pool of teachers against the teacher in the worker, and against what goes wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import ray
+import torch
+
+from distill_ray.config import RunConfig
+from distill_ray.config.errors import InputError
+from distill_ray.config.training import PoolServing, TopKTargets
+from distill_ray.core import sparse
+from distill_ray.core.schedule import Reassessment
+from distill_ray.data.batches import Batch
+from distill_ray.engine.answers import Answer, Request
+from distill_ray.engine.job import Job, TeachingSpec, build_session
+from distill_ray.engine.loop import distill
+from distill_ray.engine.objective import Kept
+from distill_ray.models.load import load_model
+from distill_ray.models.ref import ModelRef
+from distill_ray.runtime.cluster import mailbox
+from distill_ray.runtime.progress import Event
+from distill_ray.runtime.run import Run
+from distill_ray.stages import teacher_pool
+from distill_ray.stages.adapt import data_spec
+from distill_ray.stages.order import Order
+from distill_ray.stages.pool_actor import versions
+from distill_ray.stages.pooled import Pooled
+from distill_ray.stages.shard import ShardSet, shard
+from distill_ray.stages.teacher_pool import (
+    THREAD,
+    Pool,
+    PoolError,
+    PoolRefusedError,
+    teacher_pools,
+)
+from distill_ray.stages.training import local, train
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
+
+CPU = torch.device("cpu")
+SMALL = {"cpus_per_actor": 0.25}
+"""Several pools share the two processors of a test machine."""
+
+
+class Listener:
+    """Keeps a run's events."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+    @property
+    def notes(self) -> list[str]:
+        return [event.text for event in self.events if event.kind == "note"]
+
+
+@pytest.fixture(scope="module")
+def shards(tiny: RunConfig, ray_here: None) -> ShardSet:
+    return shard(Run.open(tiny, "tiny.yaml"))
+
+
+@pytest.fixture(scope="module")
+def work(tiny: RunConfig, shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """40 steps on unequal rows: two rungs, a best teacher to measure, and a reassessment."""
+    folder = tmp_path_factory.mktemp("teachers")
+
+    def ref(hidden: int, seed: int) -> ModelRef:
+        source = tiny.teachers[0].model.model_copy(update={"seed": seed})
+        made = ModelRef.of(source, shards.counts["tokenizer"])
+        return replace(made, init={**(made.init or {}), "hidden_size": hidden})
+
+    def saved(name: str, hidden: int, seed: int) -> ModelRef:
+        load_model(ref(hidden, seed)).save_pretrained(folder / name)
+        return ModelRef("path", str(folder / name))
+
+    ladders = {"a": [saved("a0", 48, 0), saved("a1", 48, 1)], "b": [saved("b0", 32, 2)]}
+    even = {"ease": 1.0}
+    rule = Reassessment(factors={"a": even, "b": even}, early=even, late=even)
+    return Job(
+        name="pool",
+        student=ref(16, 9),
+        training=tiny.distill,
+        data=data_spec(shards, 0, 8),
+        objective=tiny.distill.objective.model_copy(update={"temperature": 2.0}),
+        teaching=TeachingSpec(ladders, "a", schedule="equal_stages", reassessment=rule),
+        validate_every=10,
+        backend="plain",
+    )
+
+
+@pytest.fixture(scope="module")
+def colocated(tiny: RunConfig, work: Job, shards: ShardSet) -> list[dict[str, Any]]:
+    """The curve of the same job with its teacher in the worker."""
+    order = Order("distill", work, artifact(tiny, "colocated"), shards.artifact, 1000)
+    return curve(build_session(local(order), CPU))
+
+
+def artifact(cfg: RunConfig, key: str) -> Any:
+    return Run.open(cfg, "tiny.yaml").artifact("pool", key, {})
+
+
+def curve(session: Any) -> list[dict[str, Any]]:
+    assert len(list(distill(session))) == 40
+    return list(session.history)
+
+
+def ordered(cfg: RunConfig, work: Job, shards: ShardSet, key: str, **serving: Any) -> Order:
+    made = artifact(cfg, key)
+    return Order("distill", work, made, shards.artifact, 1000, PoolServing(**{**SMALL, **serving}))
+
+
+def with_cluster(cfg: RunConfig, **changes: Any) -> RunConfig:
+    return cfg.model_copy(update={"cluster": cfg.cluster.model_copy(update=changes)})
+
+
+@contextmanager
+def served(cfg: RunConfig, *orders: Order) -> Iterator[list[Pool]]:
+    """The pools of some orders; this process is their worker."""
+    run = Run.open(with_cluster(cfg, num_workers=1, cpus_per_worker=0.5), "tiny.yaml")
+    with mailbox(run.progress) as box, teacher_pools(run, orders, box) as made:
+        yield [made[order.artifact.path] for order in orders]
+
+
+def pooled(order: Order, pool: Pool) -> Pooled:
+    assert isinstance(order.serving, PoolServing)
+    return Pooled(order.serving, local(order), pool, CPU)
+
+
+def assert_same_curve(
+    found: list[dict[str, Any]], expected: list[dict[str, Any]], rel: float
+) -> None:
+    for name in ("tokens", "teacher", "rung"):
+        assert [row[name] for row in found] == [row[name] for row in expected]
+    for name in ("loss", "grad_norm", "validation.task.ce", "validation.task.kl", "progress"):
+        ours, theirs = ([row[name] for row in rows if name in row] for rows in (found, expected))
+        assert len(ours) > 2
+        assert ours == pytest.approx(theirs, rel=rel, abs=rel), name
+
+
+def test_a_pool_gives_the_loss_curve_of_the_teacher_in_the_worker(
+    tiny: RunConfig, work: Job, shards: ShardSet, colocated: list[dict[str, Any]]
+) -> None:
+    hidden = ordered(tiny, work, shards, "hidden")
+    # Every id of the vocabulary: nothing but the encoding is lost.
+    top_k = ordered(tiny, work, shards, "top-k", lookahead=1, targets=TopKTargets(k=320))
+    assert [row["rung"] for row in colocated] == [0] * 20 + [1] * 20
+    with served(tiny, hidden, top_k) as (first, second):
+        for order, pool, rel in ((hidden, first, 1e-5), (top_k, second, 3e-3)):
+            session = build_session(local(order), CPU, pooled(order, pool))
+            assert_same_curve(curve(session), colocated, rel)
+
+
+class Killer(Listener):
+    """Kills a teacher's process after each of the given steps."""
+
+    def __init__(self, *steps: int) -> None:
+        super().__init__()
+        self.left = list(steps)
+        self.killed: list[int] = []
+
+    def emit(self, event: Event) -> None:
+        super().emit(event)
+        if event.total and self.left and (event.done or 0) >= self.left[0]:
+            self.left.pop(0)
+            victim = min(actors(), key=lambda p: p.create_time())  # One that wasn't replaced yet.
+            self.killed.append(victim.pid)
+            os.kill(victim.pid, signal.SIGKILL)
+
+
+def actors() -> list[psutil.Process]:
+    """The processes of teacher pools."""
+    there = psutil.Process().children(recursive=True)
+    return [p for p in there if any("TeacherActor" in part for part in _command(p))]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []  # It has just ended.
+
+
+def test_killed_actors_are_replaced_and_the_curve_stays_and_another_teacher_stops_the_run(
+    tiny: RunConfig,
+    work: Job,
+    shards: ShardSet,
+    colocated: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cfg = with_cluster(tiny, num_workers=2, cpus_per_worker=0.5)
+    work = replace(work, backend="deepspeed")
+    killed = ordered(cfg, work, shards, "killed", actors=2)
+    refused = ordered(cfg, replace(work, name="refused"), shards, "refused")
+    start = teacher_pool.start_actors
+
+    def swapped(job: Job, serving: PoolServing) -> tuple[Any, ...]:
+        return start(with_other_teachers(job) if job is refused.job else job, serving)
+
+    monkeypatch.setattr(teacher_pool, "start_actors", swapped)
+    killer = Killer(8, 24)
+    # In one group of workers: starting them takes longer than all they do.
+    with pytest.raises(InputError, match="the same teacher in a worker"):
+        train(replace(Run.open(cfg, "tiny.yaml"), progress=killer), [killed, refused])
+    assert len(set(killer.killed)) == 2
+    assert any("died and was replaced" in text for text in killer.notes)
+    assert_same_curve(killed.curve()["history"], colocated, 1e-4)
+    assert not refused.artifact.done()
+    _, left = psutil.wait_procs(actors(), timeout=60)
+    assert not left, "they end with the run"
+
+
+def first_batch(order: Order) -> tuple[Batch, Kept]:
+    batch = build_session(replace(local(order), teaching=None), CPU).source.batch(0, 0)
+    return batch, Kept.of(batch)
+
+
+def test_a_pool_of_another_teacher_is_refused_and_one_without_its_files_fails_as_in_a_worker(
+    tiny: RunConfig, work: Job, shards: ShardSet, tmp_path: Path
+) -> None:
+    other = with_other_teachers(work)
+    refused = ordered(tiny, other, shards, "refused-top-k", targets=TopKTargets(k=8))
+    missing = TeachingSpec({"a": [ModelRef("path", str(tmp_path / "gone"))]}, "a")
+    gone = ordered(tiny, replace(work, teaching=missing), shards, "gone", parity_rows=0)
+    with pytest.raises(OSError) as in_worker:
+        build_session(replace(local(gone), teaching=missing), CPU)
+    batch = build_session(replace(local(refused), teaching=None), CPU).source.batch(0, 0)
+    with served(tiny, refused, gone) as (different, empty):
+        with pytest.raises(PoolRefusedError) as unlike:
+            first_answer(pooled(replace(refused, job=work), different), batch)
+        with pytest.raises(OSError) as caught:
+            first_answer(pooled(gone, empty), batch)
+    for part in ("teacher 'a', checkpoint 1", "actor 0", "nats apart", "parity_rows to 0"):
+        assert part in str(unlike.value)
+    assert type(caught.value) is type(in_worker.value)
+    assert str(caught.value) == str(in_worker.value)
+
+
+def with_other_teachers(work: Job) -> Job:
+    """The same names, for checkpoints in another order."""
+    assert work.teaching is not None
+    ladders = {name: rungs[::-1] for name, rungs in work.teaching.ladders.items()}
+    return replace(work, teaching=replace(work.teaching, ladders=ladders))
+
+
+def first_answer(source: Pooled, batch: Batch) -> None:
+    source.use("a", 0)
+    source.reference(batch, Kept.of(batch), temperature=2.0)
+
+
+def test_workers_and_actors_that_don_t_fit_together_are_refused_at_once(
+    tiny: RunConfig, work: Job, shards: ShardSet
+) -> None:
+    order = ordered(tiny, work, shards, "many", actors=500, cpus_per_actor=1)
+    with pytest.raises(InputError) as caught:
+        train(Run.open(tiny, "tiny.yaml"), [order])
+    assert "2 workers x 1 CPU + 500 actors x 1 CPU = 502 CPUs" in str(caught.value)
+
+
+# The worker's side alone, with an actor that answers when it is told to.
+
+
+class Gate:
+    """Answers with its requests' rung as the likeliest id, once it is open."""
+
+    def __init__(self) -> None:
+        self.shut()
+
+    def shut(self) -> None:
+        self._open, self._seen = threading.Event(), []
+
+    def open(self) -> None:
+        self._open.set()
+
+    def seen(self) -> list[tuple[int, str]]:
+        """Rung and rows of each request."""
+        return self._seen
+
+    def targets(self, request: Request) -> Answer:
+        self._seen.append((request.rung, *request.row_ids))
+        self._open.wait()
+        log_p = torch.zeros(len(request.at), 1)
+        nothing = torch.full((len(request.at),), -torch.inf)
+        ids = torch.full((len(request.at), 1), request.rung)
+        made = sparse.SparseTargets(ids, log_p, nothing, log_p[:, 0], log_p[:, 0], kind="top_k")
+        return Answer(320, sparse=sparse.encode(made))
+
+    def describe(self) -> dict[str, str]:
+        return {**versions(), "torch": "1.0", "device": "a gate"}
+
+
+class Dying(Gate):
+    """Doesn't survive being asked."""
+
+    def targets(self, request: Request) -> Answer:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+def actors_of(kind: type, count: int = 1, **options: Any) -> tuple[Any, ...]:
+    made = ray.remote(num_cpus=0, concurrency_groups={THREAD: 1})(kind)
+    return tuple(made.options(**options).remote() for _ in range(count))
+
+
+@pytest.fixture(scope="module")
+def two_gates(ray_here: None) -> Iterator[tuple[Any, ...]]:
+    made = actors_of(Gate, 2)
+    yield made
+    for actor in made:
+        ray.kill(actor)
+
+
+@pytest.fixture
+def gates(two_gates: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """Two that are shut."""
+    ray.get([gate.shut.remote() for gate in two_gates])
+    yield two_gates
+    ray.get([gate.open.remote() for gate in two_gates])
+
+
+@contextmanager
+def heard(*members: Any, timeout_s: float = 60.0) -> Iterator[tuple[Pool, Listener]]:
+    """A pool of these actors, and who hears what is said."""
+    listener = Listener()
+    with mailbox(listener) as box:
+        yield Pool(members, box, "distill", timeout_s), listener
+
+
+def alone(work: Job, pool: Pool, **serving: Any) -> Pooled:
+    source = Pooled(
+        PoolServing(targets=TopKTargets(k=1), parity_rows=0, **serving), work, pool, CPU
+    )
+    source.use("a", 0)
+    return source
+
+
+def batches(step: int, count: int = 2) -> list[Batch]:
+    """The micro-batches of a step."""
+    ids, flags = torch.ones(1, 4, dtype=torch.int64), torch.ones(1, 4, dtype=torch.bool)
+    positions = torch.arange(4)[None]
+    return [
+        Batch(ids, positions, flags, flags, flags[:, 0], (f"{step}.{micro}",))
+        for micro in range(count)
+    ]
+
+
+def taken(source: Pooled, batch: Batch, temperature: float = 2.0) -> int:
+    """Which rung has answered."""
+    found = source.reference(batch, Kept.of(batch), temperature=temperature)
+    assert isinstance(found, sparse.SparseTargets) and len(found) == 4
+    return int(found.ids.unique())
+
+
+def test_no_more_steps_are_asked_for_than_the_student_may_be_behind(work: Job, gates: Any) -> None:
+    steps = [batches(step) for step in range(6)]
+    with heard(gates[0]) as (pool, listener):
+        source = alone(work, pool, lookahead=2)
+        for step in steps:
+            source.announce(step)
+        assert source.outstanding == 3 * 2
+        ray.get(gates[0].open.remote())
+        assert taken(source, steps[0][0]) == 0
+        assert source.outstanding == 5, "the step isn't over"
+        assert taken(source, steps[0][1]) == 0
+        assert source.outstanding == 6, "the next step is asked for"
+        for step in steps[1:]:
+            for batch in step:
+                assert taken(source, batch) == 0
+        assert source.outstanding == 0
+        seen = ray.get(gates[0].seen.remote())
+        assert seen == [(0, *b.row_ids) for s in steps for b in s], "once each"
+    assert listener.notes == [
+        f"actor 0 of the teacher pool has torch 1.0, the worker {torch.__version__}"
+    ]
+
+
+def test_after_a_switch_the_new_checkpoint_answers_and_the_old_one_isn_t_asked_any_more(
+    work: Job, gates: Any
+) -> None:
+    (one, two), (three, four) = batches(0), batches(1)
+    with heard(gates[0]) as (pool, _):
+        source = alone(work, pool)
+        source.announce([one, two])
+        source.announce([three, four])
+        while not ray.get(gates[0].seen.remote()):
+            pass  # The first is being answered; the others wait in the queue.
+        source.use("a", 0)
+        source.use("a", 1)
+        assert source.outstanding == 4
+        ray.get(gates[0].open.remote())
+        assert [taken(source, batch) for batch in (one, two, three, four)] == [1] * 4
+        seen = ray.get(gates[0].seen.remote())
+    assert seen == [(0, "0.0"), (1, "0.0"), (1, "0.1"), (1, "1.0"), (1, "1.1")]
+
+
+def test_what_was_not_announced_is_asked_when_it_is_wanted(work: Job, gates: Any) -> None:
+    (one, two) = batches(0)
+    ray.get(gates[0].open.remote())
+    with heard(gates[0]) as (pool, _):
+        source = alone(work, pool)
+        source.announce([one])
+        assert taken(source, two, temperature=1.0) == 0
+        # Another batch of the same name, as validation might have, and another temperature.
+        assert taken(source, replace(one), temperature=2.0) == 0
+        assert taken(source, one, temperature=1.0) == 0
+        assert source.outstanding == 1
+        assert taken(source, one) == 0
+        assert len(ray.get(gates[0].seen.remote())) == 4
+
+
+def test_actors_take_turns_and_a_slow_one_is_waited_for(work: Job, gates: Any) -> None:
+    step = batches(0, count=5)
+    with heard(*gates, timeout_s=0.3) as (pool, _):
+        source = alone(work, pool)
+        source.announce(step)
+        for gate in gates:
+            threading.Timer(2.0, gate.open.remote).start()
+        for batch in step:
+            assert taken(source, batch) == 0
+        seen = [[rows for _, rows in ray.get(gate.seen.remote())] for gate in gates]
+    assert seen == [["0.0", "0.2", "0.4"], ["0.1", "0.3"]]
+
+
+def test_a_teacher_with_another_vocabulary_is_refused(work: Job, gates: Any) -> None:
+    (batch,) = batches(0, count=1)
+    ray.get(gates[0].open.remote())
+    job = replace(work, data=replace(work.data, vocabulary=300))
+    wanted = pytest.raises(PoolError, match="320 outcomes, the tokenizer 300")
+    with heard(gates[0]) as (pool, _), wanted:
+        taken(alone(job, pool), batch)
+
+
+def test_an_actor_that_dies_at_every_attempt_ends_the_run_with_a_reason(work: Job) -> None:
+    (batch,) = batches(0, count=1)
+    wanted = pytest.raises(PoolError, match=r"actor 0 of the teacher pool died .* memory")
+    with heard(*actors_of(Dying)) as (pool, _), wanted:
+        taken(alone(work, pool), batch)
+
+
+def test_an_actor_that_nothing_has_room_for_ends_the_run_with_a_reason(work: Job) -> None:
+    (batch,) = batches(0, count=1)
+    (nowhere,) = actors_of(Gate, num_cpus=1000)
+    wanted = pytest.raises(PoolError, match="out of reach for more than 1 s")
+    with heard(nowhere, timeout_s=1.0) as (pool, _), wanted:
+        taken(alone(work, pool), batch)
+    ray.kill(nowhere)
+
+
+def test_a_worker_with_a_pool_fetches_no_teacher(
+    tiny: RunConfig, work: Job, shards: ShardSet
+) -> None:
+    teaching = TeachingSpec({"a": [ModelRef("path", "s3://nowhere/teacher")]}, "a")
+    order = ordered(tiny, replace(work, teaching=teaching), shards, "remote")
+    assert local(order).teaching == teaching

@@ -1,0 +1,53 @@
+"""Files that are there whole or not at all, also where there is no room."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pyarrow import fs as pafs
+
+from distill_ray.runtime.storage import Storage, is_full
+
+
+@pytest.fixture(params=["path", "uri"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path) if request.param == "path" else f"file://{tmp_path}")
+
+
+def test_a_full_disk_is_told_from_other_errors(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as full:
+        Path("/dev/full").write_bytes(b"1")
+    local = pafs.LocalFileSystem()
+    with (
+        pytest.raises(OSError, match="No space left") as arrow,
+        local.open_output_stream("/dev/full") as stream,
+    ):
+        stream.write(b"1")
+    with pytest.raises(OSError, match="No such file") as missing:
+        (tmp_path / "no/file").write_bytes(b"1")
+    assert is_full(full.value)
+    assert is_full(arrow.value)
+    assert is_full(OSError(str(arrow.value))), "as a remote file system's, by its text alone"
+    assert not is_full(missing.value)
+
+
+def test_a_write_that_fails_leaves_nothing(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "taken/by-a-folder").mkdir(parents=True)
+    with pytest.raises(OSError):
+        storage.write_bytes("taken", b"1")
+    assert storage.files() == []
+
+
+def test_files_and_folders_are_removed_and_what_is_not_there_is_no_error(storage: Storage) -> None:
+    for path in ("a/one", "a/two", "b/three"):
+        storage.write_bytes(path, b"1")
+    for path in ("a/one", "b", "c"):
+        storage.delete(path)
+    assert storage.files() == ["a/two"]
+
+
+def test_room_is_that_of_the_disk_even_before_the_folder_is_there(storage: Storage) -> None:
+    there, below = storage.free_bytes(), storage.sub("not/yet").free_bytes()
+    assert there is not None and below is not None
+    assert there > 0 and below > 0

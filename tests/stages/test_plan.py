@@ -1,0 +1,55 @@
+"""Where the teacher's memory is, told before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from findings import config, training
+
+from distill_ray.config import RunConfig
+from distill_ray.stages.check import find_problems
+from distill_ray.stages.plan import Plan, Work, plan
+
+
+def planned(folder: Path, **serving: Any) -> Plan:
+    return plan(configured(folder, **serving))
+
+
+def configured(folder: Path, **serving: Any) -> RunConfig:
+    mix = {"organ.labelled": 1, "organ.prompts": 2, "findings": 1}
+    distill = training(mix=mix, serving=serving or {"kind": "colocated"})
+    return RunConfig.model_validate(config(folder, distill=distill))
+
+
+def distilling(made: Plan) -> list[Work]:
+    return [work for work in made.work if work.stage == "distill"]
+
+
+@pytest.mark.parametrize("targets", [{"kind": "hidden"}, {"kind": "top_k", "k": 8}])
+def test_a_pool_takes_the_teacher_s_memory_from_the_worker(
+    tmp_path: Path, targets: dict[str, Any]
+) -> None:
+    student, control = distilling(planned(tmp_path))
+    pool, pooled, same = distilling(planned(tmp_path, kind="pool", actors=3, targets=targets))
+    assert pool.what == f"teacher pool: 3 actors beside the workers, {targets['kind']} targets"
+    assert student.need and pool.need and pooled.need
+    assert pool.need.teacher == student.need.teacher
+    # Exact answers need the output weights, of 320 ids and width 48; sparse ones nothing.
+    assert pooled.need.teacher == (4 * 320 * 48 if targets["kind"] == "hidden" else 0)
+    assert (pool.need.loss > 0) == (targets["kind"] == "top_k"), "who makes logits"
+    assert same == control
+
+
+def test_workers_and_actors_share_the_machine_s_memory(tmp_path: Path) -> None:
+    alone, beside = planned(tmp_path), planned(tmp_path, kind="pool", actors=2)
+    on_gpus = planned(tmp_path, kind="pool", actors=2, gpus_per_actor=1)
+    assert alone.available_bytes is not None and beside.available_bytes is not None
+    assert beside.available_bytes == pytest.approx(alone.available_bytes / 2, abs=2)
+    assert on_gpus.available_bytes == alone.available_bytes
+
+
+def test_a_pool_that_doesn_t_fit_is_a_problem_of_the_config(tmp_path: Path) -> None:
+    found = find_problems(configured(tmp_path, kind="pool", actors=5000), "tiny.yaml")
+    assert any("5000 actors x 1 CPU" in str(problem) for problem in found)

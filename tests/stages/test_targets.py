@@ -1,0 +1,163 @@
+"""Targets before they are made: what they are keyed by, and the disk that they may take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import packed
+import pytest
+import tiny
+from findings import config, training
+
+from distill_ray import console
+from distill_ray.config import RunConfig
+from distill_ray.config.training import (
+    CachedServing,
+    ObjectiveConfig,
+    SampledTargets,
+    TopKTargets,
+    TrainingConfig,
+)
+from distill_ray.core.memory import targets_bytes
+from distill_ray.engine.job import DataSpec, Job, TeachingSpec
+from distill_ray.engine.timetable import rows_needed
+from distill_ray.runtime.artifacts import Artifact
+from distill_ray.runtime.storage import Storage
+from distill_ray.stages.check import find_problems
+from distill_ray.stages.order import Order
+from distill_ray.stages.plan import Plan, Work, plain, plan
+from distill_ray.stages.shelf import artifact_of
+from distill_ray.stages.targets import with_targets
+
+KNOWN = {"reassess": {"at_progress": []}, "schedule": {"kind": "fixed"}}
+
+
+def configured(folder: Path, *, tokens: int = 20480, **serving: Any) -> RunConfig:
+    mix = {"organ.labelled": 1, "organ.prompts": 2, "findings": 1}
+    given = {"kind": "cached", **serving}
+    distill = training(mix=mix, tokens=tokens, serving=given, **KNOWN)
+    return RunConfig.model_validate(config(folder, distill=distill))
+
+
+def row(made: Plan) -> Work:
+    return next(work for work in made.work if work.stage == "targets")
+
+
+@pytest.mark.parametrize(
+    "targets", [{"kind": "top_k", "k": 64}, {"kind": "samples", "samples": 64}]
+)
+def test_the_plan_says_how_much_disk_targets_take_at_most(
+    tmp_path: Path, targets: dict[str, Any]
+) -> None:
+    made = plan(configured(tmp_path, targets=targets))
+    # 40 steps of 8 rows of 64 tokens; 64 held-out rows of 3 streams, asked of the first teacher
+    # and of the other one's best.
+    tokens = 40 * 8 * 64 + 2 * 3 * 64 * 64
+    assert row(made).disk_bytes == targets_bytes(tokens, 64) <= 200 * tokens
+    assert f"{targets['kind']} of 64, for at most {tokens:,} tokens" in row(made).what
+    assert not made.short_of_disk
+    assert "The storage has" in console.disk(made)
+    rows = {row["stage"]: row for row in plain(made)["work"]}
+    assert rows["targets"]["disk_bytes"] == row(made).disk_bytes
+
+
+def test_the_plan_is_short_where_the_disk_is(tmp_path: Path) -> None:
+    made = plan(configured(tmp_path, tokens=10**13))
+    assert made.short_of_disk == [row(made)]
+    said = console.disk(made)
+    assert "That may be too little: free space, set storage elsewhere" in said
+    assert console.disk(replace(made, work=[])) == ""
+
+
+def test_the_teacher_is_in_the_actors_and_not_in_the_worker(tmp_path: Path) -> None:
+    made = plan(configured(tmp_path))
+    student, control = (work for work in made.work if work.stage == "distill")
+    assert student.need == control.need
+    assert student.need is not None and student.need.teacher == 0
+    need = row(made).need
+    assert need is not None and need.parameters + need.teacher > 0
+
+
+def test_actors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    found = find_problems(configured(tmp_path, actors=5000), "tiny.yaml")
+    said = [str(problem) for problem in found]
+    assert any(text.startswith("distill.serving.actors: 5000 workers x 1 CPU") for text in said)
+
+
+@pytest.fixture(scope="module")
+def order(tmp_path_factory: pytest.TempPathFactory) -> Order:
+    """Of a run whose storage holds a small shard set."""
+    base = tmp_path_factory.mktemp("targets")
+    shards = Artifact(Storage(str(base)), "shard", "", {"corpus": 1})
+    for split in ("train", "validation"):
+        made = packed.samples("text", 40, vocab=tiny.VOCAB, seed=0)
+        packed.write(base / shards.path / "packed/notes" / split, made, length=16)
+    job = Job(
+        name="student",
+        student=tiny.ref(0),
+        training=TrainingConfig(
+            tokens=4 * 4 * 16, batch_rows=4, micro_batch_rows=4, mix={"notes": 1}
+        ),
+        data=DataSpec(Path(), Path(), {"notes": "text"}, 16, seed=0, validation_rows=4),
+        objective=ObjectiveConfig(temperature=2.0),
+        teaching=TeachingSpec({"big": [tiny.ref(1), tiny.ref(2)]}, "big", "equal_stages"),
+    )
+    artifact = Artifact(Storage(str(base)), "distill", "student", {})
+    return Order("distill", job, artifact, shards, 100, serving=CachedServing())
+
+
+def keys(order: Order, fingerprint: str = "teacher") -> list[str]:
+    """The folders of an order's targets."""
+    storage = order.artifact.storage
+    run: Any = SimpleNamespace(artifact=lambda *given: Artifact(storage, *given))
+    data = replace(order.job.data, folder=order.shards.local(), cache=Path(storage.uri) / "cache")
+    needed = rows_needed(replace(order.job, data=data))
+    return [artifact_of(run, order, fingerprint, at, rows).path for at, rows in needed.items()]
+
+
+def changed(order: Order, **changes: Any) -> Order:
+    """The order with another job, in part."""
+    training = order.job.training.model_copy(update=changes.pop("training", {}))
+    return replace(order, job=replace(order.job, training=training, **changes))
+
+
+def test_targets_are_keyed_by_all_that_they_depend_on(order: Order) -> None:
+    known = keys(order)
+    assert len(set(known)) == 2 and known == keys(order)
+    assert [key.rpartition("-")[0] for key in known] == ["targets/big-0", "targets/big-1"]
+    shards = Artifact(order.shards.storage, "shard", "", {"corpus": 2})
+    Path(shards.uri).symlink_to(order.shards.uri)
+    few = TopKTargets(k=8)
+    others = [
+        keys(order, "another teacher"),
+        keys(replace(order, shards=shards)),
+        keys(replace(order, serving=CachedServing(targets=few))),
+        keys(replace(order, serving=CachedServing(targets=SampledTargets(samples=8)))),
+        keys(replace(order, serving=CachedServing(rows_per_file=7))),
+        keys(changed(order, objective=ObjectiveConfig(temperature=1.0))),
+        keys(changed(order, data=replace(order.job.data, validation_rows=3))),
+        keys(changed(order, training={"tokens": 8 * 4 * 16})),
+        keys(changed(order, training={"precision": "bfloat16"})),
+    ]
+    found = {*known, *(key for other in others for key in other)}
+    assert len(found) == 2 * (len(others) + 1)
+
+
+def test_what_does_not_change_targets_keeps_them(order: Order) -> None:
+    same = [
+        replace(order, serving=CachedServing(actors=3)),
+        changed(order, student=tiny.ref(9)),
+        changed(order, training={"learning_rate": 1.0, "micro_batch_rows": 2}),
+        changed(order, objective=ObjectiveConfig(temperature=2.0, alpha=0.1)),
+    ]
+    for other in same:
+        assert keys(other) == keys(order)
+
+
+def test_an_order_without_a_cached_teacher_stays_as_it_is(order: Order) -> None:
+    control = changed(order, teaching=None)
+    run: Any = None
+    assert with_targets(run, control, {}) is control
