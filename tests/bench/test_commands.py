@@ -14,6 +14,9 @@ from distill_ray.bench.machine import has_gpu
 from distill_ray.bench.work import PRESETS
 from distill_ray.config.errors import InputError
 
+# Each starts processes that import torch.
+pytestmark = pytest.mark.slow
+
 
 def run(*flags):
     return CliRunner().invoke(app, [str(flag) for flag in flags])

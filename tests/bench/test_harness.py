@@ -7,6 +7,9 @@ import pytest
 from distill_ray.bench.harness import compare, order
 from distill_ray.bench.plan import Arm, Plan
 
+# Each starts processes that import torch.
+pytestmark = pytest.mark.slow
+
 MIB = 2**20
 
 
