@@ -269,7 +269,7 @@ class ColocatedServing(Section):
     kind: Literal["colocated"] = "colocated"
     shard: bool = False
     """Shard it over the workers' accelerators (ZeRO-3, no optimiser), for one that doesn't fit in
-    each. Its output weights stay whole, and each worker's main memory must hold it while it loads."""
+    each. Its output weights stay whole; each worker's main memory must hold it while it loads."""
 
 
 class PoolServing(Section):
