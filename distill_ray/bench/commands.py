@@ -114,7 +114,7 @@ def _add_command(name: str, bench: Bench, text: str) -> None:
 def _packing(settings: Settings, work: StepWork) -> Report:
     samples = SamplesWork(work)
     if not settings.judge:
-        samples = replace(samples, samples=6, shortest=3, longest=work.length, group=2)
+        samples = replace(samples, samples=6, batch=4, shortest=3, longest=work.length, group=2)
     return packing(settings, work=samples)
 
 

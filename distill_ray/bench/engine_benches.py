@@ -96,7 +96,7 @@ def pool(settings: Settings, *, work: StepWork) -> Report:
     steady = _compare(
         f"Step, {work.rows} x {work.length} tokens, {work.precision}: what Ray adds",
         [
-            _arm(plain, "engine:step", settings, work=work),
+            _arm(plain, "sharded_rows:step", settings, work=work),
             _arm(RAY, "ray_train:step", settings, work=work),
         ],
         settings,

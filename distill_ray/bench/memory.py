@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import sys
 from pathlib import Path
 from typing import Protocol
 
 import torch
+
+from distill_ray.engine.allocator import release_freed_memory
 
 PROC = Path("/proc/self")
 
@@ -32,7 +33,7 @@ class ResidentMeter:
     def start(self) -> None:
         """Give back what is free, and count from here."""
         gc.collect()
-        _trim()
+        release_freed_memory()
         (PROC / "clear_refs").write_text("5")  # Sets VmHWM to what is resident now.
         self._base = _status("VmRSS")
 
@@ -82,11 +83,3 @@ def _status(key: str) -> int:
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
     raise KeyError(key)
-
-
-def _trim() -> None:
-    """Give free heap back to the system, where the C library can."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except AttributeError:  # Not glibc.
-        return

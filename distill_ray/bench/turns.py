@@ -62,16 +62,26 @@ class Turns:
             self._took = (time.perf_counter() - wall, time.process_time() - cpu)
             self._began = None
 
-    def done(self, losses: Sequence[float], amount: float = 1.0) -> None:
+    def done(
+        self,
+        losses: Sequence[float],
+        amount: float = 1.0,
+        *,
+        cpu_seconds: float | None = None,
+        peak_bytes: int | None = None,
+    ) -> None:
         """End the turn.
 
         Args:
             losses: what must be equal in all arms: the loss, and more where there is more to check.
             amount: of what was worked on, such as useful tokens, where arms differ in it.
+            cpu_seconds: of the process that did the work, where that isn't this one.
+            peak_bytes: the same of its memory.
         """
         self.stop_clock()
-        seconds, cpu_seconds = self._took
-        peak = self._meter.peak()
+        seconds, own_cpu_seconds = self._took
+        cpu_seconds = own_cpu_seconds if cpu_seconds is None else cpu_seconds
+        peak = self._meter.peak() if peak_bytes is None else peak_bytes
         unit = Unit(self._next, seconds, cpu_seconds, tuple(losses), float(amount), peak)
         self._next += 1
         self._connection.send(unit)

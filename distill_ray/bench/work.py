@@ -41,8 +41,10 @@ class SamplesWork:
 
     step: StepWork
     """`rows` is not read; `length` is that of a packed row."""
-    samples: int = 16
-    """In a step; a padded batch holds all of them."""
+    samples: int = 32
+    """In a step."""
+    batch: int = 16
+    """Samples of a padded micro-batch."""
     shortest: int = 20
     longest: int = 200
     """Tokens; lengths are log-uniform between the two."""

@@ -24,8 +24,8 @@ from distill_ray.engine.optim import OptimSpec, adamw
 from distill_ray.engine.student import Student
 
 TESTED = "0.19"
-CPU_BUCKET = 8_000_000
-"""Elements that are reduced at once on CPUs: the buffers stay small, and gloo is fastest so."""
+CPU_ZERO = {"reduce_bucket_size": 8_000_000, "reduce_scatter": False}
+"""For gloo, which adds up in small pieces fastest, and scatters by way of adding up."""
 
 
 class DeepSpeedBackend:
@@ -56,8 +56,8 @@ class DeepSpeedBackend:
         self._spec, self._stage = spec, zero_stage
         self._autocast = zero_stage == 0 and precision == "bfloat16"
         config = _config(spec, zero_stage, offload, precision, micro_rows, num_micro)
-        if device.type == "cpu" and zero_stage in (1, 2):
-            config["zero_optimization"]["reduce_bucket_size"] = CPU_BUCKET
+        if device.type == "cpu":
+            config["zero_optimization"] |= CPU_ZERO
         student = student.to(device)
         self._engine, _, _, _ = deepspeed.initialize(
             model=student, optimizer=adamw(student, spec), config=config

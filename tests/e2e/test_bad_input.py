@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,11 @@ import pytest
 import yaml
 from findings import config, tiny_model
 
+from distill_ray.cli import main
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+
+def in_a_shell(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user starts it."""
     return subprocess.run(
         [sys.executable, "-m", "distill_ray", *arguments],
         capture_output=True,
@@ -22,11 +27,26 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def refused(folder: Path, data: dict[str, Any], *flags: str, stage: str = "run") -> str:
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The same in this process, which saves the imports; an exception fails the test."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["distill-ray", *arguments])
+        patch.setattr(sys, "path", [*sys.path])
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
+def refused(
+    folder: Path, data: dict[str, Any], *flags: str, stage: str = "run", start: Any = command
+) -> str:
     """The message of a run that must be refused."""
     file = folder / "run.yaml"
     file.write_text(yaml.safe_dump(data))
-    done = command(stage, str(file), *flags)
+    done = start(stage, str(file), *flags)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr + done.stdout
     return done.stderr
@@ -57,7 +77,7 @@ def save_model(folder: Path, *, pickled: bool = False, weights: bool = True) -> 
 def test_a_misspelt_key_names_the_nearest_one(tmp_path: Path) -> None:
     data = config(tmp_path)
     data["distill"]["learning_rat"] = 1.0
-    message = refused(tmp_path, data)
+    message = refused(tmp_path, data, start=in_a_shell)
     assert "distill.learning_rat: unknown key, got 1.0. Did you mean 'learning_rate'?" in message
     assert not (tmp_path / "runs").exists()
 
@@ -73,7 +93,7 @@ def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
 def test_an_empty_corpus_is_seen_before_anything_starts(tmp_path: Path) -> None:
     data = config(tmp_path)
     (tmp_path / "corpus.txt").write_text("")
-    message = refused(tmp_path, data, stage="plan")
+    message = refused(tmp_path, data, stage="plan", start=in_a_shell)
     assert "corpora.sources.0.source.text" in message
     assert "is empty" in message
 

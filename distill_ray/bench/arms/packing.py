@@ -37,7 +37,7 @@ def cut(work: SamplesWork, made: Sequence[Sample], way: str) -> list[Batch]:
     else:
         ordered = sorted(made, key=lambda s: len(s.ids)) if way == "grouped" else made
         rows = list(unpacked(ordered, "bench"))
-    size = {"padded": work.samples, "grouped": work.group, "packed": len(rows)}[way]
+    size = {"padded": work.batch, "grouped": work.group, "packed": len(rows)}[way]
     return [_batch(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
@@ -76,12 +76,12 @@ def ours(turns: Turns, *, work: SamplesWork, way: str) -> None:
 
 
 def floor(turns: Turns, *, work: SamplesWork) -> None:
-    """The plain loop on one padded batch."""
+    """The plain loop on padded batches, whose gradients add up."""
     pair = load_pair(work.step, turns.device)
     turns.tell(**pair.facts)
     optimiser = plain.adamw(pair.student, work.step)
     source = Cut(work, pair.vocabulary, "padded")
     for number in turns:
-        rows = source.batch(number, 0).to(turns.device)
-        loss = plain.one_step(pair, optimiser, rows, work.step)
-        turns.done([loss], amount=int(rows.distill.sum()))
+        batches = [rows.to(turns.device) for rows in source.step(number)]
+        loss = plain.one_step(pair, optimiser, batches, work.step)
+        turns.done([loss], amount=sum(int(rows.distill.sum()) for rows in batches))

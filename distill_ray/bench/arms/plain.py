@@ -5,6 +5,8 @@ Written by hand on purpose: a yardstick that shares code with what it measures s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,30 +24,36 @@ def step(turns: Turns, *, work: StepWork) -> None:
     optimiser = adamw(pair.student, work)
     for number in turns:
         rows = batch(work, number, pair.vocabulary).to(turns.device)
-        turns.done([one_step(pair, optimiser, rows, work)])
+        turns.done([one_step(pair, optimiser, [rows], work)])
 
 
-def one_step(pair: Pair, optimiser: torch.optim.Optimizer, rows: Batch, work: StepWork) -> float:
-    """One step; returns the loss before it."""
+def one_step(
+    pair: Pair, optimiser: torch.optim.Optimizer, batches: Sequence[Batch], work: StepWork
+) -> float:
+    """One step over its micro-batches; returns the loss before it."""
     mixed = work.precision == "bfloat16"
-    with torch.no_grad():
-        teacher_logits = pair.teacher(input_ids=rows.input_ids, use_cache=False).logits
-    with torch.autocast(rows.input_ids.device.type, torch.bfloat16, enabled=mixed):
-        student_logits = pair.student(input_ids=rows.input_ids, use_cache=False).logits
-    loss = mean_kl(student_logits, teacher_logits, rows.distill)
-    loss.backward()  # type: ignore[no-untyped-call]
+    kept = sum(int(rows.distill.sum()) for rows in batches)
+    total = 0.0
+    for rows in batches:
+        with torch.no_grad():
+            teacher_logits = pair.teacher(input_ids=rows.input_ids, use_cache=False).logits
+        with torch.autocast(rows.input_ids.device.type, torch.bfloat16, enabled=mixed):
+            student_logits = pair.student(input_ids=rows.input_ids, use_cache=False).logits
+        loss = sum_kl(student_logits, teacher_logits, rows.distill) / kept
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.item()
     torch.nn.utils.clip_grad_norm_(pair.student.parameters(), work.clip)
     optimiser.step()
     optimiser.zero_grad()
-    return loss.item()
+    return total
 
 
-def mean_kl(student_logits: Tensor, teacher_logits: Tensor, kept: Tensor) -> Tensor:
-    """KL(teacher ‖ student) per kept token; logits [B, T, V], kept [B, T] bool."""
+def sum_kl(student_logits: Tensor, teacher_logits: Tensor, kept: Tensor) -> Tensor:
+    """KL(teacher ‖ student) of the kept tokens; logits [B, T, V], kept [B, T] bool."""
     log_q = F.log_softmax(student_logits.float(), dim=-1)
     log_p = F.log_softmax(teacher_logits.float(), dim=-1)
     kl = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1)  # [B, T]
-    return kl[kept].sum() / kept.sum()
+    return kl[kept].sum()
 
 
 def adamw(student: torch.nn.Module, work: StepWork) -> torch.optim.AdamW:
@@ -74,6 +82,6 @@ def one_loss(both: Heads) -> float:
     with torch.no_grad():
         teacher_logits = both.teacher_hidden @ both.teacher_weight.T  # [N, V]
     every = torch.ones(student_logits.shape[0], dtype=torch.bool, device=student_logits.device)
-    value = mean_kl(student_logits, teacher_logits, every)
+    value = sum_kl(student_logits, teacher_logits, every) / len(every)
     value.backward()  # type: ignore[no-untyped-call]
     return value.item()

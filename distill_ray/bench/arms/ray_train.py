@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
@@ -16,23 +18,31 @@ import torch
 
 from distill_ray.bench.arms.engine import session_of
 from distill_ray.bench.arms.inputs import load_pair
+from distill_ray.bench.arms.sharded_rows import STEPS, job, one, rows, shard_folder
+from distill_ray.bench.memory import meter
 from distill_ray.bench.turns import Turns
 from distill_ray.bench.work import StepWork
-from distill_ray.config.training import ObjectiveConfig, PoolServing, TrainingConfig
-from distill_ray.engine.job import DataSpec, Job, TeachingSpec
-from distill_ray.engine.loop import train_step
+from distill_ray.config.training import PoolServing
+from distill_ray.engine.job import mixed_rows
 from distill_ray.engine.session import Session
+from distill_ray.models.load import config_of
 from distill_ray.runtime.cluster import Mailbox
 from distill_ray.runtime.progress import Event
 from distill_ray.stages.pooled import Pooled
 from distill_ray.stages.teacher_pool import Pool, start_actors
 
-STEPS = 4
-"""Steps of a turn. A pool works ahead within a turn, never while another arm works."""
+
+@dataclass(frozen=True)
+class Turn:
+    """What the worker did, by its own meters."""
+
+    losses: tuple[float, ...] = ()
+    cpu_seconds: float = 0.0
+    peak_bytes: int | None = None
 
 
 def step(turns: Turns, *, work: StepWork) -> None:
-    """Steps of the loop in a worker; each is told as a run's progress is."""
+    """Steps of the loop in a worker that reads Ray Data's Parquet; each is told as progress is."""
     _take(turns, work, None)
 
 
@@ -47,20 +57,20 @@ class Gate:
 
     def __init__(self) -> None:
         self._go: asyncio.Queue[bool] = asyncio.Queue()
-        self._done: asyncio.Queue[list[float]] = asyncio.Queue()
+        self._done: asyncio.Queue[Turn] = asyncio.Queue()
 
-    async def turn(self, go: bool = True) -> list[float]:
-        """Have the worker take a turn, or end; its losses."""
+    async def turn(self, go: bool = True) -> Turn:
+        """Have the worker take a turn, or end."""
         await self._go.put(go)
-        return await self._done.get() if go else []
+        return await self._done.get() if go else Turn()
 
-    async def built(self) -> list[float]:
+    async def built(self) -> Turn:
         """Wait until the worker has built its session."""
         return await self._done.get()
 
-    async def next(self, losses: list[float]) -> bool:
-        """Hand over losses and wait for the next turn."""
-        await self._done.put(losses)
+    async def next(self, done: Turn) -> bool:
+        """Hand over a turn and wait for the next."""
+        await self._done.put(done)
         return await self._go.get()
 
 
@@ -74,74 +84,75 @@ def _take(turns: Turns, work: StepWork, serving: PoolServing | None) -> None:
     )
     gate = ray.remote(num_cpus=0)(Gate).remote()
     box = ray.remote(num_cpus=0)(Mailbox).remote()
-    job = _job(work)
-    pool = None
-    if serving is not None:
-        pool = Pool(start_actors(job, serving), box, "bench", 600.0)
-    payload = {
-        "work": work,
-        "serving": serving,
-        "job": job,
-        "pool": pool,
-        "gate": gate,
-        "box": box,
-        "threads": torch.get_num_threads(),
-        "steps": STEPS * turns.total,
-    }
+    steps = STEPS * turns.total
+    with TemporaryDirectory() as base:
+        shared = min(config_of(ref).vocab_size for ref in (work.teacher, work.student))
+        made = rows(work, shared, steps)
+        ray.data.from_items(made).write_parquet(str(shard_folder(Path(base))))
+        wanted = job(work, Path(base), steps)
+        pool = None
+        if serving is not None:
+            pool = Pool(start_actors(wanted, serving), box, "bench", 600.0)
+        payload = {
+            "work": work,
+            "serving": serving,
+            "job": wanted,
+            "pool": pool,
+            "gate": gate,
+            "box": box,
+            "threads": torch.get_num_threads(),
+        }
+        _drive(turns, payload)
+    ray.shutdown()
+
+
+def _drive(turns: Turns, payload: Mapping[str, Any]) -> None:
+    gate = payload["gate"]
     scaling = ray.train.ScalingConfig(num_workers=1, use_gpu=turns.device.type == "cuda")
     trainer = ray.train.torch.TorchTrainer(
-        _worker, train_loop_config=payload, scaling_config=scaling
+        _worker, train_loop_config=dict(payload), scaling_config=scaling
     )
     thread = threading.Thread(target=trainer.fit, daemon=True)
     thread.start()
     ray.get(gate.built.remote())
     for _ in turns:
-        losses = ray.get(gate.turn.remote())
-        turns.done(losses, amount=STEPS)
+        found = ray.get(gate.turn.remote())
+        turns.done(
+            found.losses,
+            amount=STEPS,
+            cpu_seconds=found.cpu_seconds,
+            peak_bytes=found.peak_bytes,
+        )
     ray.get(gate.turn.remote(False))
     thread.join(timeout=60)
-    ray.shutdown()
 
 
 def _worker(payload: Mapping[str, Any]) -> None:
     torch.set_num_threads(payload["threads"])
     device = ray.train.torch.get_device()
     session = _session(payload, device)
-    losses: list[float] = []
-    while ray.get(payload["gate"].next.remote(losses)):
+    watch = meter(device)
+    watch.start()
+    done = Turn()
+    while ray.get(payload["gate"].next.remote(done)):
+        began = time.process_time()
         session.optim = replace(session.optim, steps=session.step + STEPS)
-        losses = [_one(session, payload["box"]) for _ in range(STEPS)]
+        losses = tuple(_one(session, payload["box"]) for _ in range(STEPS))
+        done = Turn(losses, time.process_time() - began, watch.peak())
 
 
 def _session(payload: Mapping[str, Any], device: torch.device) -> Session:
-    work = payload["work"]
+    work, wanted = payload["work"], payload["job"]
     pair = load_pair(work, device)
-    session = session_of(pair, work, device, payload["steps"])
+    session = session_of(pair, work, device, wanted.steps)
+    session.source = mixed_rows(wanted)
     if payload["pool"] is not None:
         assert session.teaching is not None
-        session.teaching.source = Pooled(
-            payload["serving"], payload["job"], payload["pool"], device
-        )
+        session.teaching.source = Pooled(payload["serving"], wanted, payload["pool"], device)
     return session
 
 
 def _one(session: Session, box: Any) -> float:
-    loss, *_ = train_step(session)
-    session.step += 1
+    loss = one(session)
     box.push.remote(Event("progress", "bench", f"loss {loss:.3f}", done=session.step))
     return loss
-
-
-def _job(work: StepWork) -> Job:
-    """What a pool must know of the work."""
-    training = TrainingConfig(
-        tokens=work.tokens, batch_rows=work.rows, micro_batch_rows=work.rows, mix={"bench": 1.0}
-    )
-    return Job(
-        name="bench",
-        student=work.student,
-        training=training.model_copy(update={"precision": work.precision}),
-        data=DataSpec(Path(), Path(), {}, work.length, work.seed, 1),
-        objective=ObjectiveConfig(alpha=1.0),
-        teaching=TeachingSpec({"teacher": [work.teacher]}, "teacher"),
-    )
