@@ -136,6 +136,10 @@ def _problem(details: ErrorDetails) -> Problem:
     if details["type"] == "extra_forbidden":
         given = f"unknown key, got {_short(details['input'])}."
         return Problem(".".join(location), given, did_you_mean(location[-1], _keys_at(location)))
+    if details["type"] == "union_tag_not_found":
+        place, key = ".".join(location), str(details.get("ctx", {})["discriminator"]).strip("'")
+        given = f"has no {key}, got {_short(details['input'])}."
+        return Problem(place, given, f"Set its {key}; `distill-ray schema` lists what there is.")
     message = details["msg"].removeprefix("Value error, ")
     if details["type"] in ("missing", "value_error"):
         return Problem(".".join(location) or "the run", message[:1].lower() + message[1:] + ".")

@@ -75,6 +75,11 @@ def test_an_unknown_kind_names_the_kinds_there_are(editor):
     assert "'on_plateau'" in problem
 
 
+def test_a_union_without_its_kind_says_what_is_missing(editor):
+    (problem,) = editor.problems({"distill/schedule": {"rungs": 2}})
+    assert problem.startswith("distill.schedule: has no kind, got {'rungs': 2}. Set its kind")
+
+
 def test_all_problems_are_told_at_once(editor):
     problems = editor.problems(
         {"sed": 1, "probe/tokens": -5, "distill/schedule/windw": 5, "student/model/path": "x"}
