@@ -40,7 +40,7 @@ class SamplesWork:
     """Optimiser steps on short samples of unequal lengths, running text of random ids."""
 
     step: StepWork
-    """`rows` is not read; `length` is that of a packed row."""
+    """Its `rows` are a micro-batch of packed ones, `length` is theirs."""
     samples: int = 32
     """In a step."""
     batch: int = 16
@@ -48,7 +48,7 @@ class SamplesWork:
     shortest: int = 20
     longest: int = 200
     """Tokens; lengths are log-uniform between the two."""
-    group: int = 4
+    group: int = 8
     """Samples of a micro-batch that are grouped by length."""
 
 

@@ -37,7 +37,7 @@ def cut(work: SamplesWork, made: Sequence[Sample], way: str) -> list[Batch]:
     else:
         ordered = sorted(made, key=lambda s: len(s.ids)) if way == "grouped" else made
         rows = list(unpacked(ordered, "bench"))
-    size = {"padded": work.batch, "grouped": work.group, "packed": len(rows)}[way]
+    size = {"padded": work.batch, "grouped": work.group, "packed": work.step.rows}[way]
     return [_batch(rows[start : start + size]) for start in range(0, len(rows), size)]
 
 
