@@ -49,8 +49,7 @@ class Request:
         cls, teacher: str, rung: int, batch: Batch, kept: Kept, *, temperature: float
     ) -> Request:
         """What is wanted for a batch's kept predictions."""
-        known = torch.where(kept.terms[:2].any(dim=0), kept.gold, -1)
-        tensors = (batch.input_ids, batch.position_ids, kept.at, known)
+        tensors = (batch.input_ids, batch.position_ids, kept.at, kept.known_gold)
         ids, positions, at, gold = (x.to(torch.int32).cpu().numpy() for x in tensors)
         return cls(teacher, rung, ids, positions, at, gold, batch.row_ids, temperature)
 

@@ -55,9 +55,7 @@ class DeepSpeedBackend:
         self._scale = comm.world() * num_micro
         self._spec, self._stage = spec, zero_stage
         self._autocast = zero_stage == 0 and precision == "bfloat16"
-        config = _config(spec, zero_stage, offload, precision, micro_rows, num_micro)
-        if device.type == "cpu":
-            config["zero_optimization"] |= CPU_ZERO
+        config = _config(spec, device, zero_stage, offload, precision, micro_rows, num_micro)
         student = student.to(device)
         self._engine, _, _, _ = deepspeed.initialize(
             model=student, optimizer=adamw(student, spec), config=config
@@ -147,13 +145,14 @@ def import_deepspeed(device: torch.device) -> Any:
 
 def _config(
     spec: OptimSpec,
+    device: torch.device,
     zero_stage: int,
     offload: OffloadConfig,
     precision: str,
     micro_rows: int,
     num_micro: int,
 ) -> dict[str, Any]:
-    zero: dict[str, Any] = {"stage": zero_stage}
+    zero: dict[str, Any] = {"stage": zero_stage, **(CPU_ZERO if device.type == "cpu" else {})}
     if offload.optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if offload.parameters:

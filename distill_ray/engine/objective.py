@@ -55,6 +55,11 @@ class Kept:
         """[4] predictions of each term."""
         return self.terms.sum(dim=1)
 
+    @property
+    def known_gold(self) -> Tensor:
+        """[K] the token that follows; -1 where the data say nothing."""
+        return self.gold.where(self.terms[:2].any(dim=0), -1)
+
     def sums(self, found: HeadLoss) -> Tensor:
         """[4] float64 sum of each term; 0 where it wasn't computed. Two more a matched kind."""
         nothing = torch.zeros_like(found.cross_entropy)

@@ -94,8 +94,7 @@ def targets_of(
     if not len(kept.at):
         return
     head = bank.head(batch.input_ids, batch.position_ids, kept.at)
-    gold = kept.gold.where(kept.terms[:2].any(dim=0), -1)
-    found = sparse_targets(head, gold, spec, generator).to("cpu")
+    found = sparse_targets(head, kept.known_gold, spec, generator).to("cpu")
     counts = kept_of_rows(batch, kept)
     ends = torch.tensor(counts).cumsum(0).tolist()
     for row_id, count, end in zip(batch.row_ids, counts, ends):

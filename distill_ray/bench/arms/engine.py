@@ -38,9 +38,14 @@ def step(turns: Turns, *, work: StepWork) -> None:
     turns.tell(**pair.facts)
     session = session_of(pair, work, turns.device, turns.total)
     for _ in turns:
-        loss, *_ = train_step(session)
-        session.step += 1
-        turns.done([loss])
+        turns.done([one_step(session)])
+
+
+def one_step(session: Session) -> float:
+    """One step of the loop; its loss."""
+    loss, *_ = train_step(session)
+    session.step += 1
+    return loss
 
 
 def session_of(pair: Pair, work: StepWork, device: torch.device, steps: int) -> Session:

@@ -8,14 +8,13 @@ from dataclasses import replace
 import torch
 import torch.distributed as dist
 
-from distill_ray.bench.arms.engine import session_of
+from distill_ray.bench.arms.engine import one_step, session_of
 from distill_ray.bench.arms.inputs import Pair, batch, load_pair
 from distill_ray.bench.turns import Turns
 from distill_ray.bench.work import StepWork
 from distill_ray.config.training import OffloadConfig
 from distill_ray.data.batches import Batch
 from distill_ray.engine.deepspeed import DeepSpeedBackend
-from distill_ray.engine.loop import train_step
 from distill_ray.engine.optim import OptimSpec
 from distill_ray.engine.session import Session
 from distill_ray.engine.student import Student
@@ -43,9 +42,7 @@ def step(turns: Turns, *, work: StepWork, zero_stage: int) -> None:
     turns.tell(**pair.facts)
     session = _session(pair, work, turns, zero_stage)
     for _ in turns:
-        loss, *_ = train_step(session)
-        session.step += 1
-        turns.done([loss])
+        turns.done([one_step(session)])
     dist.destroy_process_group()
 
 

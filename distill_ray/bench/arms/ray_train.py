@@ -16,9 +16,9 @@ import ray.train
 import ray.train.torch
 import torch
 
-from distill_ray.bench.arms.engine import session_of
+from distill_ray.bench.arms.engine import one_step, session_of
 from distill_ray.bench.arms.inputs import load_pair
-from distill_ray.bench.arms.sharded_rows import STEPS, job, one, rows, shard_folder
+from distill_ray.bench.arms.sharded_rows import STEPS, job, rows, shard_folder
 from distill_ray.bench.memory import meter
 from distill_ray.bench.turns import Turns
 from distill_ray.bench.work import StepWork
@@ -153,6 +153,6 @@ def _session(payload: Mapping[str, Any], device: torch.device) -> Session:
 
 
 def _one(session: Session, box: Any) -> float:
-    loss = one(session)
+    loss = one_step(session)
     box.push.remote(Event("progress", "bench", f"loss {loss:.3f}", done=session.step))
     return loss

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distill_ray.bench.arms.engine import session_of
+from distill_ray.bench.arms.engine import one_step, session_of
 from distill_ray.bench.arms.inputs import load_pair
 from distill_ray.bench.turns import Turns
 from distill_ray.bench.work import StepWork
@@ -19,8 +19,6 @@ from distill_ray.data.batches import Batch
 from distill_ray.data.packing import pack, text_sample
 from distill_ray.data.rows import PACKED
 from distill_ray.engine.job import DataSpec, Job, TeachingSpec, mixed_rows
-from distill_ray.engine.loop import train_step
-from distill_ray.engine.session import Session
 
 STEPS = 4
 """Steps of a turn. A pool works ahead within a turn, never while another arm works."""
@@ -83,11 +81,4 @@ def step(turns: Turns, *, work: StepWork) -> None:
         pq.write_table(table, folder / "00000.parquet")
         session.source = InMemory(job(work, Path(base), steps))
     for _ in turns:
-        turns.done([one(session) for _ in range(STEPS)], amount=STEPS)
-
-
-def one(session: Session) -> float:
-    """One step; its loss."""
-    loss, *_ = train_step(session)
-    session.step += 1
-    return loss
+        turns.done([one_step(session) for _ in range(STEPS)], amount=STEPS)
