@@ -76,11 +76,11 @@ class CorporaConfig(Section):
     sequence_length: PositiveInt = 1024
     """Tokens in a packed row, and the most that a row of its own may have."""
     batching: Literal["packed", "grouped"] = "packed"
-    """`packed` fills rows with whole samples, which never see each other. `grouped` gives each
-    sample a row of its own and puts rows of similar length into one micro-batch, which is padded
-    to its longest: a step then has as many samples as rows, and its tokens are fewer than
-    batch_rows x sequence_length, so that a `tokens` budget is an upper bound; validation rows are
-    single samples, too."""
+    """`packed` fills rows with whole samples (best fit), which never see each other. `grouped`
+    gives each sample a row of its own and puts rows of similar length into one micro-batch, which
+    is padded to its longest: a step then has as many samples as rows, and its tokens are fewer
+    than batch_rows x sequence_length, so that a `tokens` budget is an upper bound; validation rows
+    are single samples, too."""
     validation: OpenFraction = 0.05
     """Share of groups held out for choices: audits, probes, best checkpoints."""
     test: OpenFraction = 0.05

@@ -34,7 +34,7 @@ from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import Storage
 from distill_ray.stages.check import chat_problems
 
-VERSION = 4
+VERSION = 5
 """Raised when the stage's output changes for equal input."""
 
 TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json")

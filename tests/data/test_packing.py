@@ -5,6 +5,7 @@ import pytest
 
 from distill_ray.data.packing import (
     Sample,
+    best_fit,
     labelled_sample,
     pack,
     prompt_sample,
@@ -158,12 +159,34 @@ def _unpacked(row):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_packing_returns_every_sample_in_order_with_its_masks(seed):
+def test_packing_returns_every_sample_once_with_its_masks(seed):
     samples = list(split_long(_random_samples(seed), 16))
     rows = list(pack(samples, 16, PAD, "p"))
-    assert [s for row in rows for s in _unpacked(row)] == samples
+    assert sorted((s for row in rows for s in _unpacked(row)), key=repr) == sorted(
+        samples, key=repr
+    )
     assert all(len(row[column]) == 16 for row in rows for column in PACKED.names[1:5])
     assert len({row["row_id"] for row in rows}) == len(rows)
+
+
+def test_rows_are_filled_by_what_fits_best_and_keep_the_order_of_their_samples():
+    samples = [text_sample(name, [1] * (n - 1), END) for name, n in zip("abcd", [6, 3, 7, 4])]
+    rows = pack(samples, 10, PAD, "p")
+    assert [row["sources"] for row in rows] == [["a", "d"], ["b", "c"]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_best_fit_takes_the_fullest_bin_that_has_room(seed):
+    sizes = np.random.default_rng(seed).integers(1, 33, size=200).tolist()
+    bins: list[list[int]] = []
+    for item in sorted(range(200), key=lambda i: (-sizes[i], i)):
+        rooms = [32 - sum(sizes[i] for i in held) - sizes[item] for held in bins]
+        fitting = [(room, place) for place, room in enumerate(rooms) if room >= 0]
+        if fitting:
+            bins[min(fitting)[1]].append(item)
+        else:
+            bins.append([item])
+    assert best_fit(sizes, 32) == sorted(sorted(held) for held in bins)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -39,15 +39,18 @@ def test_packed_logits_are_those_of_each_sample_alone(init, training):
         found = model(
             input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False
         ).logits
-        expected = [model(input_ids=torch.tensor([s.ids]), use_cache=False).logits[0] for s in made]
-    together = iter(expected)
+        expected = {
+            s.source: model(input_ids=torch.tensor([s.ids]), use_cache=False).logits[0]
+            for s in made
+        }
     for row, logits in zip(rows, found, strict=True):
         place = 0
-        for _ in row["sources"]:
-            alone = next(together)
+        for source in row["sources"]:
+            alone = expected.pop(source)
             part = logits[place : place + len(alone)]
             torch.testing.assert_close(part, alone, rtol=1e-4, atol=1e-5)
             place += len(alone)
+    assert not expected
 
 
 def test_without_restarting_positions_samples_would_see_each_other():

@@ -50,10 +50,14 @@ class Cut:
 
     def __init__(self, work: SamplesWork, vocabulary: int, way: str) -> None:
         self._work, self._vocabulary, self._way = work, vocabulary, way
+        self._number, self._made = -1, list[Batch]()
 
     def step(self, number: int) -> list[Batch]:
-        """All micro-batches of a step."""
-        return cut(self._work, samples(self._work, number, self._vocabulary), self._way)
+        """All micro-batches of a step; the last one asked for is kept."""
+        if number != self._number:
+            made = samples(self._work, number, self._vocabulary)
+            self._number, self._made = number, cut(self._work, made, self._way)
+        return self._made
 
     def batch(self, step: int, micro: int) -> Batch:
         """One of them."""
