@@ -24,8 +24,13 @@ from distill_ray.engine.optim import OptimSpec, adamw
 from distill_ray.engine.student import Student
 
 TESTED = "0.19"
-CPU_ZERO = {"reduce_bucket_size": 8_000_000, "reduce_scatter": False}
-"""For gloo, which adds up in small pieces fastest, and scatters by way of adding up."""
+CPU_ZERO = {
+    "reduce_bucket_size": 8_000_000,
+    "reduce_scatter": False,
+    "contiguous_gradients": False,
+}
+"""For gloo, which adds up in small pieces fastest, and scatters by way of adding up; and for a heap
+that needs no gradients copied into one piece against fragmentation."""
 
 
 class DeepSpeedBackend:
