@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from findings import ORGANS, config, rows
+from findings import config, rows, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -30,6 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = config(path)
     for recipe in data["adapt"]["recipes"].values():
         recipe["tokens"] = 40960
+    data["student"]["model"] = tiny_model(24, 1)
     data["distill"] |= {"tokens": 153600, "save_every": 20, "validate_every": 50}
     (path / "tiny.yaml").write_text(yaml.safe_dump(data))
     return path
@@ -106,7 +107,7 @@ def test_a_killed_run_goes_on_where_it_stopped_and_a_finished_one_changes_nothin
     assert stages(events, "reused") >= {"shard", "adapt", "audit", "probe", "rank"}
     student = [e for e in events if e["stage"] == "distill" and "student:" in e.get("text", "")]
     steps = [event["done"] for event in student if "done" in event]
-    assert 20 < min(steps) <= 61, "resumes from its last checkpoint, not from the start"
+    assert min(steps) > 20 and min(steps) % 20 == 1, "resumes from a checkpoint, not the start"
     finished = manifests(folder)
     assert after_second.items() <= finished.items()
     assert loaded_from(Path(result["report"]).read_text()) == []
@@ -131,7 +132,7 @@ def test_the_student_loads_in_plain_transformers_and_knows_more_than_at_first(
             made = student.generate(**prompt, max_new_tokens=8, do_sample=False)
         text = tokenizer.decode(made[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
         right += text.strip() == item["label"]
-    assert right / len(items) > 2 / len(ORGANS)
+    assert right / len(items) > 0.8
     assert (Path(result["student"]) / "README.md").is_file()
 
 
