@@ -11,8 +11,8 @@ RUNTIME = int(0.75 * GIB)
 
 CHUNK_BYTES = {"cpu": 2**25, "cuda": 2**28}
 """Size of one [n, V] float32 matrix of the loss, by kind of device."""
-CHUNKS = 2
-"""Such matrices that exist at a time."""
+CHUNKS = {"cpu": 2, "cuda": 5}
+"""Such matrices that exist at a time: a CPU goes through two in small blocks."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,7 @@ class Need:
     @property
     def total(self) -> int:
         """All of it."""
-        return (
-            self.parameters
-            + self.gradients
-            + self.optimiser
-            + self.activations
-            + self.loss
-            + self.teacher
-            + self.runtime
-        )
+        return sum(vars(self).values())
 
 
 def training_need(
@@ -69,10 +61,12 @@ def training_need(
     """Memory of one worker that trains with AdamW.
 
     Weights, gradients and optimiser states follow ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054):
-    stage 1 shards the states, 2 the gradients too, 3 the weights too. Activations follow
-    Korthikanti et al. 2022 (arXiv 2205.05198, eq. 2) without its attention matrix, which SDPA
-    doesn't keep: 34 bytes a token, layer and hidden unit at 2 bytes a number; with checkpointing,
-    each layer's input and one layer's activations. Logits exist a chunk at a time.
+    stage 1 shards the states, 2 the gradients too, 3 the weights too. In 2 bytes a number, stages 1
+    to 3 keep a float32 copy of the trained weights with the states; stage 0 has float32 weights and
+    gradients, and autocast's narrow copies. Activations follow Korthikanti et al. 2022 (arXiv
+    2205.05198, eq. 2) without its attention matrix, which SDPA doesn't keep: 34 bytes a token,
+    layer and hidden unit at 2 bytes a number; with checkpointing, each layer's input and one
+    layer's activations. Logits exist a chunk at a time.
 
     Args:
         student: the trained model.
@@ -92,17 +86,18 @@ def training_need(
     def shared(size: float, from_stage: int) -> int:
         return int(size / workers if zero_stage >= from_stage else size)
 
-    # Two moments in float32, and a float32 copy of the weights when those are narrower.
-    state = (8 + (4 if width == 2 else 0)) * trained * count
+    moves = trained * count
+    copies = moves if width < 4 else 0.0
+    whole, cast, master = (4, width * copies, 0.0) if zero_stage == 0 else (width, 0.0, 4 * copies)
     layer = 17 * width * tokens * student.hidden
     kept = width * tokens * student.hidden
     matrix = min(4 * tokens * student.vocabulary, CHUNK_BYTES[device])
     return Need(
-        parameters=0 if offload[1] else shared(count * width, 3),
-        gradients=shared(trained * count * width, 2),
-        optimiser=0 if offload[0] else shared(state, 1),
+        parameters=0 if offload[1] else shared(count * whole + cast, 3),
+        gradients=shared(moves * whole, 2),
+        optimiser=0 if offload[0] else shared(8 * moves + master, 1),
         activations=layer + kept * student.layers if checkpointing else layer * student.layers,
-        loss=CHUNKS * matrix + 4 * student.vocabulary * student.hidden,
+        loss=CHUNKS[device] * matrix + 4 * student.vocabulary * student.hidden,
         teacher=0 if teacher is None else teacher.parameters * width,
     )
 
@@ -127,7 +122,7 @@ def serving_need(
         gradients=0,
         optimiser=0,
         activations=17 * width * tokens * teacher.hidden,
-        loss=CHUNKS * matrix if is_sparse else 0,
+        loss=CHUNKS[device] * matrix if is_sparse else 0,
         teacher=teacher.parameters * width,
     )
 

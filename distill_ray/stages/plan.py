@@ -10,6 +10,7 @@ from distill_ray.config.models import ModelSource
 from distill_ray.config.run import RunConfig
 from distill_ray.config.training import (
     CachedServing,
+    ColocatedServing,
     PoolServing,
     RecipeConfig,
     TopKTargets,
@@ -104,6 +105,8 @@ def _work(cfg: RunConfig) -> Iterator[Work]:
     for pool in cfg.distill.pools():
         yield _pool(cfg, pool, largest)
         known, largest = (known, _head(largest)) if pool.is_exact else (student, None)
+    if isinstance(cfg.distill.serving, ColocatedServing) and cfg.distill.serving.shard:
+        largest = _part(largest, cfg.cluster.num_workers)
     yield _training(cfg, "distill", text, cfg.distill, known, largest)
     yield _training(cfg, "distill", "control without a teacher", cfg.distill, student, None)
     yield Work("evaluate", f"{models + 3} models x at most {questions} questions")
@@ -204,6 +207,14 @@ def _head(teacher: Sizes | None) -> Sizes | None:
     if teacher is None:
         return None
     return replace(teacher, parameters=teacher.vocabulary * teacher.hidden)
+
+
+def _part(teacher: Sizes | None, workers: int) -> Sizes | None:
+    """What of a teacher is in each of the workers that share it: its output weights stay whole."""
+    if teacher is None:
+        return None
+    head = teacher.vocabulary * teacher.hidden
+    return replace(teacher, parameters=head + -(-(teacher.parameters - head) // workers))
 
 
 def _checkpoints_measured(cfg: RunConfig) -> int:

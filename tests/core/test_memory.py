@@ -53,7 +53,14 @@ def test_zero_shards_states_then_gradients_then_weights(
 
 
 def test_half_precision_adds_a_float32_copy_of_the_weights() -> None:
-    assert need(width=2).optimiser == 12 * 1_000_000
+    made = need(width=2, zero_stage=1, workers=1)
+    found = (made.parameters, made.gradients, made.optimiser)
+    assert found == (2_000_000, 2_000_000, 12 * 1_000_000)
+
+
+def test_half_precision_without_shards_computes_with_copies_of_float32_weights() -> None:
+    made = need(width=2)
+    assert (made.parameters, made.gradients, made.optimiser) == (6_000_000, 4_000_000, 8_000_000)
 
 
 def test_a_teacher_adds_its_weights_and_no_logits() -> None:
@@ -65,7 +72,7 @@ def test_the_loss_needs_chunks_however_many_tokens_there_are() -> None:
     head = 4 * 500 * 64
     assert need(rows=1).loss == head + 2 * 4 * 32 * 500
     assert need(rows=10_000).loss == need(rows=20_000).loss == head + 2 * CHUNK_BYTES["cpu"]
-    assert need(rows=10_000, device="cuda").loss == head + 2 * CHUNK_BYTES["cuda"]
+    assert need(rows=10_000, device="cuda").loss == head + 5 * CHUNK_BYTES["cuda"]
 
 
 def test_checkpointing_keeps_each_layer_s_input_and_one_layer_s_activations() -> None:

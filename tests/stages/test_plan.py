@@ -42,6 +42,17 @@ def test_a_pool_takes_the_teacher_s_memory_from_the_worker(
     assert same == control
 
 
+def test_workers_that_share_a_teacher_hold_its_output_weights_and_a_part_of_the_rest(
+    tmp_path: Path,
+) -> None:
+    (whole, _), (part, _) = (
+        distilling(planned(tmp_path, kind="colocated", shard=shard)) for shard in (False, True)
+    )
+    assert whole.need and part.need
+    head = 4 * 320 * 48
+    assert part.need.teacher == head + (whole.need.teacher - head) // 2
+
+
 def test_workers_and_actors_share_the_machine_s_memory(tmp_path: Path) -> None:
     alone, beside = planned(tmp_path), planned(tmp_path, kind="pool", actors=2)
     on_gpus = planned(tmp_path, kind="pool", actors=2, gpus_per_actor=1)
