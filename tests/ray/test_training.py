@@ -75,13 +75,6 @@ def order_of(run: Run, shards: ShardSet, work: Job, key: str, **how: Any) -> Ord
     return Order("distill", work, made, shards.artifact, 1000, **how)
 
 
-def through_ray(run: Run, shards: ShardSet, works: dict[str, Job], **how: Any) -> dict[str, Order]:
-    """The jobs in one group of workers."""
-    orders = {key: order_of(run, shards, work, key, **how) for key, work in works.items()}
-    train(run, [*orders.values()])
-    return orders
-
-
 def with_workers(cfg: RunConfig, workers: int) -> Run:
     cluster = cfg.cluster.model_copy(update={"num_workers": workers})
     return Run.open(cfg.model_copy(update={"cluster": cluster}), "tiny.yaml")
@@ -115,40 +108,40 @@ def assert_same_curve(
         assert found == pytest.approx(theirs, rel=rel), (order.artifact.key, name)
 
 
-def test_one_and_two_workers_at_every_stage_give_the_loss_curve_of_the_plain_loop(
-    tiny: RunConfig, shards: ShardSet, tmp_path: Path
-) -> None:
-    run, work = with_workers(tiny, 2), job(tiny, shards, tmp_path)
-    history, weights = plainly(run, shards, work)
-    assert len({row["tokens"] for row in history}) > 5, "rows should be unequal"
-    assert history[-1]["loss"] < history[0]["loss"]
-    assert [row["rung"] for row in history] == [0] * 20 + [1] * 20
-    works = {f"stage-{stage}": at_stage(work, stage) for stage in (0, 1, 2, 3)}
-    done = through_ray(with_workers(tiny, 1), shards, {"alone": work})
-    done |= through_ray(run, shards, works)
-    for order in done.values():
-        assert_same_curve(order, history)
-        exported = load_model(order.rung_refs()[-1]).state_dict()
-        for name, expected in weights.items():
-            torch.testing.assert_close(exported[name], expected, rtol=1e-3, atol=1e-4)
-
-
-def test_variants_of_the_job_give_the_curve_of_the_plain_loop(
+def test_workers_at_every_stage_and_variants_of_the_job_give_the_curve_of_the_plain_loop(
     tiny: RunConfig, shards: ShardSet, tmp_path: Path
 ) -> None:
     run, work = with_workers(tiny, 2), job(tiny, shards, tmp_path)
     lora = replace(work, lora=LoraConfig(rank=4))
     untied = replace(work, student=ref(tiny, shards, 16, 9, tie_word_embeddings=False))
-    low = at_stage(work, 2, precision="bfloat16", micro_batch_rows=4)
-    works = {
+    variants = {
         "lora-0": at_stage(lora, 0), "lora-3": at_stage(lora, 3), "untied-3": at_stage(untied, 3),
-        "bf16-2": low,
+        "bf16-2": at_stage(work, 2, precision="bfloat16", micro_batch_rows=4),
     }  # fmt: skip
-    expected = {key: plainly(run, shards, made) for key, made in works.items()}
-    done = through_ray(run, shards, works, serving=ColocatedServing(shard=True))
-    for key, order in done.items():
+    stages = {f"stage-{stage}": at_stage(work, stage) for stage in (0, 1, 2, 3)}
+    history, weights = plainly(run, shards, work)
+    assert len({row["tokens"] for row in history}) > 5, "rows should be unequal"
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert [row["rung"] for row in history] == [0] * 20 + [1] * 20
+    expected = {key: plainly(run, shards, made) for key, made in variants.items()}
+
+    alone = order_of(run, shards, work, "alone")
+    train(with_workers(tiny, 1), [alone])
+    # One group of workers for all: starting it takes longer than the jobs.
+    same = [order_of(run, shards, made, key) for key, made in stages.items()]
+    sharded = ColocatedServing(shard=True)
+    other = {
+        key: order_of(run, shards, made, key, serving=sharded) for key, made in variants.items()
+    }
+    train(run, [*same, *other.values()])
+    for order in (alone, *same):
+        assert_same_curve(order, history)
+        exported = load_model(order.rung_refs()[-1]).state_dict()
+        for name, value in weights.items():
+            torch.testing.assert_close(exported[name], value, rtol=1e-3, atol=1e-4)
+    for key, order in other.items():
         assert_same_curve(order, expected[key][0], LOW if key == "bf16-2" else CLOSE)
-    check_adapted(done["lora-3"].rung_refs()[-1], expected["lora-3"][1], tmp_path / "student")
+    check_adapted(other["lora-3"].rung_refs()[-1], expected["lora-3"][1], tmp_path / "student")
 
 
 def check_adapted(adapted: ModelRef, expected: dict[str, torch.Tensor], folder: Path) -> None:
@@ -207,7 +200,7 @@ def test_bad_steps_are_set_aside_and_too_many_in_a_row_end_the_run_at_once(
     good, hopeless = (order_of(run, shards, made, key) for key, made in works.items())
     seen = Listener()
     with pytest.raises(InputError) as stopped:
-        through_ray(replace(run, progress=seen), shards, works)
+        train(replace(run, progress=seen), [good, hopeless])
     check_kept(good, read[rare], seen)
     message, folder = str(stopped.value), Path(hopeless.artifact.uri) / FOLDER
     assert f"distill parity: {limit} steps in a row, the last one step {limit}," in message
