@@ -17,7 +17,7 @@ from torch import Tensor
 
 from distill_ray.core import sparse
 from distill_ray.core.divergence import Divergence, forward_kl
-from distill_ray.core.head import Head
+from distill_ray.core.head import ROWS, Head
 from distill_ray.core.memory import CHUNK_BYTES
 from distill_ray.core.shapes import require_shape
 from distill_ray.core.sparse import SparseTargets
@@ -153,7 +153,8 @@ class _Work:
         self.wanted = torch.is_grad_enabled()
         kind = "cpu" if device.type == "cpu" else "cuda"
         row_bytes = 4 * student.vocabulary
-        self.rows = min(max(1, (chunk_bytes or CHUNK_BYTES[kind]) // row_bytes), len(student))
+        rows = max(1, (chunk_bytes or CHUNK_BYTES[kind]) // row_bytes)
+        self.rows = min(rows - rows % ROWS or rows, len(student))
         self.block = max(1, BLOCK_BYTES // row_bytes) if kind == "cpu" else max(1, self.rows)
         self.gradients: list[Tensor | None] = []
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from distill_ray.core.divergence import DIVERGENCES, forward_kl
-from distill_ray.core.head import Head
+from distill_ray.core.head import TILE, Head
 from distill_ray.core.head_loss import Supervision, gold_nll, head_loss
 
 N, V, H, PADDED = 13, 11, 6, 14
@@ -115,6 +115,15 @@ def test_tied_embeddings_add_up_both_gradients():
         for loss in (lambda h: plain(h, supervision()), lambda h: head_loss(h, supervision()).total)
     ]
     torch.testing.assert_close(slopes[1], slopes[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [32, 33, 1])
+def test_logits_written_into_a_buffer_are_the_product(count):
+    # More ids than a tile has, and not a multiple of it; 32 rows go the tiled way, 33 don't.
+    x, w = torch.randn(count, 8), torch.randn(2 * TILE + 5, 8)
+    out = torch.full((count, len(w)), torch.nan)
+    assert Head((x,), (w,), len(w)).logits(slice(None), out) is out
+    torch.testing.assert_close(out, (x.double() @ w.double().t()).float())
 
 
 @pytest.mark.parametrize("changes", [{"bias": True}, {"scale": 0.3}, {"softcap": 2.0},
