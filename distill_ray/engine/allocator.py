@@ -6,10 +6,6 @@ import ctypes
 from collections.abc import Callable
 from functools import cache
 
-RELEASE_EVERY = 2
-"""Steps. Pages that are handed back come in again one by one, which takes up to a sixth of a step;
-memory after two steps is 4 % above that after one."""
-
 
 def release_freed_memory() -> None:
     """Let the system have the pages that nobody uses; does nothing where the C library can't.

@@ -15,7 +15,7 @@ from distill_ray.core.matching import Towards
 from distill_ray.core.schedule import Observation, ScheduleState, Switch, advance, progress
 from distill_ray.data.batches import Batch
 from distill_ray.engine import comm
-from distill_ray.engine.allocator import RELEASE_EVERY, release_freed_memory
+from distill_ray.engine.allocator import release_freed_memory
 from distill_ray.engine.bad_steps import judge
 from distill_ray.engine.objective import TERMS, Kept, measured
 from distill_ray.engine.session import Session, Teaching
@@ -120,7 +120,7 @@ def train_step(session: Session) -> tuple[float, dict[str, float], int, float]:
     loss = session.objective.loss(means)
     # Both are global, so every rank decides alike.
     judge(session.bad, session.step + 1, loss, norm, batches, parts[:, session.objective.counted])
-    if session.backend.device.type == "cpu" and session.step % RELEASE_EVERY == 0:
+    if session.backend.device.type == "cpu":
         release_freed_memory()
     tokens = int(total[2:].sum() if session.teaching else total[:2].sum())
     return loss, means, tokens, norm
