@@ -346,9 +346,7 @@ def _sparse_kl(
     """The same against a teacher's likeliest tokens; log_q is used up."""
     if not wanted:
         return sparse.forward_kl(log_q, part), None
-    value, gradient = sparse.forward_kl_gradient(log_q.clone(), part)
-    gradient.mul_(weight)
-    return value, gradient if extra is None else gradient.addcmul_(log_q.exp_(), extra)
+    return sparse.forward_kl_gradient(log_q, part, weight, 0.0 if extra is None else extra)
 
 
 class _Collector:

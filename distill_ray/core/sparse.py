@@ -163,14 +163,19 @@ def forward_kl(log_q: Tensor, targets: SparseTargets) -> Tensor:
 
 
 @torch.no_grad()
-def forward_kl_gradient(log_q: Tensor, targets: SparseTargets) -> tuple[Tensor, Tensor]:
-    """[n] values of `forward_kl` and [n, V] gradients by z / τ, z the student's logits.
+def forward_kl_gradient(
+    log_q: Tensor, targets: SparseTargets, weight: Tensor | float = 1.0, extra: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """[n] values of `forward_kl`, and [n, V] weight · gradient + extra · q.
 
-    In closed form: q - p inside `ids`, q (1 - p_tail / q_tail) outside, below FLOOR as well.
+    The gradient is by z / τ, z the student's logits, in closed form: q - p inside `ids`,
+    q (1 - p_tail / q_tail) outside, below FLOOR as well. One more multiple of q, such as a
+    cross-entropy's gradient has, costs nothing beside it.
 
     Args:
         log_q: [n, V] log-softmax of z / τ; overwritten by the gradient.
         targets: of the same n tokens.
+        weight, extra: [n, 1], or one for all.
     """
     require_shape("log_q", log_q, (len(targets), log_q.shape[-1]))
     kept = log_q.gather(1, targets.ids)
@@ -183,8 +188,9 @@ def forward_kl_gradient(log_q: Tensor, targets: SparseTargets) -> tuple[Tensor, 
     # where q has underflowed.
     d = (targets.log_tail - log_q_tail)[:, None]
     log_size = d.clamp_min(0) + (-torch.expm1(-d.abs())).log()
-    others.mul_(-torch.sign(d) * (peak + log_size).exp())
-    return value, others.scatter_(1, targets.ids, kept.exp() - targets.log_p.exp())
+    others.mul_(extra * peak.exp() - weight * torch.sign(d) * (peak + log_size).exp())
+    inside = (weight + extra) * kept.exp() - weight * targets.log_p.exp()
+    return value, others.scatter_(1, targets.ids, inside)
 
 
 def _forward_kl(log_q: Tensor, targets: SparseTargets) -> Tensor:

@@ -139,6 +139,23 @@ def test_the_closed_form_is_autograd_of_the_buckets_in_float64(k, ours_scale, th
         torch.testing.assert_close(gradient.double(), z.grad, rtol=1e-4, atol=2e-6)
 
 
+@every_width
+@pytest.mark.parametrize("scale", [2, 60])
+def test_a_weight_and_another_multiple_of_q_go_along_with_the_gradient(k, scale):
+    teacher, student = _logits(0), _logits(1, scale=scale)
+    weight, extra = (torch.rand(N, 1, generator=_seeded(seed)) for seed in (2, 3))
+    for targets in (
+        top_k(teacher, None, k=k),
+        sampled(teacher, None, samples=k, generator=_seeded()),
+    ):
+        value, slope = forward_kl_gradient(_log_q(student), targets)
+        q = _log_q(student.double()).exp()
+        found = forward_kl_gradient(_log_q(student), targets, weight, extra)
+        torch.testing.assert_close(found[0], value, rtol=0, atol=0)
+        expected = weight * slope.double() + extra * q
+        torch.testing.assert_close(found[1].double(), expected, rtol=1e-5, atol=1e-6)
+
+
 def test_the_gradient_takes_the_place_of_the_log_probabilities():
     log_q = _log_q(_logits(1))
     _, gradient = forward_kl_gradient(log_q, top_k(_logits(0), None, k=K))
