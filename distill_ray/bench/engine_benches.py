@@ -16,6 +16,8 @@ from distill_ray.bench.work import SamplesWork, StepWork
 PADDED, GROUPED, PACKED = "ours, padded", "ours, grouped", "ours, packed"
 CACHED, TRUNCATED = "cached targets", "in memory, the same entries"
 RAY = "in a Ray Train worker"
+TRACING = 3
+"""Steps until ZeRO-3 is up to speed: DeepSpeed first records in which order weights are used."""
 TRUNCATION_NOTE = (
     "The cache keeps the teacher's 64 likeliest tokens and a tail, so its loss is below the whole "
     "one; it is held against a teacher in memory that is cut to the same entries."
@@ -43,6 +45,7 @@ def packing(settings: Settings, *, work: SamplesWork) -> Report:
 
 def zero(settings: Settings, *, work: StepWork) -> Report:
     """Two processes with ZeRO 0 to 3 against one with all the threads, at the same global batch."""
+    settings = replace(settings, warmup=max(settings.warmup, TRACING))
     one = "one process"
     threads = max(1, settings.threads // 2)
     arms = [_arm(one, "engine:step", settings, work=work)]

@@ -18,7 +18,7 @@ from distill_ray.config.training import OffloadConfig
 from distill_ray.core.head_loss import Supervision
 from distill_ray.core.matching import Towards
 from distill_ray.data.batches import Batch
-from distill_ray.engine import comm
+from distill_ray.engine import comm, gloo
 from distill_ray.engine.objective import Losses
 from distill_ray.engine.optim import OptimSpec, adamw
 from distill_ray.engine.student import Student
@@ -145,6 +145,9 @@ def import_deepspeed(device: torch.device) -> Any:
         deepspeed.accelerator.get_accelerator().is_fp64_supported = lambda: False
     backend = "gloo" if device.type == "cpu" else "nccl"
     deepspeed.init_distributed(dist_backend=backend, timeout=timedelta(minutes=10), verbose=False)
+    if device.type == "cpu":  # It has looked these functions up in torch.
+        deepspeed.comm.comm.cdb.all_gather_function = gloo.all_gather
+        deepspeed.comm.comm.cdb.reduce_scatter_function = gloo.reduce_scatter
     return deepspeed
 
 
