@@ -193,28 +193,24 @@ def gathered() -> dict[str, tuple[Any, Any]]:
     """Parts of all ranks and of a group, by `engine.gloo` and by torch: case → both."""
     from distill_ray.engine import gloo
 
-    rank, last = dist.get_rank(), dist.new_group([1, 2])
     found: dict[str, tuple[Any, Any]] = {}
-    for group, members in ((None, dist.get_world_size()), (last, 2)):
-        if group is not None and rank == 0:
-            continue
-        for dtype in (torch.float32, torch.bfloat16):
-            mine = torch.arange(5, dtype=dtype) + 10 * rank
-            expected = torch.empty(members * 5, dtype=dtype)
-            dist.all_gather_into_tensor(expected, mine, group)
-            ours = torch.empty_like(expected)
-            gloo.all_gather(ours, mine, group)
-            later = torch.empty_like(expected)
-            work = gloo.all_gather(later, mine, group, async_op=True)
-            assert work is not None
-            work.wait()
-            place = torch.full_like(expected, -1)
-            here = place.view(members, -1)[dist.get_rank(group)]
-            here.copy_(mine)
-            gloo.all_gather(place, here, group)
-            for how, made in (("waited", ours), ("later", later), ("in place", place)):
-                case = f"{how}, {members} ranks, {dtype}"
-                found[case] = (made.tolist(), expected.tolist())
+    for group, members, dtype in _groups():
+        mine = torch.arange(5, dtype=dtype) + 10 * dist.get_rank()
+        expected = torch.empty(members * 5, dtype=dtype)
+        dist.all_gather_into_tensor(expected, mine, group)
+        ours = torch.empty_like(expected)
+        gloo.all_gather(ours, mine, group)
+        later = torch.empty_like(expected)
+        work = gloo.all_gather(later, mine, group, async_op=True)
+        assert work is not None
+        work.wait()
+        place = torch.full_like(expected, -1)
+        here = place.view(members, -1)[dist.get_rank(group)]
+        here.copy_(mine)
+        gloo.all_gather(place, here, group)
+        for how, made in (("waited", ours), ("later", later), ("in place", place)):
+            case = f"{how}, {members} ranks, {dtype}"
+            found[case] = (made.tolist(), expected.tolist())
     return found
 
 
@@ -227,28 +223,33 @@ def scattered(piece: int) -> dict[str, tuple[Any, Any]]:
     from distill_ray.engine import gloo
 
     gloo.PIECE = piece
-    rank, last = dist.get_rank(), dist.new_group([1, 2])
     found: dict[str, tuple[Any, Any]] = {}
-    for group, members in ((None, dist.get_world_size()), (last, 2)):
-        if group is not None and rank == 0:
-            continue
-        for dtype in (torch.float32, torch.bfloat16):
-            whole = torch.arange(members * 5, dtype=dtype) * 2**rank
-            expected, ours = torch.empty(5, dtype=dtype), torch.empty(5, dtype=dtype)
-            dist.reduce_scatter_tensor(expected, whole.clone(), group=group)
-            gloo.reduce_scatter(ours, whole, group=group)
-            place = whole.clone()
-            here = place.view(members, -1)[dist.get_rank(group)]
-            gloo.reduce_scatter(here, place, group=group)
-            largest, best = torch.empty_like(ours), torch.empty_like(ours)
-            dist.reduce_scatter_tensor(best, whole.clone(), dist.ReduceOp.MAX, group=group)
-            gloo.reduce_scatter(largest, whole.clone(), dist.ReduceOp.MAX, group=group)
-            later = torch.empty_like(ours)
-            work = gloo.reduce_scatter(later, whole.clone(), group=group, async_op=True)
-            assert work is not None
-            work.wait()
-            made = {"sum": ours, "in place": here, "later": later}
-            case = f"{members} ranks, {dtype}"
-            found |= {f"{how}, {case}": (x.tolist(), expected.tolist()) for how, x in made.items()}
-            found[f"largest, {case}"] = (largest.tolist(), best.tolist())
+    for group, members, dtype in _groups():
+        whole = torch.arange(members * 5, dtype=dtype) * 2 ** dist.get_rank()
+        expected, ours = torch.empty(5, dtype=dtype), torch.empty(5, dtype=dtype)
+        dist.reduce_scatter_tensor(expected, whole.clone(), group=group)
+        gloo.reduce_scatter(ours, whole, group=group)
+        place = whole.clone()
+        here = place.view(members, -1)[dist.get_rank(group)]
+        gloo.reduce_scatter(here, place, group=group)
+        largest, best = torch.empty_like(ours), torch.empty_like(ours)
+        dist.reduce_scatter_tensor(best, whole.clone(), dist.ReduceOp.MAX, group=group)
+        gloo.reduce_scatter(largest, whole.clone(), dist.ReduceOp.MAX, group=group)
+        later = torch.empty_like(ours)
+        work = gloo.reduce_scatter(later, whole.clone(), group=group, async_op=True)
+        assert work is not None
+        work.wait()
+        made = {"sum": ours, "in place": here, "later": later}
+        case = f"{members} ranks, {dtype}"
+        found |= {f"{how}, {case}": (x.tolist(), expected.tolist()) for how, x in made.items()}
+        found[f"largest, {case}"] = (largest.tolist(), best.tolist())
     return found
+
+
+def _groups() -> Iterator[tuple[Any, int, torch.dtype]]:
+    """All ranks, and a group of the last two where this rank is in it; its size, and a type."""
+    rank, last = dist.get_rank(), dist.new_group([1, 2])
+    for group, members in ((None, dist.get_world_size()), (last, 2)):
+        if group is None or rank > 0:
+            yield group, members, torch.float32
+            yield group, members, torch.bfloat16

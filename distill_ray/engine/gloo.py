@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -12,23 +12,17 @@ PIECE = 4_000_000
 """Numbers that are sent at a time: what they are received into is small enough to be used again."""
 
 
-class Work(Protocol):
-    """Something under way."""
-
-    def wait(self) -> object:
-        """Until it is done."""
-
-
 class Works:
     """Several things under way, to be waited for as one."""
 
-    def __init__(self, works: list[Work]) -> None:
+    def __init__(self, works: Sequence[dist.Work | None]) -> None:
         self._works = works
 
     def wait(self) -> None:
         """Until all are done."""
         for work in self._works:
-            work.wait()
+            if work is not None:
+                work.wait()
 
 
 def all_gather(
@@ -108,6 +102,4 @@ def _exchange(
     """Send each other rank its part, and receive what they send."""
     sent = [dist.isend(parts[r], group=group, group_dst=r) for r in others]
     found = [dist.irecv(x, group=group, group_src=r) for r, x in zip(others, received)]
-    for work in (*sent, *found):
-        if work is not None:
-            work.wait()
+    Works([*sent, *found]).wait()
