@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from distill_ray.config.training import AnyTarget, HiddenTargets, SparseTarget, TopKTargets
-from distill_ray.core import sparse
 from distill_ray.core.head import Head
 from distill_ray.core.head_loss import Reference
 from distill_ray.core.sparse import SparseTargets
+from distill_ray.core.sparse_bytes import decode, encode
 from distill_ray.data.batches import Batch
 from distill_ray.engine.objective import Kept
 from distill_ray.engine.targets import TargetSpec, sparse_targets
@@ -69,7 +69,7 @@ class Answer:
     features: tuple[Array, ...] = ()
     """[K, H_i] each, as `as_array` makes them."""
     sparse: bytes = b""
-    """Of `core.sparse.encode`; empty where features are sent."""
+    """Of `core.sparse_bytes.encode`; empty where features are sent."""
     by_new_process: bool = False
     """Whether it is the first of a process that has taken a dead one's place."""
 
@@ -104,7 +104,7 @@ def answer(bank: TeacherBank, request: Request, targets: AnyTarget, device: torc
     head = head_for(bank, request, device)
     if isinstance(targets, HiddenTargets):
         return Answer(head.vocabulary, features=tuple(map(as_array, head.features)))
-    return Answer(head.vocabulary, sparse=sparse.encode(_targets(head, request, targets)))
+    return Answer(head.vocabulary, sparse=encode(_targets(head, request, targets)))
 
 
 def output(bank: TeacherBank, teacher: str, rung: int, device: torch.device) -> Output:
@@ -127,7 +127,7 @@ def reference(found: Answer, head: Head | None, device: torch.device) -> Referen
         device: where the student is.
     """
     if head is None:
-        return sparse.decode(found.sparse).to(device)
+        return decode(found.sparse).to(device)
     features = tuple(as_tensor(x, device) for x in found.features)
     return Head(features, head.weights, head.vocabulary, head.bias, head.scale, head.softcap)
 

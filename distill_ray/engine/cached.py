@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from distill_ray.core.sparse import SparseTargets, concatenate, decode
+from distill_ray.core.sparse import SparseTargets, concatenate
+from distill_ray.core.sparse_bytes import decode
 from distill_ray.data.batches import Batch
 from distill_ray.engine.objective import Kept
 from distill_ray.engine.targets import TargetSpec, kept_of_rows, read_footer

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from distill_ray.core.head import Head
 from distill_ray.core.head_loss import Reference
-from distill_ray.core.sparse import RESOLUTION, SparseTargets
+from distill_ray.core.sparse import SparseTargets
+from distill_ray.core.sparse_bytes import RESOLUTION
 from distill_ray.data.batches import Batch
 from distill_ray.engine.objective import Kept
 

@@ -20,6 +20,7 @@ from distill_ray.core import sparse
 from distill_ray.core.head import Head
 from distill_ray.core.memory import CHUNK_BYTES
 from distill_ray.core.sparse import SparseTargets
+from distill_ray.core.sparse_bytes import encode
 from distill_ray.data.batches import Batch
 from distill_ray.data.rows import TARGETS
 from distill_ray.engine.objective import Kept
@@ -140,7 +141,7 @@ def file_of(rows: Iterable[RowTargets], spec: TargetSpec) -> tuple[bytes, Target
         group: list[dict[str, Any]] = []
         for block in _blocks(rows):
             whole = sparse.concatenate([targets for _, targets in block])
-            group += _records(block, sparse.encode(whole))
+            group += _records(block, encode(whole))
             counts += TargetCounts.of(whole, len(block))
             if sum(len(record["payload"] or b"") for record in group) >= GROUP_BYTES:
                 writer.write_table(pa.Table.from_pylist(group, schema=TARGETS))

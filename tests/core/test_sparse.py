@@ -11,8 +11,6 @@ from oracles import sparse as oracle
 from distill_ray.core import divergence as ours
 from distill_ray.core.sparse import (
     concatenate,
-    decode,
-    encode,
     forward_kl,
     forward_kl_gradient,
     log_buckets,
@@ -20,6 +18,7 @@ from distill_ray.core.sparse import (
     target_buckets,
     top_k,
 )
+from distill_ray.core.sparse_bytes import decode, encode
 
 N, V, K = 6, 23, 5
 at_temperatures = pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])

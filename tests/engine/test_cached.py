@@ -10,7 +10,8 @@ import torch
 
 from distill_ray.config.training import ObjectiveConfig
 from distill_ray.core.memory import targets_bytes
-from distill_ray.core.sparse import SparseTargets, decode, encode, top_k
+from distill_ray.core.sparse import SparseTargets, top_k
+from distill_ray.core.sparse_bytes import decode, encode
 from distill_ray.data.batches import in_order
 from distill_ray.engine.cached import Cached, TargetsError
 from distill_ray.engine.job import TeachingSpec, build_session, held_out_streams, teacher_bank

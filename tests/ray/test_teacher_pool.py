@@ -21,6 +21,7 @@ from distill_ray.config.errors import InputError
 from distill_ray.config.training import PoolServing, TopKTargets
 from distill_ray.core import sparse
 from distill_ray.core.schedule import Reassessment
+from distill_ray.core.sparse_bytes import encode
 from distill_ray.data.batches import Batch
 from distill_ray.engine.answers import Answer, Request
 from distill_ray.engine.job import Job, TeachingSpec, build_session
@@ -295,7 +296,7 @@ class Gate:
         nothing = torch.full((len(request.at),), -torch.inf)
         ids = torch.full((len(request.at), 1), request.rung)
         made = sparse.SparseTargets(ids, log_p, nothing, log_p[:, 0], log_p[:, 0], kind="top_k")
-        return Answer(320, sparse=sparse.encode(made))
+        return Answer(320, sparse=encode(made))
 
     def describe(self) -> dict[str, str]:
         return {**versions(), "torch": "1.0", "device": "a gate"}
