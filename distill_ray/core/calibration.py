@@ -1,14 +1,22 @@
-"""Does confidence mean what it says? n examples, K options, M bins."""
+"""Does confidence mean what it says? n examples, K options, M bins; N tokens, V vocabulary."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:  # Only tensors' own methods are used: metrics of arrays need not wait for torch.
+    import torch
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+_CHUNK = 2**22
+"""Probabilities that `FullEce` holds at a time: 32 MiB in float64, twice that while it compares."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,43 @@ def normalise(log_scores: Floats) -> Floats:
     shifted = log_scores - log_scores.max(axis=1, keepdims=True)
     likelihood = np.exp(shifted)
     return np.asarray(likelihood / likelihood.sum(axis=1, keepdims=True))
+
+
+def by_length(log_scores: Floats, lengths: Floats | Ints) -> Floats:
+    """Mean log-likelihood of each option, which takes away long options' handicap.
+
+    log p(option | question) / length. The evaluation harness's `acc_norm` (Gao et al. 2021,
+    EleutherAI/lm-evaluation-harness) divides by an option's length in bytes; by its number of
+    tokens the result is in nats a token.
+
+    Args:
+        log_scores: [n, K] option log-likelihoods, nats.
+        lengths: [K] where all questions have the same options, else [n, K]; above 0.
+
+    Raises:
+        ValueError: an option has no length.
+    """
+    if (np.asarray(lengths) <= 0).any():
+        raise ValueError(f"every option needs a length above 0, got {np.min(lengths)}")
+    return np.asarray(log_scores / lengths)
+
+
+def by_prior(log_scores: Floats, prior: Floats) -> Floats:
+    """What the question adds to each option: takes away the handicap of rare wordings.
+
+    PMI_DC, log p(option | question) - log p(option | no question) (Holtzman et al. 2021,
+    arXiv 2104.08315), in nats.
+
+    Args:
+        log_scores: [n, K] option log-likelihoods, nats; -inf stays -inf.
+        prior: [K] or [n, K] log-likelihoods of the options after a prompt without the question.
+
+    Raises:
+        ValueError: a prior is not finite, so nothing can be measured against it.
+    """
+    if not np.isfinite(prior).all():
+        raise ValueError("every option needs a finite prior log-likelihood")
+    return np.asarray(log_scores - prior)
 
 
 def bin_index(confidence: Floats, bins: int) -> Ints:
@@ -52,20 +97,97 @@ def ece(confidence: Floats, correct: Floats, bins: int = 15) -> float:
         correct: [n] 1 where it is right.
         bins: M equal-width bins (lo, hi].
     """
-    index = bin_index(confidence, bins)
-    gaps = np.bincount(index, correct - confidence, bins)
-    return float(np.abs(gaps).sum() / len(confidence))
+    return _mean_gap(bin_index(confidence, bins), confidence, correct)
 
 
-def noise_floor(confidence: Floats, bins: int = 15, *, draws: int = 200, seed: int = 0) -> float:
-    """Mean ECE of a perfectly calibrated model with these confidences.
+def adaptive_ece(confidence: Floats, correct: Floats, bins: int = 15) -> float:
+    """Calibration error over bins of equal mass: Σ_m |B_m|/n · |acc(B_m) - conf(B_m)|.
+
+    Bin m closes at the ⌈m·n/M⌉-th smallest confidence (Nixon et al. 2019, arXiv 1904.01685,
+    for the chosen answer alone), so bins differ by at most one example. Equal confidences stay
+    together, in the bin of the first of them, so the order of examples does not matter; bins
+    are then less even, and some may be empty. With n < M every distinct confidence is a bin.
+
+    Args:
+        confidence: [n] probability of the chosen answer, n ≥ 1.
+        correct: [n] 1 where it is right.
+        bins: M bins of n/M examples.
+    """
+    last = np.ceil(np.arange(1, bins + 1) * len(confidence) / bins).astype(np.int64) - 1
+    upper = np.sort(confidence)[last]
+    return _mean_gap(np.searchsorted(upper, confidence), confidence, correct)
+
+
+def classwise_ece(probabilities: Floats, gold: Ints, bins: int = 15) -> float:
+    """Mean over options of each option's own ECE, 1/K · Σ_k Σ_m |B_mk|/n · |freq - conf|.
+
+    Each option is taken one against the rest: its probability is the confidence, its being gold
+    the outcome (Kull et al. 2019, arXiv 1910.12656). This says something where option k means
+    the same in every question: a label, or a letter.
+
+    Args:
+        probabilities: [n, K] over the options.
+        gold: [n] index of the right option.
+        bins: M equal-width bins (lo, hi].
+    """
+    options = probabilities.shape[1]
+    index = bin_index(probabilities, bins) + bins * np.arange(options)
+    return _mean_gap(index.ravel(), probabilities.ravel(), np.eye(options)[gold].ravel())
+
+
+def _mean_gap(index: Ints, confidence: Floats, outcome: Floats) -> float:
+    """Σ_m |B_m|/n · |mean outcome - mean confidence|, where B_m has the examples of index m."""
+    return float(np.abs(np.bincount(index, outcome - confidence)).sum() / len(confidence))
+
+
+def auroc(confidence: Floats, correct: Floats) -> float | None:
+    """P(a right answer is surer than a wrong one), ties counting half (Hanley & McNeil 1982).
+
+    It needs no probability, only an order: the measure for exp(mean log-likelihood), say.
+
+    Args:
+        confidence: [n] any score that rises with certainty.
+        correct: [n] 1 where the answer is right.
+
+    Returns:
+        A number in [0, 1]; None when all answers are right, or all wrong: there is no pair.
+    """
+    from sklearn.metrics import roc_auc_score  # Takes a second, which workers need not wait.
+
+    if len(np.unique(correct)) < 2:
+        return None
+    return float(roc_auc_score(correct, confidence))
+
+
+def noise_floor(
+    confidence: Floats,
+    bins: int = 15,
+    *,
+    metric: Callable[[Floats, Any, int], float] = ece,
+    draws: int = 200,
+    seed: int = 0,
+) -> float:
+    """Mean of a calibration error of a perfectly calibrated model with these confidences.
 
     Outcomes are drawn from the confidences themselves: what is left is sampling noise, so an ECE
     near this figure shows no miscalibration.
+
+    Args:
+        confidence: [n] probabilities of the chosen answers, or [n, K] of all options.
+        bins: M, handed to the metric.
+        metric: of (confidence, correct, bins) for [n], as `ece` and `adaptive_ece` are; of
+            (probabilities, gold, bins) for [n, K], as `classwise_ece` is.
+        draws: simulated sets of n outcomes.
+        seed: the same seed, the same outcomes.
     """
     rng = np.random.default_rng(seed)
-    outcomes = rng.random((draws, len(confidence))) < confidence
-    return float(np.mean([ece(confidence, o.astype(np.float64), bins) for o in outcomes]))
+    if confidence.ndim == 1:
+        sets = ((rng.random(len(confidence)) < confidence) * 1.0 for _ in range(draws))
+    else:
+        # The last option takes what rounding leaves of the sum.
+        below = confidence.cumsum(axis=1)[:, :-1]
+        sets = ((rng.random((len(below), 1)) >= below).sum(axis=1) for _ in range(draws))
+    return float(np.mean([metric(confidence, outcomes, bins) for outcomes in sets]))
 
 
 def brier(probabilities: Floats, gold: Ints) -> float:
@@ -82,3 +204,68 @@ def brier_each(probabilities: Floats, gold: Ints) -> Floats:
 def nll_each(probabilities: Floats, gold: Ints) -> Floats:
     """[n] -log p(gold option), in nats; p is kept above 1e-12."""
     return -np.log(np.clip(probabilities[np.arange(len(gold)), gold], 1e-12, None))
+
+
+@dataclass
+class FullEce:
+    """Full-ECE, which bins every probability of the vocabulary, summed up batch by batch.
+
+    Σ_m |B_m|/N · |acc(B_m) - conf(B_m)| = 1/N · Σ_m |hits_m - mass_m| (Liu et al. 2024,
+    arXiv 2406.11345), where B_m has the tokens of the vocabulary, at any of N positions, whose
+    probability lies in bin m. With N the number of positions, as in ECE, the weights sum to V and
+    not to 1: the value is of probability a position, in [0, 2], whatever V.
+    """
+
+    counts: Ints
+    """[M] number of probabilities in each bin (lo, hi], those of `bin_index`."""
+    mass: Floats
+    """[M] their sum."""
+    hits: Ints
+    """[M] how many of them were of the token that came."""
+
+    @classmethod
+    def empty(cls, bins: int = 15) -> FullEce:
+        """Nothing seen yet, over M equal-width bins."""
+        return cls(np.zeros(bins, np.int64), np.zeros(bins), np.zeros(bins, np.int64))
+
+    def add(self, log_p: torch.Tensor, gold: torch.Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            log_p: [N, V] log-probabilities, nats, of any float type, on any device with float64;
+                each row's probabilities sum to 1, and -inf is a probability of 0.
+            gold: [N] the tokens that came.
+        """
+        rows = max(1, _CHUNK // log_p.shape[1])
+        for start in range(0, len(log_p), rows):
+            part = log_p[start : start + rows].detach().double().exp()
+            self._add(part, gold[start : start + rows].to(part.device))
+
+    def _add(self, p: torch.Tensor, gold: torch.Tensor) -> None:
+        bins = len(self.counts)
+        came = bin_index(_numpy(p.gather(1, gold[:, None])[:, 0]), bins)
+        self.hits += np.bincount(came, minlength=bins)
+        # Fewer than M probabilities a row lie above 1/M, so only these few are sorted into bins;
+        # the first bin has all others.
+        high = p * bins > 1
+        above = _numpy(p[high])
+        index = bin_index(above, bins)
+        self.counts += np.bincount(index, minlength=bins)
+        self.counts[0] += p.numel() - len(above)
+        self.mass += np.bincount(index, above, bins)
+        self.mass[0] += p.masked_fill_(high, 0).sum().item()
+
+    def __add__(self, other: FullEce) -> FullEce:
+        """What both have seen: sums of ranks, shards or batches."""
+        return FullEce(self.counts + other.counts, self.mass + other.mass, self.hits + other.hits)
+
+    @property
+    def value(self) -> float:
+        """Full-ECE of all positions seen; ValueError where there is none."""
+        if not self.hits.any():
+            raise ValueError("Full-ECE needs at least one position")
+        return float(np.abs(self.hits - self.mass).sum() / self.hits.sum())
+
+
+def _numpy(tensor: torch.Tensor) -> Floats:
+    return np.asarray(tensor.cpu().numpy(), dtype=np.float64)
