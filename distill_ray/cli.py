@@ -17,6 +17,7 @@ from rich.console import Console
 from distill_ray import __version__
 from distill_ray.bench.commands import app as bench
 from distill_ray.config import InputError, RunConfig, load_config
+from distill_ray.config.load import load_study
 
 app = typer.Typer(
     name="distill-ray",
@@ -36,6 +37,9 @@ StorageUri = Annotated[
     str | None, typer.Option("--storage", metavar="URI", help="Where artifacts go.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Events and results as JSON lines.")]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Try again the teachers and probes that failed.")
+]
 
 
 def main() -> None:
@@ -99,8 +103,9 @@ def _add_command(name: str, stage: str, text: str) -> None:
         overrides: Overrides = None,
         storage: StorageUri = None,
         as_json: AsJson = False,
+        retry_failed: RetryFailed = False,
     ) -> None:
-        _stage(stage, config, overrides, storage, as_json)
+        _stage(stage, config, overrides, storage, as_json, retry_failed)
 
 
 for _name, (_upto, _help) in STAGE_COMMANDS.items():
@@ -110,6 +115,45 @@ for _name, (_upto, _help) in STAGE_COMMANDS.items():
 data = typer.Typer(help="Look at the rows that training reads.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")
+studies = typer.Typer(help="Show on your own data what predicts a student.", no_args_is_help=True)
+app.add_typer(studies, name="study")
+
+
+@studies.command("ranking")
+def study_ranking(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The study's YAML file.")],
+    overrides: Overrides = None,
+    storage: StorageUri = None,
+    as_json: AsJson = False,
+    retry_failed: RetryFailed = False,
+) -> None:
+    """Let every teacher teach to the end, and compare with what was known of it before."""
+    from distill_ray import console
+
+    study, runs = load_study(config, _flags(overrides, storage))
+    out = Console()
+    with _working(as_json, out) as progress:
+        from distill_ray.stages.check import check
+
+        for name, cfg in runs.items():
+            check(cfg, f"{config.name} {name}")
+        from distill_ray.runtime.run import Run
+
+        opened = {
+            name: Run.open(cfg, config.name, progress, retry_failed=retry_failed)
+            for name, cfg in runs.items()
+        }
+        from distill_ray.study.page import write_page
+        from distill_ray.study.study import study as compare
+
+        found = compare(study, opened)
+        page = write_page(found, Path(study.results), f"distill-ray study ranking {config}")
+    if as_json:
+        console.write_json({"result": {"page": str(page), "overall": found.overall}})
+    else:
+        for group, table in found.overall.items():
+            out.print(console.predictors(group, table))
+        out.print(f"Page: {page}", soft_wrap=True, highlight=False, markup=False)
 
 
 @data.command("show")
@@ -154,24 +198,42 @@ def root(
 
 
 def _load(config: Path, overrides: list[str] | None, storage: str | None) -> RunConfig:
-    flags = list(overrides or [])
-    if storage is not None:
-        flags.append(f"storage={json.dumps(storage)}")
-    return load_config(config, flags)
+    return load_config(config, _flags(overrides, storage))
+
+
+def _flags(overrides: list[str] | None, storage: str | None) -> list[str]:
+    return [
+        *(overrides or []),
+        *([f"storage={json.dumps(storage)}"] if storage is not None else []),
+    ]
 
 
 def _stage(
-    stage: str, config: Path, overrides: list[str] | None, storage: str | None, as_json: bool
+    stage: str,
+    config: Path,
+    overrides: list[str] | None,
+    storage: str | None,
+    as_json: bool,
+    retry_failed: bool,
 ) -> None:
     """Run the route up to a stage and show its result."""
     out = Console()
-    result = _route(stage, _load(config, overrides, storage), config, as_json, out)
+    cfg = _load(config, overrides, storage)
+    result = _route(stage, cfg, config, as_json, out, retry_failed=retry_failed)
     _show(stage, result, as_json, out)
 
 
-def _route(stage: str, cfg: RunConfig, config: Path, as_json: bool, out: Console) -> Any:
+def _route(
+    stage: str,
+    cfg: RunConfig,
+    config: Path,
+    as_json: bool,
+    out: Console,
+    *,
+    retry_failed: bool = False,
+) -> Any:
     """The result of the route up to a stage."""
-    with _quiet(), _progress(as_json, out) as progress:
+    with _working(as_json, out) as progress:
         from distill_ray.runtime.environment import prepare
 
         prepare(cfg.cluster.address)
@@ -179,11 +241,18 @@ def _route(stage: str, cfg: RunConfig, config: Path, as_json: bool, out: Console
         from distill_ray.stages.check import check
 
         check(cfg, config.name)
-        opened = Run.open(cfg, config.name, progress)
+        opened = Run.open(cfg, config.name, progress, retry_failed=retry_failed)
         from distill_ray.stages.pipeline import upto  # Imports torch: seconds, so not before.
 
+        return upto(opened, stage)
+
+
+@contextmanager
+def _working(as_json: bool, out: Console) -> Iterator[Any]:
+    """Progress is shown while the block runs; Ray is left behind it, and so is an interruption."""
+    with _quiet(), _progress(as_json, out) as progress:
         try:
-            return upto(opened, stage)
+            yield progress
         except KeyboardInterrupt:
             out.print("Interrupted; the same command goes on from here.")
             sys.exit(130)
@@ -225,9 +294,9 @@ def _show(stage: str, result: Any, as_json: bool, out: Console) -> None:
         _show_report(result, as_json, out)
     elif stage == "rank":
         if as_json:
-            console.write_json({"result": result.standings})
+            console.write_json({"result": console.ranking(result)})
         else:
-            out.print(console.leaderboard(result.standings))
+            out.print(console.leaderboard(result))
     elif as_json:
         console.write_json({"result": [artifact.uri for artifact in result.artifacts]})
     else:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +17,9 @@ from distill_ray.core.memory import GIB
 from distill_ray.runtime.progress import Event
 from distill_ray.stages.plan import Plan, Work
 from distill_ray.stages.show import PADDING, RowShown, SampleShown, counts
+
+if TYPE_CHECKING:
+    from distill_ray.stages.rank import Ranking
 
 QUIET_S = 2.0
 """Plain lines of one stage come at most this often."""
@@ -207,22 +210,57 @@ def size(count: int) -> str:
     return f"{count / GIB:.2f} GiB" if count >= GIB / 10 else f"{count / 2**20:.1f} MiB"
 
 
-def leaderboard(standings: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
-    """Teachers at each stage of training, best first."""
+def leaderboard(ranking: Ranking) -> Group:
+    """Teachers at each stage of training, best first; below, who can't serve or failed."""
     table = Table(title="Teachers, by stage of training", title_justify="left")
     for name in ("stage", "teacher", "score", "interval", "best with probability", "decided by"):
         table.add_column(name, justify="left" if name in ("stage", "teacher") else "right")
-    for stage, rows in standings.items():
+    for stage, rows in ranking.standings.items():
         for i, row in enumerate(rows):
+            mark = " *" if row["teacher"] in ranking.marks else ""
             table.add_row(
                 stage if i == 0 else "",
-                str(row["teacher"]),
+                f"{row['teacher']}{mark}",
                 f"{row['score']:.3f}",
                 f"{row['low']:.3f} to {row['high']:.3f}",
                 f"{row['probability_best']:.0%}",
                 str(row["decided_by"]),
                 end_section=i == len(rows) - 1,
             )
+    return Group(table, *(Text(line) for line in _below(ranking)))
+
+
+def _below(ranking: Ranking) -> Iterator[str]:
+    for stage, call in ranking.calls.items():
+        yield f"{stage}: {call}"
+    for teacher, reasons in ranking.marks.items():
+        yield f"* {teacher} can't serve: {'; '.join(reasons)}"
+    for teacher, reason in ranking.left_out.items():
+        yield f"{teacher} is left out: {reason}"
+
+
+def ranking(found: Ranking) -> dict[str, Any]:
+    """The leaderboard as plain values."""
+    names = ("standings", "calls", "marks", "left_out")
+    return {name: getattr(found, name) for name in names}
+
+
+def predictors(group: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What predicted the students of a study, best first."""
+    table = Table(title=f"{group[:1].upper()}{group[1:]}", title_justify="left")
+    table.add_column("predictor")
+    for name in ("mean Spearman", "interval", "Kendall", "regret", "worst regret"):
+        table.add_column(name, justify="right")
+    for name, row in sorted(rows.items(), key=lambda item: -item[1]["spearman"]["value"]):
+        rho = row["spearman"]
+        table.add_row(
+            name,
+            f"{rho['value']:.3f}",
+            f"{rho['low']:.3f} to {rho['high']:.3f}",
+            f"{row['kendall']:.3f}",
+            f"{row['regret_share']:.1%}",
+            f"{row['worst_regret_share']:.1%}",
+        )
     return table
 
 

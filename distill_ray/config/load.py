@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from distill_ray.config.base import Section
 from distill_ray.config.errors import InputError, Problem, did_you_mean
 from distill_ray.config.run import RunConfig
+from distill_ray.config.study import StudyConfig
+
+Config = TypeVar("Config", bound=Section)
 
 
 class _Loader(yaml.SafeLoader):
@@ -43,14 +47,55 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         InputError: the file or an override can't be used; carries every problem.
     """
+    return _valid(RunConfig, _overridden(path, overrides), f"{path} is not a valid run:")
+
+
+def load_study(
+    path: Path, overrides: Sequence[str] = ()
+) -> tuple[StudyConfig, dict[str, RunConfig]]:
+    """Read, override and check a study, and the run that each of its domains is.
+
+    Args:
+        path: the YAML file.
+        overrides: as in `load_config`.
+
+    Raises:
+        InputError: as in `load_config`.
+    """
+    study = _valid(StudyConfig, _overridden(path, overrides), f"{path} is not a valid study:")
+    base, question, query = study.storage.partition("?")
+    runs = {}
+    for name, domain in study.domains.items():
+        whole = {"name": name, "storage": f"{base.rstrip('/')}/{study.name}{question}{query}"}
+        merged = _merged(study.run, domain) | whole
+        runs[name] = _valid(RunConfig, merged, f"{path}: domain {name} is not a valid run:")
+    return study, runs
+
+
+def _merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings are merged key by key, anything else is replaced."""
+    both = {
+        key: _merged(shared[key], value)
+        for key, value in own.items()
+        if isinstance(value, dict) and isinstance(shared.get(key), dict)
+    }
+    return {**shared, **own, **both}
+
+
+def _overridden(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     data = _read(path)
     for override in overrides:
         _override(data, override)
+    return data
+
+
+def _valid(section: type[Config], data: Mapping[str, Any], title: str) -> Config:
     try:
-        return RunConfig.model_validate(data)
+        return section.model_validate(data)
     except ValidationError as error:
-        problems = [_problem(details) for details in _causes(error.errors(include_url=False))]
-        raise InputError(f"{path} is not a valid run:", problems) from None
+        found = _causes(error.errors(include_url=False))
+        problems = [_problem(section, details) for details in found]
+        raise InputError(title, problems) from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -131,18 +176,20 @@ def _causes(errors: Sequence[ErrorDetails]) -> list[ErrorDetails]:
     return [error for error in errors if not follows(error)]
 
 
-def _problem(details: ErrorDetails) -> Problem:
+def _problem(root: type[Section], details: ErrorDetails) -> Problem:
     location = [str(part) for part in details["loc"]]
     if details["type"] == "extra_forbidden":
         given = f"unknown key, got {_short(details['input'])}."
-        return Problem(".".join(location), given, did_you_mean(location[-1], _keys_at(location)))
+        return Problem(
+            ".".join(location), given, did_you_mean(location[-1], _keys_at(root, location))
+        )
     if details["type"] == "union_tag_not_found":
         place, key = ".".join(location), str(details.get("ctx", {})["discriminator"]).strip("'")
         given = f"has no {key}, got {_short(details['input'])}."
         return Problem(place, given, f"Set its {key}; `distill-ray schema` lists what there is.")
     message = details["msg"].removeprefix("Value error, ")
     if details["type"] in ("missing", "value_error"):
-        return Problem(".".join(location) or "the run", message[:1].lower() + message[1:] + ".")
+        return Problem(".".join(location) or "the config", message[:1].lower() + message[1:] + ".")
     return Problem(".".join(location), f"{message}, got {_short(details['input'])}.")
 
 
@@ -151,9 +198,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _keys_at(location: Sequence[str]) -> Iterable[str]:
+def _keys_at(root: type[Section], location: Sequence[str]) -> Iterable[str]:
     """The allowed keys beside the last one of an error's location."""
-    candidates: list[Any] = [RunConfig]
+    candidates: list[Any] = [root]
     for part in location[:-1]:
         candidates = [deeper for item in candidates for deeper in _descend(item, part)]
     sections = [item for c in candidates for item in _sections(c)]

@@ -91,6 +91,9 @@ class StudentConfig(Section):
     model: ModelSource
     tokenizer: TokenizerSource | None = None
     """Defaults to the one beside the model's weights; `init` models need it."""
+    recipes: tuple[str, ...] = ()
+    """Names of `adapt.recipes` that prepare the student before it meets a teacher, such as further
+    pre-training on the domain's text; the initial student is the last one's best checkpoint."""
 
     @model_validator(mode="after")
     def _tokenizer_known(self) -> StudentConfig:
@@ -109,3 +112,13 @@ class TeacherConfig(Section):
     recipes: tuple[str, ...] = ()
     """Names of `adapt.recipes`, applied in order; the last one's checkpoints are the ladder.
     None: the teacher serves as it is."""
+    checkpoint: PositiveInt | None = None
+    """Which checkpoint of the last recipe serves as this teacher's best, counted from 1; by default
+    the one with the least validation loss. Teachers that differ in nothing else share their
+    training, so any checkpoint can be a candidate of its own."""
+
+    @model_validator(mode="after")
+    def _checkpoint_is_made(self) -> TeacherConfig:
+        if self.checkpoint is not None and not self.recipes:
+            raise ValueError("checkpoint counts those of the last recipe, and there is no recipe")
+        return self

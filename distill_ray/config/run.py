@@ -90,14 +90,31 @@ def _reserved_names(cfg: RunConfig) -> Iterator[str]:
 
 
 def _recipe_problems(cfg: RunConfig) -> Iterator[str]:
-    for teacher in cfg.teachers:
-        for recipe in teacher.recipes:
+    chains = {f"teachers.{teacher.name}": teacher.recipes for teacher in cfg.teachers}
+    for where, recipes in {**chains, "student": cfg.student.recipes}.items():
+        for recipe in recipes:
             if recipe not in cfg.adapt.recipes:
                 hint = did_you_mean(recipe, cfg.adapt.recipes)
-                yield f"teachers.{teacher.name}.recipes: no recipe {recipe!r}. {hint}".rstrip()
-            elif cfg.adapt.recipes[recipe].method == "lora" and recipe != teacher.recipes[-1]:
-                what = f"{recipe!r} trains adapters, so it must be last"
-                yield f"teachers.{teacher.name}.recipes: {what}"
+                yield f"{where}.recipes: no recipe {recipe!r}. {hint}".rstrip()
+            elif cfg.adapt.recipes[recipe].method == "lora" and recipe != recipes[-1]:
+                yield f"{where}.recipes: {recipe!r} trains adapters, so it must be last"
+    for recipe in cfg.student.recipes:
+        if recipe in cfg.adapt.recipes and cfg.adapt.recipes[recipe].method == "lora":
+            what = f"{recipe!r} trains adapters, and the student's own weights are to be trained"
+            yield f"student.recipes: {what}, choose a recipe with method: full"
+    for teacher in cfg.teachers:
+        yield from _checkpoint_problems(cfg, teacher)
+
+
+def _checkpoint_problems(cfg: RunConfig, teacher: TeacherConfig) -> Iterator[str]:
+    made = [
+        cfg.adapt.recipes[r].checkpoints for r in teacher.recipes[-1:] if r in cfg.adapt.recipes
+    ]
+    if teacher.checkpoint is not None and made and teacher.checkpoint > made[0]:
+        yield (
+            f"teachers.{teacher.name}.checkpoint: {teacher.checkpoint} of {made[0]} that "
+            f"{teacher.recipes[-1]!r} keeps"
+        )
 
 
 def _mix_problems(cfg: RunConfig) -> Iterator[str]:

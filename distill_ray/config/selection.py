@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from distill_ray.config.base import OpenFraction, Section
+from distill_ray.config.base import Fraction, OpenFraction, Section
 
 Level = Literal["low", "medium", "high", "very_high", "critical"]
 
@@ -21,6 +21,23 @@ class AuditConfig(Section):
     confidence: OpenFraction = 0.95
     text_rows: PositiveInt = 64
     """Packed validation rows per corpus on which token NLL is measured."""
+    generate: NonNegativeInt = 200
+    """The first questions of each set that are also answered freely, token by token: whether a
+    teacher's answers have the right form shows in these alone."""
+    min_actors: PositiveInt = 1
+    """Actors to which the pool that scores models may shrink; the evaluation has the same pool."""
+    max_actors: PositiveInt | None = None
+    """Actors to which it may grow; `cluster.num_workers` by default. Each holds one model."""
+    cpus_per_actor: PositiveFloat | None = None
+    """May be a fraction; `cluster.cpus_per_worker` by default."""
+    gpus_per_actor: NonNegativeFloat | None = None
+    """May be a fraction, so that several models share an accelerator; `cluster.gpus_per_worker` by
+    default."""
+    questions_per_part: PositiveInt = 4000
+    """More questions than that are shared out over several actors, which then each load the model;
+    what is done of a part stays done when the run is killed."""
+    attempts: PositiveInt = 3
+    """Deaths of the process that scores a model, after which the model is given up."""
 
 
 class Importances(Section):
@@ -47,9 +64,14 @@ class RankConfig(Section):
     """At progress 1, when the student has closed the gap to the best teacher."""
     worst_ece: PositiveFloat = 0.2
     """Calibration error that scores 0; the noise floor scores 1."""
-    draws: PositiveInt = 4000
+    draws: PositiveInt = 10000
     """Draws over seeds and examples from which the intervals are made."""
     confidence: OpenFraction = 0.95
+    size_advantage: NonNegativeFloat = 1.0
+    """A teacher must have more parameters than this many times the student's, or it is marked as
+    one that can't serve; 0 lets any serve."""
+    min_valid: Fraction = 0.5
+    """A teacher of whose greedy answers a smaller share is one of the options is marked, too."""
 
 
 class EvaluateConfig(Section):

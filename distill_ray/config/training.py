@@ -104,6 +104,9 @@ class RecipeConfig(TrainingConfig):
     """Read when the method is lora."""
     checkpoints: PositiveInt = 3
     """Rungs of the ladder, at equal token spacing; the last is the end of training."""
+    patience: PositiveInt | None = 2
+    """Checkpoints in a row without a lower validation loss, after which training stops early; null
+    trains to the end."""
 
 
 class AdaptConfig(Section):
@@ -228,6 +231,9 @@ class ObjectiveConfig(Section):
     temperature: PositiveFloat = 1.0
     alpha: Fraction = 0.9
     """Share of the divergence to the teacher; the rest is cross-entropy on the data."""
+    calibrate: bool = False
+    """Divide each teacher's logits by the temperature that the audit fitted for it (Guo et al.
+    2017). With `temperature` τ and a teacher's T it acts as τ·T on the teacher's side alone."""
     match: MatchConfig = MatchConfig()
     """Added to both; the teacher must be colocated."""
 
@@ -361,16 +367,32 @@ class DistillConfig(TrainingConfig):
         return [self.serving] if isinstance(self.serving, PoolServing) else []
 
 
+class RaceConfig(Section):
+    """More seeds for the teachers that may still lead, until one does or the budget ends."""
+
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
+    """The best is separated when it leads with this probability."""
+    max_seeds: PositiveInt = 6
+    """Seeds that a teacher gets at most, those of all teachers included."""
+    progress: Fraction = 0.5
+    """The student's progress at which the ranking is looked at: .5 stands for a whole training."""
+
+
 class ProbeConfig(TrainingConfig):
     """Short distillations, one for each teacher and seed."""
 
     objective: ObjectiveConfig = ObjectiveConfig(alpha=1.0)
     seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2), min_length=2)
     """Each seed is another order of the rows, the same for every teacher."""
+    race: RaceConfig | None = RaceConfig()
+    """Seeds beyond those go where the order is still open; null keeps to them."""
     rungs: PositiveInt = 4
     """Points of the probe's curve, at equal token spacing."""
     questions: PositiveInt = 500
     """Validation questions a task on which the task gain is measured."""
+    gradients: NonNegativeInt = 64
+    """Answers of each teacher on which the initial student's gradients are taken, for the estimates
+    beside the probes (GRACE, gradient norm); 0 for none."""
     validation_rows: PositiveInt = 64
     max_concurrent: PositiveInt | None = None
     """Trials at a time; as many as `cluster.num_workers` when left out."""

@@ -73,6 +73,13 @@ class Head:
             bias=None if self.bias is None else self.bias.detach().float(),
         )
 
+    def softened(self, temperature: float) -> Head:
+        """Every logit divided by a temperature, behind the cap as well as before it."""
+        if temperature == 1.0:
+            return self
+        cap = None if self.softcap is None else self.softcap / temperature
+        return replace(self, scale=self.scale / temperature, softcap=cap)
+
     def without(self, dropped: Tensor) -> Head:
         """The same, with the features of the tokens in a [N] bool mask set to 0."""
         cleared = tuple(x.masked_fill(dropped[:, None], 0) for x in self.features)

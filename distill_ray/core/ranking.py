@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+Numbers = Any
+"""A number, or an array of draws [D] of it."""
 
 FACTORS = ("ease", "peak", "domain", "calibration")
 
@@ -37,7 +41,7 @@ def stage_score(
     return sum(w * factors[f] for f, w in weights_at(early, late, progress).items())
 
 
-def ease(kl_removed: float, gain: float, best_gain: float) -> float:
+def ease(kl_removed: Numbers, gain: Numbers, best_gain: Numbers) -> Numbers:
     """√(share of the initial KL removed x task gain relative to the best teacher's), in [0, 1].
 
     The KL that is left would favour weak, low-entropy teachers; a share does not, and the gain
@@ -48,30 +52,30 @@ def ease(kl_removed: float, gain: float, best_gain: float) -> float:
         gain: fall of the gold answers' NLL over the options during the probe, nats per question.
         best_gain: the largest such gain among the teachers.
     """
-    if best_gain <= 0:
-        return 0.0
-    return float(np.sqrt(_unit(kl_removed) * _unit(gain / best_gain)))
+    best = np.asarray(best_gain, dtype=np.float64)
+    relative = np.divide(gain, best, out=np.zeros_like(best * gain), where=best > 0)
+    return np.sqrt(_unit(kl_removed) * _unit(relative))
 
 
-def peak(accuracy: float, chance: float) -> float:
+def peak(accuracy: Numbers, chance: float) -> Numbers:
     """Share of the way from the majority class to perfection."""
-    return _unit((accuracy - chance) / (1 - chance)) if chance < 1 else 0.0
+    return _unit((accuracy - chance) / (1 - chance)) if chance < 1 else 0.0 * accuracy
 
 
-def domain(nll: float, nll_untrained: float) -> float:
+def domain(nll: Numbers, nll_untrained: float) -> Numbers:
     """Share of the untrained student's NLL on domain text that the teacher removes."""
     return _unit(1 - nll / nll_untrained)
 
 
-def calibration(ece: float, floor: float, worst: float) -> float:
+def calibration(ece: Numbers, floor: float, worst: float) -> Numbers:
     """1 at the noise floor of this sample size, 0 at `worst` and above, linear between."""
     if worst <= floor:  # Too few questions to tell more than this.
-        return float(ece <= floor)
+        return np.asarray(ece <= floor, dtype=np.float64)
     return _unit(1 - (ece - floor) / (worst - floor))
 
 
-def _unit(value: float) -> float:
-    return float(min(1.0, max(0.0, value)))
+def _unit(value: Numbers) -> Numbers:
+    return np.clip(value, 0.0, 1.0)
 
 
 @dataclass(frozen=True)

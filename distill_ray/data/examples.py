@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distill_ray.data.wording import Wording
@@ -26,13 +26,29 @@ class Questions:
     """[n] index of the right option."""
     groups: list[str]
     """[n] questions of one group are near copies: they are resampled together."""
+    empty: list[int] = field(default_factory=list)
+    """Token ids of the prompt without a text, at least one: what comes before a prior."""
+    end: int | None = None
+    """Ends an answer; None where nothing does."""
+
+    @property
+    def answers(self) -> list[list[int]]:
+        """[K] the options without an end: what a generated answer is compared with."""
+        return [up_to(option, self.end) for option in self.options]
 
     def first(self, count: int) -> Questions:
         """The first `count` questions."""
-        part = {
-            name: getattr(self, name)[:count] for name in ("row_ids", "prompts", "gold", "groups")
-        }
-        return replace(self, **part)
+        return self.between(0, count)
+
+    def between(self, start: int, stop: int) -> Questions:
+        """The questions from `start` to before `stop`."""
+        columns = ("row_ids", "prompts", "gold", "groups")
+        return replace(self, **{name: getattr(self, name)[start:stop] for name in columns})
+
+
+def up_to(ids: Sequence[int], end: int | None) -> list[int]:
+    """Token ids before the first end."""
+    return list(ids[: ids.index(end)] if end in ids else ids)
 
 
 def questions(
@@ -45,6 +61,7 @@ def questions(
 ) -> Questions:
     """Render and tokenize rows of the TEXT contract; rows with an unknown label are left out."""
     labels = list(answers)
+    said = [wording.answer(text) for text in answers.values()]
     known = [row for row in rows if row["label"] in answers]
     return Questions(
         name=name,
@@ -54,6 +71,9 @@ def questions(
         labels=labels,
         gold=[labels.index(row["label"]) for row in known],
         groups=[row["group"] for row in known],
+        # A running text's first token follows the end of another.
+        empty=wording.prompt(template.format(text="")) or [said[0].end],
+        end=said[0].end,
     )
 
 

@@ -21,7 +21,14 @@ from distill_ray.engine.matching import matching_of
 from distill_ray.engine.objective import Objective
 from distill_ray.engine.optim import OptimSpec
 from distill_ray.engine.plain import PlainBackend
-from distill_ray.engine.session import BadSteps, Matched, Session, Teaching, Validation
+from distill_ray.engine.session import (
+    BadSteps,
+    Matched,
+    Session,
+    Stopping,
+    Teaching,
+    Validation,
+)
 from distill_ray.engine.student import Student
 from distill_ray.engine.teacher import Colocated, TeacherSource
 from distill_ray.models.adapters import add_lora
@@ -77,6 +84,8 @@ class Job:
     """Train adapters on top of the student instead of its weights."""
     rungs: int = 1
     """Checkpoints that are kept, at equal token spacing; the last is the end of training."""
+    patience: int | None = None
+    """Checkpoints in a row without a lower validation loss, after which training stops early."""
     validate_every: int | None = None
     """Steps between validations, beside those at each rung."""
     backend: str = "deepspeed"
@@ -137,6 +146,7 @@ def build_session(job: Job, device: torch.device, teacher: TeacherSource | None 
         optim=spec,
         teaching=teaching,
         validation=Validation(_held_out(job), job.validation_due),
+        stopping=None if job.patience is None else Stopping(job.rung_ends, job.patience),
         bad=BadSteps(limit=training.max_bad_steps),
     )
 

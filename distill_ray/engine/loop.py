@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,7 +59,7 @@ class Step:
 
 
 def distill(session: Session) -> Iterator[Step]:
-    """Train to the end of the budget, one step at a time.
+    """Train to the end of the budget, or until it stops early, one step at a time.
 
     The session is consistent between two steps: it can be saved there, and a restored one goes on
     with the next step.
@@ -67,12 +67,36 @@ def distill(session: Session) -> Iterator[Step]:
     if session.step == 0 and session.validation is not None and session.initial_loss is None:
         session.initial_loss = task_loss(validate(session))
         _measure_best_teacher(session)
-    while session.step < session.optim.steps:
+    while session.step < session.optim.steps and not _stopped(session):
         step = _one_step(session)
         session.step += 1
         if step.number % session.stride == 0 or step.switch or step.validation:
             session.history.append(step.metrics())
         yield step
+
+
+def _stopped(session: Session) -> bool:
+    """The same on every rank, and in a session that was restored: history holds global numbers."""
+    if session.stopping is None:
+        return False
+    return session.stopping.due(checkpoint_losses(session.history, session.stopping.ends))
+
+
+def checkpoint_losses(history: Sequence[Mapping[str, Any]], ends: Sequence[int]) -> list[float]:
+    """Validation loss at every checkpoint that a training curve has reached.
+
+    Args:
+        history: rows of `Step.metrics`.
+        ends: steps after which a checkpoint is kept.
+    """
+    rows = {row["step"]: row for row in history}
+    return [task_loss(validation_of(rows[end])) for end in ends if end in rows]
+
+
+def validation_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """The validation terms of a curve's row."""
+    prefix = "validation."
+    return {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
 
 
 def _one_step(session: Session) -> Step:

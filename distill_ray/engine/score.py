@@ -1,9 +1,11 @@
-"""Scoring a frozen model: answers to questions, losses on text. n questions, K options."""
+"""Scoring a frozen model: answers to questions, losses on text. n questions, K options, R rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,21 +14,41 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from distill_ray.core.calibration import FullEce
 from distill_ray.core.head import Head
 from distill_ray.core.head_loss import HeadLoss, Supervision, head_loss
+from distill_ray.core.memory import CHUNK_BYTES
 from distill_ray.data.batches import Batch
 from distill_ray.data.examples import Questions
 from distill_ray.engine.objective import TERMS, Kept, measured
-from distill_ray.models.causal import head_of, hidden_states
+from distill_ray.models.causal import bare, head_of, hidden_states
+
+BATCH_TOKENS = 8192
+"""Of one forward pass over questions, padding included."""
 
 
 @dataclass(frozen=True)
 class TextScore:
-    """Token losses on running text."""
+    """Token losses on packed rows."""
 
-    nll: float
-    """Mean -log p(token), nats."""
-    tokens: int
+    sums: list[float]
+    """[R] Σ -log p(token) over each row's supervised tokens, nats."""
+    counts: list[int]
+    """[R] how many they are."""
+    full_ece: float | None
+    """Token-level calibration over the whole vocabulary; None without a token."""
+    pace: list[float]
+    """Seconds a token of each batch's forward pass."""
+
+    @property
+    def nll(self) -> float:
+        """Mean -log p(token), nats."""
+        return sum(self.sums) / max(1, self.tokens)
+
+    @property
+    def tokens(self) -> int:
+        """Supervised tokens."""
+        return sum(self.counts)
 
 
 @torch.no_grad()
@@ -36,7 +58,7 @@ def option_scores(
     *,
     device: torch.device,
     vocabulary: int | None = None,
-    batch_tokens: int = 8192,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> NDArray[np.float64]:
     """[n, K] log-likelihood of each option's answer after each prompt, in nats.
 
@@ -48,11 +70,10 @@ def option_scores(
         batch_tokens: tokens of one forward pass, padding included.
     """
     scores = np.zeros((len(questions.prompts), len(questions.options)))
-    order = sorted(range(len(questions.prompts)), key=lambda i: len(questions.prompts[i]))
     longest = max(map(len, questions.options))
     # One token an option: its probability can be read after the prompt, for all options at once.
     width = 1 if longest == 1 else len(questions.options)
-    for chunk in _chunks(order, questions.prompts, longest, width, batch_tokens):
+    for chunk in by_length(questions.prompts, longest, batch_tokens // width):
         prompts = [questions.prompts[i] for i in chunk]
         if longest == 1:
             scores[chunk] = _first_tokens(model, prompts, questions.options, device, vocabulary)
@@ -61,13 +82,28 @@ def option_scores(
     return scores
 
 
-def _chunks(
-    order: Sequence[int], prompts: Sequence[Sequence[int]], extra: int, width: int, limit: int
-) -> Iterable[list[int]]:
-    """Cut questions in order of length so that each forward pass stays within the limit."""
+def prior_scores(
+    model: Any, questions: Questions, *, device: torch.device, vocabulary: int | None = None
+) -> NDArray[np.float64]:
+    """[K] log-likelihood of each option's answer after the prompt without a text, in nats."""
+    asked = replace(questions, prompts=[questions.empty])
+    return np.asarray(option_scores(model, asked, device=device, vocabulary=vocabulary)[0])
+
+
+def by_length(prompts: Sequence[Sequence[int]], extra: int, limit: int) -> Iterator[list[int]]:
+    """Cut prompts, from short to long, so that each forward pass stays within a limit.
+
+    Args:
+        prompts: token ids.
+        extra: tokens that each will have beside its own.
+        limit: tokens of a pass, padding included; one prompt may have more.
+
+    Yields:
+        Places of the prompts of a pass.
+    """
     chunk: list[int] = []
-    for i in order:
-        if chunk and (len(chunk) + 1) * width * (len(prompts[i]) + extra) > limit:
+    for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
+        if chunk and (len(chunk) + 1) * (len(prompts[i]) + extra) > limit:
             yield chunk
             chunk = []
         chunk.append(i)
@@ -124,15 +160,67 @@ def _padded(rows: Sequence[list[int]], device: torch.device) -> Tensor:
 def text_score(
     model: Any, batches: Iterable[Batch], device: torch.device, vocabulary: int | None = None
 ) -> TextScore:
-    """Token NLL of packed rows, over the first `vocabulary` ids."""
-    total, tokens = 0.0, 0
+    """Token losses and calibration of packed rows, over the first `vocabulary` ids."""
+    sums: list[float] = []
+    counts: list[int] = []
+    pace: list[float] = []
+    full = FullEce.empty()
     for batch in batches:
-        kept = Kept.of(batch.to(device))
-        found = _losses(model, batch.to(device), kept, None, vocabulary)
-        gold = kept.terms[:2].any(dim=0)
-        total += float(found.cross_entropy[gold].double().sum())
-        tokens += int(gold.sum())
-    return TextScore(total / max(1, tokens), tokens)
+        batch, watch = batch.to(device), _Stopwatch(device)
+        at = batch.gold.flatten().nonzero()[:, 0]
+        gold, row = batch.targets.flatten()[at], at // batch.gold.shape[1]
+        with watch.running():
+            hidden = hidden_states(model, batch.input_ids, batch.position_ids)
+            head = head_of(model, hidden.flatten(0, 1).index_select(0, at), vocabulary)
+        nll = _token_losses(head, gold, full, watch)
+        found = torch.zeros(len(batch.gold), dtype=torch.float64, device=device)
+        sums += found.index_add_(0, row, nll).tolist()
+        counts += batch.gold.sum(dim=1).tolist()
+        pace.append(watch.seconds / batch.input_ids.numel())
+    return TextScore(sums, counts, full.value if any(counts) else None, pace)
+
+
+def _token_losses(head: Head, gold: Tensor, full: FullEce, watch: _Stopwatch) -> Tensor:
+    """[N] float64 -log p(gold); logits of a few tokens at a time, which `full` sees as well."""
+    step = max(1, CHUNK_BYTES[gold.device.type] // (4 * head.vocabulary))
+    losses = [gold.new_zeros(0, dtype=torch.float64)]
+    for start in range(0, len(gold), step):
+        rows = slice(start, start + step)
+        with watch.running():
+            log_p = F.log_softmax(head.logits(rows), dim=-1)
+        full.add(log_p, gold[rows])
+        losses.append(-log_p.gather(1, gold[rows, None])[:, 0].double())
+    return torch.cat(losses)
+
+
+class _Stopwatch:
+    """Seconds of some work on a device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.seconds = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        started = self._now()
+        yield
+        self.seconds += self._now() - started
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+def size_of(model: Any) -> dict[str, int | None]:
+    """`parameters`, their `bytes` in memory, and `context`: tokens that it can read, if it says."""
+    weights = [*model.parameters(), *model.buffers()]
+    config = bare(model).config.get_text_config(decoder=True)
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "bytes": sum(w.numel() * w.element_size() for w in weights),
+        "context": getattr(config, "max_position_embeddings", None),
+    }
 
 
 @torch.no_grad()

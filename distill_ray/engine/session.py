@@ -61,6 +61,23 @@ class Validation:
     """Whether to measure after this many steps. One more measurement comes before step 0."""
 
 
+@dataclass(frozen=True)
+class Stopping:
+    """Training ends early when the held-out loss no longer falls (Prechelt 1998)."""
+
+    ends: Sequence[int]
+    """Steps after which a checkpoint is kept."""
+    patience: int
+    """Checkpoints in a row without a lower loss than the best before them."""
+
+    def due(self, losses: Sequence[float]) -> bool:
+        """Whether to stop, by the validation loss at every checkpoint so far."""
+        if not losses:
+            return False
+        best = min(range(len(losses)), key=lambda i: losses[i])
+        return len(losses) - 1 - best >= self.patience
+
+
 @dataclass
 class BadSteps:
     """Steps that were left out, since their loss or gradient wasn't finite."""
@@ -84,6 +101,8 @@ class Session:
     optim: OptimSpec
     teaching: Teaching | None = None
     validation: Validation | None = None
+    stopping: Stopping | None = None
+    """None trains to the end of the budget."""
     bad: BadSteps = field(default_factory=BadSteps)
     step: int = 0
     """Steps done."""

@@ -45,6 +45,31 @@ def load_adapter(model: Any, folder: str) -> Any:
         return PeftModel.from_pretrained(model, folder, is_trainable=True)
 
 
+def swap_adapter(model: Any, folder: str) -> bool:
+    """Put another adapter's weights where a model's adapter has its own, in place.
+
+    Args:
+        model: a base with one adapter on top, not merged.
+        folder: of an adapter for the same base.
+
+    Returns:
+        False, with the model as it was, where the other one has another form.
+    """
+    from peft import PeftConfig, load_peft_weights, set_peft_model_state_dict
+
+    with _quiet():
+        if _form(PeftConfig.from_pretrained(folder)) != _form(model.peft_config["default"]):
+            return False
+        set_peft_model_state_dict(model, load_peft_weights(folder, device="cpu"))
+    return True
+
+
+def _form(config: Any) -> dict[str, Any]:
+    """What of an adapter's config decides its weights' shapes and how they act."""
+    ways = ("base_model_name_or_path", "inference_mode", "revision", "peft_version", "auto_mapping")
+    return {k: v for k, v in config.to_dict().items() if k not in ways}
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Peft reads an attribute that transformers has renamed."""

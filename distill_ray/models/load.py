@@ -33,10 +33,19 @@ def load_model(ref: ModelRef, *, precision: str = "float32") -> Any:
     return load_adapter(model, ref.adapter)
 
 
-def load_frozen(ref: ModelRef, *, precision: str = "float32", device: torch.device) -> Any:
-    """The model of a ref for inference: adapters merged, no gradients, evaluation mode."""
+def load_frozen(
+    ref: ModelRef, *, precision: str = "float32", device: torch.device, merge: bool = True
+) -> Any:
+    """The model of a ref for inference: no gradients, evaluation mode.
+
+    Args:
+        ref: as in `load_model`.
+        precision: `float32` or `bfloat16`.
+        device: where it computes.
+        merge: add adapters to the weights: faster, but then they can't be swapped.
+    """
     model = load_model(ref, precision=precision)
-    if ref.adapter is not None:
+    if ref.adapter is not None and merge:
         model = merged(model)
     return model.to(device).eval().requires_grad_(False)
 

@@ -27,6 +27,8 @@ class ModelRef:
     trust_remote_code: bool = False
     adapter: str | None = None
     """Folder (or URI) of a peft adapter on top."""
+    temperature: float = 1.0
+    """As a teacher, it answers with its logits divided by this."""
 
     @classmethod
     def of(cls, source: ModelSource, tokenizer: Mapping[str, Any] | None = None) -> ModelRef:
@@ -51,6 +53,11 @@ class ModelRef:
             layers=source.layers,
             trust_remote_code=source.trust_remote_code,
         )
+
+    @property
+    def base(self) -> ModelRef:
+        """What an adapter is on top of."""
+        return replace(self, adapter=None, temperature=1.0)
 
     def with_adapter(self, adapter: str) -> ModelRef:
         """The same base with an adapter on top."""

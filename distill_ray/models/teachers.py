@@ -10,6 +10,7 @@ from torch import Tensor
 
 from distill_ray.core.head import Head
 from distill_ray.core.matching import States
+from distill_ray.models.adapters import swap_adapter
 from distill_ray.models.causal import head_of, outputs, require_head, states_of, wanted
 from distill_ray.models.execution import Execution
 from distill_ray.models.load import load_frozen
@@ -87,17 +88,41 @@ class TeacherBank:
         """Make this checkpoint the one that answers; nothing is read when it already does."""
         if self._current == (teacher, rung):
             return
-        # Let go first: two teachers at once may not fit. Should loading fail, none is in use.
+        ref = self.ladders[teacher][rung]
+        if not self._swapped(ref):
+            self._let_go()
+            self._model = self._loaded(ref)
+        self._current = (teacher, rung)
+
+    def _swapped(self, ref: ModelRef) -> bool:
+        """Whether this adapter could take the place of the one in use: megabytes, in place."""
+        model = self._model.model if isinstance(self._model, Whole) else None
+        if self._current is None or ref.adapter is None or not hasattr(model, "peft_config"):
+            return False
+        held = self.ladders[self._current[0]][self._current[1]]
+        return held.base == ref.base and swap_adapter(model, ref.adapter)
+
+    def _let_go(self) -> None:
+        """Two teachers at once may not fit. Should loading fail, none is in use."""
         if self._model is not None:
             self._model.close()
         self._model = self._current = None
-        ref, precision = self.ladders[teacher][rung], self._execution.precision
+
+    def _loaded(self, ref: ModelRef) -> Serving:
         device = self._device if self._shard is None else torch.device("cpu")
-        model = load_frozen(ref, precision=precision, device=device)
+        model = load_frozen(
+            ref,
+            precision=self._execution.precision,
+            device=device,
+            merge=self._shard is not None or not self._shares_base(ref),
+        )
         require_head(model)
-        model = self._execution.prepare(model)
-        self._model = (self._shard or Whole)(model, self._vocabulary)
-        self._current = (teacher, rung)
+        return (self._shard or Whole)(self._execution.prepare(model), self._vocabulary)
+
+    def _shares_base(self, ref: ModelRef) -> bool:
+        """Whether another rung is an adapter on the same base."""
+        rungs = [rung for ladder in self.ladders.values() for rung in ladder]
+        return any(r.adapter not in (None, ref.adapter) and r.base == ref.base for r in rungs)
 
     @torch.no_grad()
     def head(self, input_ids: Tensor, position_ids: Tensor, at: Tensor) -> Head:
@@ -131,4 +156,11 @@ class TeacherBank:
             raise RuntimeError("no teacher in use: call use() first")
         found = self._model.outputs(input_ids, position_ids, **wanted(layers))
         features = found.last_hidden_state.flatten(0, 1).index_select(0, at)
-        return self._model.head(features), states_of(found, at, layers)
+        head = self._model.head(features).softened(self._temperature)
+        return head, states_of(found, at, layers)
+
+    @property
+    def _temperature(self) -> float:
+        if self._current is None or not self.ladders[self._current[0]]:
+            return 1.0
+        return self.ladders[self._current[0]][self._current[1]].temperature

@@ -18,6 +18,8 @@ from distill_ray.config.fingerprint import fingerprint
 from distill_ray.runtime.storage import Storage
 
 MANIFEST = "manifest.json"
+FAILED = ".failed.json"
+"""Ends the name of the note beside an artifact that couldn't be made."""
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "datasets", "peft")
 
 
@@ -67,6 +69,20 @@ class Artifact:
     def done(self) -> bool:
         """Is it whole?"""
         return self.storage.exists(f"{self.path}/{MANIFEST}")
+
+    def record_failure(self, reason: str) -> None:
+        """Leave a note beside its place: why it couldn't be made."""
+        self.storage.write_bytes(f"{self.path}{FAILED}", json.dumps({"reason": reason}).encode())
+
+    def failure(self) -> str | None:
+        """Why it couldn't be made, if that is known."""
+        if not self.storage.exists(f"{self.path}{FAILED}"):
+            return None
+        return str(json.loads(self.storage.read_bytes(f"{self.path}{FAILED}"))["reason"])
+
+    def forget_failure(self) -> None:
+        """So that it is tried again."""
+        self.storage.delete(f"{self.path}{FAILED}")
 
     def manifest(self) -> Manifest:
         """What it says of itself."""

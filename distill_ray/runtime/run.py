@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,19 @@ class Run:
     storage: Storage
     """The run's own folder."""
     progress: Progress
+    retry_failed: bool = False
+    """Try again, once, what failed in an earlier attempt: models in the audit, probes."""
+    _tried_again: set[str] = field(default_factory=set)
 
     @classmethod
-    def open(cls, cfg: RunConfig, config_file: str, progress: Progress | None = None) -> Run:
+    def open(
+        cls,
+        cfg: RunConfig,
+        config_file: str,
+        progress: Progress | None = None,
+        *,
+        retry_failed: bool = False,
+    ) -> Run:
         """Take the run's folder into use.
 
         Raises:
@@ -40,7 +50,7 @@ class Run:
         storage = Storage(cfg.storage).sub(cfg.name)
         storage.check_writable()
         _claim(cfg, Path(config_file).name, storage)
-        return cls(cfg, storage, progress or Silent())
+        return cls(cfg, storage, progress or Silent(), retry_failed)
 
     def ray(self) -> None:
         """Start or join Ray; called by stages that have work for it."""
@@ -54,6 +64,13 @@ class Run:
     def artifact(self, kind: str, key: str, identity: Mapping[str, Any]) -> Artifact:
         """The place of a result."""
         return Artifact(self.storage, kind, key, dict(identity))
+
+    def settled(self, artifact: Artifact) -> bool:
+        """Whether nothing is left to do for it: it is there, or it failed and stays so."""
+        if self.retry_failed and artifact.path not in self._tried_again:
+            self._tried_again.add(artifact.path)
+            artifact.forget_failure()
+        return artifact.done() or artifact.failure() is not None
 
     def note(
         self, stage: str, text: str, *, done: float | None = None, total: float | None = None

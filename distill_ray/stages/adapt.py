@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from distill_ray.config.fingerprint import fingerprint, path_identity
+from distill_ray.config.fingerprint import fingerprint
 from distill_ray.config.models import ModelSource, TeacherConfig
-from distill_ray.engine.job import DataSpec, Job
-from distill_ray.models.packages import file_of
+from distill_ray.engine.job import Job
+from distill_ray.models.identity import source_identity
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
 from distill_ray.stages.order import Order
+from distill_ray.stages.rows import data_spec
 from distill_ray.stages.shard import ShardSet
 
-VERSION = 1
+VERSION = 2
+STUDENT = "student"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model as it enters a stage."""
+
+    ref: ModelRef
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -25,38 +34,73 @@ class Teacher:
     """A teacher ready to serve."""
 
     name: str
+    raw: Weights
+    """As it came, before any recipe."""
     rungs: list[ModelRef]
-    """Every checkpoint of its last recipe, in order of training."""
+    """Every checkpoint of its last recipe, in order of training; the raw model without one."""
     losses: list[float | None]
     """Validation loss at each rung; None for a teacher that was not trained here."""
     best: int
-    """The rung with the least validation loss."""
+    """The rung that serves: the config's choice, else the one with the least validation loss."""
     fingerprint: str
+    """Identity of its rungs."""
+    gained: bool = True
+    """Whether its adaptation was worth it; else it serves as it came."""
 
     @property
     def ladder(self) -> list[ModelRef]:
-        """The rungs that may serve: up to the best one."""
-        return self.rungs[: self.best + 1]
+        """The rungs that may serve: up to the best one, or the raw model alone."""
+        return self.rungs[: self.best + 1] if self.gained else [self.raw.ref]
+
+    @property
+    def serving(self) -> Weights:
+        """The checkpoint that is audited and probed."""
+        return self.adapted if self.gained else self.raw
+
+    @property
+    def adapted(self) -> Weights:
+        """Its best checkpoint, whether or not it gained."""
+        return Weights(self.rungs[self.best], f"{self.fingerprint}/{self.best}")
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it has been through a recipe."""
+        return self.losses[0] is not None
 
 
 @dataclass(frozen=True)
 class TeacherSet:
-    """All teachers of a run."""
+    """All teachers of a run that can serve, and the student that they will teach."""
 
+    student: Weights
+    """The initial student."""
     teachers: dict[str, Teacher]
     curves: dict[str, list[dict[str, Any]]]
     """Teacher → the curve of each of its recipes."""
     artifacts: list[Artifact]
-    """What the stage left: one for each recipe on each model."""
+    """What the stage left: one for each recipe on each model, and the gains."""
+    gains: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Trained teacher → `gained`, and adapted minus raw with intervals (see `gain.Gain`)."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Teacher that was left out → why."""
 
     def fingerprints(self) -> dict[str, str]:
         """Teacher → identity of its weights."""
-        return {name: teacher.fingerprint for name, teacher in self.teachers.items()}
+        return {
+            n: t.fingerprint if t.gained else t.raw.fingerprint for n, t in self.teachers.items()
+        }
 
 
 def adapt(run: Run, shards: ShardSet) -> TeacherSet:
-    """Train every teacher by its recipes, or find it trained."""
-    phases = {t.name: _phases(run, shards, t) for t in run.cfg.teachers}
+    """Train every teacher by its recipes, and the student by its own, or find them trained.
+
+    A teacher that its recipes made no better serves as it came.
+    """
+    from distill_ray.stages.gain import proven
+
+    cfg = run.cfg
+    phases = {t.name: _phases(run, shards, t.name, t.model, t.recipes) for t in cfg.teachers}
+    phases[STUDENT] = _phases(run, shards, STUDENT, cfg.student.model, cfg.student.recipes)
     orders = {order.artifact.path: order for chain in phases.values() for order in chain}
     if all(order.artifact.done() for order in orders.values()):
         run.reused("adapt")
@@ -65,53 +109,44 @@ def adapt(run: Run, shards: ShardSet) -> TeacherSet:
 
         with run.stage("adapt"):
             train(run, [*orders.values()])
-    teachers = {t.name: _teacher(shards, t, phases[t.name]) for t in run.cfg.teachers}
-    curves = {name: [order.curve() for order in chain] for name, chain in phases.items()}
-    return TeacherSet(teachers, curves, [order.artifact for order in orders.values()])
-
-
-def data_spec(shards: ShardSet, seed: int, validation_rows: int) -> DataSpec:
-    """Where a job's rows are; folders are filled in on the worker."""
-    cfg = shards.cfg
-    return DataSpec(
-        folder=Path(),
-        cache=Path(),
-        kinds=cfg.streams(),
-        sequence_length=cfg.corpora.sequence_length,
-        seed=seed,
-        validation_rows=validation_rows,
-        vocabulary=shards.counts["tokenizer"]["vocab_size"],
+    raw = {name: _raw(shards, model) for name, model in _models(run).items()}
+    made = TeacherSet(
+        student=_student(raw[STUDENT], phases[STUDENT]),
+        teachers={t.name: _teacher(t, raw[t.name], phases[t.name]) for t in cfg.teachers},
+        curves={t.name: [order.curve() for order in phases[t.name]] for t in cfg.teachers},
+        artifacts=[order.artifact for order in orders.values()],
     )
+    return proven(run, shards, made)
 
 
-def source_identity(source: ModelSource) -> dict[str, Any]:
-    """What identifies a model's weights."""
-    place = source.path or source.gguf
-    files = path_identity(file_of(place)) if place else None
-    return {"source": source.model_dump(mode="json"), "files": files}
+def _models(run: Run) -> dict[str, ModelSource]:
+    return {STUDENT: run.cfg.student.model, **{t.name: t.model for t in run.cfg.teachers}}
 
 
-def _phases(run: Run, shards: ShardSet, teacher: TeacherConfig) -> list[Order]:
-    """One order for each recipe; two teachers that begin alike share those artifacts."""
-    ref = _raw(shards, teacher)
-    made_from: Mapping[str, Any] = source_identity(teacher.model)
+def _raw(shards: ShardSet, source: ModelSource) -> Weights:
+    ref = ModelRef.of(source, shards.counts["tokenizer"])
+    return Weights(ref, fingerprint(source_identity(source)))
+
+
+def _phases(
+    run: Run, shards: ShardSet, model: str, source: ModelSource, recipes: Sequence[str]
+) -> list[Order]:
+    """One order for each recipe; two models that begin alike share those artifacts."""
+    ref = _raw(shards, source).ref
+    made_from: Mapping[str, Any] = source_identity(source)
     orders = []
-    for name in teacher.recipes:
-        order = _order(run, shards, teacher.name, name, ref, made_from)
-        ref = order.rung_refs()[-1]
+    for name in recipes:
+        order = _order(run, shards, model, name, ref, made_from)
+        ref = order.best_ref()
         made_from = {"phase": order.artifact.fingerprint}
         orders.append(order)
     return orders
 
 
-def _raw(shards: ShardSet, teacher: TeacherConfig) -> ModelRef:
-    return ModelRef.of(teacher.model, shards.counts["tokenizer"])
-
-
 def _order(
     run: Run,
     shards: ShardSet,
-    teacher: str,
+    model: str,
     name: str,
     ref: ModelRef,
     made_from: Mapping[str, Any],
@@ -126,12 +161,13 @@ def _order(
         "seed": cfg.seed,
     }
     job = Job(
-        name=f"{teacher}, {name}",
+        name=f"{model}, {name}",
         student=ref,
         training=recipe,
         data=data_spec(shards, cfg.seed, cfg.adapt.validation_rows),
         lora=recipe.lora if recipe.method == "lora" else None,
         rungs=recipe.checkpoints,
+        patience=recipe.patience,
     )
     return Order(
         stage="adapt",
@@ -142,11 +178,23 @@ def _order(
     )
 
 
-def _teacher(shards: ShardSet, teacher: TeacherConfig, phases: list[Order]) -> Teacher:
+def _student(raw: Weights, phases: Sequence[Order]) -> Weights:
     if not phases:
-        identity = fingerprint(source_identity(teacher.model))
-        return Teacher(teacher.name, [_raw(shards, teacher)], [None], 0, identity)
+        return raw
+    return Weights(phases[-1].best_ref(), phases[-1].artifact.fingerprint)
+
+
+def _teacher(cfg: TeacherConfig, raw: Weights, phases: Sequence[Order]) -> Teacher:
+    if not phases:
+        return Teacher(cfg.name, raw, [raw.ref], [None], 0, raw.fingerprint)
     last = phases[-1]
     losses = last.rung_losses()
     best = min(range(len(losses)), key=lambda i: losses[i])
-    return Teacher(teacher.name, last.rung_refs(), [*losses], best, last.artifact.fingerprint)
+    if cfg.checkpoint is not None:  # Training may have stopped before it.
+        best = min(cfg.checkpoint, len(losses)) - 1
+    return Teacher(cfg.name, raw, last.rung_refs(), [*losses], best, last.artifact.fingerprint)
+
+
+def softened(ladder: Sequence[ModelRef], temperature: float) -> list[ModelRef]:
+    """The same checkpoints, which as teachers divide their logits by a temperature."""
+    return [replace(rung, temperature=temperature) for rung in ladder]

@@ -2,83 +2,145 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from distill_ray.config.fingerprint import fingerprint
-from distill_ray.models.ref import ModelRef
+from distill_ray.models.tokenizers import tokenizer_of
 from distill_ray.runtime.artifacts import Result
 from distill_ray.runtime.run import Run
-from distill_ray.stages.adapt import TeacherSet, source_identity
-from distill_ray.stages.scoring import Subject, sheets, task_metrics
+from distill_ray.stages.adapt import TeacherSet
+from distill_ray.stages.metrics import Figures, drop, scaling, task_metrics, text_nll
+from distill_ray.stages.scoring import Scored, Sheet, Subject, sheets
 from distill_ray.stages.shard import ShardSet, vocabulary_fits
 
-VERSION = 1
+VERSION = 2
 INITIAL = "initial-student"
 
 
 @dataclass(frozen=True)
 class AuditTable(Result):
-    """Figures of every teacher on the validation split, and of the untrained student."""
+    """Figures of every teacher on the validation split, and of the initial student."""
+
+    sheets: dict[str, Sheet] = field(default_factory=dict)
+    """Model → its answers, from which the figures were made."""
 
     @property
     def rows(self) -> dict[str, dict[str, Any]]:
-        """Model → `parameters`, `size_ratio`, `vocabulary_fit`, `text`, `tasks`, `shifted`."""
+        """Model → its figures.
+
+        `parameters`, `size_ratio`, `capacity`, `vocabulary_fit`, `chat_template`; `text` (NLL by
+        corpus), `text_nll` (with intervals), `full_ece`; `tasks` and `shifted` (the fields of
+        TaskMetrics, and `scaled`), `drops` (shifted set → task minus set), `temperature`.
+        """
+        return dict(self._data()["rows"])
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Teacher that couldn't be scored → why."""
+        return dict(self._data()["failed"])
+
+    @property
+    def temperatures(self) -> dict[str, float]:
+        """Model → the temperature that makes its answers honest."""
+        return {name: float(row["temperature"]) for name, row in self.rows.items()}
+
+    def _data(self) -> dict[str, Any]:
         return dict(self.artifact.read_json("audit.json"))
 
 
-def student_ref(run: Run, shards: ShardSet) -> ModelRef:
-    """The student before any training."""
-    return ModelRef.of(run.cfg.student.model, shards.counts["tokenizer"])
-
-
-def student_identity(run: Run) -> str:
-    """Fingerprint of the student's weights before any training."""
-    return fingerprint(source_identity(run.cfg.student.model))
-
-
 def audit(run: Run, shards: ShardSet, teachers: TeacherSet) -> AuditTable:
-    """Score every teacher's best checkpoint on held-out rows of the validation split."""
+    """Score every teacher's best checkpoint on held-out rows of the validation split.
+
+    Raises:
+        RuntimeError: the initial student can't be scored; a teacher that can't is left out.
+    """
     cfg = run.cfg.audit
-    subjects = [Subject(INITIAL, student_ref(run, shards), student_identity(run))]
+    subjects = [Subject(INITIAL, teachers.student.ref, teachers.student.fingerprint)]
     subjects += [
-        Subject(t.name, t.ladder[-1], f"{t.fingerprint}/{t.best}")
-        for t in teachers.teachers.values()
+        Subject(t.name, t.serving.ref, t.serving.fingerprint) for t in teachers.teachers.values()
     ]
     scored = sheets(run, shards, "audit", "validation", subjects, cfg.text_rows)
+    scored.require(INITIAL)
+    failed = {**teachers.failed, **scored.failed}
     identity = {
         "version": VERSION,
-        "audit": cfg,
-        "sheets": {name: sheet.artifact.fingerprint for name, sheet in scored.items()},
+        "audit": cfg.model_dump(mode="json", include={"bins", "bootstrap", "confidence"}),
+        "sheets": {name: sheet.artifact.fingerprint for name, sheet in scored.sheets.items()},
+        "failed": failed,
     }
     artifact = run.artifact("audit", "", identity)
     if not artifact.done():
         with artifact.building() as building:
-            fits = vocabulary_fits(run, shards)
-            rows = {n: _row(run, sheet, fits.get(n, 1.0)) for n, sheet in scored.items()}
-            student = rows[INITIAL]["parameters"]
-            for row in rows.values():
-                row["size_ratio"] = row["parameters"] / student
-            building.write_json("audit.json", rows)
-            building.counts |= {"teachers": len(rows) - 1}
-    return AuditTable(artifact)
+            rows = _rows(run, shards, scored)
+            building.write_json("audit.json", {"rows": rows, "failed": failed})
+            building.counts |= {"teachers": len(rows) - 1, "failed": len(failed)}
+    return AuditTable(artifact, scored.sheets)
 
 
-def _row(run: Run, sheet: Any, fit: float) -> dict[str, Any]:
+def _rows(run: Run, shards: ShardSet, scored: Scored) -> dict[str, dict[str, Any]]:
+    fits = vocabulary_fits(run, shards)
+    student = scored.sheets[INITIAL].parameters
+    return {
+        name: {
+            "parameters": sheet.parameters,
+            "size_ratio": sheet.parameters / student,
+            "capacity": sheet.capacity,
+            "vocabulary_fit": fits.get(name, 1.0),
+            "chat_template": _has_template(run, shards, name),
+            **figures_of(run, sheet),
+        }
+        for name, sheet in scored.sheets.items()
+    }
+
+
+def _has_template(run: Run, shards: ShardSet, name: str) -> bool | None:
+    """Whether a model's own tokenizer has a chat template; None where it has no tokenizer."""
+    if name == INITIAL:
+        return shards.tokenizer().chat_template is not None
+    teacher = run.cfg.teacher(name)
+    if teacher.tokenizer is None and teacher.model.init is not None:
+        return None
+    return tokenizer_of(teacher.tokenizer or teacher.model).chat_template is not None
+
+
+def figures_of(run: Run, sheet: Sheet) -> dict[str, Any]:
+    """A model's figures on text, tasks and shifted sets."""
     cfg = run.cfg.audit
-    figures = {
-        name: asdict(
-            task_metrics(
-                sheet, name, bins=cfg.bins, resamples=cfg.bootstrap, confidence=cfg.confidence
-            )
-        )
+    figures = Figures(cfg.bins, cfg.bootstrap, cfg.confidence)
+    tasks = [task.name for task in run.cfg.tasks]
+    fitted = scaling(sheet, tasks, figures)
+    sets = {
+        name: {
+            **asdict(task_metrics(sheet, name, **asdict(figures))),
+            "scaled": asdict(fitted.sets[name]) if name in fitted.sets else None,
+        }
         for name in sheet.sets
     }
-    tasks = {task.name for task in run.cfg.tasks}
     return {
-        "parameters": sheet.parameters,
-        "vocabulary_fit": fit,
         "text": sheet.text,
-        "tasks": {name: row for name, row in figures.items() if name in tasks},
-        "shifted": {name: row for name, row in figures.items() if name not in tasks},
+        "text_nll": _text(run, sheet, figures),
+        "full_ece": sheet.full_ece,
+        "temperature": fitted.temperature,
+        "tasks": {name: row for name, row in sets.items() if name in tasks},
+        "shifted": {name: row for name, row in sets.items() if name not in tasks},
+        "drops": _drops(sheet, sets, figures),
+    }
+
+
+def _text(run: Run, sheet: Sheet, figures: Figures) -> dict[str, Any]:
+    corpora = {corpus.name: corpus.kind for corpus in run.cfg.corpora.sources}
+    return {
+        what: {name: asdict(nll) for name, nll in found.items()}
+        for what, found in text_nll(sheet, corpora, figures).items()
+    }
+
+
+def _drops(sheet: Sheet, sets: Mapping[str, Any], figures: Figures) -> dict[str, Any]:
+    """Shifted set → what is lost on it; sets are called `<task>.<shifted set>`."""
+    pairs = {name: name.partition(".")[0] for name in sets if "." in name}
+    return {
+        name: {f: asdict(i) for f, i in drop(sheet, task, name, figures).items()}
+        for name, task in pairs.items()
+        if task in sets
     }

@@ -11,14 +11,14 @@ from distill_ray.engine.job import Job, TeachingSpec
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
-from distill_ray.stages.adapt import TeacherSet, data_spec
-from distill_ray.stages.audit import student_identity, student_ref
+from distill_ray.stages.adapt import TeacherSet, softened
 from distill_ray.stages.order import Order
 from distill_ray.stages.rank import Ranking
+from distill_ray.stages.rows import data_spec
 from distill_ray.stages.shard import ShardSet
 from distill_ray.stages.targets import with_targets
 
-VERSION = 1
+VERSION = 2
 HOW_SERVED = {"actors", "cpus_per_actor", "gpus_per_actor", "lookahead", "parity_rows"}
 NOT_IN_RESULT: dict[str, Any] = {"save_every": True, "serving": {*HOW_SERVED, "rows_per_file"}}
 """Keys of the config that change how the student is trained, but not what comes out."""
@@ -67,7 +67,7 @@ class Students:
 
 def distill(run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Ranking) -> Students:
     """Train both, in one group of workers, or find them trained."""
-    orders = [_distilled(run, shards, teachers, ranking), _control(run, shards)]
+    orders = [_distilled(run, shards, teachers, ranking), _control(run, shards, teachers)]
     if all(order.artifact.done() for order in orders):
         run.reused("distill")
     else:
@@ -84,15 +84,15 @@ def _distilled(run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Rankin
     teaching = _teaching(run, teachers, ranking, reassess)
     identity = {
         "teachers": teachers.fingerprints(),
-        "ladders": {name: len(rungs) for name, rungs in teaching.ladders.items()},
+        "ladders": {n: [r.temperature for r in rungs] for n, rungs in teaching.ladders.items()},
         "first": teaching.first,
         "reassessment": reassess,
         "distill": cfg.model_dump(mode="json", exclude=NOT_IN_RESULT),
     }
-    return _order(run, shards, "student", identity, cfg, teaching)
+    return _order(run, shards, teachers, "student", identity, cfg, teaching)
 
 
-def _control(run: Run, shards: ShardSet) -> Order:
+def _control(run: Run, shards: ShardSet, teachers: TeacherSet) -> Order:
     """A plain fine-tune with equal tokens, steps and learning rates, and no teacher.
 
     Prompts without labels say nothing without a teacher, so the control spends their share of the
@@ -104,15 +104,17 @@ def _control(run: Run, shards: ShardSet) -> Order:
     training = cfg.model_copy(update={"mix": supervised or cfg.mix})
     keys = ("objective", "serving", "schedule", "reassess", "save_every")
     identity = {"distill": training.model_dump(mode="json", exclude=set(keys))}
-    return _order(run, shards, "control", identity, training, None)
+    return _order(run, shards, teachers, "control", identity, training, None)
 
 
 def _teaching(
     run: Run, teachers: TeacherSet, ranking: Ranking, reassess: Reassessment
 ) -> TeachingSpec:
     schedule = run.cfg.distill.schedule
+    chosen = {n: teachers.teachers[n] for n in ranking.serving}
+    soft = ranking.temperatures if run.cfg.distill.objective.calibrate else {}
     return TeachingSpec(
-        ladders={name: teacher.ladder for name, teacher in teachers.teachers.items()},
+        ladders={n: softened(t.ladder, soft.get(n, 1.0)) for n, t in chosen.items()},
         first=ranking.best("early"),
         schedule=schedule.kind,
         options=schedule.model_dump(exclude={"kind"}),
@@ -123,6 +125,7 @@ def _teaching(
 def _order(
     run: Run,
     shards: ShardSet,
+    teachers: TeacherSet,
     name: str,
     extra: dict[str, Any],
     training: DistillConfig,
@@ -131,7 +134,7 @@ def _order(
     cfg = run.cfg
     job = Job(
         name=name,
-        student=student_ref(run, shards),
+        student=teachers.student.ref,
         training=training,
         data=data_spec(shards, cfg.seed, cfg.distill.validation_rows),
         objective=cfg.distill.objective if teaching else None,
@@ -141,7 +144,7 @@ def _order(
     )
     identity = {
         "version": VERSION,
-        "student": student_identity(run),
+        "student": teachers.student.fingerprint,
         "shard": shards.artifact.fingerprint,
         "seed": cfg.seed,
         **extra,

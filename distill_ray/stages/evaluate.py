@@ -13,12 +13,13 @@ from distill_ray.core.intervals import bootstrap_mean, verdict
 from distill_ray.runtime.artifacts import Result
 from distill_ray.runtime.run import Run
 from distill_ray.stages.adapt import TeacherSet
-from distill_ray.stages.audit import INITIAL, student_identity, student_ref
+from distill_ray.stages.audit import INITIAL
 from distill_ray.stages.distill import Student, Students
-from distill_ray.stages.scoring import Sheet, Subject, sheets, task_metrics
+from distill_ray.stages.metrics import task_metrics
+from distill_ray.stages.scoring import Sheet, Subject, sheets
 from distill_ray.stages.shard import ShardSet
 
-VERSION = 1
+VERSION = 2
 STUDENT, CONTROL = "student", "control"
 
 
@@ -50,7 +51,11 @@ def evaluate(run: Run, shards: ShardSet, teachers: TeacherSet, students: Student
     cfg = run.cfg.evaluate
     last, _ = students.distilled.teacher
     subjects = _subjects(run, shards, teachers, students, last)
-    scored = sheets(run, shards, "evaluate", "test", subjects, cfg.text_rows)
+    made = sheets(run, shards, "evaluate", "test", subjects, cfg.text_rows)
+    made.require(STUDENT, CONTROL, INITIAL)
+    for name, reason in made.failed.items():
+        run.note("evaluate", f"{name} is left out: {reason}")
+    scored = made.sheets
     identity = {
         "version": VERSION,
         "evaluate": cfg,
@@ -76,18 +81,16 @@ def _subjects(
 ) -> list[Subject]:
     """KL to the last teacher's best checkpoint is measured for the three students."""
     teacher = teachers.teachers[last]
-    identity = f"{teacher.fingerprint}/{teacher.best}"
+    best = teacher.serving
 
     def pupil(name: str, student: Student) -> Subject:
-        return Subject(name, student.ref, student.fingerprint, teacher.ladder[-1], identity)
+        return Subject(name, student.ref, student.fingerprint, best.ref, best.fingerprint)
 
-    initial = Subject(
-        INITIAL, student_ref(run, shards), student_identity(run), teacher.ladder[-1], identity
-    )
+    start = teachers.student
+    initial = Subject(INITIAL, start.ref, start.fingerprint, best.ref, best.fingerprint)
     pupils = [pupil(STUDENT, students.distilled), pupil(CONTROL, students.control), initial]
     return pupils + [
-        Subject(t.name, t.ladder[-1], f"{t.fingerprint}/{t.best}")
-        for t in teachers.teachers.values()
+        Subject(t.name, t.serving.ref, t.serving.fingerprint) for t in teachers.teachers.values()
     ]
 
 

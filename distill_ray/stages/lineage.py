@@ -19,6 +19,8 @@ from distill_ray.stages.rank import Ranking
 from distill_ray.stages.shard import ShardSet
 
 STAGES = ("shard", "adapt", "audit", "probe", "rank", "distill", "evaluate")
+BESIDE = {"gain": "adapt", "estimates": "probe"}
+"""Kind of artifact that isn't called by its stage → the stage."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Inputs:
             "shard": self.shards.artifact.fingerprint,
             "teachers": self.teachers.fingerprints(),
             "audit": self.audited.artifact.fingerprint,
-            "probe": self.probed.fingerprints(),
+            "probe": [self.probed.fingerprints(), self.probed.failed],
             "rank": self.ranking.artifact.fingerprint,
             "student": self.students.distilled.fingerprint,
             "control": self.students.control.fingerprint,
@@ -97,9 +99,10 @@ def phases(storage: Storage, last: str) -> list[str]:
 
 def _wanted(inputs: Inputs) -> Iterator[tuple[str, str]]:
     yield "shard", inputs.shards.artifact.fingerprint
-    for last in inputs.teachers.fingerprints().values():
-        yield from (("adapt", found) for found in phases(inputs.run.storage, last))
+    yield from ((made.kind, made.fingerprint) for made in inputs.teachers.artifacts)
     yield from _with_sheets(inputs.audited.artifact)
+    if inputs.probed.estimated is not None:
+        yield "estimates", inputs.probed.estimated.artifact.fingerprint
     yield from (("probe", found) for found in inputs.probed.fingerprints())
     yield "rank", inputs.ranking.artifact.fingerprint
     yield "distill", inputs.students.distilled.fingerprint
@@ -117,7 +120,7 @@ def _entry(storage: Storage, path: str) -> Entry:
     manifest = json.loads(storage.read_bytes(f"{path}/{MANIFEST}"))
     kind = manifest["kind"]
     return Entry(
-        stage=kind.partition("-")[0],
+        stage=BESIDE.get(kind, kind.partition("-")[0]),
         path=path,
         **{k: manifest[k] for k in ("kind", "key", "fingerprint", "wall_s", "created")},
         counts={k: v for k, v in manifest["counts"].items() if not isinstance(v, dict)},

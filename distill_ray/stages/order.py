@@ -8,10 +8,11 @@ from typing import Any
 
 from distill_ray.config.training import ColocatedServing, Serving
 from distill_ray.engine.job import Job
-from distill_ray.engine.loop import task_loss
+from distill_ray.engine.loop import checkpoint_losses
 from distill_ray.engine.timetable import Checkpoint
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
+from distill_ray.stages.local_files import BEST, CURVE
 
 
 @dataclass(frozen=True)
@@ -31,26 +32,23 @@ class Order:
     """Checkpoint → its targets on disk, where the teacher is read from a cache."""
 
     def rung_refs(self) -> list[ModelRef]:
-        """The checkpoints that it leaves, in order of training."""
-        folders = [
-            self.artifact.storage.sub(f"{self.artifact.path}/checkpoints/{i}").uri
-            for i in range(self.job.rungs)
-        ]
+        """The checkpoints that it has left, in order of training: fewer if it stopped early."""
+        return [self._ref(str(i)) for i in range(len(self.rung_losses()))]
+
+    def best_ref(self) -> ModelRef:
+        """The checkpoint with the least validation loss; known before training, read after it."""
+        return self._ref(BEST)
+
+    def _ref(self, rung: str) -> ModelRef:
+        folder = self.artifact.storage.sub(f"{self.artifact.path}/checkpoints/{rung}").uri
         if self.job.lora is not None:
-            return [self.job.student.with_adapter(folder) for folder in folders]
-        return [ModelRef("path", folder) for folder in folders]
+            return self.job.student.with_adapter(folder)
+        return ModelRef("path", folder)
 
     def curve(self) -> dict[str, Any]:
-        """`history`, `initial_loss`, `switches`, `schedule`, `bad_steps` of the finished job."""
-        return dict(self.artifact.read_json("curve.json"))
+        """`history`, `initial_loss`, `switches`, `schedule`, `bad_steps`, `best` of the job."""
+        return dict(self.artifact.read_json(CURVE))
 
     def rung_losses(self) -> list[float]:
         """Validation loss at each rung."""
-        rows = {row["step"]: row for row in self.curve()["history"]}
-        return [task_loss(validation_of(rows[end])) for end in self.job.rung_ends]
-
-
-def validation_of(row: dict[str, Any]) -> dict[str, float]:
-    """The validation terms of a curve's row."""
-    prefix = "validation."
-    return {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
+        return checkpoint_losses(self.curve()["history"], self.job.rung_ends)

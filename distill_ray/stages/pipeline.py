@@ -27,7 +27,7 @@ def route(run: Run) -> Iterator[Any]:
     yield (shards := shard(run))
     yield (teachers := adapt(run, shards))
     yield (audited := audit(run, shards, teachers))
-    yield (probed := probe(run, shards, teachers))
+    yield (probed := probe(run, shards, teachers, audited))
     yield (ranking := rank(run, audited, probed))
     yield (students := distill(run, shards, teachers, ranking))
     yield (scores := evaluate(run, shards, teachers, students))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from distill_ray.config.fingerprint import canonical
 from distill_ray.config.models import ModelSource
 from distill_ray.config.run import RunConfig
 from distill_ray.config.training import (
@@ -87,12 +88,11 @@ def _available(cfg: RunConfig) -> int | None:
 def _work(cfg: RunConfig) -> Iterator[Work]:
     sources = len(cfg.corpora.sources) + len(cfg.tasks)
     yield Work("shard", f"{sources} sources → rows of {cfg.corpora.sequence_length} tokens")
-    for teacher in cfg.teachers:
-        for name in teacher.recipes:
-            yield _adapt(cfg, teacher.name, teacher.model, name, cfg.adapt.recipes[name])
+    yield from _adaptations(cfg)
     questions = sum(task.max_examples for task in cfg.tasks)
     models = len(cfg.teachers)
-    yield Work("audit", f"{models + 1} models x at most {questions} questions")
+    raw = len({canonical(teacher.model) for teacher in cfg.teachers if teacher.recipes})
+    yield Work("audit", f"{models + raw + 1} models x at most {questions} questions")
     yield _probe(cfg)
     yield Work("rank", f"{models} teachers at 3 stages of training, {cfg.rank.draws} draws")
     schedule = cfg.distill.schedule.kind
@@ -113,6 +113,19 @@ def _work(cfg: RunConfig) -> Iterator[Work]:
     yield Work("report", "report.html, report.md, report.json, the student's folder")
 
 
+def _adaptations(cfg: RunConfig) -> Iterator[Work]:
+    """Every recipe of every model once; teachers that begin alike share them."""
+    chains = [(t.name, t.model, t.recipes) for t in cfg.teachers]
+    chains.append(("student", cfg.student.model, cfg.student.recipes))
+    seen = set()
+    for name, model, recipes in chains:
+        for i, recipe in enumerate(recipes):
+            chain = canonical([model, recipes[: i + 1]])
+            if chain not in seen:
+                seen.add(chain)
+                yield _adapt(cfg, name, model, recipe, cfg.adapt.recipes[recipe])
+
+
 def _adapt(
     cfg: RunConfig, teacher: str, model: ModelSource, name: str, recipe: RecipeConfig
 ) -> Work:
@@ -129,6 +142,8 @@ def _adapt(
 def _probe(cfg: RunConfig) -> Work:
     trials = len(cfg.teachers) * len(cfg.probe.seeds)
     text = f"{len(cfg.teachers)} teachers x {len(cfg.probe.seeds)} seeds"
+    if cfg.probe.race is not None and cfg.probe.race.max_seeds > len(cfg.probe.seeds):
+        text += f", up to {cfg.probe.race.max_seeds} where the order is open"
     student = _sizes(cfg, cfg.student.model)
     teacher = largest_teacher(cfg)
     student = student if teacher is not None else None

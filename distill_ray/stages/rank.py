@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from statistics import NormalDist, fmean
+from functools import cached_property
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.run import RunConfig
 from distill_ray.core import ranking as core
 from distill_ray.core.schedule import Reassessment
 from distill_ray.runtime.artifacts import Result
 from distill_ray.runtime.run import Run
-from distill_ray.stages.audit import INITIAL, AuditTable
+from distill_ray.stages.audit import AuditTable
+from distill_ray.stages.evidence import gather
 from distill_ray.stages.probe import ProbeTable
+from distill_ray.stages.race import standing
 
-VERSION = 1
+VERSION = 2
 STAGES = {"early": 0.0, "middle": 0.5, "late": 1.0}
-"""Stage of training → the student's progress at it."""
+"""Stage of training → the student's progress at it. Weights are linear in progress, so the score
+at the middle is also the mean over a whole training."""
 
 
 @dataclass(frozen=True)
@@ -30,43 +31,78 @@ class Ranking(Result):
     @property
     def factors(self) -> dict[str, dict[str, float]]:
         """Teacher → factor → score in [0, 1]."""
-        return dict(self._data()["factors"])
+        return dict(self._data["factors"])
 
     @property
     def standings(self) -> dict[str, list[dict[str, Any]]]:
         """Stage → teachers, best first, with score, interval and what decided."""
-        return dict(self._data()["standings"])
+        return dict(self._data["standings"])
+
+    @property
+    def calls(self) -> dict[str, str]:
+        """Stage → `separated at …`, or `too close to call between …`."""
+        return dict(self._data["calls"])
 
     @property
     def evidence(self) -> dict[str, dict[str, Any]]:
         """Teacher → the measurements behind its factors."""
-        return dict(self._data()["evidence"])
+        return dict(self._data["evidence"])
 
     @property
     def weights(self) -> dict[str, dict[str, float]]:
         """`early` and `late` → factor → weight; each sums to 1."""
-        return dict(self._data()["weights"])
+        return dict(self._data["weights"])
+
+    @property
+    def marks(self) -> dict[str, list[str]]:
+        """Teacher that can't serve → why not."""
+        return dict(self._data["marks"])
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Teacher that isn't ranked, since something of it failed → what."""
+        return dict(self._data["left_out"])
+
+    @property
+    def temperatures(self) -> dict[str, float]:
+        """Teacher → the temperature that the audit fitted."""
+        return dict(self._data["temperatures"])
+
+    @property
+    def serving(self) -> list[str]:
+        """Teachers that may teach, best first at the middle: those without a mark, or all if every
+        one has some."""
+        names = [row["teacher"] for row in self.standings["middle"]]
+        return [name for name in names if name not in self.marks] or names
 
     def best(self, stage: str) -> str:
-        """The teacher that leads at a stage."""
-        return str(self.standings[stage][0]["teacher"])
+        """The teacher that leads at a stage, of those that may teach."""
+        allowed = self.serving
+        names = (str(row["teacher"]) for row in self.standings[stage])
+        return next(name for name in names if name in allowed)
 
     def reassessment(self, at_progress: tuple[float, ...], margin: float) -> Reassessment:
         """What the distillation needs to compute the ranking anew."""
-        weights = self.weights
-        return Reassessment(self.factors, weights["early"], weights["late"], at_progress, margin)
+        weights, factors = self.weights, {n: self.factors[n] for n in self.serving}
+        return Reassessment(factors, weights["early"], weights["late"], at_progress, margin)
 
+    @cached_property
     def _data(self) -> dict[str, Any]:
         return dict(self.artifact.read_json("ranking.json"))
 
 
 def rank(run: Run, audited: AuditTable, probed: ProbeTable) -> Ranking:
-    """Combine audits and probes."""
+    """Combine audits and probes.
+
+    Raises:
+        InputError: no teacher has been through both.
+    """
     identity = {
         "version": VERSION,
         "rank": run.cfg.rank,
         "audit": audited.artifact.fingerprint,
         "probe": probed.fingerprints(),
+        "failed": probed.failed,
         "seed": run.cfg.seed,
     }
     artifact = run.artifact("rank", "", identity)
@@ -74,106 +110,46 @@ def rank(run: Run, audited: AuditTable, probed: ProbeTable) -> Ranking:
         run.reused("rank")
     else:
         with run.stage("rank"), artifact.building() as building:
-            result = _ranking(run.cfg, audited.rows, probed.rows())
+            result = _ranking(run.cfg, audited, probed)
             building.write_json("ranking.json", result)
             building.counts |= {s: rows[0]["teacher"] for s, rows in result["standings"].items()}
     return Ranking(artifact)
 
 
-def _ranking(
-    cfg: RunConfig, audit: Mapping[str, Any], probes: list[dict[str, Any]]
-) -> dict[str, Any]:
-    teachers = [teacher.name for teacher in cfg.teachers]
-    trials = {n: [row for row in probes if row["teacher"] == n] for n in teachers}
-    evidence = {n: _evidence(cfg, audit[n], audit[INITIAL], trials[n]) for n in teachers}
-    best_gain = max(fmean(row["gain"]) for row in evidence.values())
-    factors = {n: _factors(cfg, evidence[n], best_gain) for n in teachers}
-    draws = _draws(cfg, evidence, np.random.default_rng(cfg.seed))
-    early = core.weights(cfg.rank.early.model_dump())
-    late = core.weights(cfg.rank.late.model_dump())
-    standings = {
-        stage: [
-            asdict(row)
-            for row in core.standings(
-                factors, draws, early, late, progress=at, confidence=cfg.rank.confidence
-            )
-        ]
-        for stage, at in STAGES.items()
-    }
+def _ranking(cfg: RunConfig, audited: AuditTable, probed: ProbeTable) -> dict[str, Any]:
+    seen = gather(cfg, audited, probed)
+    if not seen.teachers:
+        problems = [Problem(f"teachers.{n}", f"{why}.") for n, why in seen.left_out.items()]
+        raise InputError("no teacher is left to rank:", problems)
+    early, late = (core.weights(end.model_dump()) for end in (cfg.rank.early, cfg.rank.late))
+    confidence = cfg.rank.confidence
     return {
-        "factors": factors,
+        "factors": seen.factors,
         "weights": {"early": early, "late": late},
-        "standings": standings,
-        "evidence": evidence,
+        "standings": {
+            stage: [
+                asdict(row)
+                for row in core.standings(
+                    seen.factors, seen.draws, early, late, progress=at, confidence=confidence
+                )
+            ]
+            for stage, at in STAGES.items()
+        },
+        "calls": {s: str(standing(cfg, seen, at, confidence)) for s, at in STAGES.items()},
+        "evidence": seen.rows,
+        "marks": {n: found for n in seen.teachers if (found := _marks(cfg, audited.rows[n]))},
+        "left_out": seen.left_out,
+        "temperatures": {n: audited.temperatures[n] for n in seen.teachers},
     }
 
 
-def _evidence(
-    cfg: RunConfig, row: Mapping[str, Any], initial: Mapping[str, Any], trials: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """A teacher's measurements; tasks and domain corpora count alike."""
-    tasks = list(row["tasks"].values())
-    corpora = [c.name for c in cfg.corpora.sources if c.kind == "domain" and c.name in row["text"]]
-    return {
-        "accuracy": [task["accuracy"] for task in tasks],
-        "majority": [task["majority"] for task in tasks],
-        "ece": [task["ece"] for task in tasks],
-        "ece_floor": [task["ece_floor"] for task in tasks],
-        "domain_nll": [row["text"][name] for name in corpora],
-        "untrained_nll": [initial["text"][name] for name in corpora],
-        "kl_removed": [trial["kl_removed"] for trial in trials],
-        "gain": [trial["gain"] for trial in trials],
-    }
-
-
-def _factors(cfg: RunConfig, seen: Mapping[str, Any], best_gain: float) -> dict[str, float]:
-    removed, gain = fmean(seen["kl_removed"]), fmean(seen["gain"])
-    peaks = [core.peak(a["value"], m) for a, m in zip(seen["accuracy"], seen["majority"])]
-    domains = [core.domain(a, b) for a, b in zip(seen["domain_nll"], seen["untrained_nll"])]
-    worst = cfg.rank.worst_ece
-    calibrations = [
-        core.calibration(e["value"], f, worst) for e, f in zip(seen["ece"], seen["ece_floor"])
-    ]
-    return {
-        "ease": core.ease(removed, gain, best_gain),
-        "peak": fmean(peaks),
-        "domain": fmean(domains) if domains else 0.0,
-        "calibration": fmean(calibrations),
-    }
-
-
-def _draws(
-    cfg: RunConfig, evidence: Mapping[str, Mapping[str, Any]], rng: np.random.Generator
-) -> core.Draws:
-    """Factors under resampling: probes over their seeds, audits within their intervals.
-
-    Every draw takes the same seeds for all teachers: they share the order of the rows.
-    """
-    count, seeds = cfg.rank.draws, len(cfg.probe.seeds)
-    drawn = {n: {f: np.empty(count) for f in core.FACTORS} for n in evidence}
-    for i in range(count):
-        picked = rng.integers(0, seeds, size=seeds)
-        seen = {
-            n: _resampled(row, picked, cfg.audit.confidence, rng) for n, row in evidence.items()
-        }
-        best_gain = max(fmean(row["gain"]) for row in seen.values())
-        for n, row in seen.items():
-            for factor, value in _factors(cfg, row, best_gain).items():
-                drawn[n][factor][i] = value
-    return core.Draws(drawn)
-
-
-def _resampled(
-    seen: Mapping[str, Any], picked: NDArray[np.int64], confidence: float, rng: np.random.Generator
-) -> dict[str, Any]:
-    """One draw of a teacher's measurements."""
-    width = 2 * NormalDist().inv_cdf(0.5 + confidence / 2)
-    noisy = {
-        name: [
-            {"value": rng.normal(item["value"], (item["high"] - item["low"]) / width)}
-            for item in seen[name]
-        ]
-        for name in ("accuracy", "ece")
-    }
-    chosen = {name: [seen[name][i] for i in picked] for name in ("kl_removed", "gain")}
-    return {**seen, **noisy, **chosen}
+def _marks(cfg: RunConfig, row: Mapping[str, Any]) -> list[str]:
+    """Why a teacher can't serve; empty for one that can."""
+    found = []
+    if row["size_ratio"] <= cfg.rank.size_advantage:
+        found.append(f"no size advantage: {row['size_ratio']:.2f} of the student's parameters")
+    valid = {name: task["valid"] for name, task in row["tasks"].items() if task.get("valid")}
+    for name, share in valid.items():
+        if share["value"] < cfg.rank.min_valid:
+            found.append(f"{share['value']:.0%} of its answers to {name} are one of the options")
+    return found

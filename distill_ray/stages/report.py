@@ -5,15 +5,11 @@ The same content three times: HTML with charts, Markdown and JSON; beside them t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
@@ -27,6 +23,7 @@ from distill_ray.stages.evaluate import CONTROL, STUDENT, Scores
 from distill_ray.stages.lineage import Inputs, wall_by_stage
 from distill_ray.stages.probe import ProbeTable
 from distill_ray.stages.rank import Ranking
+from distill_ray.stages.render import render
 from distill_ray.stages.report_content import Facts, origins, sections, top
 from distill_ray.stages.report_text import interval, percent, percent_interval, sentence, taught
 from distill_ray.stages.shard import ShardSet
@@ -95,12 +92,12 @@ def _build(inputs: Inputs, artifact: Artifact, building: Building) -> None:
     page = {"charts": _charts(facts), "plotly": Markup(get_plotlyjs())}
     building.write_json("report.json", _data(facts, artifact))
     there = {"usage": _usage(inputs, _place(artifact, STUDENT_FOLDER))}
-    building.storage.write_bytes("report.md", _render("report.md.j2", context | there).encode())
+    building.storage.write_bytes("report.md", render("report.md.j2", context | there).encode())
     page |= context | there
-    building.storage.write_bytes("report.html", _render("report.html.j2", page).encode())
+    building.storage.write_bytes("report.html", render("report.html.j2", page).encode())
     card = context | _card(facts) | {"usage": _usage(inputs, ".")}
     with building.storage.folder(STUDENT_FOLDER) as folder:
-        write_student(inputs, _render("model_card.md.j2", card), folder)
+        write_student(inputs, render("model_card.md.j2", card), folder)
     building.counts |= {"verdict": top(facts)}
 
 
@@ -123,7 +120,7 @@ def _usage(inputs: Inputs, folder: str) -> str:
     """Code that asks the student a question of the first task."""
     task = inputs.run.cfg.tasks[0]
     tokenizer, answers = inputs.shards.tokenizer(), inputs.shards.counts["answers"][task.name]
-    return _render("usage.py.j2", usage(task, answers, tokenizer, folder))
+    return render("usage.py.j2", usage(task, answers, tokenizer, folder))
 
 
 def _card(facts: Facts) -> dict[str, Any]:
@@ -213,33 +210,3 @@ def _data(facts: Facts, artifact: Artifact) -> dict[str, Any]:
             "student": _place(artifact, STUDENT_FOLDER),
         },
     }
-
-
-@cache
-def _environment() -> Environment:
-    def escaped(name: str | None) -> bool:
-        return name is not None and name.endswith(".html.j2")
-
-    environment = Environment(
-        autoescape=escaped,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        loader=FunctionLoader(_template),
-    )
-    environment.filters["cell"] = _cell
-    return environment
-
-
-def _template(name: str) -> str:
-    return (files("distill_ray.stages") / name).read_text(encoding="utf-8")
-
-
-def _cell(text: str) -> str:
-    """Text that fits in a Markdown table."""
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _render(template: str, context: Mapping[str, Any]) -> str:
-    return _environment().get_template(template).render(context)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from distill_ray.stages import report_selection as selection
 from distill_ray.stages import report_tables as tables
 from distill_ray.stages.audit import INITIAL
 from distill_ray.stages.evaluate import CONTROL
@@ -91,7 +92,8 @@ def _adaptation(inputs: Inputs) -> dict[str, list[dict[str, Any]]]:
     """The checkpoints of every teacher that was trained here."""
     found: dict[str, list[dict[str, Any]]] = {}
     cfg = inputs.run.cfg
-    for name, curves in inputs.teachers.curves.items():
+    for name in inputs.teachers.teachers:
+        curves = inputs.teachers.curves[name]
         for recipe, curve in zip(cfg.teacher(name).recipes, curves):
             prefix = "validation."
             rows = [r for r in curve["history"] if any(k.startswith(prefix) for k in r)]
@@ -155,6 +157,7 @@ def _sizes(facts: Facts) -> str:
 
 
 def _ranking(facts: Facts) -> Section:
+    ranking = facts.inputs.ranking
     return Section(
         "ranking",
         "Which teacher, and why",
@@ -166,13 +169,21 @@ def _ranking(facts: Facts) -> Section:
             "with the student's progress; the score is the weighted sum.",
             "Intervals come from resampling probe seeds, and audits within theirs. The deciding "
             "factor is the one that separates a teacher most from the best other one.",
+            *(
+                f"At the {stage} stage: {call}."
+                for stage, call in facts.inputs.ranking.calls.items()
+            ),
+            *selection.out_of_the_race(ranking, facts.inputs.probed.failed),
         ],
         [
-            tables.standings(facts.inputs.ranking),
-            tables.factors(facts.inputs.ranking),
-            tables.evidence(facts.inputs.ranking, facts.tasks, facts.inputs.run.cfg),
+            tables.standings(ranking),
+            tables.factors(ranking),
+            tables.evidence(ranking, facts.tasks, facts.inputs.run.cfg),
             tables.figures("Audit: questions of the validation split", _audited(facts)),
             tables.audited(facts.audit),
+            selection.answers(facts.audit),
+            selection.shifts(facts.audit),
+            selection.capacities(facts.audit),
         ],
     )
 
@@ -191,6 +202,7 @@ def _calibration(facts: Facts) -> Section:
             "model says. The area of a mark grows with the number of answers. Teachers on the "
             "validation split, the student, the control and the initial state on the test split.",
         ],
+        [selection.calibrations(facts.audit)],
     )
 
 
@@ -205,7 +217,10 @@ def _probes(facts: Facts) -> Section:
             "gone, and the task gain, the fall of the gold answers' NLL over the options; "
             "lines are means over seeds, points are seeds.",
         ],
-        [tables.probes(facts.inputs.probed.rows())],
+        [
+            tables.probes(facts.inputs.probed.rows()),
+            selection.estimates(facts.inputs.probed.estimates),
+        ],
     )
 
 
@@ -213,6 +228,8 @@ def _training(facts: Facts) -> Section:
     teachers = facts.inputs.teachers.teachers
     best = {name: t.best for name, t in teachers.items()}
     found = [tables.turns(facts.turns), tables.ladder(facts.adaptation, best)]
+    if facts.inputs.teachers.gains:
+        found.append(selection.gains(facts.inputs.teachers.gains))
     text = [_schedule(facts)]
     if facts.adaptation:
         text.append(

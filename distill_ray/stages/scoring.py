@@ -1,4 +1,4 @@
-"""Models scored on held-out questions and text, each in a Ray task of its own, each an artifact."""
+"""Models scored on held-out questions and text by a pool of actors, each sheet an artifact."""
 
 from __future__ import annotations
 
@@ -10,26 +10,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill_ray.core import calibration
-from distill_ray.core.intervals import Interval, bootstrap, bootstrap_mean
+from distill_ray.data.examples import up_to
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
-from distill_ray.stages.adapt import data_spec
+from distill_ray.stages.rows import data_spec
 from distill_ray.stages.shard import ShardSet, held_out_questions
 
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """One model's answers: what every metric is computed from."""
+    """One model's answers: what every metric is computed from. n questions, K options."""
 
     artifact: Artifact
 
     def scores(self, question_set: str) -> NDArray[np.float64]:
         """[n, K] log-likelihood of each option."""
         return np.asarray(self._data["options"][question_set], dtype=np.float64)
+
+    def lengths(self, question_set: str) -> NDArray[np.int64]:
+        """[K] tokens of each option."""
+        return np.asarray(self._data["lengths"][question_set], dtype=np.int64)
+
+    def prior(self, question_set: str) -> NDArray[np.float64]:
+        """[K] log-likelihood of each option after the prompt without a text."""
+        return np.asarray(self._data["prior"][question_set], dtype=np.float64)
 
     def gold(self, question_set: str) -> NDArray[np.int64]:
         """[n] index of the right option."""
@@ -38,6 +45,20 @@ class Sheet:
     def groups(self, question_set: str) -> list[str]:
         """[n] the group of each question."""
         return list(self._data["groups"][question_set])
+
+    def generated(self, question_set: str) -> list[list[int]]:
+        """Token ids of the model's own answers to the first questions, with the end if it came."""
+        return [list(ids) for ids in self._data["generated"][question_set]]
+
+    def written(self, question_set: str) -> NDArray[np.int64]:
+        """Which option each generated answer is, -1 where it is none of them or never ended."""
+        options, end = self._data["answers"][question_set], self._data["end"][question_set]
+        places = {tuple(option): k for k, option in enumerate(options)}
+        found = [
+            places.get(tuple(up_to(ids, end)), -1) if end in ids else -1
+            for ids in self.generated(question_set)
+        ]
+        return np.asarray(found, dtype=np.int64)
 
     @property
     def sets(self) -> list[str]:
@@ -49,6 +70,16 @@ class Sheet:
         """Corpus → mean token NLL, nats."""
         return dict(self._data["text"])
 
+    def row_losses(self, stream: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Sum of token NLL of each packed row, and its supervised tokens; rows as in any sheet."""
+        rows = self._data["rows"][stream]
+        return np.asarray(rows["nll"], dtype=np.float64), np.asarray(rows["tokens"], np.float64)
+
+    @property
+    def full_ece(self) -> dict[str, float]:
+        """Stream → token-level calibration error over the whole vocabulary."""
+        return dict(self._data["full_ece"])
+
     @property
     def divergence(self) -> dict[str, float]:
         """`text.kl`, `task.kl`: mean KL(teacher ‖ this model), if a teacher was given."""
@@ -58,6 +89,12 @@ class Sheet:
     def parameters(self) -> int:
         """Parameters of the model."""
         return int(self._data["parameters"])
+
+    @property
+    def capacity(self) -> dict[str, Any]:
+        """`bytes`, `context`, `seconds_per_token` of a forward pass, `peak_bytes` on a device."""
+        names = ("bytes", "context", "seconds_per_token", "peak_bytes")
+        return {name: self._data[name] for name in names}
 
     @cached_property
     def _data(self) -> dict[str, Any]:
@@ -77,19 +114,50 @@ class Subject:
     teacher_fingerprint: str = ""
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What came of scoring some subjects."""
+
+    sheets: dict[str, Sheet]
+    """Subject → its sheet; subjects of equal weights share one."""
+    failed: dict[str, str]
+    """Subject that couldn't be scored → why, in a line."""
+
+    def require(self, *names: str) -> None:
+        """Insist on some subjects.
+
+        Raises:
+            RuntimeError: one of them couldn't be scored.
+        """
+        for name in names:
+            if name in self.failed:
+                raise RuntimeError(f"{name} can't be scored: {self.failed[name]}")
+
+
 def sheets(
     run: Run, shards: ShardSet, stage: str, split: str, subjects: Sequence[Subject], text_rows: int
-) -> dict[str, Sheet]:
-    """Score every subject that isn't scored yet; returns subject → its sheet."""
+) -> Scored:
+    """Score every subject that isn't scored yet; one that fails is left out, with the reason.
+
+    A failure is recorded, and not tried again unless the run says so.
+    """
     artifacts = {s.name: _artifact(run, shards, stage, split, s, text_rows) for s in subjects}
-    left = [s for s in subjects if not artifacts[s.name].done()]
+    left: dict[str, tuple[Subject, Artifact]] = {}
+    for subject in subjects:
+        artifact = artifacts[subject.name]
+        if not run.settled(artifact):
+            left.setdefault(artifact.path, (subject, artifact))
     if not left:
         run.reused(stage)
     else:
         with run.stage(stage):
             run.ray()
-            _score_all(run, shards, stage, split, left, artifacts, text_rows)
-    return {name: Sheet(artifact) for name, artifact in artifacts.items()}
+            _score(run, shards, stage, split, list(left.values()), text_rows)
+    reasons = {name: None if a.done() else a.failure() for name, a in artifacts.items()}
+    return Scored(
+        {name: Sheet(a) for name, a in artifacts.items() if reasons[name] is None},
+        {name: reason for name, reason in reasons.items() if reason is not None},
+    )
 
 
 def _artifact(
@@ -102,72 +170,58 @@ def _artifact(
         "teacher": subject.teacher_fingerprint,
         "split": split,
         "text_rows": text_rows,
+        "generate": run.cfg.audit.generate,
         "max_examples": [task.max_examples for task in run.cfg.tasks],
     }
-    return run.artifact(f"{stage}-sheets", subject.name, identity)
+    # No name in its path: models of equal weights share it, whatever they are called.
+    return run.artifact(f"{stage}-sheets", "", identity)
 
 
-def _score_all(
+def _score(
     run: Run,
     shards: ShardSet,
     stage: str,
     split: str,
-    subjects: Sequence[Subject],
-    artifacts: Mapping[str, Artifact],
+    left: Sequence[tuple[Subject, Artifact]],
     text_rows: int,
 ) -> None:
-    from distill_ray.stages.scoring_worker import score_in_parallel
+    from distill_ray.stages.desk import Desk
+    from distill_ray.stages.scoring_worker import Job, Pool, score_in_pool
+    from distill_ray.stages.sheet_parts import Scoring, parts_of
 
-    spec = {
-        "questions": held_out_questions(shards, split),
-        "shards": shards.artifact,
-        "split": split,
-        "data": data_spec(shards, run.cfg.seed, text_rows),
-        "corpora": [corpus.name for corpus in run.cfg.corpora.sources],
-    }
-    jobs = [(subject, artifacts[subject.name]) for subject in subjects]
-    for done, name in enumerate(score_in_parallel(run.cfg.cluster, jobs, spec), start=1):
-        run.note(stage, f"scored {name}", done=done, total=len(jobs))
-
-
-@dataclass(frozen=True)
-class TaskMetrics:
-    """A model's figures on one question set."""
-
-    questions: int
-    majority: float
-    """Share of the most frequent answer: what a model without knowledge reaches."""
-    accuracy: Interval
-    nll: Interval
-    """-log p(right option), normalised over the options, nats."""
-    ece: Interval
-    ece_floor: float
-    """ECE of a perfectly calibrated model with these confidences and this many questions."""
-    brier: Interval
-    reliability: calibration.Reliability
-
-
-def task_metrics(
-    sheet: Sheet, question_set: str, *, bins: int, resamples: int, confidence: float
-) -> TaskMetrics:
-    """Accuracy, NLL, ECE and Brier score with bootstrap intervals over groups of questions."""
-    gold, groups = sheet.gold(question_set), sheet.groups(question_set)
-    p = calibration.normalise(sheet.scores(question_set))
-    sure, correct = p.max(axis=1), (p.argmax(axis=1) == gold).astype(np.float64)
-    options = {"resamples": resamples, "confidence": confidence}
-    return TaskMetrics(
-        questions=len(gold),
-        majority=float(np.bincount(gold).max() / len(gold)),
-        accuracy=bootstrap_mean(correct, groups, **options),  # type: ignore[arg-type]
-        nll=bootstrap_mean(calibration.nll_each(p, gold), groups, **options),  # type: ignore[arg-type]
-        ece=bootstrap(
-            lambda index: calibration.ece(sure[index], correct[index], bins),
-            groups,
-            resamples=resamples,
-            confidence=confidence,
-            centre=True,  # Fewer distinct questions a bin make every resample's ECE larger.
-        ),
-        ece_floor=calibration.noise_floor(sure, bins),
-        brier=bootstrap_mean(calibration.brier_each(p, gold), groups, **options),  # type: ignore[arg-type]
-        reliability=calibration.reliability(sure, correct, bins),
+    pool = Pool.of(run.cfg.cluster, run.cfg.audit)
+    questions = held_out_questions(shards, split)
+    scoring = Scoring(
+        questions=questions,
+        shards=shards.artifact,
+        split=split,
+        data=data_spec(shards, run.cfg.seed, text_rows),
+        generate=run.cfg.audit.generate,
+        device=pool.device,
     )
+    parts = parts_of(questions, run.cfg.audit.questions_per_part)
+    names, jobs = {}, []
+    for subject, artifact in left:
+        desk = Desk.of(artifact)
+        desk.sweep()
+        names[artifact.path] = subject.name
+        jobs.append(Job(subject.ref, subject.teacher, artifact, desk.missing(parts)))
+    for done, job in enumerate(score_in_pool(pool, jobs, scoring), start=1):
+        reason = job.artifact.failure()
+        if reason is None:
+            _put_together(job.artifact, scoring.questions, parts)
+        Desk.of(job.artifact).clear()
+        said = "scored {}" if reason is None else "{} can't be scored: " + reason
+        run.note(stage, said.format(names[job.artifact.path]), done=done, total=len(jobs))
+
+
+def _put_together(artifact: Artifact, questions: Sequence[Any], parts: Sequence[Any]) -> None:
+    """Make a sheet of its parts."""
+    from distill_ray.stages.desk import Desk
+    from distill_ray.stages.sheet_parts import whole
+
+    found: list[Mapping[str, Any]] = [Desk.of(artifact).read(part) for part in parts]
+    with artifact.building() as building:
+        building.started -= sum(part["wall_s"] for part in found)
+        building.write_json("sheet.json", whole(questions, [dict(part) for part in found]))
+        building.counts |= {"questions": sum(len(q.gold) for q in questions)}

@@ -1,86 +1,177 @@
-"""The Ray side of scoring: one task a model."""
+"""The Ray side of scoring: a pool of actors, each with one model at a time."""
 
 from __future__ import annotations
 
+import gc
+import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import ray
+import ray.data
 import torch
 
 from distill_ray.config.cluster import ClusterConfig
-from distill_ray.data.batches import in_order
-from distill_ray.engine.job import load_streams
-from distill_ray.engine.score import divergence, option_scores, text_score
-from distill_ray.models.load import load_frozen, num_parameters
+from distill_ray.config.errors import InputError, Problem
+from distill_ray.config.selection import AuditConfig
+from distill_ray.models.load import load_frozen
+from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
-from distill_ray.runtime.cluster import worker_device, worker_resources
-from distill_ray.runtime.storage import cache_folder
+from distill_ray.runtime.cluster import hush
+from distill_ray.runtime.storage import is_full
+from distill_ray.stages.desk import Desk
 from distill_ray.stages.local_files import local_ref
-from distill_ray.stages.scoring import Subject
-
-BATCH_ROWS = 16
+from distill_ray.stages.sheet_parts import Part, Scoring, score_part
 
 
-def score_in_parallel(
-    cfg: ClusterConfig, jobs: Sequence[tuple[Subject, Artifact]], spec: Mapping[str, Any]
-) -> Iterator[str]:
-    """Score each subject into its artifact; yields names as they are done."""
-    resources = worker_resources(cfg)
-    task = ray.remote(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))(_score)
-    shared = ray.put({**spec, "device": worker_device(cfg)})
-    waiting = list(jobs)
-    left: dict[Any, str] = {}
-    while waiting or left:
-        # No more models in memory at a time than there are workers.
-        while waiting and len(left) < cfg.num_workers:
-            subject, artifact = waiting.pop(0)
-            left[task.remote(subject, artifact, shared)] = subject.name
-        (done,), _ = ray.wait(list(left), num_returns=1)
-        ray.get(done)
-        yield left.pop(done)
+@dataclass(frozen=True)
+class Job:
+    """A model to be scored, and what is left of it."""
+
+    ref: ModelRef
+    teacher: ModelRef | None
+    artifact: Artifact
+    parts: list[Part]
 
 
-def _score(subject: Subject, artifact: Artifact, spec: Mapping[str, Any]) -> None:
-    device = torch.device(spec["device"])
-    model = load_frozen(local_ref(subject.ref), device=device)
-    folder = spec["shards"].local()
-    data = replace(spec["data"], folder=folder, cache=cache_folder() / "rows")
-    streams = load_streams(data, spec["split"], data.validation_rows)
-    with artifact.building() as building:
-        questions = spec["questions"]
-        sheet = {
-            "parameters": num_parameters(model),
-            "gold": {q.name: q.gold for q in questions},
-            "groups": {q.name: q.groups for q in questions},
-            "options": {
-                q.name: option_scores(model, q, device=device, vocabulary=data.vocabulary).round(5)
-                for q in questions
-                if q.gold
-            },
-            "text": {
-                name: text_score(
-                    model, in_order({name: s}, batch_rows=BATCH_ROWS), device, data.vocabulary
-                ).nll
-                for name, s in streams.items()
-                if name in spec["corpora"]
-            },
-            "divergence": _divergence(subject, model, streams, device, data.vocabulary),
-        }
-        building.write_json("sheet.json", sheet)
-        building.counts |= {"questions": sum(len(q.gold) for q in questions)}
+@dataclass(frozen=True)
+class Pool:
+    """How many actors, and what each has."""
+
+    smallest: int
+    largest: int
+    cpus: float
+    gpus: float
+    attempts: int
+
+    @classmethod
+    def of(cls, cluster: ClusterConfig, audit: AuditConfig) -> Pool:
+        """That of a config.
+
+        Raises:
+            InputError: the cluster that is up can't hold it at its smallest.
+        """
+        cpus, gpus = audit.cpus_per_actor, audit.gpus_per_actor
+        pool = cls(
+            smallest=audit.min_actors,
+            largest=max(audit.min_actors, audit.max_actors or cluster.num_workers),
+            cpus=cluster.cpus_per_worker if cpus is None else cpus,
+            gpus=cluster.gpus_per_worker if gpus is None else gpus,
+            attempts=audit.attempts,
+        )
+        problems = list(pool._problems(ray.cluster_resources()))
+        if problems:
+            raise InputError("the cluster is too small:", problems)
+        return pool
+
+    @property
+    def device(self) -> str:
+        """Where an actor computes."""
+        return "cuda" if self.gpus else "cpu"
+
+    def _problems(self, there: Mapping[str, float]) -> Iterator[Problem]:
+        for kind, each in (("CPU", self.cpus), ("GPU", self.gpus)):
+            if self.smallest * each > there.get(kind, 0):
+                what = (
+                    f"{self.smallest} actors with {each:g} {kind}s each, of {there.get(kind, 0):g}."
+                )
+                fix = f"Lower audit.min_actors or audit.{kind.lower()}s_per_actor."
+                yield Problem("audit.min_actors", what, fix)
 
 
-def _divergence(
-    subject: Subject,
-    model: Any,
-    streams: Mapping[str, Any],
-    device: torch.device,
-    vocabulary: int | None,
-) -> dict[str, float]:
-    if subject.teacher is None:
-        return {}
-    teacher = load_frozen(local_ref(subject.teacher), device=device)
-    batches = in_order(streams, batch_rows=BATCH_ROWS)
-    return divergence(model, teacher, batches, device, vocabulary)
+def score_in_pool(pool: Pool, jobs: Sequence[Job], scoring: Scoring) -> Iterator[Job]:
+    """Score every job's parts onto its desk; yields jobs as they end, scored or failed."""
+    left = [len(job.parts) for job in jobs]
+    yield from (job for job in jobs if not job.parts)
+    if any(left):
+        for row in _items(pool, jobs, scoring).iter_rows():
+            left[row["job"]] -= 1
+            if not left[row["job"]]:
+                yield jobs[row["job"]]
+
+
+def _items(pool: Pool, jobs: Sequence[Job], scoring: Scoring) -> Any:
+    """A dataset with a row for each part of each job; a model's parts are neighbours."""
+    hush("ray.data")
+    items = [{"job": i, "part": n} for i, job in enumerate(jobs) for n in range(len(job.parts))]
+    largest = min(pool.largest, len(items))
+    # Blocks of its own for each item, which are in memory: no read task waits for a CPU.
+    data = ray.data.from_items(items, override_num_blocks=len(items))
+    data.context.enable_progress_bars = False
+    data.context.execution_options.preserve_order = False
+    data.context.max_consecutive_actor_init_deaths = pool.attempts
+    return data.map_batches(
+        _Scorer,
+        fn_constructor_args=[[ray.put((jobs, scoring, pool.attempts))]],
+        compute=ray.data.ActorPoolStrategy(
+            min_size=min(pool.smallest, largest),
+            max_size=largest,
+            initial_size=largest,
+            max_tasks_in_flight_per_actor=1,
+        ),
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus,
+        batch_size=1,
+    )
+
+
+class _Scorer:
+    """Scores parts of models; loads a model when another one's part comes."""
+
+    def __init__(self, shared: list[Any]) -> None:
+        self._jobs, self._scoring, self._attempts = ray.get(shared[0])
+        self._held, self._model = "", None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        for number, part in zip(batch["job"], batch["part"]):
+            job = self._jobs[number]
+            self._score(job, job.parts[part])
+        return batch
+
+    def _score(self, job: Job, part: Part) -> None:
+        """Put a part's scores on the desk, or record why the model has none."""
+        desk = Desk.of(job.artifact)
+        if job.artifact.failure() is not None:
+            return
+        if (died := desk.deaths(part)) >= self._attempts:
+            job.artifact.record_failure(f"the process that scored it died {died} times")
+            return
+        mark, started = desk.begin(part), time.monotonic()
+        try:
+            scores = score_part(self._loaded(job), job.teacher, self._scoring, part)
+        except Exception as error:
+            if is_full(error):
+                raise
+            self._let_go()
+            job.artifact.record_failure(_reason(error))
+            desk.end(mark)
+            if isinstance(error, torch.AcceleratorError):
+                os._exit(1)  # The device refuses this process from now on; Ray starts another.
+        else:
+            desk.write(part, {**scores, "wall_s": time.monotonic() - started})
+            desk.end(mark)
+
+    def _loaded(self, job: Job) -> Any:
+        if self._held != job.artifact.path:
+            self._let_go()
+            device = torch.device(self._scoring.device)
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            self._model = load_frozen(local_ref(job.ref), device=device)
+            self._held = job.artifact.path
+        return self._model
+
+    def _let_go(self) -> None:
+        """Two models at once may not fit."""
+        self._held, self._model = "", None
+        gc.collect()
+        if self._scoring.device == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:300]}".rstrip(": ")

@@ -22,14 +22,14 @@ from distill_ray.config.training import PoolServing
 from distill_ray.engine import checkpoint, comm
 from distill_ray.engine.bad_steps import TooManyBadStepsError
 from distill_ray.engine.job import Job, build_session
-from distill_ray.engine.loop import Step, distill, task_loss
+from distill_ray.engine.loop import Step, checkpoint_losses, distill, task_loss, validation_of
 from distill_ray.engine.session import Session
 from distill_ray.runtime.cluster import hush, mailbox, worker_resources
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import cache_folder
-from distill_ray.stages.local_files import local_ref
-from distill_ray.stages.order import Order, validation_of
+from distill_ray.stages.local_files import CURVE, local_ref
+from distill_ray.stages.order import Order
 from distill_ray.stages.serving import source_of
 from distill_ray.stages.set_aside import (
     FOLDER,
@@ -180,16 +180,20 @@ def _event(order: Order, step: Step, left_out: int) -> Event:
 def _finish(session: Session, order: Order, wall_s: float) -> None:
     """Rank 0 writes the curve and the manifest: the artifact is whole."""
     teaching = session.teaching
+    losses = checkpoint_losses(session.history, order.job.rung_ends)
     curve = {
         "history": session.history,
         "initial_loss": session.initial_loss,
         "switches": [asdict(s) for s in teaching.switches] if teaching else [],
         "schedule": teaching.state.to_dict() if teaching else None,
         "bad_steps": session.bad.total,
+        "best": min(range(len(losses)), key=lambda i: losses[i]),
     }
     storage = order.artifact.storage.sub(order.artifact.path)
-    storage.write_bytes("curve.json", json.dumps(curve).encode())
+    storage.write_bytes(CURVE, json.dumps(curve).encode())
     validation = validation_of(session.history[-1])
-    tokens = order.job.steps * order.job.training.batch_rows * order.job.data.sequence_length
-    counts = {"steps": order.job.steps, "tokens": tokens, "validation_loss": task_loss(validation)}
+    tokens = session.step * order.job.training.batch_rows * order.job.data.sequence_length
+    counts = {"steps": session.step, "tokens": tokens, "validation_loss": task_loss(validation)}
+    if session.step < order.job.steps:
+        counts["stopped_early_of"] = order.job.steps
     order.artifact.commit({**counts, "bad_steps": session.bad.total}, wall_s)

@@ -138,6 +138,8 @@ def test_the_message_names_the_file_and_lists_the_problems_below(editor):
             "corpora.sources.0.source: needs exactly one of jsonl, csv",
         ),
         ({"student/model": {"init": {"hidden_size": 8}}}, "student.model: init needs a model_type"),
+        ({"teachers/1/checkpoint": 1}, "teachers.1: checkpoint counts those of the last recipe"),
+        ({"probe/race": {"confidence": 0.5}}, "probe.race.confidence: Input should be greater"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_where_it_stands(editor, change, message):
@@ -167,6 +169,15 @@ def test_a_model_has_exactly_one_origin(editor, model, given):
         ({"distill/batch_rows": 30}, "distill.batch_rows: 30 is not a multiple of 1 workers"),
         ({"cluster": {"num_workers": 3}}, "distill.batch_rows: 32 is not a multiple of 3 workers"),
         ({"teachers/1/name": "big"}, "teachers: names must differ, 'big' is there twice"),
+        ({"student/recipes": ["stf"]}, "student.recipes: no recipe 'stf'. Did you mean 'sft'?"),
+        (
+            {"student/recipes": ["sft"], "adapt/recipes/sft/method": "lora"},
+            "student.recipes: 'sft' trains adapters, and the student's own weights are to be",
+        ),
+        (
+            {"teachers/0/checkpoint": 4},
+            "teachers.big.checkpoint: 4 of 3 that 'sft' keeps",
+        ),
     ],
 )
 def test_names_and_batches_must_fit_together(editor, change, message):

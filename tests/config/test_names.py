@@ -11,6 +11,7 @@ from findings import config
 
 import distill_ray
 from distill_ray.config import RunConfig, load_config
+from distill_ray.config.load import load_study
 from distill_ray.config.selection import Importances, Level
 from distill_ray.config.training import DIVERGENCE_NAMES, DistillConfig
 from distill_ray.core.divergence import DIVERGENCES
@@ -35,11 +36,21 @@ def test_levels_and_factors_are_those_of_core() -> None:
     assert set(Importances.model_fields) == set(FACTORS)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_shipped_config_is_valid(path: Path) -> None:
     cfg = load_config(path)
     again = RunConfig.model_validate_json(cfg.model_dump_json())
     assert again == cfg
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs" / "studies").glob("*.yaml")), ids=lambda p: p.name
+)
+def test_every_shipped_study_is_valid(path: Path) -> None:
+    study, runs = load_study(path)
+    assert set(study.untouched) < set(runs)
+    for cfg in runs.values():
+        assert RunConfig.model_validate_json(cfg.model_dump_json()) == cfg
 
 
 def test_the_changelog_speaks_of_this_version() -> None:

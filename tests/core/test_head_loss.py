@@ -134,6 +134,13 @@ def test_bias_scale_and_softcap_of_the_logits(changes):
     assert_same(student(**changes), supervision(), chunk_bytes=4 * V * 4)
 
 
+@pytest.mark.parametrize("changes", [{}, {"scale": 0.3}, {"scale": 1.7, "softcap": 3.0}])
+def test_a_softened_head_has_its_logits_divided(changes):
+    head = student(**changes)
+    found = head.softened(2.5).logits(slice(None))
+    torch.testing.assert_close(found, head.logits(slice(None)) / 2.5)
+
+
 def test_ids_beyond_the_tokenizer_count_as_minus_infinity_on_both_sides():
     head, target = student(), supervision()
     hole = torch.full((PADDED,), 0.0)

@@ -10,8 +10,10 @@ from oracles.objective import objective
 
 from distill_ray.config.training import LossWeights, ObjectiveConfig
 from distill_ray.data.batches import Batch
+from distill_ray.engine import checkpoint
 from distill_ray.engine.job import TeachingSpec
-from distill_ray.engine.loop import distill, train_step, validate
+from distill_ray.engine.loop import checkpoint_losses, distill, train_step, validate
+from distill_ray.engine.session import Stopping
 from distill_ray.models.load import load_model
 
 
@@ -175,3 +177,48 @@ def test_the_iterator_ends_with_the_budget_and_numbers_its_steps(builder):
     assert [step.number for step in distill(session)] == [1, 2, 3]
     assert list(distill(session)) == []
     assert [row["step"] for row in session.history] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "due"),
+    [
+        ([], 1, False),
+        ([3.0], 1, False),
+        ([3.0, 2.0], 1, False),
+        ([3.0, 3.0], 1, True),  # Equal is not lower.
+        ([3.0, 2.0, 2.5], 1, True),
+        ([3.0, 2.0, 2.5], 2, False),
+        ([3.0, 2.0, 2.5, 2.4], 2, True),
+        ([3.0, 2.0, 2.5, 1.9], 2, False),
+    ],
+)
+def test_training_stops_when_patience_has_run_out(losses, patience, due):
+    assert Stopping([1, 2, 3, 4], patience).due(losses) is due
+
+
+def _until_it_stops(builder, patience):
+    """At this learning rate the held-out loss falls, rises for two checkpoints, and falls again."""
+    job = replace(builder.job(steps=48, rungs=8, learning_rate=0.03), patience=patience)
+    session = builder.session(job)
+    return job, session, list(distill(session))
+
+
+def test_an_early_stop_ends_at_the_checkpoint_where_it_is_due(builder):
+    job, session, steps = _until_it_stops(builder, patience=None)
+    losses = checkpoint_losses(session.history, job.rung_ends)
+    assert len(steps) == 48 and len(losses) == 8
+    for patience in (1, 2):
+        due = [Stopping(job.rung_ends, patience).due(losses[: i + 1]) for i in range(8)]
+        assert any(due)  # Or nothing would be tested.
+        _, stopped, taken = _until_it_stops(builder, patience)
+        assert len(taken) == job.rung_ends[due.index(True)]
+        assert checkpoint_losses(stopped.history, job.rung_ends) == losses[: due.index(True) + 1]
+
+
+def test_a_session_that_stopped_takes_no_step_when_it_is_restored(builder, tmp_path):
+    job, session, steps = _until_it_stops(builder, patience=1)
+    checkpoint.save(session, tmp_path, job="it")
+    again = builder.session(job)
+    checkpoint.restore(again, tmp_path)
+    assert again.step == len(steps) < 48
+    assert list(distill(again)) == []

@@ -17,8 +17,8 @@ from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
-from distill_ray.stages.adapt import data_spec
 from distill_ray.stages.order import Order
+from distill_ray.stages.rows import data_spec
 from distill_ray.stages.shard import shard
 from distill_ray.stages.training import train
 

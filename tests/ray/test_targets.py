@@ -21,8 +21,8 @@ from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import MANIFEST
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
-from distill_ray.stages.adapt import data_spec
 from distill_ray.stages.order import Order
+from distill_ray.stages.rows import data_spec
 from distill_ray.stages.shard import ShardSet, shard
 from distill_ray.stages.targets import with_targets
 from distill_ray.stages.training import local, train

@@ -33,10 +33,10 @@ from distill_ray.runtime.cluster import mailbox
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
 from distill_ray.stages import teacher_pool
-from distill_ray.stages.adapt import data_spec
 from distill_ray.stages.order import Order
 from distill_ray.stages.pool_actor import versions
 from distill_ray.stages.pooled import Pooled
+from distill_ray.stages.rows import data_spec
 from distill_ray.stages.shard import ShardSet, shard
 from distill_ray.stages.teacher_pool import (
     THREAD,

@@ -20,8 +20,8 @@ from distill_ray.models.load import load_frozen, load_model
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
-from distill_ray.stages.adapt import data_spec
 from distill_ray.stages.order import Order
+from distill_ray.stages.rows import data_spec
 from distill_ray.stages.set_aside import FOLDER
 from distill_ray.stages.shard import ShardSet, shard
 from distill_ray.stages.student_folder import write_weights

@@ -65,3 +65,18 @@ def test_a_manifest_is_plain_json(storage: Storage) -> None:
         pass
     text = storage.read_bytes(f"{made.path}/manifest.json")
     assert json.loads(text)["versions"]["distill_ray"]
+
+
+def test_a_failure_is_noted_beside_the_place_until_it_is_forgotten(storage: Storage) -> None:
+    made = artifact(storage, x=1)
+    assert made.failure() is None
+    made.forget_failure()
+    made.record_failure("out of memory")
+    assert artifact(storage, x=1).failure() == "out of memory"
+    assert artifact(storage, x=2).failure() is None
+    assert not made.done() and not storage.exists(made.path)
+    with made.building():
+        pass
+    assert made.failure() == "out of memory", "making it doesn't touch the note"
+    made.forget_failure()
+    assert made.failure() is None and made.done()

@@ -14,7 +14,7 @@ from distill_ray.data.wording import wording
 from distill_ray.engine.score import option_scores
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
-from distill_ray.stages.report import _render
+from distill_ray.stages.render import render
 from distill_ray.stages.usage import usage
 
 LONG = {"heart": " heart", "lung": " left heart"}
@@ -35,7 +35,7 @@ def test_the_usage_code_scores_as_the_evaluation_does(chat, answers, tmp_path):
     model = load_model(ModelRef("init", init=init)).eval()
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    code = _render("usage.py.j2", usage(task, answers, tokenizer, str(tmp_path)))
+    code = render("usage.py.j2", usage(task, answers, tokenizer, str(tmp_path)))
     names: dict = {}
     with contextlib.redirect_stdout(io.StringIO()) as said:
         exec(code, names)

@@ -1,0 +1,120 @@
+"""Distillations on one worker each, side by side: probes, and the full runs of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from distill_ray.data.examples import Questions
+from distill_ray.engine.job import Job
+from distill_ray.runtime.artifacts import Artifact
+from distill_ray.runtime.run import Run
+
+OUTCOME = "outcome.json"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A teacher and a seed, and the artifact that they fill."""
+
+    teacher: str
+    seed: int
+    job: Job
+    artifact: Artifact
+    shards: Artifact
+
+    def row(self) -> dict[str, Any]:
+        """`teacher`, `seed`, and its `outcome`."""
+        return {"teacher": self.teacher, "seed": self.seed, **self.artifact.read_json(OUTCOME)}
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What became of some trials."""
+
+    trials: list[Trial] = field(default_factory=list)
+
+    @property
+    def ended(self) -> list[Trial]:
+        """Those that came to their end."""
+        return [trial for trial in self.trials if trial.artifact.done()]
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """What they left."""
+        return [trial.artifact for trial in self.ended]
+
+    def fingerprints(self) -> list[str]:
+        """Identity of every trial that ended."""
+        return [artifact.fingerprint for artifact in self.artifacts]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """`Trial.row` of every trial that ended."""
+        return [trial.row() for trial in self.ended]
+
+    def seeds(self) -> dict[str, set[int]]:
+        """Teacher → seeds of its trials, failed ones too."""
+        found: dict[str, set[int]] = {}
+        for trial in self.trials:
+            found.setdefault(trial.teacher, set()).add(trial.seed)
+        return found
+
+    @property
+    def failed(self) -> list[dict[str, Any]]:
+        """`teacher`, `seed` and `reason` of every trial that didn't."""
+        reasons = [(trial, trial.artifact.failure()) for trial in self.trials]
+        return [
+            {"teacher": trial.teacher, "seed": trial.seed, "reason": reason}
+            for trial, reason in reasons
+            if reason is not None
+        ]
+
+
+def run_left(
+    run: Run, stage: str, trials: Sequence[Trial], questions: Sequence[Questions]
+) -> Trials:
+    """Run the trials that are left.
+
+    Args:
+        run: the run.
+        stage: under which their progress is shown.
+        trials: all of them.
+        questions: held-out ones, which the student answers at every rung.
+    """
+    left = [trial for trial in trials if not run.settled(trial.artifact)]
+    if not left:
+        run.reused(stage)
+    else:
+        from distill_ray.stages.trials_worker import run_trials
+
+        with run.stage(stage):
+            run_trials(run, stage, left, questions)
+    return Trials(list(trials))
+
+
+def outcome(before: Mapping[str, Any], rungs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a trial showed.
+
+    Args:
+        before: held-out figures of the initial student: the validation's terms, and `nll`,
+            `accuracy` and `tasks` of its answers.
+        rungs: the same at each rung, with `tokens`.
+
+    Returns:
+        `kl_removed`: share of the initial KL to the teacher that is gone, over all kinds of row;
+        `gain`: fall of the gold answers' NLL over the options, nats per question; `nll` and
+        `accuracy` at the end; `before`; and `curve`: all of them at each rung.
+    """
+    curve = [
+        {**rung, "kl_removed": _removed(before, rung), "gain": before["nll"] - rung["nll"]}
+        for rung in rungs
+    ]
+    last = {name: curve[-1][name] for name in ("kl_removed", "gain", "nll", "accuracy", "tasks")}
+    return {**last, "before": dict(before), "curve": curve}
+
+
+def _removed(before: Mapping[str, Any], after: Mapping[str, Any]) -> float:
+    """Tasks and text count alike: each kind's share, averaged."""
+    shares = [1 - after[t] / before[t] for t in ("task.kl", "text.kl") if before.get(t, 0) > 0]
+    return sum(shares) / len(shares) if shares else 0.0

@@ -1,0 +1,148 @@
+"""The Ray side of trials: on Ray Tune, one worker each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from ray import tune
+
+from distill_ray.core.calibration import nll_each, normalise
+from distill_ray.data.examples import Questions
+from distill_ray.engine.job import build_session
+from distill_ray.engine.loop import distill, validate
+from distill_ray.engine.score import option_scores
+from distill_ray.engine.session import Session
+from distill_ray.runtime.artifacts import Building
+from distill_ray.runtime.cluster import hush, mailbox, worker_device, worker_resources
+from distill_ray.runtime.progress import Event
+from distill_ray.runtime.run import Run
+from distill_ray.runtime.storage import cache_folder
+from distill_ray.stages.local_files import local_ref
+from distill_ray.stages.set_aside import keeper
+from distill_ray.stages.trials import OUTCOME, Trial, outcome
+
+
+def run_trials(
+    run: Run, stage: str, trials: Sequence[Trial], questions: Sequence[Questions]
+) -> None:
+    """Run every trial. Each writes its artifact when it ends, or there the reason why it failed.
+
+    A process that dies is started again `cluster.max_failures` times; what its code raises would
+    be raised again, so that fails at once. The others go on.
+    """
+    run.ray()
+    hush("ray.tune")
+    # A trial's artifact is its checkpoint: what Tune itself kept of an attempt is disposable.
+    state = f".state/{stage}"
+    run.storage.delete(state)
+    at_once = run.cfg.probe.max_concurrent or run.cfg.cluster.num_workers
+    with mailbox(run.progress) as box:
+        resources = {key.lower(): value for key, value in worker_resources(run.cfg.cluster).items()}
+        parameters = tune.with_parameters(
+            _trial,
+            stage=stage,
+            trials=list(trials),
+            questions=list(questions),
+            box=box,
+            device=worker_device(run.cfg.cluster),
+        )
+        tuner = tune.Tuner(
+            tune.with_resources(parameters, resources),
+            param_space={"number": tune.grid_search(list(range(len(trials))))},
+            # A worker that has loaded torch takes the next trial.
+            tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
+            run_config=tune.RunConfig(
+                name="trials",
+                storage_path=run.storage.sub(state).uri,
+                failure_config=tune.FailureConfig(max_failures=run.cfg.cluster.max_failures),
+                verbose=0,
+            ),
+        )
+        results = tuner.fit()
+    for trial, result in zip(trials, results):
+        if not trial.artifact.done() and trial.artifact.failure() is None:
+            trial.artifact.record_failure(_reason(result.error))
+    run.storage.delete(state)
+
+
+def _reason(error: BaseException | None) -> str:
+    if error is None:
+        return "it ended without a result"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _trial(
+    config: dict[str, Any],
+    *,
+    stage: str,
+    trials: Sequence[Trial],
+    questions: Sequence[Questions],
+    box: Any,
+    device: str,
+) -> None:
+    trial = trials[config["number"]]
+    try:
+        result = _fill(trial, questions, device)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        trial.artifact.record_failure(reason)
+        said, reported = f"{trial.job.name} failed: {reason}", {"failed": 1}
+    else:
+        removed, gain = result["kl_removed"], result["gain"]
+        said = f"{trial.job.name}: {removed:.0%} of the KL removed, task gain {gain:.3f} nats"
+        reported = {"kl_removed": removed, "gain": gain}
+    box.push.remote(Event("progress", stage, said, done=config["number"] + 1, total=len(trials)))
+    tune.report(reported)
+
+
+def _fill(trial: Trial, questions: Sequence[Questions], device: str) -> dict[str, Any]:
+    data = replace(trial.job.data, folder=trial.shards.local(), cache=cache_folder() / "rows")
+    job = replace(trial.job.with_refs(local_ref), data=data)
+    tokens_a_step = job.training.batch_rows * job.data.sequence_length
+    with trial.artifact.building() as building:
+        session = build_session(job, torch.device(device))
+        session.bad.keep = keeper(building.storage)
+        result = _measured(session, questions, tokens_a_step, building)
+        building.write_json(OUTCOME, result)
+        building.counts |= {"steps": session.step, "tokens": session.step * tokens_a_step}
+        building.counts |= {"bad_steps": session.bad.total}
+    return result
+
+
+def _measured(
+    session: Session, questions: Sequence[Questions], tokens_a_step: int, building: Building
+) -> dict[str, Any]:
+    """Train to the end; the outcome, from the figures at every rung."""
+    started = time.monotonic()
+    before = {**validate(session), **_answers(session, questions)}
+    rungs, measuring = [], time.monotonic() - started
+    for step in distill(session):
+        if step.validation is not None:
+            started_rung = time.monotonic()
+            tokens = step.number * tokens_a_step
+            rungs.append({"tokens": tokens, **step.validation, **_answers(session, questions)})
+            measuring += time.monotonic() - started_rung
+    building.counts["training_s"] = round(time.monotonic() - started - measuring, 3)
+    return outcome(before, rungs)
+
+
+def _answers(session: Session, questions: Sequence[Questions]) -> Mapping[str, Any]:
+    """How the student answers: `nll` of the right option over the options, in nats, and
+    `accuracy`, each the mean over `tasks`, which has both for each."""
+    session.backend.train(False)
+    tasks = {}
+    with session.backend.whole() as model:
+        for q in questions:
+            gold = np.asarray(q.gold)
+            p = normalise(option_scores(model, q, device=session.backend.device))
+            right = (p.argmax(axis=1) == gold).mean()
+            tasks[q.name] = {"nll": float(nll_each(p, gold).mean()), "accuracy": float(right)}
+    means = {name: fmean(task[name] for task in tasks.values()) for name in ("nll", "accuracy")}
+    return {**means, "tasks": tasks}

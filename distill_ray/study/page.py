@@ -1,0 +1,168 @@
+"""Study → a page in Markdown with its plots, and JSON: what predicted the student, and what not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from distill_ray.runtime.artifacts import versions
+from distill_ray.stages.render import render
+from distill_ray.stages.report_text import Table, interval, number, percent
+from distill_ray.study.plots import scatter
+from distill_ray.study.predictors import ACCURACY, PREDICTORS, RANKING
+from distill_ray.study.study import Study
+
+TARGETS = {"spearman": 0.86, "regret_share": 0.05, "cost": 0.10}
+"""RSR's published mean Spearman (arXiv 2601.14249); a twentieth of the spread; a tenth of one full
+distillation for each teacher."""
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A section of the page."""
+
+    title: str
+    text: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    figure: str | None = None
+    caption: str = ""
+
+
+def write_page(study: Study, folder: Path, command: str) -> Path:
+    """Write `<study>.md`, `<study>.json` and a plot for each domain; returns the page's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = study.cfg.name
+    for domain, row in study.domains.items():
+        scatter(row, study.cfg.outcome, folder / f"{name}-{domain}.svg")
+    data = {
+        "study": study.cfg.model_dump(mode="json"),
+        "overall": study.overall,
+        "domains": study.domains,
+        "versions": versions(),
+    }
+    (folder / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    page = folder / f"{name}.md"
+    context = {
+        "title": "Does the ranking predict the student?",
+        "name": name,
+        "command": command,
+        "machine": "",
+        "summary": list(_summary(study)),
+        "sections": list(_parts(study)),
+    }
+    page.write_text(render("study/study.md.j2", context), encoding="utf-8")
+    return page
+
+
+def _summary(study: Study) -> Iterator[str]:
+    cfg = study.cfg
+    teachers = max(len(row["reached"]) for row in study.domains.values())
+    unseen = f", {', '.join(cfg.untouched)} untouched by any choice" if cfg.untouched else ""
+    yield (
+        f"{teachers} candidate teachers on {len(study.domains)} domains{unseen}: each distils the "
+        f"same student fully with {len(cfg.seeds)} seeds, and the mean {cfg.outcome} on the test "
+        f"split is compared with what was known of the teacher before. A predictor is good when "
+        f"it orders the teachers as their students ended (Spearman), and when the teacher that it "
+        f"puts first loses little against the best one (regret, as a share of the spread between "
+        f"the best and the worst student)."
+    )
+    for group in ("untouched", "all"):
+        if group in study.overall:
+            yield _against_targets(study, group)
+
+
+def _against_targets(study: Study, group: str) -> str:
+    ours, plain = (study.overall[group][name] for name in (RANKING, ACCURACY))
+    names = [n for n in study.domains if group == "all" or n in study.cfg.untouched]
+    cost = fmean(study.domains[n]["cost"]["tokens_share"] for n in names)
+    title = "On the untouched domain" if group == "untouched" else "On all domains"
+    return (
+        f"{title}: the ranking's mean Spearman is {interval(ours['spearman'])} (target "
+        f"{TARGETS['spearman']}), its regret {percent(ours['regret_share'])} of the spread (target "
+        f"{percent(TARGETS['regret_share'], 0)}), for {percent(cost)} of the tokens of one full "
+        f"distillation for each teacher (target {percent(TARGETS['cost'], 0)}). The most accurate "
+        f"teacher: Spearman {interval(plain['spearman'])}, regret "
+        f"{percent(plain['regret_share'])}."
+    )
+
+
+def _parts(study: Study) -> Iterator[Part]:
+    yield Part("Over the domains", tables=[_overall(study, g) for g in study.overall])
+    for name, row in study.domains.items():
+        yield _domain(study, name, row)
+
+
+def _overall(study: Study, group: str) -> Table:
+    columns = ["Predictor", "Mean Spearman", "Kendall", "Regret", "Worst regret", "Needs"]
+    found = study.overall[group]
+    count = next(iter(found.values()))["domains"]
+    rows = [
+        [
+            name,
+            interval(row["spearman"]),
+            number(row["kendall"]),
+            percent(row["regret_share"]),
+            percent(row["worst_regret_share"]),
+            PREDICTORS[name].needs,
+        ]
+        for name, row in sorted(found.items(), key=lambda item: -item[1]["spearman"]["value"])
+    ]
+    level = percent(study.cfg.confidence, 0)
+    note = f"Intervals resample teachers within each domain ({level}); regret is a share."
+    return Table(f"{group[:1].upper()}{group[1:]}: {count} domains", columns, rows, note)
+
+
+def _domain(study: Study, name: str, row: Row) -> Part:
+    kind = "untouched by any choice" if name in study.cfg.untouched else "choices were made on it"
+    cost = row["cost"]
+    text = [
+        f"{name} ({kind}). The initial student: {number(row['before'])}. One seed's finished runs "
+        f"order the mean of the others' with a Spearman of {number(row['ceiling'])}: more is luck. "
+        f"All probes of one teacher take {percent(cost['tokens_share'])} of the tokens of one full "
+        f"distillation, {percent(cost['training_share'])} of its training time and "
+        f"{percent(cost['wall_share'])} of its whole time, measuring included."
+    ]
+    text += [
+        f"{kind} failed: {json.dumps(found)}." for kind, found in row["failed"].items() if found
+    ]
+    figure = f"{study.cfg.name}-{name}.svg"
+    caption = f"{name}: predictors against the final student"
+    return Part(name, text, [_predictors(row), _teachers(study, row)], figure, caption)
+
+
+def _predictors(row: Row) -> Table:
+    columns = ["Predictor", "Spearman", "p", "Kendall", "Chooses", "Regret", "What it is"]
+    rows = [
+        [
+            name,
+            number(found["spearman"]),
+            number(found["p_value"], 4),
+            number(found["kendall"]),
+            found["chosen"],
+            percent(found["regret_share"]),
+            PREDICTORS[name].what,
+        ]
+        for name, found in sorted(row["agreement"].items(), key=lambda i: -i[1]["spearman"])
+    ]
+    return Table("Predictors", columns, rows, "p: two-sided, by permutation.")
+
+
+def _teachers(study: Study, row: Row) -> Table:
+    columns = ["Teacher", f"Student's {study.cfg.outcome}", "by seed", "Ranking", ACCURACY]
+    predicted = row["predictions"]
+    rows = [
+        [
+            name,
+            number(reached, 4),
+            " · ".join(number(value) for value in row["outcomes"][name]),
+            number(predicted[RANKING][name]),
+            number(predicted[ACCURACY][name]),
+        ]
+        for name, reached in sorted(row["reached"].items(), key=lambda item: -item[1])
+    ]
+    return Table("Teachers, by their students", columns, rows)

@@ -1,0 +1,86 @@
+"""What might predict a teacher's student: every number that is known before the distillation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of one teacher before its student is trained."""
+
+    audit: Row
+    """Its row of the audit."""
+    probes: Sequence[Row]
+    """Outcome of each of its probes."""
+    estimates: Row
+    """`rsr`, `surprisal`, `gradient_norm` and `grace` of its answers."""
+    scores: Row
+    """Stage of training → its score in the ranking."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A number a teacher; the higher, the better its student is expected to be."""
+
+    of: Callable[[Seen], float]
+    needs: str
+    """`audit`, `estimates`, `probes` or `ranking`: what has to be run for it."""
+    what: str
+
+
+def _task(seen: Seen, figure: str) -> float:
+    return fmean(task[figure]["value"] for task in seen.audit["tasks"].values())
+
+
+def _probes(seen: Seen, figure: str) -> float:
+    return fmean(probe[figure] for probe in seen.probes)
+
+
+def _lower(name: str) -> Callable[[Seen], float]:
+    return lambda seen: -seen.estimates.get(name, math.inf)
+
+
+RANKING = "ranking"
+ACCURACY = "teacher accuracy"
+
+PREDICTORS: dict[str, Predictor] = {
+    RANKING: Predictor(
+        lambda s: s.scores["middle"], "ranking", "the weighted score over a whole training"
+    ),
+    "ranking, early": Predictor(lambda s: s.scores["early"], "ranking", "its score at progress 0"),
+    "ranking, late": Predictor(lambda s: s.scores["late"], "ranking", "its score at progress 1"),
+    "probe: task gain": Predictor(
+        lambda s: _probes(s, "gain"), "probes", "fall of the answers' NLL in the probe"
+    ),
+    "probe: accuracy": Predictor(
+        lambda s: _probes(s, "accuracy"), "probes", "the student's accuracy after the probe"
+    ),
+    "probe: KL removed": Predictor(
+        lambda s: _probes(s, "kl_removed"), "probes", "share of the initial KL that is gone"
+    ),
+    ACCURACY: Predictor(lambda s: _task(s, "accuracy"), "audit", "on the task's questions"),
+    "teacher NLL": Predictor(lambda s: -_task(s, "nll"), "audit", "of the right answers, negated"),
+    "teacher ECE": Predictor(lambda s: -_task(s, "ece"), "audit", "on the questions, negated"),
+    "teacher size": Predictor(lambda s: math.log(s.audit["parameters"]), "audit", "parameters"),
+    "RSR": Predictor(_lower("rsr"), "estimates", "arXiv 2601.14249, negated"),
+    "GRACE": Predictor(_lower("grace"), "estimates", "gradients' spread, negated"),
+    "G-Norm": Predictor(_lower("gradient_norm"), "estimates", "gradient norm, negated"),
+    "surprisal": Predictor(
+        _lower("surprisal"), "estimates", "the student's NLL of the teacher's answers, negated"
+    ),
+}
+
+
+def predictions(seen: Mapping[str, Seen]) -> dict[str, dict[str, float]]:
+    """Predictor → teacher → number."""
+    return {
+        name: {teacher: float(predictor.of(row)) for teacher, row in seen.items()}
+        for name, predictor in PREDICTORS.items()
+    }

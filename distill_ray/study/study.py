@@ -1,0 +1,156 @@
+"""StudyConfig → Study: on every domain, every teacher teaches to the end; what had predicted it?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from distill_ray.config.study import StudyConfig
+from distill_ray.core.agreement import agreement, ceiling, mean_interval
+from distill_ray.runtime.run import Run
+from distill_ray.stages.adapt import adapt
+from distill_ray.stages.audit import AuditTable, audit
+from distill_ray.stages.probe import ProbeTable, probe
+from distill_ray.stages.rank import Ranking, rank
+from distill_ray.stages.shard import shard
+from distill_ray.stages.trials import Trial, Trials
+from distill_ray.study.full import distil_fully
+from distill_ray.study.predictors import Seen, predictions
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """The outcome of a study."""
+
+    cfg: StudyConfig
+    domains: dict[str, Row]
+    """Domain → `outcomes`, `predictions`, `agreement`, `ceiling`, `cost`, `failed` and more."""
+    overall: dict[str, dict[str, Row]]
+    """`all`, `chosen on` and `untouched` → predictor → mean Spearman with its interval, mean
+    Kendall, regret and regret as a share of the spread, and the number of domains."""
+
+
+def study(cfg: StudyConfig, runs: Mapping[str, Run]) -> Study:
+    """Run every domain to the end, or find it run, and compare.
+
+    Args:
+        cfg: the study.
+        runs: domain → its run.
+    """
+    domains = {name: _domain(cfg, run) for name, run in runs.items()}
+    groups = {
+        "all": list(domains),
+        "chosen on": [name for name in domains if name not in cfg.untouched],
+        "untouched": [name for name in domains if name in cfg.untouched],
+    }
+    overall = {
+        group: _overall(cfg, [domains[name] for name in names])
+        for group, names in groups.items()
+        if names
+    }
+    return Study(cfg, domains, overall)
+
+
+def _domain(cfg: StudyConfig, run: Run) -> Row:
+    shards = shard(run)
+    teachers = adapt(run, shards)
+    audited = audit(run, shards, teachers)
+    probed = probe(run, shards, teachers, audited)
+    ranking = rank(run, audited, probed)
+    full = distil_fully(run, shards, teachers, cfg.seeds, cfg.rungs)
+    return _compared(cfg, audited, probed, ranking, full)
+
+
+def _compared(
+    cfg: StudyConfig, audited: AuditTable, probed: ProbeTable, ranking: Ranking, full: Trials
+) -> Row:
+    """Teachers of which every full distillation ended and which were ranked."""
+    finals: dict[str, dict[int, Row]] = {}
+    for row in full.rows():
+        finals.setdefault(row["teacher"], {})[row["seed"]] = row
+    whole = [
+        n for n, rows in finals.items() if len(rows) == len(cfg.seeds) and n in ranking.factors
+    ]
+    sign = 1.0 if cfg.outcome == "accuracy" else -1.0
+    outcomes = {n: [sign * finals[n][seed][cfg.outcome] for seed in cfg.seeds] for n in whole}
+    reached = {n: fmean(values) for n, values in outcomes.items()}
+    predicted = predictions({n: _seen(n, audited, probed, ranking) for n in whole})
+    return {
+        "outcomes": outcomes,
+        "reached": reached,
+        "before": finals[whole[0]][cfg.seeds[0]]["before"][cfg.outcome],
+        "curves": {n: _curve(cfg, finals[n]) for n in whole},
+        "predictions": predicted,
+        "agreement": {p: asdict(agreement(values, reached)) for p, values in predicted.items()},
+        "ceiling": ceiling(np.array(list(outcomes.values()))),
+        "cost": _cost(probed, full),
+        "failed": {"audit": audited.failed, "probe": probed.failed, "full": full.failed},
+    }
+
+
+def _seen(name: str, audited: AuditTable, probed: ProbeTable, ranking: Ranking) -> Seen:
+    standings = ranking.standings
+    return Seen(
+        audit=audited.rows[name],
+        probes=[row for row in probed.rows() if row["teacher"] == name],
+        estimates=probed.estimates[name] or {},
+        scores={
+            stage: next(row["score"] for row in rows if row["teacher"] == name)
+            for stage, rows in standings.items()
+        },
+    )
+
+
+def _curve(cfg: StudyConfig, rows: Mapping[int, Row]) -> list[Row]:
+    """The outcome at each rung, the mean over seeds."""
+    curves = [row["curve"] for row in rows.values()]
+    return [
+        {"tokens": points[0]["tokens"], cfg.outcome: fmean(p[cfg.outcome] for p in points)}
+        for points in zip(*curves)
+    ]
+
+
+def _cost(probed: ProbeTable, full: Trials) -> Row:
+    """What probing one teacher with all its seeds takes, as shares of one full distillation."""
+    teachers = {trial.teacher for trial in probed.ended}
+    probes, wholes = (_spent(table.ended) for table in (probed, full))
+    each = {key: probes[key] / max(1, len(teachers)) for key in probes}
+    one = {key: wholes[key] / max(1, len(full.ended)) for key in wholes}
+    return {
+        "probe_tokens": each["tokens"],
+        "full_tokens": one["tokens"],
+        "tokens_share": each["tokens"] / one["tokens"],
+        "training_share": each["training_s"] / one["training_s"],
+        "wall_share": each["wall_s"] / one["wall_s"],
+    }
+
+
+def _spent(trials: list[Trial]) -> dict[str, float]:
+    manifests = [trial.artifact.manifest() for trial in trials]
+    return {
+        "tokens": sum(m.counts["tokens"] for m in manifests),
+        "training_s": sum(m.counts["training_s"] for m in manifests),
+        "wall_s": sum(m.wall_s for m in manifests),
+    }
+
+
+def _overall(cfg: StudyConfig, domains: list[Row]) -> dict[str, Row]:
+    """Predictor → its figures over some domains."""
+    result = {}
+    for name in domains[0]["agreement"]:
+        pairs = [(row["predictions"][name], row["reached"]) for row in domains]
+        found = [row["agreement"][name] for row in domains]
+        mean = mean_interval(pairs, resamples=cfg.resamples, confidence=cfg.confidence)
+        result[name] = {
+            "spearman": asdict(mean),
+            **{key: fmean(a[key] for a in found) for key in ("kendall", "regret", "regret_share")},
+            "worst_regret_share": max(a["regret_share"] for a in found),
+            "domains": len(domains),
+        }
+    return result

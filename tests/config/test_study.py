@@ -1,0 +1,66 @@
+"""From one file to the runs of a study, or to every problem in it."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from distill_ray.config import InputError
+from distill_ray.config.load import load_study
+
+MINIMAL = yaml.safe_load((Path(__file__).parent / "minimal.yaml").read_text())
+SHARED = {key: MINIMAL[key] for key in ("student", "teachers", "adapt", "probe", "distill")}
+OWN = {key: MINIMAL[key] for key in ("corpora", "tasks")}
+
+
+def load(tmp_path, *overrides, **changes):
+    path = tmp_path / "study.yaml"
+    data = {"name": "which", "run": SHARED, "domains": {"a": OWN, "b": OWN}, **changes}
+    path.write_text(yaml.safe_dump(data))
+    return load_study(path, overrides)
+
+
+def problems(tmp_path, *overrides, **changes):
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, *overrides, **changes)
+    return str(caught.value)
+
+
+def test_each_domain_is_a_run_below_the_study(tmp_path):
+    study, runs = load(tmp_path, storage="place")
+    assert list(runs) == ["a", "b"] and study.seeds == (0, 1, 2)
+    assert [(run.name, run.storage) for run in runs.values()] == [
+        ("a", "place/which"), ("b", "place/which")
+    ]  # fmt: skip
+
+
+def test_a_remote_storage_keeps_its_query(tmp_path):
+    _, runs = load(tmp_path, storage="s3://bucket/runs?region=x")
+    assert runs["a"].storage == "s3://bucket/runs/which?region=x"
+
+
+def test_a_domain_changes_single_keys_of_what_all_share(tmp_path):
+    own = {**OWN, "probe": {"tokens": 190_000}, "seed": 5}
+    _, runs = load(tmp_path, domains={"a": OWN, "b": own})
+    assert (runs["a"].probe.tokens, runs["b"].probe.tokens) == (200_000, 190_000)
+    assert runs["b"].probe.mix == runs["a"].probe.mix
+    assert (runs["a"].seed, runs["b"].seed) == (0, 5)
+
+
+def test_overrides_reach_the_study_and_what_its_runs_share(tmp_path):
+    study, runs = load(tmp_path, "seeds=[4,5]", "run.probe.tokens=150000")
+    assert study.seeds == (4, 5) and runs["b"].probe.tokens == 150_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"untouched": ["c"]}, "untouched: c is no domain of this study"),
+        ({"seeds": [1]}, "seeds: Tuple should have at least 2 items"),
+        ({"outcom": "nll"}, "outcom: unknown key, got 'nll'. Did you mean 'outcome'?"),
+        ({"domains": {"a": {**OWN, "prob": {}}}}, "domain a is not a valid run:\n  prob: unknown"),
+        ({"domains": {"a": {"tasks": MINIMAL["tasks"]}}}, "corpora: field required"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_place(tmp_path, changes, message):
+    assert message in problems(tmp_path, **changes)

@@ -1,0 +1,57 @@
+"""Parts of a model's scores: kept until all are there, with who has begun which."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from distill_ray.runtime.artifacts import Artifact
+from distill_ray.runtime.storage import Storage
+from distill_ray.stages.desk import Desk
+from distill_ray.stages.sheet_parts import Part
+
+PARTS = [Part(0, 3), Part(3, 6), Part(6, 7)]
+
+
+@pytest.fixture(params=["path", "uri"])
+def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Desk:
+    storage = Storage(str(tmp_path) if request.param == "path" else f"file://{tmp_path}")
+    return Desk.of(Artifact(storage, "kind", "", {}))
+
+
+def test_what_is_done_is_found_and_read(desk: Desk) -> None:
+    assert desk.missing(PARTS) == PARTS
+    desk.write(PARTS[1], {"options": {"q": [[-1.5]]}})
+    assert desk.missing(PARTS) == [PARTS[0], PARTS[2]]
+    assert desk.read(PARTS[1]) == {"options": {"q": [[-1.5]]}}
+    assert desk.missing([Part(3, 5)]) == [Part(3, 5)], "another cut's parts are not these"
+    desk.clear()
+    assert desk.missing(PARTS) == PARTS
+
+
+def test_deaths_are_begun_parts_that_nobody_can_be_at(desk: Desk) -> None:
+    assert desk.deaths(PARTS[0]) == 0
+    ended = desk.begin(PARTS[0])
+    desk.end(ended)
+    assert desk.deaths(PARTS[0]) == 0
+    desk.begin(PARTS[0])
+    assert desk.deaths(PARTS[0]) == 1, "this part comes again, so the one before it died"
+    assert desk.deaths(PARTS[1]) == 0, "another actor may be at it"
+    desk.begin(PARTS[0])
+    assert desk.deaths(PARTS[1]) == 1, "of two, the first one died"
+    desk.begin(PARTS[1])
+    assert desk.deaths(PARTS[1]) == 2
+    assert desk.deaths(PARTS[2]) == 1
+
+
+def test_a_new_driver_begins_without_deaths(desk: Desk) -> None:
+    desk.begin(PARTS[0])
+    desk.write(PARTS[1], {})
+    desk.sweep()
+    assert desk.deaths(PARTS[0]) == 0
+    assert desk.missing(PARTS) == [PARTS[0], PARTS[2]], "what is done stays"
+
+
+def test_a_mark_names_the_process(desk: Desk) -> None:
+    mark = desk.begin(PARTS[0])
+    assert f'"pid": {os.getpid()}'.encode() in desk.storage.read_bytes(mark)

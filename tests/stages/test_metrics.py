@@ -1,0 +1,188 @@
+"""Figures of sheets: with intervals, scaled, and on shifted sets."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distill_ray.core import calibration
+from distill_ray.core.intervals import Interval, bootstrap_mean
+from distill_ray.core.temperature import fit_temperature
+from distill_ray.runtime.artifacts import Artifact
+from distill_ray.runtime.storage import Storage
+from distill_ray.stages.metrics import Figures, drop, scaling, task_metrics, text_nll
+from distill_ray.stages.scoring import Sheet
+
+FIGURES = Figures(bins=10, resamples=300, confidence=0.95)
+END = 0
+
+
+def questions(n: int, options: int, seed: int, *, skill: float = 1.0, sharp: float = 1.0) -> Any:
+    """Log-scores of a model that is calibrated where `sharp` is 1, with gold options."""
+    rng = np.random.default_rng(seed)
+    scores = skill * rng.normal(size=(n, options))
+    p = calibration.normalise(scores)
+    gold = [int(rng.choice(options, p=row)) for row in p]
+    return (sharp * scores).tolist(), gold, [f"g{i // 2}" for i in range(n)]
+
+
+def sheet(folder: Path, sets: dict[str, Any], **changes: Any) -> Sheet:
+    """A sheet of these sets; lengths and priors say nothing unless given."""
+    widths = {name: len(scores[0]) for name, (scores, *_) in sets.items()}
+    data = {
+        "options": {name: scores for name, (scores, _, _) in sets.items()},
+        "gold": {name: gold for name, (_, gold, _) in sets.items()},
+        "groups": {name: groups for name, (_, _, groups) in sets.items()},
+        "lengths": {name: [1] * k for name, k in widths.items()},
+        "prior": {name: [0.0] * k for name, k in widths.items()},
+        "answers": {name: [[10 + i] for i in range(k)] for name, k in widths.items()},
+        "end": dict.fromkeys(sets, END),
+        "generated": {name: [] for name in sets},
+        "text": {},
+        **changes,
+    }
+    artifact = Artifact(
+        Storage(str(folder)), "sheets", "", {"number": str(folder), "of": len(sets)}
+    )
+    with artifact.building() as building:
+        building.write_json("sheet.json", data)
+    return Sheet(artifact)
+
+
+def measured(made: Sheet, name: str) -> Any:
+    return task_metrics(made, name, **asdict(FIGURES))
+
+
+def test_accuracy_is_given_as_it_is_per_token_and_against_the_prior(tmp_path: Path) -> None:
+    # The right option is the first, and only looking at what the question adds shows it.
+    scores = [[-6.3, -2.0, -5.0], [-7.0, -9.0, -5.5], [-3.3, -1.0, -8.0]]
+    made = sheet(
+        tmp_path,
+        {"q": (scores, [0, 0, 0], ["a", "b", "c"])},
+        lengths={"q": [3, 1, 2]},
+        prior={"q": [-9.0, -1.0, -4.0]},
+    )
+    found = measured(made, "q")
+    assert found.accuracy.value == 0
+    assert found.accuracy_by_length.value == pytest.approx(1 / 3)
+    assert found.accuracy_by_prior.value == 1
+    assert found.generated == 0 and found.exact_match is None and found.valid is None
+    assert found.auroc is None, "no answer is right"
+
+
+def test_generated_answers_are_valid_if_they_end_and_exact_if_they_are_right(
+    tmp_path: Path,
+) -> None:
+    scores, _, groups = questions(8, 3, 0)
+    said = [[10, END], [11, END], [12], [10, 10, END], [], [13, END]]
+    gold = [0, 0, 2, 0, 0, 0, 1, 1]
+    made = sheet(tmp_path, {"q": (scores, gold, groups)}, generated={"q": said})
+    assert made.written("q").tolist() == [0, 1, -1, -1, -1, -1]
+    found = measured(made, "q")
+    assert found.generated == 6
+    assert found.exact_match.value == pytest.approx(1 / 6)
+    assert found.valid.value == pytest.approx(2 / 6)
+
+
+def test_figures_are_those_of_the_calibration_module_and_the_bootstrap(tmp_path: Path) -> None:
+    scores, gold, groups = questions(400, 4, 1)
+    found = measured(sheet(tmp_path, {"q": (scores, gold, groups)}), "q")
+    p, right = calibration.normalise(np.array(scores)), np.array(gold)
+    sure, correct = p.max(axis=1), (p.argmax(axis=1) == right).astype(float)
+    expected = {
+        "ece": calibration.ece(sure, correct, 10),
+        "adaptive_ece": calibration.adaptive_ece(sure, correct, 10),
+        "classwise_ece": calibration.classwise_ece(p, right, 10),
+        "brier": calibration.brier(p, right),
+        "auroc": calibration.auroc(sure, correct),
+        "accuracy": correct.mean(),
+    }
+    for name, value in expected.items():
+        interval = getattr(found, name)
+        assert interval.value == pytest.approx(value), name
+        assert interval.low < interval.value < interval.high, name
+    nll = bootstrap_mean(calibration.nll_each(p, right), groups, resamples=300)
+    assert asdict(found.nll) == pytest.approx(asdict(nll))
+    # Calibrated by construction: each error's interval reaches the floor.
+    for name in ("ece", "adaptive_ece", "classwise_ece"):
+        assert getattr(found, name).low < getattr(found, f"{name}_floor"), name
+
+
+def test_a_temperature_is_fitted_on_all_tasks_and_honest_on_each(tmp_path: Path) -> None:
+    sets = {
+        "a": questions(600, 5, 1, skill=2, sharp=3),
+        "a.shifted": questions(300, 5, 2, skill=2, sharp=3),
+        "b": questions(400, 3, 3, skill=2, sharp=3),
+    }
+    made = sheet(tmp_path, sets)
+    found = scaling(made, ["a", "b"], FIGURES)
+    assert found.temperature == pytest.approx(3, rel=0.15)
+    assert set(found.sets) == set(sets)
+    for name, after in found.sets.items():
+        before = measured(made, name)
+        assert after.nll.high < before.nll.low, name
+        assert after.ece.value < before.ece.low, name
+        assert after.ece.low < after.ece_floor, name
+        assert len(after.reliability.count) <= 10
+    # Nothing but the tasks' questions decides it.
+    alone = sheet(tmp_path / "alone", {name: sets[name] for name in ("a", "b")})
+    assert scaling(alone, ["a", "b"], FIGURES).temperature == found.temperature
+    only = scaling(sheet(tmp_path / "one", {"a": sets["a"]}), ["a"], FIGURES)
+    own = fit_temperature(np.array(sets["a"][0]), np.array(sets["a"][1]))
+    assert only.temperature == pytest.approx(own)
+    assert scaling(made, [], FIGURES).temperature == 1
+
+
+def test_a_drop_s_interval_covers_what_is_lost_and_nothing_where_nothing_is(
+    tmp_path: Path,
+) -> None:
+    sets = {
+        "task": questions(500, 4, 1, skill=3),
+        "task.same": questions(500, 4, 2, skill=3),
+        "task.hard": questions(300, 4, 3, skill=0.5),
+    }
+    made = sheet(tmp_path, sets)
+    hard = drop(made, "task", "task.hard", FIGURES)
+    accuracy, nll = (measured(made, "task"), measured(made, "task.hard")), hard["nll"]
+    assert hard["accuracy"].value == pytest.approx(
+        accuracy[0].accuracy.value - accuracy[1].accuracy.value
+    )
+    assert nll.value == pytest.approx(accuracy[1].nll.value - accuracy[0].nll.value)
+    assert hard["accuracy"].low > 0 and nll.low > 0
+    assert not drop(made, "task", "task.same", FIGURES)["accuracy"].excludes_zero()
+    # Two independent sets: variances add up, as the intervals' squared half widths do.
+    half = [(m.accuracy.high - m.accuracy.low) / 2 for m in accuracy]
+    width = (hard["accuracy"].high - hard["accuracy"].low) / 2
+    assert width == pytest.approx(np.hypot(*half), rel=0.15)
+
+
+def test_text_nll_is_by_corpus_and_by_kind_with_intervals_over_rows(tmp_path: Path) -> None:
+    rows = {
+        "notes": {"nll": [10.0, 30.0, 20.0], "tokens": [10, 10, 5]},
+        "papers": {"nll": [8.0, 9.0], "tokens": [4, 4]},
+        "chat": {"nll": [50.0], "tokens": [10]},
+    }
+    text = {"notes": 2.4, "papers": 2.125, "chat": 5.0}
+    made = sheet(tmp_path, {}, rows=rows, text=text)
+    kinds = {"notes": "domain", "papers": "domain", "chat": "generic", "absent": "generic"}
+    found = text_nll(made, kinds, FIGURES)
+    assert {name: i.value for name, i in found["corpora"].items()} == pytest.approx(text)
+    assert found["kinds"]["domain"].value == pytest.approx(77 / 33)
+    assert found["kinds"]["generic"] == Interval(5.0, 5.0, 5.0)
+    assert found["corpora"]["notes"].low < 2.4 < found["corpora"]["notes"].high
+
+
+def test_a_table_s_figures_take_seconds(tmp_path: Path) -> None:
+    made = sheet(tmp_path, {"a": questions(2000, 20, 1), "a.b": questions(2000, 20, 2)})
+    figures = Figures(15, 1000, 0.95)
+    started = time.process_time()
+    for name in made.sets:
+        task_metrics(made, name, **asdict(figures))
+    scaling(made, ["a"], figures)
+    drop(made, "a", "a.b", figures)
+    assert time.process_time() - started < 10
