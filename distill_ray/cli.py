@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -251,8 +251,11 @@ def _route(
 def _working(as_json: bool, out: Console) -> Iterator[Any]:
     """Progress is shown while the block runs; Ray is left behind it, and so is an interruption."""
     with _quiet(), _progress(as_json, out) as progress:
+        # Libraries print where they like (Ray: the deaths of workers); machines read JSON alone.
+        printed = redirect_stdout(sys.stderr) if as_json else nullcontext()
         try:
-            yield progress
+            with printed:
+                yield progress
         except KeyboardInterrupt:
             out.print("Interrupted; the same command goes on from here.")
             sys.exit(130)

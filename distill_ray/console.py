@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, Group
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -38,9 +38,12 @@ VISIBLE = {code: chr(0x2400 + code) for code in range(32)} | {ord("\n"): "⏎", 
 class JsonLines:
     """One JSON object an event, for machines."""
 
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
     def emit(self, event: Event) -> None:
         """Write an event."""
-        write_json({"event": event.to_dict()})
+        write_json({"event": event.to_dict()}, self._stream)
 
     def close(self) -> None:
         """Nothing to end."""
@@ -120,14 +123,15 @@ class LiveBars:
 def reporter(as_json: bool, console: Console) -> JsonLines | PlainLines | LiveBars:
     """The right way to show progress here."""
     if as_json:
-        return JsonLines()
+        return JsonLines(sys.stdout)
     return LiveBars(console) if console.is_terminal else PlainLines(console)
 
 
-def write_json(value: Any) -> None:
-    """A line of JSON on standard output."""
-    sys.stdout.write(json.dumps(value) + "\n")
-    sys.stdout.flush()
+def write_json(value: Any, stream: TextIO | None = None) -> None:
+    """A line of JSON, on standard output unless told."""
+    stream = stream or sys.stdout
+    stream.write(json.dumps(value) + "\n")
+    stream.flush()
 
 
 def plan_table(made: Plan) -> Table:

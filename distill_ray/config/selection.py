@@ -62,8 +62,6 @@ class RankConfig(Section):
     """At progress 0, when the student knows nothing."""
     late: Importances = Importances(ease="low", peak="high", domain="very_high", calibration="high")
     """At progress 1, when the student has closed the gap to the best teacher."""
-    worst_ece: PositiveFloat = 0.2
-    """Calibration error that scores 0; the noise floor scores 1."""
     draws: PositiveInt = 10000
     """Draws over seeds and examples from which the intervals are made."""
     confidence: OpenFraction = 0.95

@@ -390,6 +390,10 @@ class ProbeConfig(TrainingConfig):
     """Points of the probe's curve, at equal token spacing."""
     questions: PositiveInt = 500
     """Validation questions a task on which the task gain is measured."""
+    control_tokens: PositiveInt | None = None
+    """Budget of the control probe, which trains the student on what the data supervise, without a
+    teacher. By default as many of those rows as the distillation will read, but no more tokens than
+    all probes of the first seeds together."""
     gradients: NonNegativeInt = 64
     """Answers of each teacher on which the initial student's gradients are taken, for the estimates
     beside the probes (GRACE, gradient norm); 0 for none."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Floats = NDArray[np.float64]
 Numbers = Any
 """A number, or an array of draws [D] of it."""
 
@@ -41,20 +42,38 @@ def stage_score(
     return sum(w * factors[f] for f, w in weights_at(early, late, progress).items())
 
 
-def ease(kl_removed: Numbers, gain: Numbers, best_gain: Numbers) -> Numbers:
-    """√(share of the initial KL removed x task gain relative to the best teacher's), in [0, 1].
+def ease(moved: Numbers, best_moved: Numbers) -> Numbers:
+    """What the student took over in the probe, relative to the best teacher, in [0, 1].
 
-    The KL that is left would favour weak, low-entropy teachers; a share does not, and the gain
-    keeps a teacher that is easy because it says nothing from scoring. A definition of ours.
+    In nats, not as a share of the initial KL: the teachers of which the largest share goes are
+    those that have the least to say (`docs/results/ranking.md` shows by how much). A definition of
+    ours.
 
     Args:
-        kl_removed: 1 - KL after / KL before the probe, on held-out rows.
-        gain: fall of the gold answers' NLL over the options during the probe, nats per question.
-        best_gain: the largest such gain among the teachers.
+        moved: fall of KL(teacher ‖ student) on held-out answers during the probe, nats per token.
+        best_moved: the largest such fall among the teachers.
     """
-    best = np.asarray(best_gain, dtype=np.float64)
-    relative = np.divide(gain, best, out=np.zeros_like(best * gain), where=best > 0)
-    return np.sqrt(_unit(kl_removed) * _unit(relative))
+    best = np.asarray(best_moved, dtype=np.float64)
+    return _unit(np.divide(moved, best, out=np.zeros_like(best * moved), where=best > 0))
+
+
+def taught(teacher: Floats, unaided: Floats, alpha: float) -> Floats:
+    """What the objective pulls the student to: log(α·p + (1 - α)·r), [n, K].
+
+    The minimum over q of α·KL(p ‖ q) + (1 - α)·CE(r, q) is this mixture. p is the teacher; r, what
+    the labels teach by themselves, is estimated by a student that had no teacher. Both are taken
+    over everything that could be said, not over the options alone: a teacher that puts hardly any
+    probability on the options leaves r's answers standing, one that is sure and wrong overrides
+    them.
+
+    Args:
+        teacher: [n, K] the teacher's log-likelihood of each option.
+        unaided: [n, K] that of the control probe.
+        alpha: α, the objective's share of the teacher.
+    """
+    with np.errstate(divide="ignore"):
+        mixed = np.logaddexp(np.log(alpha) + teacher, np.log(1 - alpha) + unaided)
+    return np.asarray(mixed)
 
 
 def peak(accuracy: Numbers, chance: float) -> Numbers:
@@ -62,16 +81,14 @@ def peak(accuracy: Numbers, chance: float) -> Numbers:
     return _unit((accuracy - chance) / (1 - chance)) if chance < 1 else 0.0 * accuracy
 
 
-def domain(nll: Numbers, nll_untrained: float) -> Numbers:
-    """Share of the untrained student's NLL on domain text that the teacher removes."""
-    return _unit(1 - nll / nll_untrained)
+def skill(loss: Numbers, reference: float) -> Numbers:
+    """Share of a reference's loss that is gone (a skill score, Murphy 1973).
 
-
-def calibration(ece: Numbers, floor: float, worst: float) -> Numbers:
-    """1 at the noise floor of this sample size, 0 at `worst` and above, linear between."""
-    if worst <= floor:  # Too few questions to tell more than this.
-        return np.asarray(ece <= floor, dtype=np.float64)
-    return _unit(1 - (ece - floor) / (worst - floor))
+    With the Brier score of the base rates as the reference it is (resolution - reliability) /
+    uncertainty: 0 for the base rates, however well calibrated they are, and 1 for answers that are
+    sure and right.
+    """
+    return _unit(1 - loss / reference) if reference > 0 else 0.0 * loss
 
 
 def _unit(value: Numbers) -> Numbers:

@@ -1,24 +1,36 @@
-"""AuditTable, probes → the factors of every teacher, and draws of them. No Ray."""
+"""AuditTable, probes → the factors of every teacher, and draws of them. No Ray.
+
+n questions, K options, D draws.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distill_ray.config.run import RunConfig
 from distill_ray.core import ranking as core
-from distill_ray.core.effects import additive_figures
+from distill_ray.core.calibration import brier_each, nll_each, normalise
+from distill_ray.core.effects import additive
+from distill_ray.core.resampling import Resamples
 from distill_ray.stages.audit import INITIAL, AuditTable
-from distill_ray.stages.trials import Trials
+from distill_ray.stages.scoring import Sheet
+
+if TYPE_CHECKING:
+    from distill_ray.stages.probe import ProbeTable
 
 Row = dict[str, Any]
-PROBED = ("kl_removed", "gain")
-"""Figures of a probe that factors are made from."""
+Floats = NDArray[np.float64]
+PROBED = "kl_moved"
+"""The figure of a probe that a factor is made from."""
+SHOWN = ("kl_moved", "kl_removed", "gain")
+"""Figures of each probe that are kept as evidence."""
+TAUGHT = ("accuracy", "nll", "brier")
+"""Figures of what a teacher would teach that factors are made from."""
 ENOUGH = 2
 """Probes that a teacher needs: one alone says nothing of its own noise."""
 
@@ -32,7 +44,7 @@ class Evidence:
     factors: dict[str, dict[str, float]]
     """Teacher → factor → score in [0, 1]."""
     draws: core.Draws
-    """The same under resampling: probes over seeds, audits within their intervals."""
+    """The same under resampling: probes over seeds, audits over groups of questions."""
     left_out: dict[str, str]
     """Teacher without enough of them → why."""
 
@@ -42,112 +54,160 @@ class Evidence:
         return list(self.rows)
 
 
-def gather(cfg: RunConfig, audited: AuditTable, probes: Trials) -> Evidence:
+def gather(cfg: RunConfig, audited: AuditTable, probed: ProbeTable) -> Evidence:
     """Put audits and probes together.
 
-    The probes' figures come from the additive model of teachers and seeds (see `core.effects`),
-    so that differences between teachers have the noise that is left when they share their seeds.
+    Probes' figures come from the additive model of teachers and seeds (see `core.effects`), and
+    questions are resampled alike for all teachers, so that a difference between two of them has no
+    more noise than is left when they share seeds and questions.
     """
     ended: dict[str, list[Row]] = {}
-    for row in probes.rows():
+    for row in probed.rows():
         ended.setdefault(row["teacher"], []).append(row)
     names = [n for n in audited.rows if len(ended.get(n, [])) >= ENOUGH]
-    rows = {n: _row(cfg, audited.rows[n], audited.rows[INITIAL], ended[n]) for n in names}
-    left_out = _left_out(cfg, audited, probes, ended)
-    if not rows:
+    left_out = _left_out(cfg, audited, probed, ended)
+    if not names:
         return Evidence({}, {}, core.Draws({}), left_out)
-    trials = {(n, t["seed"]): {f: t[f] for f in PROBED} for n in names for t in ended[n]}
-    effects = additive_figures(trials)
-    means = {f: effects.effects[f].means for f in PROBED}
+    rows = {n: _row(cfg, audited.rows[n], audited.rows[INITIAL], ended[n]) for n in names}
+    effects = additive({(n, t["seed"]): t[PROBED] for n in names for t in ended[n]})
+    asked = [_Task.of(cfg, task.name, audited.sheets, probed.unaided) for task in cfg.tasks]
+    taught = {n: [task.figures(audited.sheets[n]) for task in asked] for n in names}
+    for n, row in rows.items():
+        row["taught"] = [{f: float(v.mean()) for f, v in found.items()} for found in taught[n]]
+    means = {n: row["taught"] for n, row in rows.items()}
+    point = _factors(cfg, rows, asked, means, effects.means)
+    drawn = {
+        n: [{f: task.over.means(v) for f, v in each.items()} for task, each in zip(asked, found)]
+        for n, found in taught.items()
+    }
     rng = np.random.default_rng(cfg.seed)
-    drawn = effects.draws(cfg.rank.draws, rng)
-    noisy = {n: _noisy(row, cfg, rng) for n, row in rows.items()}
-    factors = _factors(cfg, rows, {n: _audited(row) for n, row in rows.items()}, means)
+    draws = _factors(cfg, rows, asked, drawn, effects.draws(cfg.rank.draws, rng))
     return Evidence(
         rows=rows,
-        factors={n: {f: float(v) for f, v in row.items()} for n, row in factors.items()},
+        factors={n: {f: float(v) for f, v in row.items()} for n, row in point.items()},
         draws=core.Draws(
             {
                 n: {f: np.broadcast_to(v, cfg.rank.draws) for f, v in row.items()}
-                for n, row in _factors(cfg, rows, noisy, drawn).items()
+                for n, row in draws.items()
             }
         ),
         left_out=left_out,
     )
 
 
+@dataclass(frozen=True)
+class _Task:
+    """A task's questions, what the labels alone teach of them, and how they are resampled."""
+
+    name: str
+    gold: NDArray[np.int64]
+    unaided: Floats | None
+    """[n, K] log-likelihoods of the control probe."""
+    alpha: float
+    over: Resamples
+    base: dict[str, float]
+    """Figures of the base rates, which know nothing."""
+
+    @classmethod
+    def of(
+        cls,
+        cfg: RunConfig,
+        name: str,
+        sheets: Mapping[str, Sheet],
+        unaided: Mapping[str, Any] | None,
+    ) -> _Task:
+        sheet = sheets[INITIAL]
+        found = None if unaided is None else np.asarray(unaided[name], np.float64)
+        count = len(sheet.gold(name)) if found is None else len(found)
+        gold = sheet.gold(name)[:count]
+        rates = np.bincount(gold, minlength=sheet.scores(name).shape[1]) / len(gold)
+        return cls(
+            name=name,
+            gold=gold,
+            unaided=found,
+            alpha=cfg.distill.objective.alpha,
+            over=Resamples(sheet.groups(name)[:count], resamples=cfg.rank.draws, seed=cfg.seed),
+            base={f: float(v.mean()) for f, v in _each(np.tile(rates, (count, 1)), gold).items()},
+        )
+
+    def figures(self, sheet: Sheet) -> dict[str, Floats]:
+        """[n] figures of what this model would teach, question by question."""
+        said = sheet.scores(self.name)[: len(self.gold)]
+        if self.unaided is not None:
+            said = core.taught(said, self.unaided, self.alpha)
+        return _each(normalise(said), self.gold)
+
+
+def _each(p: Floats, gold: NDArray[np.int64]) -> dict[str, Floats]:
+    right = np.asarray(p.argmax(axis=1) == gold, dtype=np.float64)
+    return {"accuracy": right, "nll": nll_each(p, gold), "brier": brier_each(p, gold)}
+
+
 def _row(
     cfg: RunConfig, row: Mapping[str, Any], initial: Mapping[str, Any], trials: Sequence[Row]
 ) -> Row:
-    """A teacher's measurements; tasks and domain corpora count alike."""
+    """A teacher's measurements."""
     tasks = list(row["tasks"].values())
     corpora = [c.name for c in cfg.corpora.sources if c.kind == "domain" and c.name in row["text"]]
     return {
         "accuracy": [task["accuracy"] for task in tasks],
-        "majority": [task["majority"] for task in tasks],
         "ece": [task["ece"] for task in tasks],
         "ece_floor": [task["ece_floor"] for task in tasks],
         "domain_nll": [row["text"][name] for name in corpora],
         "untrained_nll": [initial["text"][name] for name in corpora],
         "seeds": [trial["seed"] for trial in trials],
-        **{figure: [trial[figure] for trial in trials] for figure in PROBED},
+        **{figure: [trial[figure] for trial in trials] for figure in SHOWN},
     }
-
-
-def _audited(row: Row) -> dict[str, list[Any]]:
-    return {name: [item["value"] for item in row[name]] for name in ("accuracy", "ece")}
-
-
-def _noisy(row: Row, cfg: RunConfig, rng: np.random.Generator) -> dict[str, list[Any]]:
-    """Draws [D] of what was audited, normal within the intervals."""
-    width = 2 * NormalDist().inv_cdf(0.5 + cfg.audit.confidence / 2)
-
-    def drawn(item: Mapping[str, float]) -> NDArray[np.float64]:
-        return rng.normal(item["value"], (item["high"] - item["low"]) / width, cfg.rank.draws)
-
-    return {name: [drawn(item) for item in row[name]] for name in ("accuracy", "ece")}
 
 
 def _factors(
     cfg: RunConfig,
     rows: Mapping[str, Row],
-    audited: Mapping[str, Mapping[str, list[Any]]],
-    probed: Mapping[str, Mapping[str, Any]],
+    asked: Sequence[_Task],
+    taught: Mapping[str, Sequence[Mapping[str, Any]]],
+    probed: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
-    """Teacher → factor → number, or draws [D].
+    """Teacher → factor → number, or draws [D]; tasks count alike, and so do domain corpora.
 
     Args:
         cfg: the run's.
         rows: teacher → its measurements.
-        audited: teacher → `accuracy` and `ece` of each task.
-        probed: `kl_removed` and `gain` → teacher → its mean.
+        asked: the tasks.
+        taught: teacher → figures of what it would teach, for each task.
+        probed: teacher → nats of KL that went in its probes.
     """
-    best_gain = np.max([probed["gain"][n] for n in rows], axis=0)
+    most = np.max([probed[n] for n in rows], axis=0)
     found = {}
     for n, row in rows.items():
-        seen = audited[n]
-        peaks = [core.peak(a, m) for a, m in zip(seen["accuracy"], row["majority"])]
-        domains = [core.domain(a, b) for a, b in zip(row["domain_nll"], row["untrained_nll"])]
-        honest = [
-            core.calibration(e, floor, cfg.rank.worst_ece)
-            for e, floor in zip(seen["ece"], row["ece_floor"])
-        ]
+        pairs = list(zip(taught[n], asked))
+        chance = [float(np.bincount(task.gold).max() / len(task.gold)) for task in asked]
         found[n] = {
-            "ease": core.ease(probed["kl_removed"][n], probed["gain"][n], best_gain),
-            "peak": np.mean(peaks, axis=0),
-            "domain": np.mean(domains, axis=0) if domains else 0.0,
-            "calibration": np.mean(honest, axis=0),
+            "ease": core.ease(probed[n], most),
+            "peak": np.mean([core.peak(f["accuracy"], c) for (f, _), c in zip(pairs, chance)], 0),
+            "domain": _domain(
+                cfg, row, np.mean([core.skill(f["nll"], t.base["nll"]) for f, t in pairs], 0)
+            ),
+            "calibration": np.mean([core.skill(f["brier"], t.base["brier"]) for f, t in pairs], 0),
         }
     return found
 
 
+def _domain(cfg: RunConfig, row: Row, on_tasks: Any) -> Any:
+    """Knowledge of the domain's answers and of its text, each as much as the loss counts it."""
+    shares = [core.skill(a, b) for a, b in zip(row["domain_nll"], row["untrained_nll"])]
+    weight = cfg.distill.loss_weights
+    if not shares or not weight.text:
+        return on_tasks
+    return (weight.task * on_tasks + weight.text * np.mean(shares)) / (weight.task + weight.text)
+
+
 def _left_out(
-    cfg: RunConfig, audited: AuditTable, probes: Trials, ended: Mapping[str, Sequence[Row]]
+    cfg: RunConfig, audited: AuditTable, probed: ProbeTable, ended: Mapping[str, Sequence[Row]]
 ) -> dict[str, str]:
     """Why a teacher isn't ranked, by the first thing that went wrong."""
     reasons = {}
     for teacher in (t.name for t in cfg.teachers):
-        failed = [row for row in probes.failed if row["teacher"] == teacher]
+        failed = [row for row in probed.failed if row["teacher"] == teacher]
         if teacher in audited.failed:
             reasons[teacher] = f"audit: {audited.failed[teacher]}"
         elif len(ended.get(teacher, [])) < ENOUGH:

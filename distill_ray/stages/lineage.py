@@ -101,9 +101,7 @@ def _wanted(inputs: Inputs) -> Iterator[tuple[str, str]]:
     yield "shard", inputs.shards.artifact.fingerprint
     yield from ((made.kind, made.fingerprint) for made in inputs.teachers.artifacts)
     yield from _with_sheets(inputs.audited.artifact)
-    if inputs.probed.estimated is not None:
-        yield "estimates", inputs.probed.estimated.artifact.fingerprint
-    yield from (("probe", found) for found in inputs.probed.fingerprints())
+    yield from ((made.kind, made.fingerprint) for made in inputs.probed.artifacts)
     yield "rank", inputs.ranking.artifact.fingerprint
     yield "distill", inputs.students.distilled.fingerprint
     yield "distill", inputs.students.control.fingerprint

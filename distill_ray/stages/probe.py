@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from distill_ray.config.training import ProbeConfig
 from distill_ray.data.examples import Questions
 from distill_ray.engine.job import Job, TeachingSpec
+from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
 from distill_ray.stages.adapt import TeacherSet, softened
 from distill_ray.stages.audit import AuditTable
@@ -17,8 +19,9 @@ from distill_ray.stages.rows import data_spec
 from distill_ray.stages.shard import ShardSet, held_out_questions
 from distill_ray.stages.trials import Trial, Trials, run_left
 
-VERSION = 3
-NOT_IN_RESULT = {"seeds", "max_concurrent", "race", "gradients"}
+VERSION = 4
+CONTROL = "control"
+NOT_IN_RESULT = {"seeds", "max_concurrent", "race", "gradients", "control_tokens"}
 """Keys of the config that say which probes there are, not what one shows."""
 
 
@@ -26,7 +29,23 @@ NOT_IN_RESULT = {"seeds", "max_concurrent", "race", "gradients"}
 class ProbeTable(Trials):
     """The outcome of every probe, and what the student makes of each teacher's answers."""
 
+    control: Trial | None = None
+    """The student without a teacher; not among `trials`."""
     estimated: EstimateTable | None = None
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """What the stage left."""
+        beside = [self.control.artifact] if self.control and self.control.artifact.done() else []
+        beside += [self.estimated.artifact] if self.estimated is not None else []
+        return [*beside, *super().artifacts]
+
+    @property
+    def unaided(self) -> dict[str, Any] | None:
+        """Task → [n, K] option log-likelihoods of the control; None if it failed."""
+        if self.control is None or not self.control.artifact.done():
+            return None
+        return dict(self.control.row()["options"])
 
     @property
     def estimates(self) -> dict[str, dict[str, Any] | None]:
@@ -37,17 +56,20 @@ class ProbeTable(Trials):
 def probe(run: Run, shards: ShardSet, teachers: TeacherSet, audited: AuditTable) -> ProbeTable:
     """Distil the same student from every teacher for the same tokens, with several seeds.
 
+    Beside them one control probe learns from the data alone: what a teacher has to add to.
     Teachers that may still lead race on with more seeds (`probe.race`).
     """
     questions = _questions(run, shards)
     alive = [t for n, t in teachers.teachers.items() if n not in audited.failed]
     wave = [(t.name, seed) for seed in run.cfg.probe.seeds for t in alive]
-    made = ProbeTable(estimated=estimate_all(run, shards, teachers, audited))
+    control = _control(run, shards, teachers, len(wave))
+    made = ProbeTable(control=control, estimated=estimate_all(run, shards, teachers, audited))
+    first = [control]
     while wave:
-        new = [_trial(run, shards, teachers, audited, name, seed) for name, seed in wave]
+        new = [_taught(run, shards, teachers, audited, name, seed) for name, seed in wave]
         made = replace(made, trials=[*made.trials, *new])
-        run_left(run, "probe", new, questions)
-        wave = next_wave(run.cfg, gather(run.cfg, audited, made), made.seeds())
+        run_left(run, "probe", [*first, *new], questions)
+        wave, first = next_wave(run.cfg, gather(run.cfg, audited, made), made.seeds()), []
     return made
 
 
@@ -58,30 +80,62 @@ def _questions(run: Run, shards: ShardSet) -> list[Questions]:
     return [q.first(run.cfg.probe.questions) for q in found if q.name in tasks]
 
 
-def _trial(
+def _taught(
     run: Run, shards: ShardSet, teachers: TeacherSet, audited: AuditTable, name: str, seed: int
 ) -> Trial:
-    cfg, teacher = run.cfg, teachers.teachers[name]
-    softness = audited.temperatures[name] if cfg.probe.objective.calibrate else 1.0
+    cfg, teacher = run.cfg.probe, teachers.teachers[name]
+    softness = audited.temperatures[name] if cfg.objective.calibrate else 1.0
+    teaching = TeachingSpec({name: softened([teacher.serving.ref], softness)}, name)
     identity = {
+        "teacher": [teacher.serving.fingerprint, softness],
+        "probe": cfg.model_dump(mode="json", exclude=NOT_IN_RESULT),
+    }
+    return _trial(run, shards, teachers, name, seed, cfg, teaching, identity)
+
+
+def _control(run: Run, shards: ShardSet, teachers: TeacherSet, probes: int) -> Trial:
+    """The student on the rows that the data supervise, at the share that `distill.mix` has them."""
+    cfg, full = run.cfg.probe, run.cfg.distill
+    prompts = {task.prompts_stream for task in run.cfg.tasks}
+    mix = {stream: share for stream, share in full.mix.items() if stream not in prompts} or full.mix
+    read = int(full.tokens * sum(mix.values()) / sum(full.mix.values()))
+    least = cfg.batch_rows * run.cfg.corpora.sequence_length * cfg.rungs
+    tokens = cfg.control_tokens or max(least, min(read, cfg.tokens * probes))
+    training = cfg.model_copy(update={"mix": mix, "tokens": tokens})
+    identity = {"control": training.model_dump(mode="json", exclude={*NOT_IN_RESULT, "objective"})}
+    seed = cfg.seeds[0]
+    return _trial(run, shards, teachers, CONTROL, seed, training, None, identity)
+
+
+def _trial(
+    run: Run,
+    shards: ShardSet,
+    teachers: TeacherSet,
+    name: str,
+    seed: int,
+    training: ProbeConfig,
+    teaching: TeachingSpec | None,
+    identity: dict[str, Any],
+) -> Trial:
+    cfg = run.cfg
+    whole = {
         "version": VERSION,
         "student": teachers.student.fingerprint,
-        "teacher": [teacher.serving.fingerprint, softness],
         "shard": shards.artifact.fingerprint,
         "max_examples": [task.max_examples for task in cfg.tasks],
-        "probe": cfg.probe.model_dump(mode="json", exclude=NOT_IN_RESULT),
         "seed": [cfg.seed, seed],
+        **identity,
     }
     job = Job(
         name=f"{name}, seed {seed}",
         student=teachers.student.ref,
-        training=cfg.probe,
+        training=training,
         # The seed orders the rows; it is the same order for every teacher.
-        data=data_spec(shards, cfg.seed * 1000 + seed, cfg.probe.validation_rows),
-        objective=cfg.probe.objective,
-        teaching=TeachingSpec({name: softened([teacher.serving.ref], softness)}, name),
-        rungs=cfg.probe.rungs,
+        data=data_spec(shards, cfg.seed * 1000 + seed, training.validation_rows),
+        objective=training.objective if teaching is not None else None,
+        teaching=teaching,
+        rungs=training.rungs,
         backend="plain",
     )
-    artifact = run.artifact("probe", f"{name}-s{seed}", identity)
+    artifact = run.artifact("probe", f"{name}-s{seed}", whole)
     return Trial(name, seed, job, artifact, shards.artifact)

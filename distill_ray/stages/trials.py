@@ -46,7 +46,7 @@ class Trials:
         return [trial.artifact for trial in self.ended]
 
     def fingerprints(self) -> list[str]:
-        """Identity of every trial that ended."""
+        """Identity of everything that it left."""
         return [artifact.fingerprint for artifact in self.artifacts]
 
     def rows(self) -> list[dict[str, Any]]:
@@ -102,16 +102,29 @@ def outcome(before: Mapping[str, Any], rungs: Sequence[Mapping[str, Any]]) -> di
         rungs: the same at each rung, with `tokens`.
 
     Returns:
-        `kl_removed`: share of the initial KL to the teacher that is gone, over all kinds of row;
+        `kl_moved`: fall of the KL to the teacher on the tasks' answers (on text, where there are
+        none), nats per token; `kl_removed`: share of the initial KL that is gone, over all kinds
+        of row;
         `gain`: fall of the gold answers' NLL over the options, nats per question; `nll` and
-        `accuracy` at the end; `before`; and `curve`: all of them at each rung.
+        `accuracy` at the end; `before`; and `curve`: all of them at each rung. Without a teacher
+        there is no KL to remove, and `kl_removed` is 0.
     """
     curve = [
-        {**rung, "kl_removed": _removed(before, rung), "gain": before["nll"] - rung["nll"]}
+        {
+            **rung,
+            "kl_moved": _moved(before, rung),
+            "kl_removed": _removed(before, rung),
+            "gain": before["nll"] - rung["nll"],
+        }
         for rung in rungs
     ]
-    last = {name: curve[-1][name] for name in ("kl_removed", "gain", "nll", "accuracy", "tasks")}
-    return {**last, "before": dict(before), "curve": curve}
+    kept = ("kl_moved", "kl_removed", "gain", "nll", "accuracy", "tasks")
+    return {**{k: curve[-1][k] for k in kept}, "before": dict(before), "curve": curve}
+
+
+def _moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> float:
+    term = "task.kl" if "task.kl" in before else "text.kl"
+    return float(before.get(term, 0.0) - after.get(term, 0.0))
 
 
 def _removed(before: Mapping[str, Any], after: Mapping[str, Any]) -> float:

@@ -130,19 +130,27 @@ def _measured(
             rungs.append({"tokens": tokens, **step.validation, **_answers(session, questions)})
             measuring += time.monotonic() - started_rung
     building.counts["training_s"] = round(time.monotonic() - started - measuring, 3)
-    return outcome(before, rungs)
+    result = outcome(before, rungs)
+    if session.teaching is None:
+        result["options"] = _options(session, questions)
+    return result
 
 
 def _answers(session: Session, questions: Sequence[Questions]) -> Mapping[str, Any]:
     """How the student answers: `nll` of the right option over the options, in nats, and
     `accuracy`, each the mean over `tasks`, which has both for each."""
-    session.backend.train(False)
     tasks = {}
-    with session.backend.whole() as model:
-        for q in questions:
-            gold = np.asarray(q.gold)
-            p = normalise(option_scores(model, q, device=session.backend.device))
-            right = (p.argmax(axis=1) == gold).mean()
-            tasks[q.name] = {"nll": float(nll_each(p, gold).mean()), "accuracy": float(right)}
+    for q, found in zip(questions, _options(session, questions).values()):
+        gold = np.asarray(q.gold)
+        p = normalise(found)
+        right = (p.argmax(axis=1) == gold).mean()
+        tasks[q.name] = {"nll": float(nll_each(p, gold).mean()), "accuracy": float(right)}
     means = {name: fmean(task[name] for task in tasks.values()) for name in ("nll", "accuracy")}
     return {**means, "tasks": tasks}
+
+
+def _options(session: Session, questions: Sequence[Questions]) -> dict[str, Any]:
+    """Task → [n, K] the student's log-likelihood of each option."""
+    session.backend.train(False)
+    with session.backend.whole() as model:
+        return {q.name: option_scores(model, q, device=session.backend.device) for q in questions}

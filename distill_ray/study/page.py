@@ -98,7 +98,8 @@ def _parts(study: Study) -> Iterator[Part]:
 
 
 def _overall(study: Study, group: str) -> Table:
-    columns = ["Predictor", "Mean Spearman", "Kendall", "Regret", "Worst regret", "Needs"]
+    columns = ["Predictor", "Mean Spearman", "Kendall", "Regret", "Worst regret"]
+    columns += ["Spearman with the first rung", "Needs"]
     found = study.overall[group]
     count = next(iter(found.values()))["domains"]
     rows = [
@@ -108,12 +109,16 @@ def _overall(study: Study, group: str) -> Table:
             number(row["kendall"]),
             percent(row["regret_share"]),
             percent(row["worst_regret_share"]),
+            number(row["spearman_early"]),
             PREDICTORS[name].needs,
         ]
         for name, row in sorted(found.items(), key=lambda item: -item[1]["spearman"]["value"])
     ]
     level = percent(study.cfg.confidence, 0)
-    note = f"Intervals resample teachers within each domain ({level}); regret is a share."
+    note = (
+        f"Intervals resample teachers within each domain ({level}); regret is a share of the "
+        f"spread. The first rung is the student after 1 / {study.cfg.rungs} of its training."
+    )
     return Table(f"{group[:1].upper()}{group[1:]}: {count} domains", columns, rows, note)
 
 
@@ -123,8 +128,8 @@ def _domain(study: Study, name: str, row: Row) -> Part:
     text = [
         f"{name} ({kind}). The initial student: {number(row['before'])}. One seed's finished runs "
         f"order the mean of the others' with a Spearman of {number(row['ceiling'])}: more is luck. "
-        f"All probes of one teacher take {percent(cost['tokens_share'])} of the tokens of one full "
-        f"distillation, {percent(cost['training_share'])} of its training time and "
+        f"One teacher's part in the probes takes {percent(cost['tokens_share'])} of the tokens of "
+        f"one full distillation, {percent(cost['training_share'])} of its training time and "
         f"{percent(cost['wall_share'])} of its whole time, measuring included."
     ]
     text += [

@@ -23,6 +23,8 @@ class Seen:
     """`rsr`, `surprisal`, `gradient_norm` and `grace` of its answers."""
     scores: Row
     """Stage of training → its score in the ranking."""
+    taught: Sequence[Row]
+    """`accuracy`, `nll` and `brier` of what it would teach, for each task."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Predictor:
 
     of: Callable[[Seen], float]
     needs: str
-    """`audit`, `estimates`, `probes` or `ranking`: what has to be run for it."""
+    """What has to be run for it: the `audit`, the `estimates`, the `probes`, the audit and the
+    `control` probe, or all of them for the `ranking`."""
     what: str
 
 
@@ -47,20 +50,32 @@ def _lower(name: str) -> Callable[[Seen], float]:
     return lambda seen: -seen.estimates.get(name, math.inf)
 
 
+def _taught(figure: str, sign: float = 1.0) -> Callable[[Seen], float]:
+    return lambda seen: sign * fmean(task[figure] for task in seen.taught)
+
+
 RANKING = "ranking"
 ACCURACY = "teacher accuracy"
 
 PREDICTORS: dict[str, Predictor] = {
     RANKING: Predictor(
-        lambda s: s.scores["middle"], "ranking", "the weighted score over a whole training"
+        lambda s: s.scores["late"], "ranking", "its score for a student that converges"
     ),
-    "ranking, early": Predictor(lambda s: s.scores["early"], "ranking", "its score at progress 0"),
-    "ranking, late": Predictor(lambda s: s.scores["late"], "ranking", "its score at progress 1"),
+    "ranking, middle": Predictor(lambda s: s.scores["middle"], "ranking", "its score half-way"),
+    "ranking, early": Predictor(lambda s: s.scores["early"], "ranking", "its score at the start"),
+    "taught accuracy": Predictor(
+        _taught("accuracy"), "control", "of α teacher + (1 - α) control, which knows the labels"
+    ),
+    "taught NLL": Predictor(_taught("nll", -1), "control", "of the same, negated"),
+    "taught Brier": Predictor(_taught("brier", -1), "control", "of the same, negated"),
     "probe: task gain": Predictor(
         lambda s: _probes(s, "gain"), "probes", "fall of the answers' NLL in the probe"
     ),
     "probe: accuracy": Predictor(
         lambda s: _probes(s, "accuracy"), "probes", "the student's accuracy after the probe"
+    ),
+    "probe: KL moved": Predictor(
+        lambda s: _probes(s, "kl_moved"), "probes", "nats of KL that are gone, on answers"
     ),
     "probe: KL removed": Predictor(
         lambda s: _probes(s, "kl_removed"), "probes", "share of the initial KL that is gone"

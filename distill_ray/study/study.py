@@ -80,14 +80,17 @@ def _compared(
     sign = 1.0 if cfg.outcome == "accuracy" else -1.0
     outcomes = {n: [sign * finals[n][seed][cfg.outcome] for seed in cfg.seeds] for n in whole}
     reached = {n: fmean(values) for n, values in outcomes.items()}
+    curves = {n: _curve(cfg, finals[n]) for n in whole}
+    soon = {n: sign * curve[0][cfg.outcome] for n, curve in curves.items()}
     predicted = predictions({n: _seen(n, audited, probed, ranking) for n in whole})
     return {
         "outcomes": outcomes,
         "reached": reached,
         "before": finals[whole[0]][cfg.seeds[0]]["before"][cfg.outcome],
-        "curves": {n: _curve(cfg, finals[n]) for n in whole},
+        "curves": curves,
         "predictions": predicted,
         "agreement": {p: asdict(agreement(values, reached)) for p, values in predicted.items()},
+        "agreement_early": {p: asdict(agreement(values, soon)) for p, values in predicted.items()},
         "ceiling": ceiling(np.array(list(outcomes.values()))),
         "cost": _cost(probed, full),
         "failed": {"audit": audited.failed, "probe": probed.failed, "full": full.failed},
@@ -104,6 +107,7 @@ def _seen(name: str, audited: AuditTable, probed: ProbeTable, ranking: Ranking) 
             stage: next(row["score"] for row in rows if row["teacher"] == name)
             for stage, rows in standings.items()
         },
+        taught=ranking.evidence[name]["taught"],
     )
 
 
@@ -117,11 +121,15 @@ def _curve(cfg: StudyConfig, rows: Mapping[int, Row]) -> list[Row]:
 
 
 def _cost(probed: ProbeTable, full: Trials) -> Row:
-    """What probing one teacher with all its seeds takes, as shares of one full distillation."""
-    teachers = {trial.teacher for trial in probed.ended}
-    probes, wholes = (_spent(table.ended) for table in (probed, full))
-    each = {key: probes[key] / max(1, len(teachers)) for key in probes}
-    one = {key: wholes[key] / max(1, len(full.ended)) for key in wholes}
+    """What one teacher's part in the probes takes, as shares of one full distillation.
+
+    Its own probes with all their seeds, and its share of the control that serves all teachers.
+    """
+    teachers = len({trial.teacher for trial in probed.ended})
+    control = [probed.control] if probed.control and probed.control.artifact.done() else []
+    probes, wholes = _spent([*probed.ended, *control]), _spent(full.ended)
+    each = {key: probes[key] / teachers for key in probes}
+    one = {key: wholes[key] / len(full.ended) for key in wholes}
     return {
         "probe_tokens": each["tokens"],
         "full_tokens": one["tokens"],
@@ -151,6 +159,7 @@ def _overall(cfg: StudyConfig, domains: list[Row]) -> dict[str, Row]:
             "spearman": asdict(mean),
             **{key: fmean(a[key] for a in found) for key in ("kendall", "regret", "regret_share")},
             "worst_regret_share": max(a["regret_share"] for a in found),
+            "spearman_early": fmean(row["agreement_early"][name]["spearman"] for row in domains),
             "domains": len(domains),
         }
     return result

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from distill_ray.core import ranking
+from distill_ray.core.calibration import brier_each, ece
 from distill_ray.core.ranking import Draws, standings
 
 EARLY = {"ease": "critical", "peak": "medium", "domain": "high", "calibration": "medium"}
@@ -36,18 +37,17 @@ def test_a_score_of_equal_factors_is_that_factor_at_any_progress():
         assert ranking.stage_score(same, early, late, progress) == pytest.approx(0.37)
 
 
-def test_ease_is_the_geometric_mean_of_kl_removed_and_relative_gain():
-    assert ranking.ease(0.64, 0.5, 0.5) == pytest.approx(0.8)
-    assert ranking.ease(0.5, 0.1, 0.2) == pytest.approx(0.5)
-    assert ranking.ease(1.0, 0.3, 0.3) == 1.0
-
-
 @pytest.mark.parametrize(
-    ("kl_removed", "gain", "best_gain"),
-    [(0.0, 0.5, 0.5), (-0.3, 0.5, 0.5), (0.9, 0.0, 0.5), (0.9, -0.2, 0.5), (0.9, -0.2, -0.1)],
+    ("moved", "best", "expected"),
+    [(2.0, 4.0, 0.5), (4.0, 4.0, 1), (0.0, 4.0, 0), (-1.0, 4.0, 0), (-1.0, -0.5, 0), (0.0, 0.0, 0)],
 )
-def test_ease_is_zero_where_nothing_was_learnt_or_nothing_gained(kl_removed, gain, best_gain):
-    assert ranking.ease(kl_removed, gain, best_gain) == 0.0
+def test_ease_is_what_moved_relative_to_the_teacher_of_which_most_did(moved, best, expected):
+    assert ranking.ease(moved, best) == expected
+
+
+def test_ease_of_draws_is_taken_draw_by_draw():
+    moved, best = np.array([1.0, 2.0, -1.0]), np.array([2.0, 2.0, -0.5])
+    assert ranking.ease(moved, best).tolist() == [0.5, 1.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -58,16 +58,48 @@ def test_peak_counts_from_the_majority_class(accuracy, chance, expected):
     assert ranking.peak(accuracy, chance) == expected
 
 
-@pytest.mark.parametrize(("nll", "expected"), [(8.0, 0), (2.0, 0.75), (0.0, 1), (9.0, 0)])
-def test_domain_is_the_share_of_untrained_nll_that_is_gone(nll, expected):
-    assert ranking.domain(nll, 8.0) == expected
-
-
 @pytest.mark.parametrize(
-    ("ece", "expected"), [(0.04, 1), (0.01, 1), (0.12, 0.5), (0.2, 0), (0.5, 0)]
+    ("loss", "reference", "expected"),
+    [(8.0, 8.0, 0), (2.0, 8.0, 0.75), (0, 8, 1), (9, 8, 0), (1, 0, 0)],
 )
-def test_calibration_runs_from_the_noise_floor_to_the_worst(ece, expected):
-    assert ranking.calibration(ece, floor=0.04, worst=0.2) == pytest.approx(expected)
+def test_skill_is_the_share_of_the_reference_loss_that_is_gone(loss, reference, expected):
+    assert ranking.skill(loss, reference) == expected
+
+
+def test_base_rates_have_no_skill_by_the_brier_score_however_well_calibrated():
+    gold = np.repeat([0, 0, 0, 1, 2], 40)
+    rates = np.bincount(gold) / len(gold)
+    brier = brier_each(np.tile(rates, (len(gold), 1)), gold).mean()
+    honest, sure = np.eye(3)[gold] * 0.6 + 0.4 * rates, np.eye(3)[gold]
+    assert ece(np.full(len(gold), rates.max()), (gold == 0).astype(float)) == pytest.approx(0)
+    assert ranking.skill(brier, brier) == 0
+    found = ranking.skill(brier_each(honest, gold).mean(), brier)
+    assert 0 < found < ranking.skill(brier_each(sure, gold).mean(), brier) == 1
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.8, 1.0])
+def test_what_is_taught_is_the_minimum_of_the_objective(alpha):
+    """α·KL(p ‖ q) + (1 - α)·CE(r, q), over any q of everything that could be said."""
+    rng = np.random.default_rng(0)
+    p, r = rng.dirichlet(np.ones(6)), rng.dirichlet(np.ones(6))
+    best = np.exp(ranking.taught(np.log(p)[None], np.log(r)[None], alpha))[0]
+    assert best.sum() == pytest.approx(1)
+
+    def objective(q):
+        kl = (p * (np.log(p) - np.log(q))).sum()
+        return alpha * kl - (1 - alpha) * (r * np.log(q)).sum()
+
+    others = [0.9 * best + 0.1 * rng.dirichlet(np.ones(6)) for _ in range(200)]
+    assert all(objective(q) > objective(best) for q in others)
+
+
+def test_a_teacher_that_says_nothing_of_the_options_leaves_the_labels_answers():
+    rng = np.random.default_rng(1)
+    labels = np.log(rng.dirichlet(np.ones(4), size=50))
+    silent = np.full((50, 4), np.log(0.001 / 4))
+    loud = np.log(np.tile([0.97, 0.01, 0.01, 0.01], (50, 1)))
+    assert (ranking.taught(silent, labels, 0.8).argmax(1) == labels.argmax(1)).all()
+    assert (ranking.taught(loud, labels, 0.8).argmax(1) == 0).all()
 
 
 FACTORS = {

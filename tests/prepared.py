@@ -1,0 +1,261 @@
+"""What audits, probes and trainings leave behind, written down instead of computed. No Ray.
+
+n questions, K options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from findings import config, tiny_model
+
+from distill_ray.config import RunConfig
+from distill_ray.core.calibration import normalise
+from distill_ray.engine.job import DataSpec, Job
+from distill_ray.models.ref import ModelRef
+from distill_ray.runtime.artifacts import Artifact
+from distill_ray.runtime.run import Run
+from distill_ray.stages.audit import INITIAL, AuditTable
+from distill_ray.stages.estimates import EstimateTable
+from distill_ray.stages.probe import CONTROL, ProbeTable
+from distill_ray.stages.scoring import Sheet
+from distill_ray.stages.trials import OUTCOME, Trial, Trials
+
+DRAWS = 2000
+
+
+def run_of(folder: Path, *teachers: str, tasks: Sequence[str] = ("organ",), **changes: Any) -> Run:
+    """A run of untrained teachers, on tasks that differ in their names alone."""
+    data = config(folder)
+    data["teachers"] = [
+        {"name": name, "model": tiny_model(32, 2 + i)} for i, name in enumerate(teachers)
+    ]
+    data["tasks"] = [{**data["tasks"][0], "name": name} for name in tasks]
+    labelled = f"{tasks[0]}.labelled"
+    for training in ("probe", "distill"):
+        data[training]["mix"] = {labelled: 1, f"{tasks[0]}.prompts": 2}
+    data["adapt"]["recipes"]["full"]["mix"] = data["adapt"]["recipes"]["lora"]["mix"] = {
+        labelled: 1
+    }
+    data["rank"] = {"draws": DRAWS}
+    for section, change in changes.items():
+        together = isinstance(change, dict) and section in data
+        data[section] = {**data[section], **change} if together else change
+    return Run.open(RunConfig.model_validate(data), "tiny.yaml")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A model's answers to a task's questions."""
+
+    scores: Any
+    """[n, K] log-likelihoods, over everything that could be said."""
+    gold: Sequence[int]
+    groups: Sequence[str] = ()
+    """By default every question is a group of its own."""
+
+
+def answers(n: int, options: int, seed: int, *, right: float, inside: float = 0.9) -> Asked:
+    """Answers that are mostly sure; every model asked with the same seed has the same questions.
+
+    Args:
+        n: questions.
+        options: K.
+        seed: of the right options, and of what else is said.
+        right: share of questions that are answered right.
+        inside: probability on the options together.
+    """
+    gold = np.random.default_rng(seed).integers(0, options, size=n)
+    rng = np.random.default_rng([seed, round(1000 * right)])
+    hit = rng.permutation(n) < round(right * n)
+    said = np.where(hit, gold, (gold + 1) % options)
+    p = rng.dirichlet(np.ones(options), size=n) * 0.3
+    p[np.arange(n), said] += 0.7
+    return Asked(np.log(inside * p), gold.tolist())
+
+
+def write_sheet(artifact: Artifact, asked: Mapping[str, Asked], **changes: Any) -> Sheet:
+    """Fill a model's sheet."""
+    data = {
+        "options": {name: np.asarray(a.scores).tolist() for name, a in asked.items()},
+        "gold": {name: [*a.gold] for name, a in asked.items()},
+        "groups": {
+            name: [*a.groups] or [f"g{i}" for i in range(len(a.gold))] for name, a in asked.items()
+        },
+        "text": {},
+        **changes,
+    }
+    with artifact.building() as building:
+        building.write_json("sheet.json", data)
+    return Sheet(artifact)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What was found of a teacher."""
+
+    asked: Mapping[str, Asked]
+    moved: Sequence[float | None] = (1.0, 1.1)
+    """Nats of KL that went in the probe of each seed; None for one that failed."""
+    text: Mapping[str, float] = field(default_factory=dict)
+    """Corpus → NLL."""
+    size_ratio: float = 4.0
+    valid: float | None = None
+    temperature: float = 1.0
+    seeds: Sequence[int] = ()
+    """Seeds of the probes; 0, 1 … by default."""
+
+
+def audit_row(found: Candidate) -> dict[str, Any]:
+    """As `AuditTable.rows` has it, as far as the ranking and the study read it."""
+    tasks = {}
+    for name, asked in found.asked.items():
+        p, gold = normalise(np.asarray(asked.scores)), np.array(asked.gold)
+        right = float((p.argmax(axis=1) == gold).mean())
+        nll = float(-np.log(p[np.arange(len(gold)), gold]).mean())
+        tasks[name] = {
+            "accuracy": spread(right),
+            "nll": spread(nll),
+            "ece": spread(1 - right),
+            "ece_floor": 0.01,
+            "valid": None if found.valid is None else spread(found.valid),
+        }
+    return {
+        "parameters": int(1000 * found.size_ratio),
+        "size_ratio": found.size_ratio,
+        "text": dict(found.text),
+        "temperature": found.temperature,
+        "tasks": tasks,
+    }
+
+
+def spread(value: float) -> dict[str, float]:
+    """An interval around a value."""
+    return {"value": value, "low": value - 0.1, "high": value + 0.1}
+
+
+def audited(
+    run: Run,
+    candidates: Mapping[str, Candidate],
+    *,
+    student: Candidate | None = None,
+    failed: Mapping[str, str] | None = None,
+) -> AuditTable:
+    """What the audit found; the student answers by chance unless it is given."""
+    first = next(iter(candidates.values()))
+    models = {INITIAL: student or untaught(first), **candidates}
+    sheets = {
+        name: write_sheet(run.artifact("audit-sheets", "", {"of": name}), model.asked)
+        for name, model in models.items()
+    }
+    artifact = run.artifact("audit", "", {"sheets": {n: s.artifact.uri for n, s in sheets.items()}})
+    rows = {name: audit_row(model) for name, model in models.items()}
+    with artifact.building() as building:
+        building.write_json("audit.json", {"rows": rows, "failed": dict(failed or {})})
+    return AuditTable(artifact, sheets)
+
+
+def untaught(like: Candidate) -> Candidate:
+    """A student that knows nothing of the same questions and corpora."""
+    asked = {
+        name: Asked(np.full(np.shape(a.scores), -3.0), a.gold, a.groups)
+        for name, a in like.asked.items()
+    }
+    return Candidate(asked, text=dict.fromkeys(like.text, 4.0), size_ratio=1.0)
+
+
+def probe_outcome(moved: float, **changes: Any) -> dict[str, Any]:
+    """As `trials.outcome` has it."""
+    figures = {"kl_moved": moved, "kl_removed": 0.5, "gain": 0.3, "nll": 1.0, "accuracy": 0.6}
+    return {**figures, "tasks": {}, "before": {"accuracy": 0.2, "nll": 2.0}, "curve": [], **changes}
+
+
+def trial(
+    run: Run, kind: str, teacher: str, seed: int, result: Mapping[str, Any] | str, **counts: Any
+) -> Trial:
+    """A trial that came to a result, or that failed for a reason.
+
+    Args:
+        run: the run.
+        kind: of the artifact.
+        teacher: its teacher.
+        seed: its seed.
+        result: its outcome, or the reason.
+        counts: `tokens`, `training_s` and `wall_s` of its manifest.
+    """
+    data = DataSpec(Path(), Path(), run.cfg.streams(), 64, seed, 4)
+    job = Job(f"{teacher}, seed {seed}", ModelRef("init"), run.cfg.probe, data)
+    artifact = run.artifact(kind, f"{teacher}-s{seed}", {"teacher": teacher, "seed": seed})
+    if isinstance(result, str):
+        artifact.record_failure(result)
+    else:
+        with artifact.building() as building:
+            building.write_json(OUTCOME, result)
+            building.counts |= {"tokens": 1000, "training_s": 1.0, **counts}
+            building.started -= counts.get("wall_s", 0.0)
+    return Trial(teacher, seed, job, artifact, run.artifact("shard", "", {}))
+
+
+def probed(
+    run: Run,
+    candidates: Mapping[str, Candidate],
+    *,
+    unaided: Mapping[str, Any] | None = None,
+    estimates: Mapping[str, Any] | None = None,
+    **counts: Any,
+) -> ProbeTable:
+    """What the probes found.
+
+    Args:
+        run: the run.
+        candidates: teacher → what its probes found.
+        unaided: task → [n, K] log-likelihoods of the control; None for one that failed.
+        estimates: teacher → its estimates.
+        counts: of every trial's manifest.
+    """
+    trials = [
+        trial(
+            run, "probe", name, seed,
+            f"out of luck at seed {seed}" if moved is None else probe_outcome(moved), **counts,
+        )
+        for name, found in candidates.items()
+        for seed, moved in zip(found.seeds or range(len(found.moved)), found.moved)
+    ]  # fmt: skip
+    said = {name: np.asarray(scores).tolist() for name, scores in (unaided or {}).items()}
+    result = "out of luck" if unaided is None else probe_outcome(0.0, options=said)
+    control = trial(run, "probe", CONTROL, 0, result, **counts)
+    table = None
+    if estimates is not None:
+        table = EstimateTable(run.artifact("estimates", "", {"of": dict(estimates)}))
+        with table.artifact.building() as building:
+            building.write_json("estimates.json", dict(estimates))
+    return ProbeTable(trials, control=control, estimated=table)
+
+
+def finished(
+    run: Run, outcomes: Mapping[str, Sequence[float | None]], *, nll: bool = False, **counts: Any
+) -> Trials:
+    """Full distillations.
+
+    Args:
+        run: the run.
+        outcomes: teacher → final accuracy with each seed, None for one that failed; half of it
+            was there at the first of two rungs.
+        nll: whether the outcomes are NLLs.
+        counts: of every trial's manifest.
+    """
+    figure = "nll" if nll else "accuracy"
+    made = []
+    for name, values in outcomes.items():
+        for seed, value in enumerate(values):
+            if value is None:
+                made.append(trial(run, "full", name, seed, "diverged", **counts))
+                continue
+            points = [{"tokens": t, figure: value * t / 2000} for t in (1000, 2000)]
+            result = {figure: value, "before": {figure: 0.1}, "curve": points}
+            made.append(trial(run, "full", name, seed, result, **{"tokens": 10_000, **counts}))
+    return Trials(made)
