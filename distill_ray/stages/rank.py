@@ -18,7 +18,7 @@ from distill_ray.stages.evidence import gather
 from distill_ray.stages.probe import ProbeTable
 from distill_ray.stages.race import standing
 
-VERSION = 4
+VERSION = 5
 STAGES = {"early": 0.0, "middle": 0.5, "late": 1.0}
 """Stage of training → the student's progress at it. Weights are linear in progress, so the score
 at the middle is also the mean over a whole training."""

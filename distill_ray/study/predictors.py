@@ -47,7 +47,11 @@ def _probes(seen: Seen, figure: str) -> float:
 
 
 def _lower(name: str) -> Callable[[Seen], float]:
-    return lambda seen: -seen.estimates.get(name, math.inf)
+    def negated(seen: Seen) -> float:
+        value = seen.estimates.get(name)
+        return -math.inf if value is None else -value
+
+    return negated
 
 
 def _taught(figure: str, sign: float = 1.0) -> Callable[[Seen], float]:
@@ -94,8 +98,15 @@ PREDICTORS: dict[str, Predictor] = {
 
 
 def predictions(seen: Mapping[str, Seen]) -> dict[str, dict[str, float]]:
-    """Predictor → teacher → number."""
+    """Predictor → teacher → number, finite: where a teacher has none, it comes after all others."""
     return {
-        name: {teacher: float(predictor.of(row)) for teacher, row in seen.items()}
+        name: _unknown_last({teacher: float(predictor.of(row)) for teacher, row in seen.items()})
         for name, predictor in PREDICTORS.items()
     }
+
+
+def _unknown_last(values: Mapping[str, float]) -> dict[str, float]:
+    """A teacher that said nothing has no estimate, and without gradients nobody has theirs."""
+    known = [value for value in values.values() if math.isfinite(value)]
+    last = min(known, default=0.0) - 1.0
+    return {name: value if math.isfinite(value) else last for name, value in values.items()}

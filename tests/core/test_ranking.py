@@ -13,11 +13,11 @@ LATE = {"ease": "low", "peak": "high", "domain": "very_high", "calibration": "hi
 
 def test_words_become_weights_in_the_ratio_of_their_levels_that_sum_to_one():
     early, late = ranking.weights(EARLY), ranking.weights(LATE)
-    # 5 : 2 : 3 : 2 of 12, and 1 : 3 : 4 : 3 of 11.
-    assert early == pytest.approx({"ease": 5 / 12, "peak": 1 / 6, "domain": 1 / 4,
-                                   "calibration": 1 / 6})  # fmt: skip
-    assert late == pytest.approx({"ease": 1 / 11, "peak": 3 / 11, "domain": 4 / 11,
-                                  "calibration": 3 / 11})  # fmt: skip
+    # 16 : 2 : 4 : 2 of 24, and 1 : 4 : 8 : 4 of 17.
+    assert early == pytest.approx({"ease": 2 / 3, "peak": 1 / 12, "domain": 1 / 6,
+                                   "calibration": 1 / 12})  # fmt: skip
+    assert late == pytest.approx({"ease": 1 / 17, "peak": 4 / 17, "domain": 8 / 17,
+                                  "calibration": 4 / 17})  # fmt: skip
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
@@ -39,14 +39,14 @@ def test_a_score_of_equal_factors_is_that_factor_at_any_progress():
 
 @pytest.mark.parametrize(
     ("moved", "best", "expected"),
-    [(2.0, 4.0, 0.5), (4.0, 4.0, 1), (0.0, 4.0, 0), (-1.0, 4.0, 0), (-1.0, -0.5, 0), (0.0, 0.0, 0)],
+    [(1.0, 4.0, 0.5), (4.0, 4.0, 1), (0.0, 4.0, 0), (-1.0, 4.0, 0), (-1.0, -0.5, 0), (0.0, 0.0, 0)],
 )
-def test_ease_is_what_moved_relative_to_the_teacher_of_which_most_did(moved, best, expected):
+def test_ease_is_the_root_of_what_moved_relative_to_the_teacher_of_which_most_did(moved, best, expected):
     assert ranking.ease(moved, best) == expected
 
 
 def test_ease_of_draws_is_taken_draw_by_draw():
-    moved, best = np.array([1.0, 2.0, -1.0]), np.array([2.0, 2.0, -0.5])
+    moved, best = np.array([0.5, 2.0, -1.0]), np.array([2.0, 2.0, -0.5])
     assert ranking.ease(moved, best).tolist() == [0.5, 1.0, 0.0]
 
 

@@ -58,3 +58,29 @@ def test_capacity_counts_every_worker(tmp_path: Path) -> None:
     (problem,) = capacity_problems(cluster, cpus=1, gpus=0)
     assert "2 workers x 1 CPU = 2 CPUs, the cluster has 1." in str(problem)
     assert "At most 1 such workers fit." in str(problem)
+
+
+def test_what_failed_stays_so_unless_it_is_to_be_tried_again(tmp_path: Path) -> None:
+    run = opened(tmp_path)
+    made, left, lost = (run.artifact("probe", name, {}) for name in ("made", "left", "lost"))
+    with made.building():
+        pass
+    lost.record_failure("out of memory")
+    assert run.settled(made) and run.settled(lost) and not run.settled(left)
+    assert lost.failure() == "out of memory"
+
+
+def test_what_failed_is_tried_again_once(tmp_path: Path) -> None:
+    cfg = RunConfig.model_validate(config(tmp_path))
+    run = Run.open(cfg, "a.yaml", retry_failed=True)
+    lost, other = (run.artifact("probe", name, {}) for name in ("lost", "other"))
+    for artifact in (lost, other):
+        artifact.record_failure("out of memory")
+    assert not run.settled(lost) and lost.failure() is None
+    lost.record_failure("again")
+    assert run.settled(lost) and lost.failure() == "again", "not for ever"
+    assert not run.settled(other), "each has a try of its own"
+    with other.building():
+        pass
+    assert run.settled(other)
+    assert not Run.open(cfg, "a.yaml", retry_failed=True).settled(lost), "nor never again"

@@ -1,0 +1,99 @@
+"""Checkpoints by number, and the best one by that name: before it is known which one it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from findings import training
+
+from distill_ray.config.training import LoraConfig, RecipeConfig
+from distill_ray.engine.job import DataSpec, Job
+from distill_ray.models.ref import ModelRef
+from distill_ray.runtime.artifacts import Artifact
+from distill_ray.runtime.storage import Storage
+from distill_ray.stages.local_files import BEST, CURVE, local_ref
+from distill_ray.stages.order import Order
+
+LOSSES = (3.0, 1.0, 2.0, 2.5)
+"""At each of four rungs."""
+
+
+def ordered(folder: Path, *, stopped_after: int = 4, lora: LoraConfig | None = None) -> Order:
+    """An order that has been carried out, of 40 steps; patience may have ended it before."""
+    recipe = RecipeConfig.model_validate(training(mix={"findings": 1}))
+    job = Job(
+        "wide, full",
+        ModelRef("path", "/wide"),
+        recipe,
+        DataSpec(folder, folder, {"findings": "text"}, 64, 0, 4),
+        lora=lora,
+        rungs=4,
+    )
+    assert job.rung_ends == [10, 20, 30, 40]
+    artifact = Artifact(Storage(str(folder)), "adapt", "full", {"stopped": stopped_after})
+    steps = range(1, 10 * stopped_after + 1)
+    history = [
+        {"step": s, "validation.text.ce": LOSSES[s // 10 - 1]} if s % 10 == 0 else {"step": s}
+        for s in steps
+    ]
+    with artifact.building() as building:
+        building.write_json(CURVE, {"history": history, "best": 1})
+    return Order("adapt", job, artifact, artifact, save_every=10)
+
+
+def test_an_order_has_a_checkpoint_at_every_rung(tmp_path: Path) -> None:
+    order = ordered(tmp_path)
+    assert order.rung_losses() == list(LOSSES)
+    place = f"{order.artifact.uri}/checkpoints"
+    assert order.rung_refs() == [ModelRef("path", f"{place}/{i}") for i in range(4)]
+
+
+def test_an_order_that_stopped_early_has_fewer(tmp_path: Path) -> None:
+    order = ordered(tmp_path, stopped_after=3)
+    assert order.rung_losses() == [3.0, 1.0, 2.0] and len(order.rung_refs()) == 3
+
+
+def test_the_losses_of_tasks_count_before_those_of_text(tmp_path: Path) -> None:
+    order = ordered(tmp_path)
+    rows = [{"step": s, "validation.text.ce": 9.0, "validation.task.ce": s} for s in (10, 20)]
+    with order.artifact.building() as building:
+        building.write_json(CURVE, {"history": rows, "best": 0})
+    assert order.rung_losses() == [10, 20]
+
+
+def test_an_adapter_is_on_top_of_the_model_that_was_trained(tmp_path: Path) -> None:
+    order = ordered(tmp_path, lora=LoraConfig())
+    place = f"{order.artifact.uri}/checkpoints"
+    assert order.rung_refs()[2] == ModelRef("path", "/wide", adapter=f"{place}/2")
+    assert local_ref(order.best_ref()) == ModelRef("path", "/wide", adapter=f"{place}/1")
+
+
+def test_the_best_checkpoint_is_named_before_it_is_there(tmp_path: Path) -> None:
+    order = ordered(tmp_path)
+    after = order.best_ref()
+    assert local_ref(after) == order.rung_refs()[1]
+    order.artifact.storage.delete(order.artifact.path)
+    assert order.best_ref() == after, "what comes next can be planned with it"
+
+
+@pytest.mark.parametrize("query", ["", "?region=x&scheme=http"])
+def test_the_best_checkpoint_of_a_remote_training_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    monkeypatch.setenv("DISTILL_RAY_CACHE", str(tmp_path / "cache"))
+    job = Storage(f"fsspec+memory://{tmp_path}/adapt/full-1{query}")
+    job.write_bytes(CURVE, json.dumps({"best": 2}).encode())
+    for rung in range(4):
+        job.sub(f"checkpoints/{rung}").write_bytes("config.json", str(rung).encode())
+    location = job.sub(f"checkpoints/{BEST}").uri
+    assert location.endswith(query)
+    here = local_ref(ModelRef("path", location, layers=2))
+    assert here.layers == 2 and here.location.startswith(str(tmp_path / "cache"))
+    assert (Path(here.location) / "config.json").read_text() == "2"
+
+
+def test_a_folder_of_that_name_elsewhere_is_a_folder(tmp_path: Path) -> None:
+    for location in (f"{tmp_path}/{BEST}", f"{tmp_path}/checkpoints/best-of-all", "org/best"):
+        assert local_ref(ModelRef("path", location)).location == location
