@@ -18,6 +18,7 @@ from distill_ray import __version__
 from distill_ray.bench.commands import app as bench
 from distill_ray.config import InputError, RunConfig, load_config
 from distill_ray.config.load import load_study
+from distill_ray.config.study import StudyConfig
 
 app = typer.Typer(
     name="distill-ray",
@@ -88,7 +89,6 @@ STAGE_COMMANDS = {
     "adapt": ("adapt", "Train the teachers on the domain and keep their checkpoints."),
     "audit": ("audit", "Measure the teachers: accuracy, calibration, behaviour under shift."),
     "probe": ("probe", "Distil shortly from every teacher, with several seeds."),
-    "rank": ("rank", "Rank the teachers for every stage of training."),
     "distill": ("distill", "Distil the student, and fine-tune its control."),
     "evaluate": ("evaluate", "Score the student against its control and the teachers."),
     "report": ("report", "Write the report; the same as `run`."),
@@ -112,6 +112,31 @@ for _name, (_upto, _help) in STAGE_COMMANDS.items():
     _add_command(_name, _upto, _help)
 
 
+@app.command("rank")
+def rank(
+    config: ConfigFile,
+    progress: Annotated[
+        list[float] | None,
+        typer.Option("--progress", min=0, max=1, help="Rank at this progress; repeatable."),
+    ] = None,
+    overrides: Overrides = None,
+    storage: StorageUri = None,
+    as_json: AsJson = False,
+    retry_failed: RetryFailed = False,
+) -> None:
+    """Rank the teachers for every stage of training, or for any progress of the student."""
+    from distill_ray import console
+
+    out = Console()
+    cfg = _load(config, overrides, storage)
+    found = _route("rank", cfg, config, as_json, out, retry_failed=retry_failed)
+    places = {f"progress {at:g}": found.at(at) for at in progress or ()} or found.standings
+    if as_json:
+        console.write_json({"result": {**console.ranking(found), "standings": places}})
+    else:
+        out.print(console.leaderboard(found, places))
+
+
 data = typer.Typer(help="Look at the rows that training reads.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")
@@ -133,11 +158,10 @@ def study_ranking(
     study, runs = load_study(config, _flags(overrides, storage))
     out = Console()
     with _working(as_json, out) as progress:
-        from distill_ray.stages.check import check
-
-        for name, cfg in runs.items():
-            check(cfg, f"{config.name} {name}")
         from distill_ray.runtime.run import Run
+        from distill_ray.stages.check import check_all
+
+        check_all(runs, config.name)
 
         opened = {
             name: Run.open(cfg, config.name, progress, retry_failed=retry_failed)
@@ -182,9 +206,12 @@ def data_show(
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    study: Annotated[bool, typer.Option("--study", help="That of a study instead.")] = False,
+) -> None:
     """Print the JSON Schema of a config, for editors."""
-    sys.stdout.write(json.dumps(RunConfig.model_json_schema(), indent=2) + "\n")
+    section = StudyConfig if study else RunConfig
+    sys.stdout.write(json.dumps(section.model_json_schema(), indent=2) + "\n")
 
 
 @app.callback(invoke_without_command=True)
@@ -295,11 +322,6 @@ def _show(stage: str, result: Any, as_json: bool, out: Console) -> None:
 
     if stage == "report":
         _show_report(result, as_json, out)
-    elif stage == "rank":
-        if as_json:
-            console.write_json({"result": console.ranking(result)})
-        else:
-            out.print(console.leaderboard(result))
     elif as_json:
         console.write_json({"result": [artifact.uri for artifact in result.artifacts]})
     else:

@@ -214,12 +214,17 @@ def size(count: int) -> str:
     return f"{count / GIB:.2f} GiB" if count >= GIB / 10 else f"{count / 2**20:.1f} MiB"
 
 
-def leaderboard(ranking: Ranking) -> Group:
-    """Teachers at each stage of training, best first; below, who can't serve or failed."""
+def leaderboard(ranking: Ranking, places: Mapping[str, Sequence[Mapping[str, Any]]]) -> Group:
+    """Teachers at each stage of training, best first; below, who can't serve or failed.
+
+    Args:
+        ranking: what they are of.
+        places: stage, or progress → standings.
+    """
     table = Table(title="Teachers, by stage of training", title_justify="left")
     for name in ("stage", "teacher", "score", "interval", "best with probability", "decided by"):
         table.add_column(name, justify="left" if name in ("stage", "teacher") else "right")
-    for stage, rows in ranking.standings.items():
+    for stage, rows in places.items():
         for i, row in enumerate(rows):
             mark = " *" if row["teacher"] in ranking.marks else ""
             table.add_row(

@@ -238,15 +238,20 @@ def probed(
 
 
 def finished(
-    run: Run, outcomes: Mapping[str, Sequence[float | None]], *, nll: bool = False, **counts: Any
+    run: Run,
+    outcomes: Mapping[str, Sequence[float | None]],
+    *,
+    nll: bool = False,
+    share_soon: Mapping[str, float] | None = None,
+    **counts: Any,
 ) -> Trials:
     """Full distillations.
 
     Args:
         run: the run.
-        outcomes: teacher → final accuracy with each seed, None for one that failed; half of it
-            was there at the first of two rungs.
+        outcomes: teacher → final accuracy with each seed, None for one that failed.
         nll: whether the outcomes are NLLs.
+        share_soon: teacher → share of it that was there at the first of two rungs; half of it.
         counts: of every trial's manifest.
     """
     figure = "nll" if nll else "accuracy"
@@ -256,7 +261,8 @@ def finished(
             if value is None:
                 made.append(trial(run, "full", name, seed, "diverged", **counts))
                 continue
-            points = [{"tokens": t, figure: value * t / 2000} for t in (1000, 2000)]
+            soon = value * (share_soon or {}).get(name, 0.5)
+            points = [{"tokens": 1000, figure: soon}, {"tokens": 2000, figure: value}]
             result = {figure: value, "before": {figure: 0.1}, "curve": points}
             made.append(trial(run, "full", name, seed, result, **{"tokens": 10_000, **counts}))
     return Trials(made)

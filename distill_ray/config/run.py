@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from pydantic import Field, NonNegativeInt, model_validator
@@ -43,6 +44,7 @@ class RunConfig(Section):
     def _names_fit(self) -> RunConfig:
         problems = [*_repeated_names(self), *_reserved_names(self), *_recipe_problems(self)]
         problems += [*_mix_problems(self), *_batch_problems(self), *_step_problems(self)]
+        problems += _draw_problems(self)
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -114,6 +116,19 @@ def _checkpoint_problems(cfg: RunConfig, teacher: TeacherConfig) -> Iterator[str
         yield (
             f"teachers.{teacher.name}.checkpoint: {teacher.checkpoint} of {made[0]} that "
             f"{teacher.recipes[-1]!r} keeps"
+        )
+
+
+def _draw_problems(cfg: RunConfig) -> Iterator[str]:
+    """A race closes a teacher at (1 - confidence) / (K - 1) / looks: draws must show so little."""
+    race, rivals = cfg.probe.race, len(cfg.teachers) - 1
+    looks = 1 if race is None else max(1, race.max_seeds - len(cfg.probe.seeds) + 1)
+    levels = [1 - cfg.rank.confidence, *([(1 - race.confidence) / looks] if race else [])]
+    needed = math.ceil(max(rivals, 1) / min(levels))
+    if cfg.rank.draws < needed:
+        yield (
+            f"rank.draws: {cfg.rank.draws} are too few to tell {len(cfg.teachers)} teachers apart "
+            f"at these confidences, give {needed} or more"
         )
 
 

@@ -92,9 +92,13 @@ class Artifact:
         """A local folder with its files."""
         return self.storage.get(self.path)
 
+    def read_bytes(self, name: str) -> bytes:
+        """A file of it."""
+        return self.storage.read_bytes(f"{self.path}/{name}")
+
     def read_json(self, name: str) -> Any:
         """A JSON file of it."""
-        return json.loads(self.storage.read_bytes(f"{self.path}/{name}"))
+        return json.loads(self.read_bytes(name))
 
     @contextmanager
     def building(self) -> Iterator[Building]:

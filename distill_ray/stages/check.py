@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,25 @@ def check(cfg: RunConfig, config_file: str) -> None:
     problems = list(find_problems(cfg, config_file))
     if problems:
         raise InputError("the run can't start:", problems)
+
+
+def check_all(cfgs: Mapping[str, RunConfig], config_file: str) -> None:
+    """Refuse a study of which some domain can't run.
+
+    Args:
+        cfgs: domain → its run.
+        config_file: name of the file that they were read from.
+
+    Raises:
+        InputError: carries every problem of every domain.
+    """
+    problems = [
+        replace(problem, where=f"{name}: {problem.where}")
+        for name, cfg in cfgs.items()
+        for problem in find_problems(cfg, config_file)
+    ]
+    if problems:
+        raise InputError("the study can't start:", problems)
 
 
 def find_problems(cfg: RunConfig, config_file: str) -> Iterator[Problem]:

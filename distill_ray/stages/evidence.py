@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.run import RunConfig
 from distill_ray.core import ranking as core
 from distill_ray.core.calibration import brier_each, nll_each, normalise
-from distill_ray.core.effects import additive
+from distill_ray.core.effects import Effects, additive
 from distill_ray.core.resampling import Resamples
 from distill_ray.stages.audit import INITIAL, AuditTable
 from distill_ray.stages.scoring import Sheet
@@ -69,7 +70,7 @@ def gather(cfg: RunConfig, audited: AuditTable, probed: ProbeTable) -> Evidence:
     if not names:
         return Evidence({}, {}, core.Draws({}), left_out)
     rows = {n: _row(cfg, audited.rows[n], audited.rows[INITIAL], ended[n]) for n in names}
-    effects = additive({(n, t["seed"]): t[PROBED] for n in names for t in ended[n]})
+    effects = _effects({(n, t["seed"]): t[PROBED] for n in names for t in ended[n]})
     asked = [_Task.of(cfg, task.name, audited.sheets, probed.unaided) for task in cfg.tasks]
     taught = {n: [task.figures(audited.sheets[n]) for task in asked] for n in names}
     for n, row in rows.items():
@@ -93,6 +94,16 @@ def gather(cfg: RunConfig, audited: AuditTable, probed: ProbeTable) -> Evidence:
         ),
         left_out=left_out,
     )
+
+
+def _effects(values: Mapping[tuple[str, int], float]) -> Effects:
+    try:
+        return additive(values)
+    except ValueError as error:  # Too many failed.
+        fix = "Give more probe.seeds, or try those that failed again with --retry-failed."
+        raise InputError(
+            "the probes can't be compared:", [Problem("probe", f"{error}.", fix)]
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,10 @@ def proven(run: Run, shards: ShardSet, teachers: TeacherSet) -> TeacherSet:
     failed = {n: scored.failed[n] for n in teachers.teachers if n in scored.failed}
     found = {n: (scored.sheets.get(_raw(n)), scored.sheets.get(n)) for n in trained}
     pairs = {n: (raw, adapted) for n, (raw, adapted) in found.items() if raw and adapted}
+    for name in trained:
+        if name not in failed and name not in pairs:
+            reason = scored.failed[_raw(name)]
+            run.note("adapt", f"{name} serves unproven, what it was can't be scored: {reason}")
     artifact = run.artifact("gain", "", _identity(run, pairs))
     if not artifact.done():
         with artifact.building() as building:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.run import RunConfig
@@ -18,7 +21,8 @@ from distill_ray.stages.evidence import gather
 from distill_ray.stages.probe import ProbeTable
 from distill_ray.stages.race import standing
 
-VERSION = 5
+VERSION = 6
+DRAWS = "draws.npz"
 STAGES = {"early": 0.0, "middle": 0.5, "late": 1.0}
 """Stage of training → the student's progress at it. Weights are linear in progress, so the score
 at the middle is also the mean over a whole training."""
@@ -75,6 +79,23 @@ class Ranking(Result):
         names = [row["teacher"] for row in self.standings["middle"]]
         return [name for name in names if name not in self.marks] or names
 
+    def at(self, progress: float) -> list[dict[str, Any]]:
+        """The standings at any progress of the student, as `standings` has them.
+
+        Args:
+            progress: 0 for a student that knows nothing, 1 for one that is as good as the best
+                teacher.
+        """
+        with np.load(io.BytesIO(self.artifact.read_bytes(DRAWS))) as stored:
+            arrays = {n: stored[f"teacher:{n}"].astype(np.float64) for n in self.factors}
+        draws = {n: dict(zip(core.FACTORS, rows)) for n, rows in arrays.items()}
+        early, late = self.weights["early"], self.weights["late"]
+        confidence = float(self.artifact.identity["rank"]["confidence"])
+        found = core.standings(
+            self.factors, core.Draws(draws), early, late, progress=progress, confidence=confidence
+        )
+        return [asdict(row) for row in found]
+
     def best(self, stage: str) -> str:
         """The teacher that leads at a stage, of those that may teach."""
         allowed = self.serving
@@ -110,20 +131,34 @@ def rank(run: Run, audited: AuditTable, probed: ProbeTable) -> Ranking:
         run.reused("rank")
     else:
         with run.stage("rank"), artifact.building() as building:
-            result = _ranking(run.cfg, audited, probed)
+            result, draws = _ranking(run.cfg, audited, probed)
             building.write_json("ranking.json", result)
+            building.storage.write_bytes(DRAWS, _packed(draws))
             building.counts |= {s: rows[0]["teacher"] for s, rows in result["standings"].items()}
     return Ranking(artifact)
 
 
-def _ranking(cfg: RunConfig, audited: AuditTable, probed: ProbeTable) -> dict[str, Any]:
+def _packed(draws: core.Draws) -> bytes:
+    """`teacher:<name>` → [factors, D]."""
+    arrays = {
+        f"teacher:{n}": np.stack([row[f] for f in core.FACTORS]).astype(np.float32)
+        for n, row in draws.factors.items()
+    }
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def _ranking(
+    cfg: RunConfig, audited: AuditTable, probed: ProbeTable
+) -> tuple[dict[str, Any], core.Draws]:
     seen = gather(cfg, audited, probed)
     if not seen.teachers:
         problems = [Problem(f"teachers.{n}", f"{why}.") for n, why in seen.left_out.items()]
         raise InputError("no teacher is left to rank:", problems)
     early, late = (core.weights(end.model_dump()) for end in (cfg.rank.early, cfg.rank.late))
     confidence = cfg.rank.confidence
-    return {
+    result = {
         "factors": seen.factors,
         "weights": {"early": early, "late": late},
         "standings": {
@@ -141,6 +176,7 @@ def _ranking(cfg: RunConfig, audited: AuditTable, probed: ProbeTable) -> dict[st
         "left_out": seen.left_out,
         "temperatures": {n: audited.temperatures[n] for n in seen.teachers},
     }
+    return result, seen.draws
 
 
 def _marks(cfg: RunConfig, row: Mapping[str, Any]) -> list[str]:

@@ -19,6 +19,8 @@ from distill_ray.study.study import Study
 TARGETS = {"spearman": 0.86, "regret_share": 0.05, "cost": 0.10}
 """RSR's published mean Spearman (arXiv 2601.14249); a twentieth of the spread; a tenth of one full
 distillation for each teacher."""
+OUTCOMES = {"accuracy": "accuracy", "nll": "negated NLL"}
+"""Outcome → what is shown of it: more is better."""
 Row = Mapping[str, Any]
 
 
@@ -38,7 +40,7 @@ def write_page(study: Study, folder: Path, command: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     name = study.cfg.name
     for domain, row in study.domains.items():
-        scatter(row, study.cfg.outcome, folder / f"{name}-{domain}.svg")
+        scatter(row, OUTCOMES[study.cfg.outcome], folder / f"{name}-{domain}.svg")
     data = {
         "study": study.cfg.model_dump(mode="json"),
         "overall": study.overall,
@@ -65,8 +67,8 @@ def _summary(study: Study) -> Iterator[str]:
     unseen = f", {', '.join(cfg.untouched)} untouched by any choice" if cfg.untouched else ""
     yield (
         f"{teachers} candidate teachers on {len(study.domains)} domains{unseen}: each distils the "
-        f"same student fully with {len(cfg.seeds)} seeds, and the mean {cfg.outcome} on the test "
-        f"split is compared with what was known of the teacher before. A predictor is good when "
+        f"same student fully with {len(cfg.seeds)} seeds, and the mean {OUTCOMES[cfg.outcome]} on "
+        f"the test split is compared with what was known of the teacher before. A predictor is good when "
         f"it orders the teachers as their students ended (Spearman), and when the teacher that it "
         f"puts first loses little against the best one (regret, as a share of the spread between "
         f"the best and the worst student)."
@@ -158,7 +160,13 @@ def _predictors(row: Row) -> Table:
 
 
 def _teachers(study: Study, row: Row) -> Table:
-    columns = ["Teacher", f"Student's {study.cfg.outcome}", "by seed", "Ranking", ACCURACY]
+    columns = [
+        "Teacher",
+        f"Student's {OUTCOMES[study.cfg.outcome]}",
+        "by seed",
+        "Ranking",
+        ACCURACY,
+    ]
     predicted = row["predictions"]
     rows = [
         [

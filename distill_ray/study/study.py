@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.study import StudyConfig
 from distill_ray.core.agreement import agreement, ceiling, mean_interval
 from distill_ray.runtime.run import Run
@@ -77,6 +78,10 @@ def _compared(
     whole = [
         n for n, rows in finals.items() if len(rows) == len(cfg.seeds) and n in ranking.factors
     ]
+    if len(whole) < 2:
+        what = f"{len(whole)} of {len(finals)} teachers were ranked and taught to the end."
+        fix = "Two at least are needed: look at who failed, and try again with --retry-failed."
+        raise InputError("the study can't compare:", [Problem("teachers", what, fix)])
     sign = 1.0 if cfg.outcome == "accuracy" else -1.0
     outcomes = {n: [sign * finals[n][seed][cfg.outcome] for seed in cfg.seeds] for n in whole}
     reached = {n: fmean(values) for n, values in outcomes.items()}
@@ -86,7 +91,7 @@ def _compared(
     return {
         "outcomes": outcomes,
         "reached": reached,
-        "before": finals[whole[0]][cfg.seeds[0]]["before"][cfg.outcome],
+        "before": sign * finals[whole[0]][cfg.seeds[0]]["before"][cfg.outcome],
         "curves": curves,
         "predictions": predicted,
         "agreement": {p: asdict(agreement(values, reached)) for p, values in predicted.items()},

@@ -41,7 +41,7 @@ def test_a_score_of_equal_factors_is_that_factor_at_any_progress():
     ("moved", "best", "expected"),
     [(1.0, 4.0, 0.5), (4.0, 4.0, 1), (0.0, 4.0, 0), (-1.0, 4.0, 0), (-1.0, -0.5, 0), (0.0, 0.0, 0)],
 )
-def test_ease_is_the_root_of_what_moved_relative_to_the_teacher_of_which_most_did(moved, best, expected):
+def test_ease_is_the_root_of_what_moved_relative_to_the_best_teacher(moved, best, expected):
     assert ranking.ease(moved, best) == expected
 
 

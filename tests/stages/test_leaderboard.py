@@ -35,7 +35,7 @@ def ranked(folder: Path) -> Ranking:
 
 def test_the_leaderboard_says_who_leads_who_is_marked_and_who_is_left_out(tmp_path: Path) -> None:
     made = ranked(tmp_path)
-    text = shown(console.leaderboard(made))
+    text = shown(console.leaderboard(made, made.standings))
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "* small can't serve: no size advantage: 0.50 of the student's parameters" in lines
     assert (
@@ -53,7 +53,7 @@ def test_the_leaderboard_has_the_scores_of_every_stage(tmp_path: Path) -> None:
     made = ranked(tmp_path)
     rows = [
         [cell.strip() for cell in line.strip()[1:-1].split("│")]
-        for line in shown(console.leaderboard(made)).splitlines()
+        for line in shown(console.leaderboard(made, made.standings)).splitlines()
         if line.startswith("│")
     ]
     expected = [

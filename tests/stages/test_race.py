@@ -88,3 +88,14 @@ def test_more_looks_at_a_race_need_more_to_close_a_teacher(tmp_path: Path, looks
     seen = gather(run.cfg, audited(run, found), probed(run, found))
     race = standing(run.cfg, seen, 0.5, 0.9, looks)
     assert race.separated == (looks == 1), race.probability_best
+
+
+def test_every_look_that_a_race_may_take_counts(tmp_path: Path) -> None:
+    found = {"a": EQUAL, "close": Candidate(TASK, (1.5, 2.0, 1.9))}
+    assert wave(tmp_path, found, race={**RACE, "max_seeds": 4}), "three looks"
+    sure = Candidate(TASK, (1.6, 1.7, 1.75))
+    few, many = (
+        wave(tmp_path, {"a": EQUAL, "close": sure}, race={**RACE, "max_seeds": seeds})
+        for seeds in (4, 40)
+    )
+    assert few == [] and sorted(many) == [("a", 3), ("close", 3)]

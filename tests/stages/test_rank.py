@@ -46,7 +46,7 @@ def test_ease_is_relative_to_the_teacher_of_which_most_moved(tmp_path: Path) -> 
     found["none"] = Candidate(TASK, (-1.0, -0.5))
     seen = gathered(run, found)
     ease = {name: row["ease"] for name, row in seen.factors.items()}
-    assert ease == pytest.approx({"a": 1.0, "b": 2 / 5, "none": 0.0})
+    assert ease == pytest.approx({"a": 1.0, "b": (2 / 5) ** 0.5, "none": 0.0}), "by its root"
 
 
 def test_a_failed_seed_that_was_a_lucky_one_doesn_t_make_a_teacher_easier(tmp_path: Path) -> None:
@@ -269,10 +269,24 @@ def test_a_score_is_the_weighted_sum_of_the_factors(tmp_path: Path) -> None:
     row = made.factors["a"]
     rest = sum(row[f] for f in OTHERS)
     scores = {s: {r["teacher"]: r["score"] for r in rows} for s, rows in made.standings.items()}
-    assert scores["early"]["a"] == pytest.approx((5 * row["ease"] + rest) / 8)
+    # In words: critical counts 16 times as much as low.
+    assert scores["early"]["a"] == pytest.approx((16 * row["ease"] + rest) / 19)
     assert scores["late"]["a"] == pytest.approx((row["ease"] + rest) / 4)
     assert scores["middle"]["a"] == pytest.approx((scores["early"]["a"] + scores["late"]["a"]) / 2)
-    assert made.weights["early"]["ease"] == 5 / 8
+    assert made.weights["early"]["ease"] == pytest.approx(16 / 19)
+
+
+def test_standings_at_any_progress_are_those_between_the_stages(tmp_path: Path) -> None:
+    worse = {"organ": answers(60, 4, 0, right=0.6)}
+    found = {"a": Candidate(TASK, (1.0, 1.2)), "b": Candidate(worse, (2.0, 2.2))}
+    made = ranked(run_of(tmp_path, "a", "b"), found)
+    for stage, progress in STAGES.items():
+        for there, here in zip(made.standings[stage], made.at(progress)):
+            assert (here["teacher"], here["decided_by"]) == (there["teacher"], there["decided_by"])
+            for figure in ("score", "low", "high", "probability_best"):
+                assert here[figure] == pytest.approx(there[figure], abs=2e-3)
+    ends = [{r["teacher"]: r["score"] for r in made.at(progress)} for progress in (0.0, 0.25, 1.0)]
+    assert ends[1]["a"] == pytest.approx(0.75 * ends[0]["a"] + 0.25 * ends[2]["a"])
 
 
 def test_two_identical_teachers_are_too_close_to_call(tmp_path: Path) -> None:

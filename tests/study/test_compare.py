@@ -50,13 +50,13 @@ def row_of(
     *,
     estimates: Any = None,
     cfg: StudyConfig | None = None,
-    nll: bool = False,
+    **how: Any,
 ) -> dict[str, Any]:
     """A domain's row, computed from its artifacts."""
     found = found or candidates()
     run = run_of(folder, *found)
     checked, tried = audited(run, found), probed(run, found, estimates=estimates or said())
-    made = finished(run, ends or ENDS, nll=nll)
+    made = finished(run, ends or ENDS, **how)
     return _compared(cfg or study_of(), checked, tried, rank(run, checked, tried), made)
 
 
@@ -100,6 +100,14 @@ def test_a_student_of_less_nll_is_a_better_one(tmp_path: Path) -> None:
     assert row["agreement"][ACCURACY]["spearman"] == 1.0
     assert row["agreement_early"][ACCURACY]["spearman"] == 1.0
     assert row["agreement"][ACCURACY]["best"] == "best"
+
+
+def test_what_a_predictor_says_of_the_first_rung_is_told_apart(tmp_path: Path) -> None:
+    """The best teachers' students are the last to rise."""
+    slow = dict(zip(ENDS, (0.9, 0.6, 0.4, 0.2)))
+    row = row_of(tmp_path, share_soon=slow)
+    assert row["agreement"][ACCURACY]["spearman"] == 1.0
+    assert row["agreement_early"][ACCURACY]["spearman"] == -1.0
 
 
 def test_a_predictor_that_is_turned_round_has_the_opposite_correlation(tmp_path: Path) -> None:
