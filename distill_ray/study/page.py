@@ -68,10 +68,10 @@ def _summary(study: Study) -> Iterator[str]:
     yield (
         f"{teachers} candidate teachers on {len(study.domains)} domains{unseen}: each distils the "
         f"same student fully with {len(cfg.seeds)} seeds, and the mean {OUTCOMES[cfg.outcome]} on "
-        f"the test split is compared with what was known of the teacher before. A predictor is good when "
-        f"it orders the teachers as their students ended (Spearman), and when the teacher that it "
-        f"puts first loses little against the best one (regret, as a share of the spread between "
-        f"the best and the worst student)."
+        f"the test split is compared with what was known of the teacher before. A predictor is "
+        f"good when it orders the teachers as their students ended (Spearman), and when the teacher "
+        f"that it puts first loses little against the best one (regret, as a share of the spread "
+        f"between the best and the worst student)."
     )
     for group in ("untouched", "all"):
         if group in study.overall:
