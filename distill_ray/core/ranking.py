@@ -17,7 +17,7 @@ FACTORS = ("ease", "peak", "domain", "calibration")
 
 LEVELS = {"low": 1.0, "medium": 2.0, "high": 4.0, "very_high": 8.0, "critical": 16.0}
 """Importance in words → its weight before normalisation: each counts twice the one below it. A
-choice of ours, made on the study's domains (`docs/results/ranking.md` says on which)."""
+choice of ours, made on the study's domains (`docs/results/tried.md` says how)."""
 
 
 def weights(importances: Mapping[str, str]) -> dict[str, float]:
@@ -47,7 +47,7 @@ def ease(moved: Numbers, best_moved: Numbers) -> Numbers:
     """√(what the student took over in the probe, relative to the best teacher), in [0, 1].
 
     In nats, not as a share of the initial KL: the teachers of which the largest share goes are
-    those that have the least to say (`docs/results/ranking.md` shows by how much). The root keeps
+    those that have the least to say (`docs/results/tried.md` shows by how much). The root keeps
     one that hands over little from counting as if it handed over nothing. A definition of ours.
 
     Args:

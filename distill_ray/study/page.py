@@ -69,9 +69,9 @@ def _summary(study: Study) -> Iterator[str]:
         f"{teachers} candidate teachers on {len(study.domains)} domains{unseen}: each distils the "
         f"same student fully with {len(cfg.seeds)} seeds, and the mean {OUTCOMES[cfg.outcome]} on "
         f"the test split is compared with what was known of the teacher before. A predictor is "
-        f"good when it orders the teachers as their students ended (Spearman), and when the teacher "
-        f"that it puts first loses little against the best one (regret, as a share of the spread "
-        f"between the best and the worst student)."
+        "good when it orders the teachers as their students ended (Spearman), and when the "
+        "teacher that it puts first loses little against the best one (regret, as a share of the "
+        "spread between the best and the worst student)."
     )
     for group in ("untouched", "all"):
         if group in study.overall:
