@@ -85,7 +85,11 @@ def config(folder: Path, **changes: Any) -> dict[str, Any]:
             }
         },
         "probe": training(
-            mix={"organ.labelled": 1, "organ.prompts": 2}, seeds=[0, 1], rungs=2, tokens=10240
+            mix={"organ.labelled": 1, "organ.prompts": 2},
+            seeds=[0, 1],
+            race=None,
+            rungs=2,
+            tokens=10240,
         ),
         "distill": training(
             mix={"organ.labelled": 1, "organ.prompts": 2, "findings": 1},

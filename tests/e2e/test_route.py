@@ -37,7 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data["student"]["model"] = tiny_model(24, 1)
     data["distill"] |= {"tokens": 153600, "save_every": 20, "validate_every": 50}
     data |= {"storage": str(path / "runs" / "which")}
-    data["cluster"]["max_failures"] = 1
+    data["probe"]["race"] = {"max_seeds": 3}
+    data["cluster"]["max_failures"] = 0
     _with_failing_teachers(data, path)
     (path / "tiny.yaml").write_text(yaml.safe_dump(data))
     study = {"name": "which", "storage": str(path / "runs"), "seeds": [0, 1], "rungs": 2}
