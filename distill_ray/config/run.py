@@ -12,8 +12,9 @@ from distill_ray.config.cluster import ClusterConfig
 from distill_ray.config.data import CorporaConfig, TaskConfig
 from distill_ray.config.errors import did_you_mean
 from distill_ray.config.models import StudentConfig, TeacherConfig
+from distill_ray.config.probing import ProbeConfig
 from distill_ray.config.selection import AuditConfig, EvaluateConfig, RankConfig, ReportConfig
-from distill_ray.config.training import AdaptConfig, DistillConfig, ProbeConfig, TrainingConfig
+from distill_ray.config.training import AdaptConfig, DistillConfig, TrainingConfig
 
 RESERVED = ("student", "control", "initial-student")
 """Models that every run has; no teacher may have their names."""

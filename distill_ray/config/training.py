@@ -354,7 +354,7 @@ class DistillConfig(TrainingConfig):
 
     @model_validator(mode="after")
     def _match_fits(self) -> DistillConfig:
-        _require_match(self, self.objective)
+        require_match(self, self.objective)
         if self.objective.match.wanted and self.serving.kind != "colocated":
             raise ValueError(
                 "objective.match: the teacher's layers are read in the worker, and serving is "
@@ -367,53 +367,12 @@ class DistillConfig(TrainingConfig):
         return [self.serving] if isinstance(self.serving, PoolServing) else []
 
 
-class RaceConfig(Section):
-    """More seeds for the teachers that may still lead, until one does or the budget ends."""
+def require_match(training: TrainingConfig, objective: ObjectiveConfig) -> None:
+    """Refuse to match what the kernels don't tell.
 
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
-    """The best is separated when it leads with this probability."""
-    max_seeds: PositiveInt = 6
-    """Seeds that a teacher gets at most, those of all teachers included."""
-    progress: Fraction = 0.5
-    """The student's progress at which the ranking is looked at: .5 stands for a whole training."""
-
-
-class ProbeConfig(TrainingConfig):
-    """Short distillations, one for each teacher and seed."""
-
-    objective: ObjectiveConfig = ObjectiveConfig(alpha=1.0)
-    seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2), min_length=2)
-    """Each seed is another order of the rows, the same for every teacher."""
-    race: RaceConfig | None = RaceConfig()
-    """Seeds beyond those go where the order is still open; null keeps to them."""
-    rungs: PositiveInt = 4
-    """Points of the probe's curve, at equal token spacing."""
-    questions: PositiveInt = 500
-    """Validation questions a task on which the task gain is measured."""
-    control_tokens: PositiveInt | None = None
-    """Budget of the control probe, which trains the student on what the data supervise, without a
-    teacher. By default as many of those rows as the distillation will read, but no more tokens than
-    all probes of the first seeds together."""
-    gradients: NonNegativeInt = 64
-    """Answers of each teacher on which the initial student's gradients are taken, for the estimates
-    beside the probes (GRACE, gradient norm); 0 for none."""
-    validation_rows: PositiveInt = 64
-    max_concurrent: PositiveInt | None = None
-    """Trials at a time; as many as `cluster.num_workers` when left out."""
-
-    @model_validator(mode="after")
-    def _match_fits(self) -> ProbeConfig:
-        _require_match(self, self.objective)
-        return self
-
-    @model_validator(mode="after")
-    def _seeds_differ(self) -> ProbeConfig:
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds must differ, got {list(self.seeds)}")
-        return self
-
-
-def _require_match(training: TrainingConfig, objective: ObjectiveConfig) -> None:
+    Raises:
+        ValueError: attention maps are wanted, and the attention isn't eager.
+    """
     if objective.match.attention is not None and training.attention != "eager":
         raise ValueError(
             "objective.match.attention: only eager attention tells its maps, and attention is "

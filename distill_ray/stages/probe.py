@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from distill_ray.config.training import ProbeConfig
+from distill_ray.config.probing import ProbeConfig
 from distill_ray.data.examples import Questions
 from distill_ray.engine.job import Job, TeachingSpec
 from distill_ray.runtime.artifacts import Artifact
