@@ -18,6 +18,7 @@ from distill_ray.stages.report_text import (
     headline,
     number,
     percent,
+    seconds,
     segments,
     sentence,
     taught,
@@ -216,11 +217,26 @@ def _probes(facts: Facts) -> Section:
             f"with {len(cfg.seeds)} seeds. The share of the initial KL to the teacher that is "
             "gone, and the task gain, the fall of the gold answers' NLL over the options; "
             "lines are means over seeds, points are seeds.",
+            _probe_cost(facts),
         ],
         [
             tables.probes(facts.inputs.probed.rows()),
             selection.estimates(facts.inputs.probed.estimates),
         ],
+    )
+
+
+def _probe_cost(facts: Facts) -> str:
+    """What the probes took, beside the distillation."""
+    run, spent = facts.inputs.run, facts.inputs.probed.cost()
+    a_step = run.cfg.distill.batch_rows * run.cfg.corpora.sequence_length
+    full = run.cfg.distill.num_steps(run.cfg.corpora.sequence_length) * a_step
+    unit = "accelerator" if run.cfg.cluster.gpus_per_worker else "processor"
+    each = run.cfg.cluster.gpus_per_worker or run.cfg.cluster.cpus_per_worker
+    return (
+        f"All probes and their control together took {big(spent['tokens'])} tokens, "
+        f"{percent(spent['tokens'] / full, 0)} of the distillation's, and "
+        f"{seconds(each * spent['wall_s'])} of {unit} time, measuring included."
     )
 
 

@@ -53,6 +53,15 @@ class Trials:
         """`Trial.row` of every trial that ended."""
         return [trial.row() for trial in self.ended]
 
+    def cost(self) -> dict[str, float]:
+        """`tokens` that were trained on, `training_s` and `wall_s` of the workers, added up."""
+        manifests = [a.manifest() for a in self.artifacts if "training_s" in a.manifest().counts]
+        return {
+            "tokens": sum(m.counts["tokens"] for m in manifests),
+            "training_s": sum(m.counts["training_s"] for m in manifests),
+            "wall_s": sum(m.wall_s for m in manifests),
+        }
+
     def seeds(self) -> dict[str, set[int]]:
         """Teacher → seeds of its trials, failed ones too."""
         found: dict[str, set[int]] = {}

@@ -18,7 +18,7 @@ from distill_ray.stages.audit import AuditTable, audit
 from distill_ray.stages.probe import ProbeTable, probe
 from distill_ray.stages.rank import Ranking, rank
 from distill_ray.stages.shard import shard
-from distill_ray.stages.trials import Trial, Trials
+from distill_ray.stages.trials import Trials
 from distill_ray.study.full import distil_fully
 from distill_ray.study.predictors import Seen, predictions
 
@@ -131,25 +131,14 @@ def _cost(probed: ProbeTable, full: Trials) -> Row:
     Its own probes with all their seeds, and its share of the control that serves all teachers.
     """
     teachers = len({trial.teacher for trial in probed.ended})
-    control = [probed.control] if probed.control and probed.control.artifact.done() else []
-    probes, wholes = _spent([*probed.ended, *control]), _spent(full.ended)
-    each = {key: probes[key] / teachers for key in probes}
-    one = {key: wholes[key] / len(full.ended) for key in wholes}
+    each = {key: value / teachers for key, value in probed.cost().items()}
+    one = {key: value / len(full.ended) for key, value in full.cost().items()}
     return {
         "probe_tokens": each["tokens"],
         "full_tokens": one["tokens"],
         "tokens_share": each["tokens"] / one["tokens"],
         "training_share": each["training_s"] / one["training_s"],
         "wall_share": each["wall_s"] / one["wall_s"],
-    }
-
-
-def _spent(trials: list[Trial]) -> dict[str, float]:
-    manifests = [trial.artifact.manifest() for trial in trials]
-    return {
-        "tokens": sum(m.counts["tokens"] for m in manifests),
-        "training_s": sum(m.counts["training_s"] for m in manifests),
-        "wall_s": sum(m.wall_s for m in manifests),
     }
 
 
