@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from distill_ray.models.tokenizers import tokenizer_of
@@ -33,18 +34,19 @@ class AuditTable(Result):
         corpus), `text_nll` (with intervals), `full_ece`; `tasks` and `shifted` (the fields of
         TaskMetrics, and `scaled`), `drops` (shifted set → task minus set), `temperature`.
         """
-        return dict(self._data()["rows"])
+        return dict(self._data["rows"])
 
     @property
     def failed(self) -> dict[str, str]:
         """Teacher that couldn't be scored → why."""
-        return dict(self._data()["failed"])
+        return dict(self._data["failed"])
 
     @property
     def temperatures(self) -> dict[str, float]:
         """Model → the temperature that makes its answers honest."""
         return {name: float(row["temperature"]) for name, row in self.rows.items()}
 
+    @cached_property
     def _data(self) -> dict[str, Any]:
         return dict(self.artifact.read_json("audit.json"))
 

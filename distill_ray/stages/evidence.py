@@ -30,8 +30,6 @@ PROBED = "kl_moved"
 """The figure of a probe that a factor is made from."""
 SHOWN = ("kl_moved", "kl_removed", "gain")
 """Figures of each probe that are kept as evidence."""
-TAUGHT = ("accuracy", "nll", "brier")
-"""Figures of what a teacher would teach that factors are made from."""
 ENOUGH = 2
 """Probes that a teacher needs: one alone says nothing of its own noise."""
 
@@ -71,7 +69,8 @@ def gather(cfg: RunConfig, audited: AuditTable, probed: ProbeTable) -> Evidence:
         return Evidence({}, {}, core.Draws({}), left_out)
     rows = {n: _row(cfg, audited.rows[n], audited.rows[INITIAL], ended[n]) for n in names}
     effects = _effects({(n, t["seed"]): t[PROBED] for n in names for t in ended[n]})
-    asked = [_Task.of(cfg, task.name, audited.sheets, probed.unaided) for task in cfg.tasks]
+    unaided = probed.unaided
+    asked = [_Task.of(cfg, task.name, audited.sheets, unaided) for task in cfg.tasks]
     taught = {n: [task.figures(audited.sheets[n]) for task in asked] for n in names}
     for n, row in rows.items():
         row["taught"] = [{f: float(v.mean()) for f, v in found.items()} for found in taught[n]]
@@ -216,9 +215,9 @@ def _left_out(
     cfg: RunConfig, audited: AuditTable, probed: ProbeTable, ended: Mapping[str, Sequence[Row]]
 ) -> dict[str, str]:
     """Why a teacher isn't ranked, by the first thing that went wrong."""
-    reasons = {}
+    reasons, every = {}, probed.failed
     for teacher in (t.name for t in cfg.teachers):
-        failed = [row for row in probed.failed if row["teacher"] == teacher]
+        failed = [row for row in every if row["teacher"] == teacher]
         if teacher in audited.failed:
             reasons[teacher] = f"audit: {audited.failed[teacher]}"
         elif len(ended.get(teacher, [])) < ENOUGH:

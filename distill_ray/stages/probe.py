@@ -69,7 +69,9 @@ def probe(run: Run, shards: ShardSet, teachers: TeacherSet, audited: AuditTable)
         new = [_taught(run, shards, teachers, audited, name, seed) for name, seed in wave]
         made = replace(made, trials=[*made.trials, *new])
         run_left(run, "probe", [*first, *new], questions)
-        wave, first = next_wave(run.cfg, gather(run.cfg, audited, made), made.seeds()), []
+        wave, first = [], []
+        if run.cfg.probe.race is not None:
+            wave = next_wave(run.cfg, gather(run.cfg, audited, made), made.seeds())
     return made
 
 

@@ -163,12 +163,14 @@ def _ranking(facts: Facts) -> Section:
         "ranking",
         "Which teacher, and why",
         [
-            "Every teacher has four factors in [0, 1]: ease (how readily this student follows it "
-            "in the probes), peak (how far its accuracy is above the most frequent answer), "
-            "domain (how much of the untrained student's NLL on domain text it removes) and "
-            "calibration (1 at the noise floor of its ECE). Their weights move from early to late "
-            "with the student's progress; the score is the weighted sum.",
-            "Intervals come from resampling probe seeds, and audits within theirs. The deciding "
+            "Every teacher has four factors in [0, 1]. Ease: how much of its KL this student took "
+            "over in the probes. The others are of what it would teach, a mixture with the control "
+            "probe, which learns from the labels alone: peak (how far its accuracy is above the "
+            "most frequent answer), domain (how much of the base rates' NLL it removes, and of the "
+            "untrained student's on domain text) and calibration (Brier skill). Their weights move "
+            "from early to late with the student's progress; the score is the weighted sum.",
+            "Intervals come from the noise between probe seeds, and from resampling groups of "
+            "questions, alike for all teachers. The deciding "
             "factor is the one that separates a teacher most from the best other one.",
             *(
                 f"At the {stage} stage: {call}."

@@ -55,7 +55,8 @@ class Trials:
 
     def cost(self) -> dict[str, float]:
         """`tokens` that were trained on, `training_s` and `wall_s` of the workers, added up."""
-        manifests = [a.manifest() for a in self.artifacts if "training_s" in a.manifest().counts]
+        every = [artifact.manifest() for artifact in self.artifacts]
+        manifests = [m for m in every if "training_s" in m.counts]
         return {
             "tokens": sum(m.counts["tokens"] for m in manifests),
             "training_s": sum(m.counts["training_s"] for m in manifests),

@@ -53,7 +53,6 @@ def write_page(study: Study, folder: Path, command: str) -> Path:
         "title": "Does the ranking predict the student?",
         "name": name,
         "command": command,
-        "machine": "",
         "summary": list(_summary(study)),
         "sections": list(_parts(study)),
     }
@@ -135,7 +134,7 @@ def _domain(study: Study, name: str, row: Row) -> Part:
         f"{percent(cost['wall_share'])} of its whole time, measuring included."
     ]
     text += [
-        f"{kind} failed: {json.dumps(found)}." for kind, found in row["failed"].items() if found
+        f"{stage} failed: {json.dumps(found)}." for stage, found in row["failed"].items() if found
     ]
     figure = f"{study.cfg.name}-{name}.svg"
     caption = f"{name}: predictors against the final student"

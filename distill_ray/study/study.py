@@ -87,7 +87,8 @@ def _compared(
     reached = {n: fmean(values) for n, values in outcomes.items()}
     curves = {n: _curve(cfg, finals[n]) for n in whole}
     soon = {n: sign * curve[0][cfg.outcome] for n, curve in curves.items()}
-    predicted = predictions({n: _seen(n, audited, probed, ranking) for n in whole})
+    probes = probed.rows()
+    predicted = predictions({n: _seen(n, audited, probed, probes, ranking) for n in whole})
     return {
         "outcomes": outcomes,
         "reached": reached,
@@ -102,11 +103,13 @@ def _compared(
     }
 
 
-def _seen(name: str, audited: AuditTable, probed: ProbeTable, ranking: Ranking) -> Seen:
+def _seen(
+    name: str, audited: AuditTable, probed: ProbeTable, probes: list[Row], ranking: Ranking
+) -> Seen:
     standings = ranking.standings
     return Seen(
         audit=audited.rows[name],
-        probes=[row for row in probed.rows() if row["teacher"] == name],
+        probes=[row for row in probes if row["teacher"] == name],
         estimates=probed.estimates[name] or {},
         scores={
             stage: next(row["score"] for row in rows if row["teacher"] == name)
