@@ -13,7 +13,7 @@ from distill_ray.runtime.run import Run
 from distill_ray.stages.adapt import TeacherSet
 from distill_ray.stages.audit import AuditTable
 from distill_ray.stages.scoring import Sheet
-from distill_ray.stages.shard import ShardSet, held_out_questions
+from distill_ray.stages.shard import ShardSet, task_questions
 
 VERSION = 1
 Samples = list[tuple[list[int], list[int]]]
@@ -48,8 +48,7 @@ def estimate_all(
         from distill_ray.runtime.cluster import worker_device, worker_resources
 
         run.ray()
-        tasks = {task.name for task in run.cfg.tasks}
-        asked = [q for q in held_out_questions(shards, "validation") if q.name in tasks]
+        asked = task_questions(shards, "validation")
         said = {name: _said(sheet, asked) for name, sheet in sheets.items()}
         needs = worker_resources(run.cfg.cluster)
         work = ray.remote(num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0))(_estimate)

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from distill_ray.config.probing import ProbeConfig
-from distill_ray.data.examples import Questions
-from distill_ray.engine.job import Job, TeachingSpec
+from distill_ray.engine.job import TeachingSpec
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
 from distill_ray.stages.adapt import TeacherSet, softened
@@ -15,9 +14,8 @@ from distill_ray.stages.audit import AuditTable
 from distill_ray.stages.estimates import EstimateTable, estimate_all
 from distill_ray.stages.evidence import gather
 from distill_ray.stages.race import next_wave
-from distill_ray.stages.rows import data_spec
-from distill_ray.stages.shard import ShardSet, held_out_questions
-from distill_ray.stages.trials import Trial, Trials, run_left
+from distill_ray.stages.shard import ShardSet, task_questions
+from distill_ray.stages.trials import Plan, Trial, Trials, run_left, trial
 
 VERSION = 4
 CONTROL = "control"
@@ -59,7 +57,8 @@ def probe(run: Run, shards: ShardSet, teachers: TeacherSet, audited: AuditTable)
     Beside them one control probe learns from the data alone: what a teacher has to add to.
     Teachers that may still lead race on with more seeds (`probe.race`).
     """
-    questions = _questions(run, shards)
+    found = task_questions(shards, "validation")
+    questions = [q.first(run.cfg.probe.questions) for q in found]
     alive = [t for n, t in teachers.teachers.items() if n not in audited.failed]
     wave = [(t.name, seed) for seed in run.cfg.probe.seeds for t in alive]
     control = _control(run, shards, teachers, len(wave))
@@ -73,13 +72,6 @@ def probe(run: Run, shards: ShardSet, teachers: TeacherSet, audited: AuditTable)
         if run.cfg.probe.race is not None:
             wave = next_wave(run.cfg, gather(run.cfg, audited, made), made.seeds())
     return made
-
-
-def _questions(run: Run, shards: ShardSet) -> list[Questions]:
-    """The tasks' own questions, without the shifted sets, as many as the probe asks for."""
-    tasks = {task.name for task in run.cfg.tasks}
-    found = held_out_questions(shards, "validation")
-    return [q.first(run.cfg.probe.questions) for q in found if q.name in tasks]
 
 
 def _taught(
@@ -119,25 +111,14 @@ def _trial(
     teaching: TeachingSpec | None,
     identity: dict[str, Any],
 ) -> Trial:
-    cfg = run.cfg
-    whole = {
-        "version": VERSION,
-        "student": teachers.student.fingerprint,
-        "shard": shards.artifact.fingerprint,
-        "max_examples": [task.max_examples for task in cfg.tasks],
-        "seed": [cfg.seed, seed],
-        **identity,
-    }
-    job = Job(
-        name=f"{name}, seed {seed}",
-        student=teachers.student.ref,
+    plan = Plan(
+        kind="probe",
         training=training,
-        # The seed orders the rows; it is the same order for every teacher.
-        data=data_spec(shards, cfg.seed * 1000 + seed, training.validation_rows),
+        validation_rows=training.validation_rows,
+        rungs=training.rungs,
+        order=run.cfg.seed * 1000 + seed,
+        identity={"version": VERSION, **identity},
         objective=training.objective if teaching is not None else None,
         teaching=teaching,
-        rungs=training.rungs,
-        backend="plain",
     )
-    artifact = run.artifact("probe", f"{name}-s{seed}", whole)
-    return Trial(name, seed, job, artifact, shards.artifact)
+    return trial(run, shards, teachers.student, name, seed, plan)

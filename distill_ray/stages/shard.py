@@ -162,6 +162,12 @@ def held_out_questions(shards: ShardSet, split: str) -> list[Questions]:
     return result
 
 
+def task_questions(shards: ShardSet, split: str) -> list[Questions]:
+    """The tasks' own questions of a held-out split, without those of shifted sets."""
+    tasks = {task.name for task in shards.cfg.tasks}
+    return [q for q in held_out_questions(shards, split) if q.name in tasks]
+
+
 def _identity(cfg: RunConfig) -> dict[str, Any]:
     from distill_ray.stages.sources import all_sources
 

@@ -6,10 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from distill_ray.config.training import LoraConfig, ObjectiveConfig, TrainingConfig
 from distill_ray.data.examples import Questions
-from distill_ray.engine.job import Job
+from distill_ray.engine.job import Job, TeachingSpec
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
+from distill_ray.stages.adapt import Weights
+from distill_ray.stages.rows import data_spec
+from distill_ray.stages.shard import ShardSet
 
 OUTCOME = "outcome.json"
 
@@ -27,6 +31,49 @@ class Trial:
     def row(self) -> dict[str, Any]:
         """`teacher`, `seed`, and its `outcome`."""
         return {"teacher": self.teacher, "seed": self.seed, **self.artifact.read_json(OUTCOME)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What makes a trial one of its kind."""
+
+    kind: str
+    """Of its artifact."""
+    training: TrainingConfig
+    validation_rows: int
+    rungs: int
+    order: int
+    """Seed of the order of the rows: the same for every teacher."""
+    identity: Mapping[str, Any]
+    """What decides the outcome beside student, rows and seed."""
+    objective: ObjectiveConfig | None = None
+    teaching: TeachingSpec | None = None
+    lora: LoraConfig | None = None
+
+
+def trial(run: Run, shards: ShardSet, student: Weights, name: str, seed: int, plan: Plan) -> Trial:
+    """A distillation of the initial student, or its training without a teacher, on one worker."""
+    cfg = run.cfg
+    identity = {
+        "student": student.fingerprint,
+        "shard": shards.artifact.fingerprint,
+        "max_examples": [task.max_examples for task in cfg.tasks],
+        "seed": [cfg.seed, seed],
+        **plan.identity,
+    }
+    job = Job(
+        name=f"{name}, seed {seed}",
+        student=student.ref,
+        training=plan.training,
+        data=data_spec(shards, plan.order, plan.validation_rows),
+        objective=plan.objective,
+        teaching=plan.teaching,
+        lora=plan.lora,
+        rungs=plan.rungs,
+        backend="plain",
+    )
+    artifact = run.artifact(plan.kind, f"{name}-s{seed}", identity)
+    return Trial(name, seed, job, artifact, shards.artifact)
 
 
 @dataclass(frozen=True)

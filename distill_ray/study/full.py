@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from distill_ray.engine.job import Job, TeachingSpec
+from distill_ray.engine.job import TeachingSpec
 from distill_ray.runtime.run import Run
 from distill_ray.stages.adapt import Teacher, TeacherSet
-from distill_ray.stages.rows import data_spec
-from distill_ray.stages.shard import ShardSet, held_out_questions
-from distill_ray.stages.trials import Trial, Trials, run_left
+from distill_ray.stages.shard import ShardSet, task_questions
+from distill_ray.stages.trials import Plan, Trial, Trials, run_left, trial
 
 VERSION = 1
 FIRST_SEED = 500
@@ -35,40 +34,32 @@ def distil_fully(
         seeds: orders of the rows, each the same for every teacher.
         rungs: points of each curve.
     """
-    tasks = {task.name for task in run.cfg.tasks}
-    questions = [q for q in held_out_questions(shards, "test") if q.name in tasks]
     trials = [
         _trial(run, shards, teachers, teacher, seed, rungs)
         for seed in seeds
         for teacher in teachers.teachers.values()
     ]
-    return run_left(run, "full", trials, questions)
+    return run_left(run, "full", trials, task_questions(shards, "test"))
 
 
 def _trial(
     run: Run, shards: ShardSet, teachers: TeacherSet, teacher: Teacher, seed: int, rungs: int
 ) -> Trial:
-    cfg = run.cfg
-    identity = {
-        "version": VERSION,
-        "student": teachers.student.fingerprint,
-        "teacher": teacher.serving.fingerprint,
-        "shard": shards.artifact.fingerprint,
-        "max_examples": [task.max_examples for task in cfg.tasks],
-        "distill": cfg.distill.model_dump(mode="json", exclude=NOT_HERE),
-        "rungs": rungs,
-        "seed": [cfg.seed, seed],
-    }
-    job = Job(
-        name=f"{teacher.name}, seed {seed}",
-        student=teachers.student.ref,
-        training=cfg.distill,
-        data=data_spec(shards, cfg.seed * 1000 + FIRST_SEED + seed, cfg.distill.validation_rows),
-        objective=cfg.distill.objective,
-        teaching=TeachingSpec({teacher.name: [teacher.serving.ref]}, teacher.name),
-        lora=cfg.distill.lora,
+    cfg = run.cfg.distill
+    plan = Plan(
+        kind="full",
+        training=cfg,
+        validation_rows=cfg.validation_rows,
         rungs=rungs,
-        backend="plain",
+        order=run.cfg.seed * 1000 + FIRST_SEED + seed,
+        identity={
+            "version": VERSION,
+            "teacher": teacher.serving.fingerprint,
+            "distill": cfg.model_dump(mode="json", exclude=NOT_HERE),
+            "rungs": rungs,
+        },
+        objective=cfg.objective,
+        teaching=TeachingSpec({teacher.name: [teacher.serving.ref]}, teacher.name),
+        lora=cfg.lora,
     )
-    artifact = run.artifact("full", f"{teacher.name}-s{seed}", identity)
-    return Trial(teacher.name, seed, job, artifact, shards.artifact)
+    return trial(run, shards, teachers.student, teacher.name, seed, plan)
