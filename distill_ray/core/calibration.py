@@ -201,6 +201,11 @@ def brier_each(probabilities: Floats, gold: Ints) -> Floats:
     return np.asarray(((probabilities - target) ** 2).sum(axis=1))
 
 
+def right_each(scores: Floats, gold: Ints) -> Floats:
+    """[n] 1 where the likeliest of K options is the right one; scores or probabilities [n, K]."""
+    return np.asarray(scores.argmax(axis=1) == gold, dtype=np.float64)
+
+
 def nll_each(probabilities: Floats, gold: Ints) -> Floats:
     """[n] -log p(gold option), in nats; p is kept above 1e-12."""
     return -np.log(np.clip(probabilities[np.arange(len(gold)), gold], 1e-12, None))

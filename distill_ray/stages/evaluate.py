@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
-from distill_ray.core.calibration import nll_each, normalise
+from distill_ray.core.calibration import nll_each, normalise, right_each
 from distill_ray.core.intervals import bootstrap_mean, verdict
 from distill_ray.runtime.artifacts import Result
 from distill_ray.runtime.run import Run
@@ -135,4 +133,4 @@ def _compare(run: Run, scored: Mapping[str, Sheet], other: str) -> list[dict[str
 def _each(sheet: Sheet, question_set: str) -> tuple[Any, Any]:
     gold = sheet.gold(question_set)
     p = normalise(sheet.scores(question_set))
-    return (p.argmax(axis=1) == gold).astype(np.float64), nll_each(p, gold)
+    return right_each(p, gold), nll_each(p, gold)

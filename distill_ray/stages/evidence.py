@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.run import RunConfig
 from distill_ray.core import ranking as core
-from distill_ray.core.calibration import brier_each, nll_each, normalise
+from distill_ray.core.calibration import brier_each, nll_each, normalise, right_each
 from distill_ray.core.effects import Effects, additive
 from distill_ray.core.resampling import Resamples
 from distill_ray.stages.audit import INITIAL, AuditTable
@@ -149,8 +149,7 @@ class _Task:
 
 
 def _each(p: Floats, gold: NDArray[np.int64]) -> dict[str, Floats]:
-    right = np.asarray(p.argmax(axis=1) == gold, dtype=np.float64)
-    return {"accuracy": right, "nll": nll_each(p, gold), "brier": brier_each(p, gold)}
+    return {"accuracy": right_each(p, gold), "nll": nll_each(p, gold), "brier": brier_each(p, gold)}
 
 
 def _row(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from distill_ray.core.calibration import nll_each, normalise
+from distill_ray.core.calibration import nll_each, normalise, right_each
 from distill_ray.core.intervals import Interval, bootstrap_mean
 from distill_ray.runtime.run import Run
 from distill_ray.stages.adapt import Teacher, TeacherSet
@@ -100,4 +100,4 @@ def _each(sheet: Sheet, task: str) -> Any:
     """[2, n]: whether each question is answered right, and the right option's NLL."""
     gold = sheet.gold(task)
     p = normalise(sheet.scores(task))
-    return np.stack([(p.argmax(axis=1) == gold).astype(np.float64), nll_each(p, gold)])
+    return np.stack([right_each(p, gold), nll_each(p, gold)])

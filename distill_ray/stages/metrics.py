@@ -88,9 +88,13 @@ def task_metrics(
     return TaskMetrics(
         questions=len(gold),
         majority=float(np.bincount(gold).max() / len(gold)),
-        accuracy=over.mean(_right(scores, gold)),
-        accuracy_by_length=over.mean(_right(calibration.by_length(scores, lengths), gold)),
-        accuracy_by_prior=over.mean(_right(calibration.by_prior(scores, prior), gold)),
+        accuracy=over.mean(calibration.right_each(scores, gold)),
+        accuracy_by_length=over.mean(
+            calibration.right_each(calibration.by_length(scores, lengths), gold)
+        ),
+        accuracy_by_prior=over.mean(
+            calibration.right_each(calibration.by_prior(scores, prior), gold)
+        ),
         nll=over.mean(calibration.nll_each(p, gold)),
         brier=over.mean(calibration.brier_each(p, gold)),
         **_calibration(p, gold, over, bins),
@@ -98,13 +102,8 @@ def task_metrics(
     )
 
 
-def _right(scores: Floats, gold: Any) -> Floats:
-    """[n] 1 where the best option is the right one."""
-    return np.asarray(scores.argmax(axis=1) == gold, dtype=np.float64)
-
-
 def _calibration(p: Floats, gold: Any, over: Resamples, bins: int) -> dict[str, Any]:
-    sure, correct = p.max(axis=1), _right(p, gold)
+    sure, correct = p.max(axis=1), calibration.right_each(p, gold)
     options = p.shape[1]
     classwise = calibration.bin_index(p, bins) + bins * np.arange(options)
     return {
@@ -120,7 +119,7 @@ def _calibration(p: Floats, gold: Any, over: Resamples, bins: int) -> dict[str, 
 
 
 def _ece(p: Floats, gold: Any, over: Resamples, bins: int) -> dict[str, Any]:
-    sure, correct = p.max(axis=1), _right(p, gold)
+    sure, correct = p.max(axis=1), calibration.right_each(p, gold)
     return {
         "ece": over.calibration_error(calibration.bin_index(sure, bins), sure, correct),
         "ece_floor": calibration.noise_floor(sure, bins),
@@ -224,7 +223,7 @@ def drop(sheet: Sheet, task: str, shifted: str, figures: Figures) -> dict[str, I
 def _each(sheet: Sheet, name: str) -> dict[str, Floats]:
     gold = sheet.gold(name)
     p = calibration.normalise(sheet.scores(name))
-    return {"accuracy": _right(p, gold), "nll": calibration.nll_each(p, gold)}
+    return {"accuracy": calibration.right_each(p, gold), "nll": calibration.nll_each(p, gold)}
 
 
 def text_nll(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from ray import tune
 
-from distill_ray.core.calibration import nll_each, normalise
+from distill_ray.core.calibration import nll_each, normalise, right_each
 from distill_ray.data.examples import Questions
 from distill_ray.engine.job import build_session
 from distill_ray.engine.loop import distill, validate
@@ -143,8 +143,8 @@ def _answers(session: Session, questions: Sequence[Questions]) -> Mapping[str, A
     for q, found in zip(questions, _options(session, questions).values()):
         gold = np.asarray(q.gold)
         p = normalise(found)
-        right = (p.argmax(axis=1) == gold).mean()
-        tasks[q.name] = {"nll": float(nll_each(p, gold).mean()), "accuracy": float(right)}
+        each = {"nll": nll_each(p, gold), "accuracy": right_each(p, gold)}
+        tasks[q.name] = {figure: float(values.mean()) for figure, values in each.items()}
     means = {name: fmean(task[name] for task in tasks.values()) for name in ("nll", "accuracy")}
     return {**means, "tasks": tasks}
 
