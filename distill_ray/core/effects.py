@@ -35,8 +35,6 @@ class Effects:
     covariance: Floats
     """[K, K] estimated, of the means, in their order. The seeds count as given: what they have
     in common moves all levels together, no difference, and is not in it."""
-    residuals: Floats
-    """[n], in the order of the trials."""
     floored: bool
     """True where the seeds changed less than the figure can show."""
 
@@ -52,38 +50,13 @@ class Effects:
         on means and log variance this is the posterior, so a share of draws is a probability.
         """
         noise = rng.standard_normal((count, len(self.means)))
-        return self._at(noise, rng.chisquare(self.df, size=count))
-
-    def _at(self, noise: Floats, chi2: Floats) -> dict[str, Floats]:
-        """Draws from standard normals [D, K] and chi-squares [D]."""
+        chi2 = rng.chisquare(self.df, size=count)
         spread = noise @ np.linalg.cholesky(self.covariance).T * np.sqrt(self.df / chi2)[:, None]
         return {n: mean + spread[:, k] for k, (n, mean) in enumerate(self.means.items())}
 
 
-@dataclass(frozen=True, eq=False)
-class FigureEffects:
-    """Effects of several figures of the same trials."""
-
-    effects: Mapping[str, Effects]
-    """Figure → its effects."""
-    correlation: Floats
-    """[figures, figures] of the residuals."""
-
-    def draws(self, count: int, rng: np.random.Generator) -> dict[str, dict[str, Floats]]:
-        """Figure → teacher → draws [D], joint over teachers and figures.
-
-        Each figure's draws are distributed as those of its own `Effects`; a trial that is good in
-        one figure is as often good in another as the residuals say.
-        """
-        teachers, df = next((len(e.means), e.df) for e in self.effects.values())
-        noise = rng.standard_normal((len(self.effects), count, teachers))
-        noise = np.tensordot(_root(self.correlation), noise, axes=1)
-        chi2 = rng.chisquare(df, size=count)
-        return {f: e._at(noise[i], chi2) for i, (f, e) in enumerate(self.effects.items())}
-
-
 def additive(values: Mapping[Cell, float], *, resolution: float = 0.0) -> Effects:
-    """Fit the additive model to one figure; `additive_figures` takes several at once.
+    """Fit the additive model to one figure of the trials.
 
     Trials that agree to the last digit do not show a noise of zero, only one below what can be
     seen, so the variance has a floor: of rounding to `resolution` (resolution² / 12), and of
@@ -121,36 +94,8 @@ def additive(values: Mapping[Cell, float], *, resolution: float = 0.0) -> Effect
         residual_variance=variance,
         df=df,
         covariance=variance * np.linalg.inv(design.T @ design)[:k, :k],
-        residuals=residuals,
         floored=measured < floor,
     )
-
-
-def additive_figures(
-    trials: Mapping[Cell, Mapping[str, float]], *, resolution: Mapping[str, float] | None = None
-) -> FigureEffects:
-    """Fit the additive model to every figure of the trials.
-
-    Args:
-        trials: (teacher, seed) → figure → value; the same figures in each.
-        resolution: figure → its smallest step, where it has one.
-
-    Raises:
-        ValueError: as `additive`; no figure, or a trial without some figure.
-    """
-    figures = list(dict.fromkeys(figure for row in trials.values() for figure in row))
-    if lacking := [cell for cell, row in trials.items() if set(row) != set(figures)]:
-        raise ValueError(f"trials without some of {', '.join(figures)}: {_named(lacking)}")
-    if not figures:
-        raise ValueError("no figure: give each trial at least one")
-    steps = resolution or {}
-    effects = {
-        figure: additive(
-            {cell: row[figure] for cell, row in trials.items()}, resolution=steps.get(figure, 0.0)
-        )
-        for figure in figures
-    }
-    return FigureEffects(effects, _correlation([e.residuals for e in effects.values()]))
 
 
 def _design(cells: Sequence[Cell], teachers: Sequence[str]) -> Floats:
@@ -185,18 +130,3 @@ def _nothing_left(values: Mapping[Cell, float]) -> str:
 
 def _named(cells: Sequence[Cell]) -> str:
     return ", ".join(f"{teacher} seed {seed}" for teacher, seed in cells)
-
-
-def _correlation(residuals: Sequence[Floats]) -> Floats:
-    """Of residuals [n] each; a figure without any is correlated with none."""
-    lengths = [float(np.linalg.norm(r)) for r in residuals]
-    unit = np.stack([r / size if size else r for r, size in zip(residuals, lengths)])
-    found = unit @ unit.T
-    np.fill_diagonal(found, 1.0)
-    return np.asarray(found)
-
-
-def _root(matrix: Floats) -> Floats:
-    """A square root of a covariance that may be singular: few residuals, many figures."""
-    size, axes = np.linalg.eigh(matrix)
-    return np.asarray(axes * np.sqrt(np.maximum(size, 0.0)))

@@ -1,7 +1,9 @@
 """Many bootstrap intervals from one drawing of groups. n examples, G groups, R resamples, M bins.
 
-What `intervals.bootstrap` makes by calling a statistic on every resample comes here from products
-of a [R, G] matrix of counts with sums over groups: a table of intervals in milliseconds.
+Percentile bootstrap (Efron 1979). Examples of one group are near copies, so groups are drawn, each
+with all its examples (cluster bootstrap, Davison & Hinkley 1997, section 3.8); with every example a
+group of its own this is the ordinary bootstrap. A statistic of every resample comes from the
+product of a [R, G] matrix of counts with sums over groups: a table of intervals in milliseconds.
 """
 
 from __future__ import annotations
@@ -21,7 +23,18 @@ _BLOCK = 2**22
 
 
 class Resamples:
-    """R drawings of G groups with replacement, those of `intervals.bootstrap` with this seed."""
+    """R drawings of G groups with replacement.
+
+    Args:
+        groups: [n] the group of each example.
+        resamples: R.
+        confidence: mass of the intervals.
+        seed: the same seed, the same resamples: intervals of several models are paired, and those
+            of a mean of paired differences are the paired bootstrap's.
+
+    Raises:
+        ValueError: there is no example.
+    """
 
     def __init__(
         self,

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from distill_ray.core.calibration import nll_each, normalise, right_each
-from distill_ray.core.intervals import bootstrap_mean, verdict
+from distill_ray.core.intervals import verdict
+from distill_ray.core.resampling import Resamples
 from distill_ray.runtime.artifacts import Result
 from distill_ray.runtime.run import Run
 from distill_ray.stages.adapt import TeacherSet
 from distill_ray.stages.audit import INITIAL
 from distill_ray.stages.distill import Student, Students
-from distill_ray.stages.metrics import task_metrics
+from distill_ray.stages.metrics import right_and_nll, task_metrics
 from distill_ray.stages.scoring import Sheet, Subject, sheets
 from distill_ray.stages.shard import ShardSet
 
@@ -111,12 +111,11 @@ def _compare(run: Run, scored: Mapping[str, Sheet], other: str) -> list[dict[str
     cfg = run.cfg.evaluate
     rows = []
     for name in scored[STUDENT].sets:
-        groups = scored[STUDENT].groups(name)
-        mine, theirs = (_each(scored[who], name) for who in (STUDENT, other))
-        accuracy, nll = (
-            bootstrap_mean(a - b, groups, resamples=cfg.bootstrap, confidence=cfg.confidence)
-            for a, b in zip(mine, theirs)
+        resamples = Resamples(
+            scored[STUDENT].groups(name), resamples=cfg.bootstrap, confidence=cfg.confidence
         )
+        mine, theirs = (right_and_nll(scored[who], name) for who in (STUDENT, other))
+        accuracy, nll = (resamples.mean(a - b) for a, b in zip(mine, theirs))
         rows.append(
             {
                 "against": other,
@@ -128,9 +127,3 @@ def _compare(run: Run, scored: Mapping[str, Sheet], other: str) -> list[dict[str
             }
         )
     return rows
-
-
-def _each(sheet: Sheet, question_set: str) -> tuple[Any, Any]:
-    gold = sheet.gold(question_set)
-    p = normalise(sheet.scores(question_set))
-    return right_each(p, gold), nll_each(p, gold)

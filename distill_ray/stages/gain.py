@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from distill_ray.core.calibration import nll_each, normalise, right_each
-from distill_ray.core.intervals import Interval, bootstrap_mean
+from distill_ray.core.intervals import Interval
+from distill_ray.core.resampling import Resamples
 from distill_ray.runtime.run import Run
 from distill_ray.stages.adapt import Teacher, TeacherSet
+from distill_ray.stages.metrics import right_and_nll
 from distill_ray.stages.scoring import Sheet, Subject, sheets
 from distill_ray.stages.shard import ShardSet
 
@@ -86,18 +87,11 @@ def _gain(run: Run, raw: Sheet, adapted: Sheet) -> Gain:
     """Questions of one group are resampled together; tasks count by their questions."""
     tasks = [task.name for task in run.cfg.tasks if task.name in adapted.sets]
     groups = [f"{task}/{group}" for task in tasks for group in adapted.groups(task)]
-    before, after = (np.hstack([_each(sheet, task) for task in tasks]) for sheet in (raw, adapted))
-    cfg = run.cfg.audit
-    accuracy, nll = (
-        bootstrap_mean(d, groups, resamples=cfg.bootstrap, confidence=cfg.confidence)
-        for d in after - before
+    before, after = (
+        np.hstack([right_and_nll(sheet, task) for task in tasks]) for sheet in (raw, adapted)
     )
+    cfg = run.cfg.audit
+    resamples = Resamples(groups, resamples=cfg.bootstrap, confidence=cfg.confidence)
+    accuracy, nll = (resamples.mean(d) for d in after - before)
     text = {corpus: [raw.text[corpus], found] for corpus, found in adapted.text.items()}
     return Gain(accuracy, nll, text, gained=nll.high < 0)
-
-
-def _each(sheet: Sheet, task: str) -> Any:
-    """[2, n]: whether each question is answered right, and the right option's NLL."""
-    gold = sheet.gold(task)
-    p = normalise(sheet.scores(task))
-    return np.stack([right_each(p, gold), nll_each(p, gold)])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from distill_ray.core.effects import additive, additive_figures
+from distill_ray.core.effects import additive
 from distill_ray.core.racing import decide, next_seeds
 
 BALANCED = [(n, s) for n in "abc" for s in range(4)]
@@ -139,50 +139,6 @@ def test_identical_trials_are_not_certain_beyond_what_the_figure_can_show():
 def test_tables_that_say_nothing_of_the_noise_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         additive(values)
-
-
-def two_figures(rng, correlation=0.9):
-    """Trials whose noise in the figure `loss` is that of `gain`, turned around, for the most."""
-    gain, _ = simulated(BALANCED, rng)
-    other, _ = simulated(BALANCED, rng, truth=dict.fromkeys("abc", 0.0))
-    mix = np.sqrt(1 - correlation**2)
-    return {c: {"gain": v, "loss": 5 - correlation * v + mix * other[c]} for c, v in gain.items()}
-
-
-def test_figures_have_the_effects_that_they_have_alone():
-    trials = two_figures(np.random.default_rng(7))
-    joint = additive_figures(trials, resolution={"loss": 0.5})
-    alone = additive({cell: row["loss"] for cell, row in trials.items()}, resolution=0.5)
-    assert joint.effects["loss"].means == alone.means
-    assert joint.effects["loss"].residual_variance == alone.residual_variance
-    drawn = joint.draws(40000, np.random.default_rng(0))["loss"]["a"]
-    expected = alone.draws(40000, np.random.default_rng(1))["a"]
-    width = np.ptp(interval(expected))
-    assert interval(drawn) == pytest.approx(interval(expected), abs=0.03 * width)
-
-
-def test_draws_of_figures_are_correlated_as_their_residuals_are():
-    joint = additive_figures(two_figures(np.random.default_rng(8)))
-    draws = joint.draws(20000, np.random.default_rng(0))
-    seen = np.corrcoef(draws["gain"]["a"], draws["loss"]["a"])[0, 1]
-    assert joint.correlation[0, 1] < -0.5
-    assert seen == pytest.approx(joint.correlation[0, 1], abs=0.03)
-    assert abs(np.corrcoef(draws["gain"]["a"], draws["loss"]["b"])[0, 1]) < 0.05
-
-
-def test_more_figures_than_residuals_and_figures_without_noise_can_be_drawn():
-    rng = np.random.default_rng(9)
-    cells = [(n, s) for n in "ab" for s in range(2)]
-    trials = {c: {f"f{i}": rng.normal() for i in range(4)} | {"still": 1.0} for c in cells}
-    draws = additive_figures(trials).draws(500, rng)
-    assert all(np.isfinite(d).all() and np.ptp(d) > 0 for f in draws.values() for d in f.values())
-
-
-def test_trials_with_unlike_figures_are_refused():
-    with pytest.raises(ValueError, match="without some of gain, loss: a seed 1"):
-        additive_figures({("a", 0): {"gain": 1.0, "loss": 2.0}, ("a", 1): {"gain": 1.0}})
-    with pytest.raises(ValueError, match="no figure"):
-        additive_figures({("a", 0): {}})
 
 
 def normal_draws(count=4000, **means):

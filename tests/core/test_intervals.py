@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 
-from distill_ray.core.calibration import ece
-from distill_ray.core.intervals import Interval, bootstrap, bootstrap_mean, verdict
+from distill_ray.core.calibration import bin_index, ece
+from distill_ray.core.intervals import Interval, verdict
+from distill_ray.core.resampling import Resamples
+
+
+def bootstrap_mean(values, groups, **options):
+    return Resamples(groups, **options).mean(values)
 
 
 def alone(values):
@@ -50,14 +55,6 @@ def test_one_seed_draws_the_same_examples_for_every_model():
     assert bootstrap_mean(values, alone(values), seed=6) != base
 
 
-def test_any_statistic_of_indices_can_be_resampled():
-    values = np.array([1.0, 2.0, 3.0, 4.0, 100.0])
-    found = bootstrap(lambda i: float(np.median(values[i])), alone(values))
-    assert found.value == 3.0
-    assert found.low in values
-    assert found.high in values
-
-
 def test_copies_in_one_group_narrow_nothing():
     values = np.random.default_rng(4).normal(size=80)
     once = bootstrap_mean(values, alone(values), seed=1)
@@ -92,13 +89,9 @@ def test_a_centred_interval_of_the_ece_holds_its_estimate():
     for seed in range(20):
         sure = rng.uniform(0.3, 1, size=300)
         right = (rng.random(300) < sure).astype(float)
-        found = bootstrap(
-            lambda i, sure=sure, right=right: ece(sure[i], right[i]),
-            alone(sure),
-            resamples=200,
-            seed=seed,
-            centre=True,
-        )
+        resamples = Resamples(alone(sure), resamples=200, seed=seed)
+        found = resamples.calibration_error(bin_index(sure, 15), sure, right)
+        assert found.value == pytest.approx(ece(sure, right))
         assert found.low < found.value < found.high
 
 

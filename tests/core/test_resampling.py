@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from oracles.plain_bootstrap import bootstrap, bootstrap_mean
 from sklearn.metrics import roc_auc_score
 
 from distill_ray.core import calibration
-from distill_ray.core.intervals import bootstrap, bootstrap_mean
 from distill_ray.core.resampling import Resamples, equal_mass
 
 BINS = 7
