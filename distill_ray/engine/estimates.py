@@ -24,6 +24,7 @@ from distill_ray.core.estimators import (
 from distill_ray.core.head import Head
 from distill_ray.core.head_loss import Supervision, head_loss
 from distill_ray.core.memory import CHUNK_BYTES
+from distill_ray.engine.score import by_length
 from distill_ray.models.causal import head_of, hidden_states
 
 Sample = tuple[list[int], list[int]]
@@ -127,25 +128,13 @@ def _tokens(
     """Ranks and -log q of each answer's tokens, in the order of the samples."""
     ranks: list[Array] = [np.empty(0)] * len(samples)
     nll: list[Array] = [np.empty(0)] * len(samples)
-    for chunk in _chunks(samples, batch_tokens):
+    for chunk in by_length([prompt + answer for prompt, answer in samples], 0, batch_tokens):
         head, gold = _answers(model, [samples[i] for i in chunk], device, vocabulary)
         ends = np.cumsum([len(samples[i][1]) for i in chunk])[:-1]
         for found, values in zip((ranks, nll), _read(head, gold)):
             for i, part in zip(chunk, np.split(values.cpu().numpy(), ends)):
                 found[i] = part
     return ranks, nll
-
-
-def _chunks(samples: Sequence[Sample], limit: int) -> Iterator[list[int]]:
-    """Cut samples in order of length so that each forward pass stays within the limit."""
-    lengths = [len(prompt) + len(answer) for prompt, answer in samples]
-    chunk: list[int] = []
-    for i in sorted(range(len(samples)), key=lengths.__getitem__):
-        if chunk and (len(chunk) + 1) * lengths[i] > limit:
-            yield chunk
-            chunk = []
-        chunk.append(i)
-    yield chunk
 
 
 def _answers(

@@ -92,12 +92,7 @@ class TeacherSet:
 
 
 def adapt(run: Run, shards: ShardSet) -> TeacherSet:
-    """Train every teacher by its recipes, and the student by its own, or find them trained.
-
-    A teacher that its recipes made no better serves as it came.
-    """
-    from distill_ray.stages.gain import proven
-
+    """Train every teacher by its recipes, and the student by its own, or find them trained."""
     cfg = run.cfg
     phases = {t.name: _phases(run, shards, t.name, t.model, t.recipes) for t in cfg.teachers}
     phases[STUDENT] = _phases(run, shards, STUDENT, cfg.student.model, cfg.student.recipes)
@@ -110,13 +105,12 @@ def adapt(run: Run, shards: ShardSet) -> TeacherSet:
         with run.stage("adapt"):
             train(run, [*orders.values()])
     raw = {name: _raw(shards, model) for name, model in _models(run).items()}
-    made = TeacherSet(
+    return TeacherSet(
         student=_student(raw[STUDENT], phases[STUDENT]),
         teachers={t.name: _teacher(t, raw[t.name], phases[t.name]) for t in cfg.teachers},
         curves={t.name: [order.curve() for order in phases[t.name]] for t in cfg.teachers},
         artifacts=[order.artifact for order in orders.values()],
     )
-    return proven(run, shards, made)
 
 
 def _models(run: Run) -> dict[str, ModelSource]:

@@ -76,6 +76,13 @@ class TaskMetrics:
     """Share of them whose greedy answer is one of the options: output format."""
 
 
+def right_and_nll(sheet: Sheet, question_set: str) -> Floats:
+    """[2, n]: whether each question is answered right, and the right option's NLL, nats."""
+    gold = sheet.gold(question_set)
+    p = calibration.normalise(sheet.scores(question_set))
+    return np.stack([calibration.right_each(p, gold), calibration.nll_each(p, gold)])
+
+
 def task_metrics(
     sheet: Sheet, question_set: str, *, bins: int, resamples: int, confidence: float
 ) -> TaskMetrics:
@@ -211,19 +218,13 @@ def drop(sheet: Sheet, task: str, shifted: str, figures: Figures) -> dict[str, I
     `accuracy` lost and `nll` gained. The two sets' groups are resampled independently.
     """
     overs = [figures.over(sheet.groups(name), seed) for seed, name in enumerate((task, shifted))]
+    sheets = [right_and_nll(sheet, name) for name in (task, shifted)]
     found = {}
-    for figure, sign in (("accuracy", 1), ("nll", -1)):
-        here, there = (_each(sheet, name)[figure] for name in (task, shifted))
+    for figure, sign, here, there in zip(("accuracy", "nll"), (1, -1), *sheets):
         draws = sign * (overs[0].means(here) - overs[1].means(there))
         value = sign * float(here.mean() - there.mean())
         found[figure] = overs[0].interval(value, draws)
     return found
-
-
-def _each(sheet: Sheet, name: str) -> dict[str, Floats]:
-    gold = sheet.gold(name)
-    p = calibration.normalise(sheet.scores(name))
-    return {"accuracy": calibration.right_each(p, gold), "nll": calibration.nll_each(p, gold)}
 
 
 def text_nll(

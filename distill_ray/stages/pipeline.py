@@ -10,6 +10,7 @@ from distill_ray.stages.adapt import adapt
 from distill_ray.stages.audit import audit
 from distill_ray.stages.distill import distill
 from distill_ray.stages.evaluate import evaluate
+from distill_ray.stages.gain import proven
 from distill_ray.stages.probe import probe
 from distill_ray.stages.rank import rank
 from distill_ray.stages.report import Report, report
@@ -25,7 +26,7 @@ def route(run: Run) -> Iterator[Any]:
     route goes on where it stopped. Yields each stage's result, in the order of STAGES.
     """
     yield (shards := shard(run))
-    yield (teachers := adapt(run, shards))
+    yield (teachers := proven(run, shards, adapt(run, shards)))
     yield (audited := audit(run, shards, teachers))
     yield (probed := probe(run, shards, teachers, audited))
     yield (ranking := rank(run, audited, probed))

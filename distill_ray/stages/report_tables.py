@@ -59,31 +59,36 @@ def factors(ranking: Ranking) -> Table:
 
 def evidence(ranking: Ranking, tasks: Sequence[str], cfg: RunConfig) -> Table:
     """The measurements that the factors are made from."""
-    several = len(tasks) > 1
 
-    def each(values: Sequence[str]) -> str:
+    def each(values: Iterable[str]) -> str:
         pairs = zip(tasks, values)
-        return "; ".join(f"{t}: {v}" if several else v for t, v in pairs)
+        return "; ".join(f"{t}: {v}" if len(tasks) > 1 else v for t, v in pairs)
 
-    columns = ["Teacher", "KL removed", "Task gain, nats", "Accuracy", "ECE (floor)", "Domain NLL"]
+    columns = ["Teacher", "KL moved, nats", "Task gain, nats", "Taught accuracy", "Taught NLL"]
+    columns += ["Taught Brier", "Domain NLL"]
     rows = []
     for teacher, seen in ranking.evidence.items():
-        errors = [
-            f"{number(e['value'])} ({number(f)})" for e, f in zip(seen["ece"], seen["ece_floor"])
-        ]
-        nll = zip(seen["domain_nll"], seen["untrained_nll"])
+        moved, nll = (
+            zip(seen["kl_moved"], seen["kl_removed"]),
+            zip(seen["domain_nll"], seen["untrained_nll"]),
+        )
         rows.append(
             [
                 teacher,
-                " · ".join(percent(value) for value in seen["kl_removed"]),
+                " · ".join(f"{number(nats)} ({percent(share, 0)})" for nats, share in moved),
                 " · ".join(number(value) for value in seen["gain"]),
-                each([percent_interval(row) for row in seen["accuracy"]]),
-                each(errors),
+                each(percent(task["accuracy"]) for task in seen["taught"]),
+                each(number(task["nll"]) for task in seen["taught"]),
+                each(number(task["brier"]) for task in seen["taught"]),
                 "; ".join(f"{number(a)} (untrained student {number(b)})" for a, b in nll),
             ]
         )
     seeds = ", ".join(map(str, cfg.probe.seeds))
-    note = f"KL removed and task gain once for each seed: {seeds}. Domain NLL in nats per token."
+    note = (
+        f"KL moved (share of the initial KL) and task gain of each probe, from seeds {seeds} on. "
+        "Taught: figures of what the student is pulled to, the teacher's answers mixed with what "
+        "the labels teach by themselves. Domain NLL in nats per token of text."
+    )
     return Table("Evidence", columns, rows, note)
 
 

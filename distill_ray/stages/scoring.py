@@ -14,8 +14,10 @@ from distill_ray.data.examples import up_to
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
+from distill_ray.stages.desk import Desk
 from distill_ray.stages.rows import data_spec
 from distill_ray.stages.shard import ShardSet, held_out_questions
+from distill_ray.stages.sheet_parts import Scoring, parts_of, whole
 
 VERSION = 3
 
@@ -185,9 +187,7 @@ def _score(
     left: Sequence[tuple[Subject, Artifact]],
     text_rows: int,
 ) -> None:
-    from distill_ray.stages.desk import Desk
     from distill_ray.stages.scoring_worker import Job, Pool, score_in_pool
-    from distill_ray.stages.sheet_parts import Scoring, parts_of
 
     pool = Pool.of(run.cfg.cluster, run.cfg.audit)
     questions = held_out_questions(shards, split)
@@ -217,9 +217,6 @@ def _score(
 
 def _put_together(artifact: Artifact, questions: Sequence[Any], parts: Sequence[Any]) -> None:
     """Make a sheet of its parts."""
-    from distill_ray.stages.desk import Desk
-    from distill_ray.stages.sheet_parts import whole
-
     found: list[Mapping[str, Any]] = [Desk.of(artifact).read(part) for part in parts]
     with artifact.building() as building:
         building.started -= sum(part["wall_s"] for part in found)

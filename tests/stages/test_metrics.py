@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from oracles.plain_bootstrap import bootstrap_mean
 
 from distill_ray.core import calibration
-from distill_ray.core.intervals import Interval, bootstrap_mean
+from distill_ray.core.intervals import Interval
 from distill_ray.core.temperature import fit_temperature
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.storage import Storage
