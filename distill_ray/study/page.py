@@ -13,7 +13,7 @@ from distill_ray.runtime.artifacts import versions
 from distill_ray.stages.render import render
 from distill_ray.stages.report_text import Table, interval, number, percent
 from distill_ray.study.plots import scatter
-from distill_ray.study.predictors import ACCURACY, PREDICTORS, RANKING
+from distill_ray.study.predictors import ACCURACY, PREDICTORS, RANKING, RANKING_EARLY
 from distill_ray.study.study import Study
 
 TARGETS = {"spearman": 0.86, "regret_share": 0.05, "cost": 0.10}
@@ -65,12 +65,12 @@ def _summary(study: Study) -> Iterator[str]:
     teachers = max(len(row["reached"]) for row in study.domains.values())
     unseen = f", {', '.join(cfg.untouched)} untouched by any choice" if cfg.untouched else ""
     yield (
-        f"{teachers} candidate teachers on {len(study.domains)} domains{unseen}: each distils the "
-        f"same student fully with {len(cfg.seeds)} seeds, and the mean {OUTCOMES[cfg.outcome]} on "
-        f"the test split is compared with what was known of the teacher before. A predictor is "
-        "good when it orders the teachers as their students ended (Spearman), and when the "
-        "teacher that it puts first loses little against the best one (regret, as a share of the "
-        "spread between the best and the worst student)."
+        f"{teachers} candidate teachers on {_domains(len(study.domains))}{unseen}: each distils "
+        f"the same student fully with {len(cfg.seeds)} seeds, and the mean "
+        f"{OUTCOMES[cfg.outcome]} on the test split is compared with what was known of the teacher "
+        "before. A predictor is good when it orders the teachers as their students ended "
+        "(Spearman), and when the teacher that it puts first loses little against the best one "
+        "(regret, as a share of the spread between the best and the worst student)."
     )
     for group in ("untouched", "all"):
         if group in study.overall:
@@ -93,9 +93,45 @@ def _against_targets(study: Study, group: str) -> str:
 
 
 def _parts(study: Study) -> Iterator[Part]:
-    yield Part("Over the domains", tables=[_overall(study, g) for g in study.overall])
+    tables = [_by_domain(study), *(_overall(study, group) for group in study.overall)]
+    yield Part("Over the domains", tables=tables)
     for name, row in study.domains.items():
         yield _domain(study, name, row)
+
+
+def _domains(count: int) -> str:
+    return f"{count} domain" if count == 1 else f"{count} domains"
+
+
+def _p(value: float) -> str:
+    return "< 0.0001" if value < 1e-4 else number(value, 4)
+
+
+def _by_domain(study: Study) -> Table:
+    columns = ["Domain", "Ranking: Spearman", "p", "Regret", "Early, with the first rung"]
+    columns += ["Most accurate: Spearman", "Regret", "Ceiling", "Cost for each teacher"]
+    rows = []
+    for name, row in study.domains.items():
+        ours, plain = (row["agreement"][predictor] for predictor in (RANKING, ACCURACY))
+        rows.append(
+            [
+                f"{name} (untouched)" if name in study.cfg.untouched else name,
+                number(ours["spearman"]),
+                _p(ours["p_value"]),
+                percent(ours["regret_share"]),
+                number(row["agreement_early"][RANKING_EARLY]["spearman"]),
+                number(plain["spearman"]),
+                percent(plain["regret_share"]),
+                number(row["ceiling"]),
+                percent(row["cost"]["tokens_share"]),
+            ]
+        )
+    note = (
+        "Early: the ranking for untrained students, with the student at the first rung. Ceiling: "
+        "how one seed's finished runs order the mean of the others'. Cost: share of the tokens of "
+        "one full distillation."
+    )
+    return Table("Domain by domain", columns, rows, note)
 
 
 def _overall(study: Study, group: str) -> Table:
@@ -120,7 +156,7 @@ def _overall(study: Study, group: str) -> Table:
         f"Intervals resample teachers within each domain ({level}); regret is a share of the "
         f"spread. The first rung is the student after 1 / {study.cfg.rungs} of its training."
     )
-    return Table(f"{group[:1].upper()}{group[1:]}: {count} domains", columns, rows, note)
+    return Table(f"{group[:1].upper()}{group[1:]}: {_domains(count)}", columns, rows, note)
 
 
 def _domain(study: Study, name: str, row: Row) -> Part:
@@ -147,7 +183,7 @@ def _predictors(row: Row) -> Table:
         [
             name,
             number(found["spearman"]),
-            number(found["p_value"], 4),
+            _p(found["p_value"]),
             number(found["kendall"]),
             found["chosen"],
             percent(found["regret_share"]),

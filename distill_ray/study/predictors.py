@@ -59,6 +59,7 @@ def _taught(figure: str, sign: float = 1.0) -> Callable[[Seen], float]:
 
 
 RANKING = "ranking"
+RANKING_EARLY = "ranking, early"
 ACCURACY = "teacher accuracy"
 
 PREDICTORS: dict[str, Predictor] = {
@@ -66,7 +67,7 @@ PREDICTORS: dict[str, Predictor] = {
         lambda s: s.scores["late"], "ranking", "its score for a student that converges"
     ),
     "ranking, middle": Predictor(lambda s: s.scores["middle"], "ranking", "its score half-way"),
-    "ranking, early": Predictor(lambda s: s.scores["early"], "ranking", "its score at the start"),
+    RANKING_EARLY: Predictor(lambda s: s.scores["early"], "ranking", "its score at the start"),
     "taught accuracy": Predictor(
         _taught("accuracy"), "control", "of α teacher + (1 - α) control, which knows the labels"
     ),

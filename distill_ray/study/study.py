@@ -15,6 +15,7 @@ from distill_ray.core.agreement import agreement, ceiling, mean_interval
 from distill_ray.runtime.run import Run
 from distill_ray.stages.adapt import adapt
 from distill_ray.stages.audit import AuditTable, audit
+from distill_ray.stages.gain import proven
 from distill_ray.stages.probe import ProbeTable, probe
 from distill_ray.stages.rank import Ranking, rank
 from distill_ray.stages.shard import shard
@@ -33,8 +34,8 @@ class Study:
     domains: dict[str, Row]
     """Domain → `outcomes`, `predictions`, `agreement`, `ceiling`, `cost`, `failed` and more."""
     overall: dict[str, dict[str, Row]]
-    """`all`, `chosen on` and `untouched` → predictor → mean Spearman with its interval, mean
-    Kendall, regret and regret as a share of the spread, and the number of domains."""
+    """`all`, and if some are untouched `chosen on` and `untouched` → predictor → mean Spearman with
+    its interval, mean Kendall, regret and regret as a share of the spread, number of domains."""
 
 
 def study(cfg: StudyConfig, runs: Mapping[str, Run]) -> Study:
@@ -45,11 +46,10 @@ def study(cfg: StudyConfig, runs: Mapping[str, Run]) -> Study:
         runs: domain → its run.
     """
     domains = {name: _domain(cfg, run) for name, run in runs.items()}
-    groups = {
-        "all": list(domains),
-        "chosen on": [name for name in domains if name not in cfg.untouched],
-        "untouched": [name for name in domains if name in cfg.untouched],
-    }
+    groups = {"all": list(domains)}
+    if cfg.untouched:
+        groups["chosen on"] = [name for name in domains if name not in cfg.untouched]
+        groups["untouched"] = list(cfg.untouched)
     overall = {
         group: _overall(cfg, [domains[name] for name in names])
         for group, names in groups.items()
@@ -60,7 +60,7 @@ def study(cfg: StudyConfig, runs: Mapping[str, Run]) -> Study:
 
 def _domain(cfg: StudyConfig, run: Run) -> Row:
     shards = shard(run)
-    teachers = adapt(run, shards)
+    teachers = proven(run, shards, adapt(run, shards))
     audited = audit(run, shards, teachers)
     probed = probe(run, shards, teachers, audited)
     ranking = rank(run, audited, probed)

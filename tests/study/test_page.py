@@ -101,6 +101,7 @@ def test_where_every_domain_was_chosen_on_nothing_is_said_of_others(tmp_path: Pa
     made = study_of(untouched=(), chosen_on=domain(1, 2, 3))
     text = write_page(made, tmp_path, "x").read_text()
     assert "untouched domain" not in text and "untouched by" not in text
+    assert "3 candidate teachers on 1 domain:" in text and "### All: 1 domain\n" in text
     assert "On all domains: the ranking's mean Spearman is 1.000" in text
 
 
@@ -135,6 +136,13 @@ def test_every_predictor_has_its_row_the_best_first(page: str) -> None:
     assert overall[ACCURACY][1:5] == ["1.000 (1.000 to 1.000)", "1.000", "0.0%", "0.0%"]
     assert overall[RANKING][3:5] == ["37.5%", "75.0%"], "mean and worst"
     assert {row[-1] for row in overall.values()} == {p.needs for p in PREDICTORS.values()}
+
+
+def test_each_domain_has_its_row_with_the_ranking_beside_the_most_accurate(page: str) -> None:
+    first, last = rows_of(section(page, "Over the domains"), "Domain by domain")
+    assert first[:2] == ["chosen_on", "1.000"] and first[3] == "0.0%" and first[-1] == "6.0%"
+    assert last[:2] == ["seen_last (untouched)", "0.500"] and last[3] == "75.0%"
+    assert last[4:8] == ["1.000", "1.000", "0.0%", "0.875"] and last[-1] == "10.0%"
 
 
 def test_teachers_are_listed_by_what_their_students_reached(page: str) -> None:
