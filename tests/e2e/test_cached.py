@@ -18,7 +18,7 @@ import pytest
 import yaml
 from findings import config, tiny_model, training
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """Everything before the distillation is done: one teacher, as it is."""
+    """One teacher, as it is."""
     folder = tmp_path_factory.mktemp("cached")
     data = config(folder)
     data["teachers"] = [{"name": "wide", "model": tiny_model(32, 2)}]
@@ -77,9 +77,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     )
     (folder / "tiny.yaml").write_text(yaml.safe_dump(data))
     made = Place(folder)
-    done = made.run("rank")
-    assert done.returncode == 0, done.stderr[-4000:]
-    made.targets.mkdir()
+    made.targets.mkdir(parents=True)
     holder = _namespace()
     try:
         if holder is not None:

@@ -33,12 +33,9 @@ pytestmark = [
     pytest.mark.usefixtures("ray_here"),
 ]
 
-NAMES = ("loss", "grad_norm", "validation.task.ce", "validation.task.kl")
-CLOSE = dict.fromkeys(NAMES, 1e-5)
+CLOSE = 1e-5
 """Relative, over 40 steps."""
-LOW = dict(zip(NAMES, (2e-3, 5e-2, 2e-3, 5e-3), strict=True))
-"""In bfloat16: at stage 2 weights and gradients are rounded to 8 bits, in the plain loop products
-alone."""
+NAMES = ("loss", "grad_norm", "validation.task.ce", "validation.task.kl")
 
 
 @pytest.fixture(scope="module")
@@ -96,16 +93,14 @@ def plainly(run: Run, shards: ShardSet, work: Job) -> tuple[list[dict[str, Any]]
         return session.history, {name: w.detach().clone() for name, w in model.state_dict().items()}
 
 
-def assert_same_curve(
-    order: Order, expected: list[dict[str, Any]], tolerance: dict[str, float] = CLOSE
-) -> None:
+def assert_same_curve(order: Order, expected: list[dict[str, Any]]) -> None:
     curve = order.curve()["history"]
     assert [row["rung"] for row in curve] == [row["rung"] for row in expected]
     assert [row["tokens"] for row in curve] == [row["tokens"] for row in expected]
-    for name, rel in tolerance.items():
+    for name in NAMES:
         theirs = [row[name] for row in expected if name in row]
         found = [row[name] for row in curve if name in row]
-        assert found == pytest.approx(theirs, rel=rel), (order.artifact.key, name)
+        assert found == pytest.approx(theirs, rel=CLOSE), (order.artifact.key, name)
 
 
 def test_workers_at_every_stage_and_variants_of_the_job_give_the_curve_of_the_plain_loop(
@@ -114,10 +109,8 @@ def test_workers_at_every_stage_and_variants_of_the_job_give_the_curve_of_the_pl
     run, work = with_workers(tiny, 2), job(tiny, shards, tmp_path)
     lora = replace(work, lora=LoraConfig(rank=4))
     untied = replace(work, student=ref(tiny, shards, 16, 9, tie_word_embeddings=False))
-    variants = {
-        "lora-0": at_stage(lora, 0), "lora-3": at_stage(lora, 3), "untied-3": at_stage(untied, 3),
-        "bf16-2": at_stage(work, 2, precision="bfloat16", micro_batch_rows=4),
-    }  # fmt: skip
+    # Without Ray, tests/engine/test_ranks.py has more of them.
+    variants = {"lora-3": at_stage(lora, 3), "untied-3": at_stage(untied, 3)}
     stages = {f"stage-{stage}": at_stage(work, stage) for stage in (0, 1, 2, 3)}
     history, weights = plainly(run, shards, work)
     assert len({row["tokens"] for row in history}) > 5, "rows should be unequal"
@@ -140,7 +133,7 @@ def test_workers_at_every_stage_and_variants_of_the_job_give_the_curve_of_the_pl
         for name, value in weights.items():
             torch.testing.assert_close(exported[name], value, rtol=1e-3, atol=1e-4)
     for key, order in other.items():
-        assert_same_curve(order, expected[key][0], LOW if key == "bf16-2" else CLOSE)
+        assert_same_curve(order, expected[key][0])
     check_adapted(other["lora-3"].rung_refs()[-1], expected["lora-3"][1], tmp_path / "student")
 
 
