@@ -401,7 +401,7 @@ def test_after_a_switch_the_new_checkpoint_answers_and_the_old_one_isn_t_asked_a
         source.use("a", 0)
         source.use("a", 1)
         assert source.outstanding == 4
-        time.sleep(0.5)  # Ray's word that a call is cancelled may reach an actor after a later call.
+        time.sleep(0.5)  # A word of cancelling may come later than a later call.
         ray.get(gates[0].open.remote())
         assert [taken(source, batch) for batch in (one, two, three, four)] == [1] * 4
         seen = ray.get(gates[0].seen.remote())
