@@ -14,7 +14,7 @@ from distill_ray.config.cluster import ClusterConfig
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.training import PoolServing
 from distill_ray.runtime.capacity import capacity_problems
-from distill_ray.runtime.environment import WORKER_ENV, python_path
+from distill_ray.runtime.environment import WORKER_ENV, python_path, variables_set
 from distill_ray.runtime.progress import Event, Progress
 
 
@@ -36,25 +36,23 @@ def ensure_ray(cfg: ClusterConfig, pools: Sequence[PoolServing] = ()) -> None:
 
 def _init(cfg: ClusterConfig) -> None:
     variables = {**WORKER_ENV, **python_path(), "DS_ACCELERATOR": worker_device(cfg)}
-    common: dict[str, Any] = {
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-        "runtime_env": {"env_vars": variables},
-    }
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if cfg.address is not None:
         try:
-            ray.init(address=cfg.address, **common)
+            ray.init(address=cfg.address, runtime_env={"env_vars": variables}, **common)
         except ConnectionError as error:
             fix = "Start it, or leave cluster.address out to run on this machine."
             problem = Problem("cluster.address", f"no Ray at {cfg.address!r} ({error}).", fix)
             raise InputError("the cluster can't be reached:", [problem]) from None
         return
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        object_store_memory=int(cfg.object_store_gib * 2**30),
-        **common,
-    )
+    # Inherited, not a runtime environment: for one of those, Ray starts its first workers twice.
+    with variables_set(variables):
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=int(cfg.object_store_gib * 2**30),
+            **common,
+        )
 
 
 def hush(library: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 WORKER_ENV = {
@@ -29,6 +31,21 @@ def python_path() -> dict[str, str]:
     """Lets workers import a user's modules from the folder that the command was started in."""
     known = os.environ.get("PYTHONPATH", "")
     return {"PYTHONPATH": os.pathsep.join(part for part in (str(Path.cwd()), known) if part)}
+
+
+@contextmanager
+def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
+    """What is started in the block inherits these; afterwards they are as before."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def prepare(address: str | None) -> None:

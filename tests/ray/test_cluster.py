@@ -1,0 +1,20 @@
+"""A Ray of our own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import ray
+
+from distill_ray.runtime.environment import WORKER_ENV
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
+
+
+def test_workers_have_our_variables_and_the_folder_of_the_command() -> None:
+    found = ray.get(ray.remote(num_cpus=0)(lambda: dict(os.environ)).remote())
+    assert {name: found[name] for name in WORKER_ENV} == WORKER_ENV
+    assert found["DS_ACCELERATOR"] == "cpu" and "DS_ACCELERATOR" not in os.environ
+    assert str(Path.cwd()) in found["PYTHONPATH"].split(os.pathsep)
