@@ -27,6 +27,13 @@ DRIVER_ENV = {
 }
 
 
+LOCAL_ENV = {
+    # No cloud takes this machine back. The actor that looks out for it starts while the workers
+    # import their libraries: 2 s of 2 cores.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+
+
 def python_path() -> dict[str, str]:
     """Lets workers import a user's modules from the folder that the command was started in."""
     known = os.environ.get("PYTHONPATH", "")
@@ -54,7 +61,8 @@ def prepare(address: str | None) -> None:
     A Ray of our own gets a token of its own, so that nothing else on this machine can use it and
     no token is written to the home folder. On a cluster, the user's token decides.
     """
-    for name, value in {**WORKER_ENV, **DRIVER_ENV}.items():
+    ours = {**WORKER_ENV, **DRIVER_ENV, **(LOCAL_ENV if address is None else {})}
+    for name, value in ours.items():
         os.environ.setdefault(name, value)
     if address is None and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"

@@ -58,8 +58,7 @@ def audit(run: Run, shards: ShardSet, teachers: TeacherSet) -> AuditTable:
         RuntimeError: the initial student can't be scored; a teacher that can't is left out.
     """
     cfg = run.cfg.audit
-    subjects = [Subject(INITIAL, teachers.student.ref, teachers.student.fingerprint)]
-    subjects += [
+    subjects = [initial(teachers)] + [
         Subject(t.name, t.serving.ref, t.serving.fingerprint) for t in teachers.teachers.values()
     ]
     scored = sheets(run, shards, "audit", "validation", subjects, cfg.text_rows)
@@ -78,6 +77,11 @@ def audit(run: Run, shards: ShardSet, teachers: TeacherSet) -> AuditTable:
             building.write_json("audit.json", {"rows": rows, "failed": failed})
             building.counts |= {"teachers": len(rows) - 1, "failed": len(failed)}
     return AuditTable(artifact, scored.sheets)
+
+
+def initial(teachers: TeacherSet) -> Subject:
+    """The student before it learns anything."""
+    return Subject(INITIAL, teachers.student.ref, teachers.student.fingerprint)
 
 
 def _rows(run: Run, shards: ShardSet, scored: Scored) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ from distill_ray.core.intervals import Interval
 from distill_ray.core.resampling import Resamples
 from distill_ray.runtime.run import Run
 from distill_ray.stages.adapt import Teacher, TeacherSet
+from distill_ray.stages.audit import initial
 from distill_ray.stages.metrics import right_and_nll
 from distill_ray.stages.scoring import Sheet, Subject, sheets
 from distill_ray.stages.shard import ShardSet
@@ -38,7 +39,9 @@ def proven(run: Run, shards: ShardSet, teachers: TeacherSet) -> TeacherSet:
     A teacher whose weights can't be scored is left out, and named in `failed`.
     """
     trained = {n: t for n, t in teachers.teachers.items() if t.is_trained}
+    # The student goes along, for the audit: actors take longer to start than to score it.
     subjects = [subject for t in teachers.teachers.values() for subject in _subjects(t)]
+    subjects.append(initial(teachers))
     scored = sheets(run, shards, "audit", "validation", subjects, run.cfg.audit.text_rows)
     failed = {n: scored.failed[n] for n in teachers.teachers if n in scored.failed}
     found = {n: (scored.sheets.get(_raw(n)), scored.sheets.get(n)) for n in trained}

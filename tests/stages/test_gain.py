@@ -48,6 +48,7 @@ def scored(run: Run, weights: Weights, asked: Asked | str, text: float = 1.0) ->
 
 def judged(run: Run, *teachers: Teacher) -> TeacherSet:
     student = Weights(ModelRef("path", "/student"), "student")
+    scored(run, student, BAD)
     made = TeacherSet(student, {t.name: t for t in teachers}, {}, [])
     return proven(run, shards(run), made)
 
