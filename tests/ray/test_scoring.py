@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -148,10 +149,13 @@ class Assassin(threading.Thread):
     def run(self) -> None:
         while not self.done.wait(0.002):
             for mark in self._marks.glob("*.json"):
-                pid = json.loads(mark.read_text())["pid"]
-                if pid not in self.killed:
-                    self.killed.add(pid)
-                    os.kill(pid, signal.SIGKILL)
+                with suppress(FileNotFoundError, ProcessLookupError):  # Ended since.
+                    self._kill(json.loads(mark.read_text())["pid"])
+
+    def _kill(self, pid: int) -> None:
+        if pid not in self.killed:
+            self.killed.add(pid)
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_a_pool_of_two_scores_as_this_process_does(run: Run, shards: ShardSet) -> None:
