@@ -1,0 +1,106 @@
+"""The route and a study as commands: started, killed, and what they leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import doomed
+import yaml
+from findings import config, rows, tiny_model
+
+Files = dict[str, str]
+
+
+def write_configs(path: Path) -> Path:
+    """A run's and a study's, with enough steps that a kill falls into the middle.
+
+    One worker: what two of them do alike is shown elsewhere, and a process takes longer to start
+    than all it does here.
+    """
+    data = config(path)
+    for recipe in data["adapt"]["recipes"].values():
+        recipe["tokens"] = 40960
+    data["student"]["model"] = tiny_model(24, 1)
+    data["distill"] |= {"tokens": 153600, "save_every": 20, "validate_every": 50}
+    data |= {"storage": str(path / "runs" / "which")}
+    data["probe"]["race"] = {"max_seeds": 3}
+    data["cluster"] |= {"num_workers": 1, "max_failures": 0}
+    _with_failing_teachers(data, path)
+    (path / "tiny.yaml").write_text(yaml.safe_dump(data))
+    study = {"name": "which", "storage": str(path / "runs"), "seeds": [0, 1], "rungs": 2}
+    study |= {"results": str(path / "results"), "domains": {"tiny": {}}}
+    shared = {k: v for k, v in data.items() if k not in ("name", "storage")}
+    (path / "study.yaml").write_text(yaml.safe_dump({**study, "run": shared}))
+    return path
+
+
+def _with_failing_teachers(data: dict[str, Any], path: Path) -> None:
+    tokens = path / "tokenizer"
+    size = doomed.tokenizer(tokens, (row["text"] for row in rows()), 320)
+    init = {**tiny_model(32, 5)["init"], "vocab_size": size}
+    folders = {
+        "broken": {"path": str(doomed.broken(path / "broken", init))},
+        "killer": {"path": str(doomed.killer(path / "killer", init)), "trust_remote_code": True},
+    }
+    data["student"]["tokenizer"] = {"path": str(tokens)}
+    data["teachers"] += [
+        {"name": name, "model": model, "tokenizer": {"path": str(tokens)}}
+        for name, model in folders.items()
+    ]
+
+
+def command(folder: Path, *flags: str, file: str = "tiny.yaml") -> list[str]:
+    what = ["study", "ranking"] if file == "study.yaml" else ["run"]
+    return [sys.executable, "-m", "distill_ray", *what, str(folder / file), *flags]
+
+
+def run(
+    folder: Path, *flags: str, file: str = "tiny.yaml"
+) -> tuple[list[dict[str, Any]], dict[str, Any], float]:
+    """Run to the end; events, result, seconds."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [*command(folder, *flags, file=file), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    events = [line["event"] for line in lines if "event" in line]
+    return events, lines[-1]["result"], time.monotonic() - started
+
+
+def kill_in(folder: Path, stage: str, done: int, file: str = "tiny.yaml") -> list[dict[str, Any]]:
+    """Start the run and SIGKILL the driver once `stage` has got that far."""
+    process = subprocess.Popen(
+        [*command(folder, file=file), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    events = []
+    for line in process.stdout:
+        events.append(json.loads(line).get("event", {}))
+        if events[-1].get("stage") == stage and events[-1].get("done", 0) >= done:
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    assert process.wait(timeout=60) == -signal.SIGKILL, f"ended before {stage} was reached"
+    return events
+
+
+def manifests(folder: Path) -> Files:
+    found = sorted((folder / "runs").rglob("manifest.json"))
+    return {str(path.relative_to(folder)): path.read_text() for path in found}
+
+
+def stages(events: list[dict[str, Any]], kind: str) -> set[str]:
+    return {event["stage"] for event in events if event["kind"] == kind}
