@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from distill_ray.core.intervals import verdict
@@ -11,8 +11,8 @@ from distill_ray.core.resampling import Resamples
 from distill_ray.runtime.artifacts import Result
 from distill_ray.runtime.run import Run
 from distill_ray.stages.adapt import TeacherSet
-from distill_ray.stages.audit import INITIAL
-from distill_ray.stages.distill import Student, Students
+from distill_ray.stages.audit import INITIAL, initial
+from distill_ray.stages.distill import Students
 from distill_ray.stages.metrics import right_and_nll, task_metrics
 from distill_ray.stages.scoring import Sheet, Subject, sheets
 from distill_ray.stages.shard import ShardSet
@@ -81,12 +81,12 @@ def _subjects(
     teacher = teachers.teachers[last]
     best = teacher.serving
 
-    def pupil(name: str, student: Student) -> Subject:
-        return Subject(name, student.ref, student.fingerprint, best.ref, best.fingerprint)
+    def pupil(subject: Subject) -> Subject:
+        return replace(subject, teacher=best.ref, teacher_fingerprint=best.fingerprint)
 
-    start = teachers.student
-    initial = Subject(INITIAL, start.ref, start.fingerprint, best.ref, best.fingerprint)
-    pupils = [pupil(STUDENT, students.distilled), pupil(CONTROL, students.control), initial]
+    made = {STUDENT: students.distilled, CONTROL: students.control}
+    trained = [Subject(name, student.ref, student.fingerprint) for name, student in made.items()]
+    pupils = [pupil(subject) for subject in (*trained, initial(teachers))]
     return pupils + [
         Subject(t.name, t.serving.ref, t.serving.fingerprint) for t in teachers.teachers.values()
     ]

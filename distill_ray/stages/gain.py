@@ -39,8 +39,8 @@ def proven(run: Run, shards: ShardSet, teachers: TeacherSet) -> TeacherSet:
     A teacher whose weights can't be scored is left out, and named in `failed`.
     """
     trained = {n: t for n, t in teachers.teachers.items() if t.is_trained}
-    # The student goes along, for the audit: actors take longer to start than to score it.
     subjects = [subject for t in teachers.teachers.values() for subject in _subjects(t)]
+    # The student goes along, for the audit: actors take longer to start than to score it.
     subjects.append(initial(teachers))
     scored = sheets(run, shards, "audit", "validation", subjects, run.cfg.audit.text_rows)
     failed = {n: scored.failed[n] for n in teachers.teachers if n in scored.failed}
