@@ -18,12 +18,8 @@ from findings import config, rows, tiny_model
 Files = dict[str, str]
 
 
-def write_configs(path: Path) -> Path:
-    """A run's and a study's, with enough steps that a kill falls into the middle.
-
-    One worker: what two of them do alike is shown elsewhere, and a process takes longer to start
-    than all it does here.
-    """
+def write_configs(path: Path, workers: int) -> Path:
+    """A run's and a study's, with enough steps that a kill falls into the middle."""
     data = config(path)
     for recipe in data["adapt"]["recipes"].values():
         recipe["tokens"] = 40960
@@ -31,7 +27,7 @@ def write_configs(path: Path) -> Path:
     data["distill"] |= {"tokens": 153600, "save_every": 20, "validate_every": 50}
     data |= {"storage": str(path / "runs" / "which")}
     data["probe"]["race"] = {"max_seeds": 3}
-    data["cluster"] |= {"num_workers": 1, "max_failures": 0}
+    data["cluster"] |= {"num_workers": workers, "max_failures": 0}
     _with_failing_teachers(data, path)
     (path / "tiny.yaml").write_text(yaml.safe_dump(data))
     study = {"name": "which", "storage": str(path / "runs"), "seeds": [0, 1], "rungs": 2}

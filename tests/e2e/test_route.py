@@ -20,7 +20,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_configs(tmp_path_factory.mktemp("route"))
+    # One worker: a process takes longer to start than all it does here. test_study.py has two.
+    return write_configs(tmp_path_factory.mktemp("route"), workers=1)
 
 
 def loaded_from(page: str) -> list[str]:

@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def test_a_study_goes_on_where_it_was_killed_and_reuses_the_route(tmp_path: Path) -> None:
-    folder = write_configs(tmp_path)
+    folder = write_configs(tmp_path, workers=2)
     kill_in(folder, "probe", 1, "study.yaml")
     first = manifests(folder)
     assert any("/probe/" in path for path in first)

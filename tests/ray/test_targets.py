@@ -131,7 +131,7 @@ def test_what_was_cached_teaches_as_the_teacher_does_and_only_what_is_missing_is
     session = build_session(replace(local(bare), backend="plain"), torch.device("cpu"))
     for _ in distill(session):
         pass
-    # One worker; test_training.py has two.
+    # One worker starts sooner; test_training.py has two.
     cluster = tiny.cluster.model_copy(update={"num_workers": 1})
     train(replace(run, cfg=tiny.model_copy(update={"cluster": cluster})), [order])
     curve = order.curve()["history"]

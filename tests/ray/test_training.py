@@ -1,4 +1,4 @@
-"""Two workers of Ray Train against the plain loop; test_targets.py has one worker."""
+"""Workers of Ray Train against the plain loop, one and several."""
 
 from __future__ import annotations
 
@@ -103,6 +103,29 @@ def assert_same_curve(order: Order, expected: list[dict[str, Any]]) -> None:
         assert found == pytest.approx(theirs, rel=CLOSE), (order.artifact.key, name)
 
 
+def assert_same_result(
+    order: Order, history: list[dict[str, Any]], weights: dict[str, torch.Tensor]
+) -> None:
+    assert_same_curve(order, history)
+    exported = load_model(order.rung_refs()[-1]).state_dict()
+    for name, value in weights.items():
+        torch.testing.assert_close(exported[name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.long
+def test_one_worker_and_two_at_the_other_stages_give_the_curve_of_the_plain_loop(
+    tiny: RunConfig, shards: ShardSet, tmp_path: Path
+) -> None:
+    run, work = with_workers(tiny, 2), job(tiny, shards, tmp_path)
+    history, weights = plainly(run, shards, work)
+    alone = order_of(run, shards, work, "alone")
+    train(with_workers(tiny, 1), [alone])
+    both = [order_of(run, shards, at_stage(work, stage), f"stage-{stage}") for stage in (0, 2)]
+    train(run, both)
+    for order in (alone, *both):
+        assert_same_result(order, history, weights)
+
+
 def test_two_workers_at_two_stages_and_variants_of_the_job_give_the_curve_of_the_plain_loop(
     tiny: RunConfig, shards: ShardSet, tmp_path: Path
 ) -> None:
@@ -126,10 +149,7 @@ def test_two_workers_at_two_stages_and_variants_of_the_job_give_the_curve_of_the
     }
     train(run, [*same, *other.values()])
     for order in same:
-        assert_same_curve(order, history)
-        exported = load_model(order.rung_refs()[-1]).state_dict()
-        for name, value in weights.items():
-            torch.testing.assert_close(exported[name], value, rtol=1e-3, atol=1e-4)
+        assert_same_result(order, history, weights)
     for key, order in other.items():
         assert_same_curve(order, expected[key][0])
     check_adapted(other["lora-3"].rung_refs()[-1], expected["lora-3"][1], tmp_path / "student")
