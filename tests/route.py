@@ -24,7 +24,7 @@ def write_configs(path: Path, workers: int) -> Path:
     for recipe in data["adapt"]["recipes"].values():
         recipe["tokens"] = 40960
     data["student"]["model"] = tiny_model(24, 1)
-    data["distill"] |= {"tokens": 153600, "save_every": 20, "validate_every": 50}
+    data["distill"] |= {"tokens": 102400, "save_every": 20, "validate_every": 50}
     data |= {"storage": str(path / "runs" / "which")}
     data["probe"]["race"] = {"max_seeds": 3}
     data["cluster"] |= {"num_workers": workers, "max_failures": 0}
