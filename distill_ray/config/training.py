@@ -156,10 +156,61 @@ class OnPlateauSchedule(Section):
     """Move on when the relative fall in loss between the windows is smaller than this."""
 
 
+class ScdSchedule(Section):
+    """At each stage the checkpoint that is closest to the student and to the best checkpoint."""
+
+    kind: Literal["scd"] = "scd"
+    stages: PositiveInt | None = None
+    """Stages of equal length; null for as many as the teacher has checkpoints."""
+
+
+class RankedSchedule(Section):
+    """The ranking is computed anew with short probes from the student as it is: it may change the
+    teacher, the checkpoint, or nothing."""
+
+    kind: Literal["ranked"] = "ranked"
+    every: PositiveInt | None = None
+    """Steps between two assessments; null waits until the loss no longer falls."""
+    window: Annotated[int, Field(ge=1, le=1000)] = 100
+    """Steps in each of the two windows that are compared for that."""
+    min_gain: OpenFraction = 0.02
+    """It no longer falls when its relative fall between the windows is smaller than this."""
+    probe_steps: PositiveInt = 8
+    """Optimiser steps with each candidate, undone afterwards."""
+    margin: Fraction = 0.02
+    """Another must lead the current one's score by this much."""
+
+
 Schedule = Annotated[
-    FixedSchedule | AtStepsSchedule | EqualStagesSchedule | OnPlateauSchedule,
+    FixedSchedule
+    | AtStepsSchedule
+    | EqualStagesSchedule
+    | OnPlateauSchedule
+    | ScdSchedule
+    | RankedSchedule,
     Field(discriminator="kind"),
 ]
+STEP_SCHEDULES = ("fixed", "at_steps", "equal_stages")
+"""Those that read nothing but step numbers."""
+
+
+class ProgressConfig(Section):
+    """How measurements of the student become the progress that decides."""
+
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Weight of what was believed before; 0 believes the last measurement alone."""
+    monotone: bool = True
+    """Noise never takes progress back."""
+
+
+class AtSwitchConfig(Section):
+    """What happens to the optimiser when another checkpoint begins to teach."""
+
+    optimizer: Literal["keep", "reset"] = "keep"
+    """`reset` forgets its moments, as SCD does."""
+    warmup: Fraction = 0.0
+    """Share of all steps over which the learning rate rises anew to where it would be; 0 leaves
+    it."""
 
 
 class ReassessConfig(Section):
@@ -326,6 +377,8 @@ class DistillConfig(TrainingConfig):
     objective: ObjectiveConfig = ObjectiveConfig()
     schedule: Schedule = EqualStagesSchedule()
     reassess: ReassessConfig = ReassessConfig()
+    progress: ProgressConfig = ProgressConfig()
+    at_switch: AtSwitchConfig = AtSwitchConfig()
     validate_every: PositiveInt = 50
     """Steps between measurements of the student's progress."""
     validation_rows: PositiveInt = 64
@@ -341,7 +394,8 @@ class DistillConfig(TrainingConfig):
                 "serving.targets: samples are unbiased for forward_kl alone, and "
                 f"objective.divergence is {self.objective.divergence}. Set kind: top_k"
             )
-        decided = [f"schedule {self.schedule.kind}"] if self.schedule.kind == "on_plateau" else []
+        by_steps = self.schedule.kind in STEP_SCHEDULES
+        decided = [] if by_steps else [f"schedule {self.schedule.kind}"]
         if self.reassess.at_progress:
             decided.append(f"reassess.at_progress {list(self.reassess.at_progress)}")
         if self.serving.kind == "cached" and decided:
@@ -349,6 +403,12 @@ class DistillConfig(TrainingConfig):
                 "serving cached computes targets before training, but which checkpoint they are of "
                 f"is decided on the way, by {' and '.join(decided)}. Set reassess.at_progress: [] "
                 "and a schedule fixed, at_steps or equal_stages, or another serving"
+            )
+        exact = self.serving.kind == "colocated" or getattr(self.serving, "is_exact", False)
+        if self.schedule.kind == "scd" and not exact:
+            raise ValueError(
+                "schedule scd compares checkpoints by whole distributions, and serving.targets is "
+                f"{targets.kind if targets else self.serving.kind}. Set kind: hidden"
             )
         return self
 

@@ -1,33 +1,65 @@
-"""Which teacher checkpoint to imitate now: pure state machines, (state, numbers) → state.
+"""Which teacher checkpoint to imitate now: a pure state machine, (state, numbers) → state.
 
-A ladder is the list of a teacher's checkpoints in order of training; a rung is one of them. A
-schedule moves along the current teacher's ladder; a reassessment may change the teacher. Nothing
-here draws a random number or reads a clock, so that a restored run takes the same decisions.
-Ordered checkpoints: RCO (arXiv 1904.09149), SCD (arXiv 2601.10114).
+A ladder is the list of a teacher's checkpoints in order of training; a rung is one of them. What
+decides is one of `core.schedules`. Nothing here draws a random number or reads a clock, so that a
+restored run takes the same decisions. Ordered checkpoints: RCO (arXiv 1904.09149), SCD (arXiv
+2601.10114).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from distill_ray.core.ranking import stage_score
 
+Checkpoint = tuple[str, int]
+"""A teacher and one of its rungs, counted from 0."""
+Figures = Mapping[Checkpoint, Mapping[str, float]]
+"""Checkpoint → what was measured of it."""
+LONGEST = 2000
+"""Losses that a state keeps: two windows of 1000 steps."""
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """The ranking's factors, and how much each counts at both ends of training."""
+
+    factors: Mapping[str, Mapping[str, float]]
+    """Teacher → factor → score in [0, 1]."""
+    early: Mapping[str, float]
+    """Factor → weight at progress 0; weights sum to 1."""
+    late: Mapping[str, float]
+    """Factor → weight at progress 1."""
+
+    def score(self, factors: Mapping[str, float], progress: float) -> float:
+        """The weighted sum of some factors at this progress."""
+        return stage_score(factors, self.early, self.late, progress)
+
+    def scores(self, progress: float) -> dict[str, float]:
+        """Every teacher's score at this progress."""
+        return {teacher: self.score(row, progress) for teacher, row in self.factors.items()}
+
 
 @dataclass(frozen=True)
 class Ladders:
-    """What there is to choose from."""
+    """What there is to choose from, and what is known of it."""
 
     num_rungs: Mapping[str, int]
-    """Teacher → rungs that may serve, counted from 0; the last is the teacher's best."""
+    """Teacher → rungs that may serve; the last is the teacher's best."""
     max_steps: int
     """Steps of the whole run."""
+    ranking: Weighted | None = None
 
     def last(self, teacher: str) -> int:
         """The teacher's best rung."""
         return self.num_rungs[teacher] - 1
+
+    def of(self, teacher: str) -> tuple[Checkpoint, ...]:
+        """All of a teacher's checkpoints, in order."""
+        return tuple((teacher, rung) for rung in range(self.num_rungs[teacher]))
 
 
 @dataclass(frozen=True)
@@ -37,14 +69,43 @@ class Observation:
     step: int
     """Steps done so far; the decision is for step `step`, counted from 0."""
     loss: float
-    """Training loss of the step that was just done."""
+    """Training loss of the step that was just done; not a number where there was none."""
     progress: float | None = None
     """Share of the gap to the best teacher that is closed, when it was just measured."""
+    measured: Mapping[str, Figures] = field(default_factory=dict)
+    """What a schedule has asked for at this step → its figures."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The checkpoint that should serve now."""
+
+    teacher: str
+    rung: int
+    reason: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """What the reason rests on."""
+    memory: Mapping[str, Any] | None = None
+    """What the schedule wants to find in the state next time; none leaves it."""
+    upcoming: Checkpoint | None = None
+    """What will probably serve next, and soon: worth reading ahead."""
+    assessed: bool = False
+    """Worth logging even where nothing changes."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a schedule must know before it can choose: it is asked again with the answer."""
+
+    what: str
+    """`divergences` or `probes`."""
+    of: tuple[Checkpoint, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Switch:
-    """One change of teacher or checkpoint."""
+    """One change of teacher or checkpoint, or an assessment that left both as they were."""
 
     step: int
     """The first step that sees the new one."""
@@ -53,6 +114,13 @@ class Switch:
     to_teacher: str
     to_rung: int
     reason: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """What the reason rests on."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether another checkpoint serves afterwards."""
+        return (self.from_teacher, self.from_rung) != (self.to_teacher, self.to_rung)
 
 
 @dataclass(frozen=True)
@@ -64,9 +132,18 @@ class ScheduleState:
     losses: tuple[float, ...] = ()
     """Losses since then, at most the two windows that `on_plateau` compares."""
     progress: float = 0.0
-    """The furthest progress seen; noise never takes it back."""
+    """The student's, smoothed."""
     reassessed: int = 0
     """How many of the thresholds of progress are behind us."""
+    begun: bool = False
+    """Whether the schedule has chosen a checkpoint for the first step."""
+    memory: Mapping[str, Any] = field(default_factory=dict)
+    """What the schedule keeps for itself, as plain values."""
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """What serves."""
+        return self.teacher, self.rung
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""
@@ -78,141 +155,137 @@ class ScheduleState:
         return cls(**{**values, "losses": tuple(values["losses"])})
 
 
-Decision = tuple[int, str]
-"""The rung that should serve now, and why."""
-
-
-def fixed(state: ScheduleState, seen: Observation, ladders: Ladders) -> Decision:
-    """The best rung, always."""
-    return ladders.last(state.teacher), "the best checkpoint serves throughout"
-
-
-def at_steps(
-    state: ScheduleState, seen: Observation, ladders: Ladders, *, steps: tuple[int, ...]
-) -> Decision:
-    """One rung up at each of `steps`, the best one at most."""
-    rung = sum(seen.step >= step for step in steps)
-    return min(rung, ladders.last(state.teacher)), f"step {seen.step} is on the list"
-
-
-def equal_stages(state: ScheduleState, seen: Observation, ladders: Ladders) -> Decision:
-    """The rungs in order, each for an equal share of the steps."""
-    rungs = ladders.num_rungs[state.teacher]
-    rung = min(seen.step * rungs // ladders.max_steps, rungs - 1)
-    return rung, f"stage {rung + 1} of {rungs} begins"
-
-
-def on_plateau(
-    state: ScheduleState,
-    seen: Observation,
-    ladders: Ladders,
-    *,
-    window: int = 200,
-    min_gain: float = 0.02,
-) -> Decision:
-    """One rung up when the mean loss fell by less than `min_gain` between two windows."""
-    if state.rung >= ladders.last(state.teacher) or len(state.losses) < 2 * window:
-        return state.rung, "still gaining"
-    before = sum(state.losses[-2 * window : -window]) / window
-    now = sum(state.losses[-window:]) / window
-    gain = (before - now) / abs(before) if before else 0.0
-    if gain >= min_gain:
-        return state.rung, "still gaining"
-    return state.rung + 1, f"gain over {window} steps was {gain:.2%}, under {min_gain:.2%}"
-
-
-SCHEDULES: dict[str, Callable[..., Decision]] = {
-    "fixed": fixed,
-    "at_steps": at_steps,
-    "equal_stages": equal_stages,
-    "on_plateau": on_plateau,
-}
+Decide = Callable[[ScheduleState, Observation, Ladders], Choice | Measure]
 
 
 @dataclass(frozen=True)
 class Reassessment:
-    """When the ranking is computed anew, and from what."""
+    """At which progress the ranking is computed anew, and what a lead must be."""
 
-    factors: Mapping[str, Mapping[str, float]]
-    """Teacher → factor → score in [0, 1]."""
-    early: Mapping[str, float]
-    """Factor → weight at progress 0; weights sum to 1."""
-    late: Mapping[str, float]
-    """Factor → weight at progress 1."""
     at_progress: tuple[float, ...] = (0.5,)
     margin: float = 0.0
 
-    def scores(self, progress: float) -> dict[str, float]:
-        """Every teacher's score at this progress."""
-        return {
-            teacher: stage_score(values, self.early, self.late, progress)
-            for teacher, values in self.factors.items()
-        }
+
+@dataclass(frozen=True)
+class Smoothing:
+    """How measurements of progress become the progress that decides."""
+
+    share: float = 0.0
+    """Weight of what was believed before; 0 believes the last measurement alone."""
+    monotone: bool = True
+    """Noise never takes progress back."""
+
+    def next(self, before: float, measured: float) -> float:
+        """Progress after one more measurement."""
+        found = self.share * before + (1 - self.share) * measured
+        return max(before, found) if self.monotone else found
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What goes with any schedule."""
+
+    reassessment: Reassessment | None = None
+    """Changes the teacher; needs the ladders' ranking."""
+    smoothing: Smoothing = field(default_factory=Smoothing)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What a step led to."""
+
+    state: ScheduleState
+    """For the next step."""
+    switch: Switch | None = None
+    upcoming: Checkpoint | None = None
 
 
 def advance(
     state: ScheduleState,
     seen: Observation,
     ladders: Ladders,
-    decide: Callable[[ScheduleState, Observation, Ladders], Decision],
-    reassessment: Reassessment | None = None,
-) -> tuple[ScheduleState, Switch | None]:
-    """The state for the next step, and the switch that leads there, if there is one.
+    decide: Decide,
+    rules: Rules | None = None,
+) -> Moved | Measure:
+    """The state for the next step, or what must be measured to know it.
 
     A reassessment that changes the teacher comes first: the new teacher is entered at the rung
-    that the schedule gives for it.
+    that the schedule gives for it. Called again with what it has asked for, it goes on as if it had
+    known at once: nothing has changed in between.
     """
-    # A step that was set aside has no loss. Two windows of 1000 steps are the longest there are.
+    before, rules = state, rules or Rules()
+    # A step that was set aside has no loss.
     if math.isfinite(seen.loss):
-        state = replace(state, losses=(*state.losses, seen.loss)[-2000:])
-    reason = ""
-    before = state
+        state = replace(state, losses=(*state.losses, seen.loss)[-LONGEST:])
+    reason, numbers = "", dict[str, float]()
     if seen.progress is not None:
-        state = replace(state, progress=max(state.progress, seen.progress))
-        if reassessment is not None:
-            state, reason = _reassess(state, reassessment)
-    rung, why = decide(state, seen, ladders)
-    state = replace(state, rung=min(rung, ladders.last(state.teacher)))
-    if (state.teacher, state.rung) == (before.teacher, before.rung):
-        return state, None
+        state = replace(state, progress=rules.smoothing.next(state.progress, seen.progress))
+        if rules.reassessment is not None:
+            state, reason, numbers = _reassess(state, ladders, rules.reassessment)
+    chosen = decide(state, seen, ladders)
+    if isinstance(chosen, Measure):
+        return chosen
+    rung = min(chosen.rung, ladders.last(chosen.teacher))
+    memory = state.memory if chosen.memory is None else chosen.memory
+    state = replace(state, teacher=chosen.teacher, rung=rung, begun=True, memory=memory)
+    upcoming = None if chosen.upcoming == state.checkpoint else chosen.upcoming
     switch = Switch(
-        seen.step, before.teacher, before.rung, state.teacher, state.rung, reason or why
+        seen.step,
+        *before.checkpoint,
+        *state.checkpoint,
+        reason or chosen.reason,
+        numbers or chosen.numbers,
     )
-    return replace(state, losses=()), switch
+    if switch.changes:
+        return Moved(replace(state, losses=()), switch, upcoming)
+    return Moved(state, switch if chosen.assessed else None, upcoming)
 
 
-def timetable(
-    state: ScheduleState,
-    ladders: Ladders,
-    decide: Callable[[ScheduleState, Observation, Ladders], Decision],
-) -> list[tuple[str, int]]:
+def begin(teacher: str, ladders: Ladders, decide: Decide) -> ScheduleState:
+    """What serves first; it hasn't `begun` where the schedule must measure something for that."""
+    start = ScheduleState(teacher, ladders.last(teacher))
+    found = advance(start, Observation(0, math.nan), ladders, decide)
+    return start if isinstance(found, Measure) else found.state
+
+
+def timetable(state: ScheduleState, ladders: Ladders, decide: Decide) -> list[Checkpoint]:
     """[steps] the teacher and rung of each step, before there is any loss or progress.
 
     What a run without reassessment will take, if its schedule reads nothing but step numbers.
+
+    Raises:
+        ValueError: the schedule measures.
     """
-    found = [(state.teacher, state.rung)]
+    found = [state.checkpoint]
     for step in range(1, ladders.max_steps):
-        state, _ = advance(state, Observation(step, math.nan), ladders, decide)
-        found.append((state.teacher, state.rung))
+        moved = advance(state, Observation(step, math.nan), ladders, decide)
+        if isinstance(moved, Measure):
+            raise ValueError(f"a schedule that measures {moved.what} has no timetable")
+        state = moved.state
+        found.append(state.checkpoint)
     return found
 
 
-def _reassess(state: ScheduleState, reassessment: Reassessment) -> tuple[ScheduleState, str]:
-    passed = sum(state.progress >= threshold for threshold in reassessment.at_progress)
+def _reassess(
+    state: ScheduleState, ladders: Ladders, rule: Reassessment
+) -> tuple[ScheduleState, str, dict[str, float]]:
+    passed = sum(state.progress >= threshold for threshold in rule.at_progress)
     if passed <= state.reassessed:
-        return state, ""
+        return state, "", {}
+    if ladders.ranking is None:
+        raise ValueError("a reassessment needs the ladders' ranking")
     state = replace(state, reassessed=passed)
-    scores = reassessment.scores(state.progress)
+    scores = ladders.ranking.scores(state.progress)
     best = max(scores, key=lambda teacher: scores[teacher])
     lead = scores[best] - scores[state.teacher]
-    if best == state.teacher or lead < reassessment.margin:
-        return state, ""
+    if best == state.teacher or lead < rule.margin:
+        return state, "", {}
     reason = (
         f"reassessed at progress {state.progress:.2f}: {best} scores {scores[best]:.3f}, "
         f"{state.teacher} {scores[state.teacher]:.3f}"
     )
     # The losses were measured against another teacher: a plateau in them says nothing here.
-    return replace(state, teacher=best, losses=()), reason
+    return replace(state, teacher=best, losses=()), reason, scores
 
 
 def progress(student: float, initial: float, best_teacher: float) -> float:

@@ -13,6 +13,7 @@ from distill_ray.core.head_loss import Supervision
 from distill_ray.core.matching import Towards
 from distill_ray.data.batches import Batch
 from distill_ray.engine.objective import Losses
+from distill_ray.engine.snapshot import Snapshot
 
 
 class Backend(Protocol):
@@ -44,6 +45,12 @@ class Backend(Protocol):
 
         A gradient that isn't finite is cleared without an update, on every rank alike.
         """
+
+    def forget(self) -> None:
+        """Let the optimiser begin anew: no moments, no steps counted."""
+
+    def snapshot(self) -> Snapshot:
+        """All that a step changes on this rank, copied to the main memory."""
 
     def train(self, mode: bool) -> None:
         """Training or evaluation mode."""

@@ -53,6 +53,12 @@ class Cached:
         self._files = TargetFiles(self._folders[teacher, rung])
         self._current = (teacher, rung)
 
+    def expect(self, teacher: str, rung: int) -> None:
+        """Its files are read row by row."""
+
+    def forget(self) -> None:
+        """Nothing was announced."""
+
     def announce(self, batches: Sequence[Batch]) -> None:
         """Nothing works ahead here."""
 

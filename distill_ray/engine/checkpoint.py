@@ -42,7 +42,8 @@ def _state(session: Session, job: str) -> dict[str, Any]:
     if session.teaching is not None:
         state["schedule"] = session.teaching.state.to_dict()
         state["best_loss"] = session.teaching.best_loss
-        state["switches"] = [asdict(switch) for switch in session.teaching.switches]
+        state["log"] = [asdict(entry) for entry in session.teaching.log]
+        state["stalls"] = session.teaching.stalls
     return state
 
 
@@ -81,7 +82,8 @@ def restore(session: Session, folder: Path) -> None:
     if session.teaching is not None:
         session.teaching.state = ScheduleState.from_dict(state["schedule"])
         session.teaching.best_loss = state["best_loss"]
-        session.teaching.switches = [Switch(**row) for row in state["switches"]]
+        session.teaching.log = [Switch(**row) for row in state["log"]]
+        session.teaching.stalls = [(step, seconds) for step, seconds in state["stalls"]]
 
 
 def export(session: Session, folder: Path) -> None:

@@ -21,6 +21,7 @@ from distill_ray.data.batches import Batch
 from distill_ray.engine import comm, gloo
 from distill_ray.engine.objective import Losses
 from distill_ray.engine.optim import OptimSpec, adamw
+from distill_ray.engine.snapshot import Snapshot, forget
 from distill_ray.engine.student import Student
 
 TESTED = "0.19"
@@ -31,6 +32,9 @@ CPU_ZERO = {
 }
 """For gloo, which adds up in small pieces fastest, and scatters by way of adding up; and for a heap
 that needs no gradients copied into one piece against fragmentation."""
+
+COUNTS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
+"""What an engine counts."""
 
 
 class DeepSpeedBackend:
@@ -100,6 +104,19 @@ class DeepSpeedBackend:
         else:  # AdamW leaves a parameter without a gradient as it is, its moments too.
             self._engine.module.zero_grad(set_to_none=True)
         return float(norm)
+
+    def forget(self) -> None:
+        """Let the optimiser begin anew."""
+        forget(self._torchs())
+
+    def snapshot(self) -> Snapshot:
+        """All that a step changes on this rank."""
+        counts = {name: getattr(self._engine, name) for name in COUNTS}
+        return Snapshot.of(self._engine.module, self._torchs(), self._engine, counts)
+
+    def _torchs(self) -> Any:
+        """The optimiser inside DeepSpeed's; stage 0 has no other."""
+        return self._engine.optimizer if self._stage == 0 else self._engine.optimizer.optimizer
 
     def train(self, mode: bool) -> None:
         """Training or evaluation mode."""

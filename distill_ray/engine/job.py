@@ -13,15 +13,18 @@ import torch
 from distill_ray.config.training import LoraConfig, ObjectiveConfig, TrainingConfig
 from distill_ray.core.matching import Matching
 from distill_ray.core.plugins import find
-from distill_ray.core.schedule import SCHEDULES, Decision, Ladders, Reassessment, ScheduleState
+from distill_ray.core.schedule import Decide, Ladders, Rules, ScheduleState, Weighted, begin
+from distill_ray.core.schedules import SCHEDULES, deciding
 from distill_ray.data.batches import Batch, MixedRows, Rows, Stream, in_order
 from distill_ray.engine import comm
 from distill_ray.engine.backend import Backend
 from distill_ray.engine.matching import matching_of
+from distill_ray.engine.measures import MEASURES
 from distill_ray.engine.objective import Objective
 from distill_ray.engine.optim import OptimSpec
 from distill_ray.engine.plain import PlainBackend
 from distill_ray.engine.session import (
+    AtSwitch,
     BadSteps,
     Matched,
     Session,
@@ -66,7 +69,9 @@ class TeachingSpec:
     """The teacher that begins."""
     schedule: str = "fixed"
     options: Mapping[str, Any] = field(default_factory=dict)
-    reassessment: Reassessment | None = None
+    ranking: Weighted | None = None
+    """What a reassessment goes by."""
+    rules: Rules = field(default_factory=Rules)
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ class Job:
     objective: ObjectiveConfig | None = None
     """None trains on the data alone."""
     teaching: TeachingSpec | None = None
+    at_switch: AtSwitch = field(default_factory=AtSwitch)
     lora: LoraConfig | None = None
     """Train adapters on top of the student instead of its weights."""
     rungs: int = 1
@@ -148,6 +154,8 @@ def build_session(job: Job, device: torch.device, teacher: TeacherSource | None 
         validation=Validation(_held_out(job), job.validation_due),
         stopping=None if job.patience is None else Stopping(job.rung_ends, job.patience),
         bad=BadSteps(limit=training.max_bad_steps),
+        at_switch=job.at_switch,
+        measures=MEASURES,
     )
 
 
@@ -215,19 +223,15 @@ def _teaching(
     if matching is not None:
         assert isinstance(source, Colocated), "a config with another serving is refused"
         matched = Matched(source, partial(matching.layers, side=1))
-    return Teaching(source, ladders, decide, state, spec.reassessment, matched)
+    return Teaching(source, ladders, decide, state, spec.rules, matched)
 
 
-def first_state(spec: TeachingSpec, steps: int) -> tuple[ScheduleState, Ladders, Any]:
+def first_state(spec: TeachingSpec, steps: int) -> tuple[ScheduleState, Ladders, Decide]:
     """Where the schedule begins, what there is to choose from, and what decides."""
-    ladders = Ladders({name: len(rungs) for name, rungs in spec.ladders.items()}, steps)
-    function, options = find(spec.schedule, SCHEDULES), dict(spec.options)
-
-    def decide(state: ScheduleState, seen: Any, ladders: Ladders) -> Decision:
-        return function(state, seen, ladders, **options)  # type: ignore[no-any-return]
-
-    rung = ladders.last(spec.first) if spec.schedule == "fixed" else 0
-    return ScheduleState(teacher=spec.first, rung=rung), ladders, decide
+    rungs = {name: len(found) for name, found in spec.ladders.items()}
+    ladders = Ladders(rungs, steps, spec.ranking)
+    decide = deciding(find(spec.schedule, SCHEDULES), **spec.options)
+    return begin(spec.first, ladders, decide), ladders, decide
 
 
 def teacher_bank(job: Job, device: torch.device, *, shard: bool = False) -> TeacherBank:

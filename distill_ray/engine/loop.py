@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from distill_ray.core.head_loss import HeadLoss, Reference, gold_nll
+from distill_ray.core.head_loss import Reference
 from distill_ray.core.matching import Towards
-from distill_ray.core.schedule import Observation, ScheduleState, Switch, advance, progress
+from distill_ray.core.schedule import Measure, Moved, Observation, Switch, advance
 from distill_ray.data.batches import Batch
 from distill_ray.engine import comm
 from distill_ray.engine.allocator import release_freed_memory
 from distill_ray.engine.bad_steps import judge
-from distill_ray.engine.objective import TERMS, Kept, measured
+from distill_ray.engine.held_out import (
+    measure_best_teacher,
+    progress_of,
+    reference_of,
+    task_loss,
+    validate,
+)
+from distill_ray.engine.objective import Kept
 from distill_ray.engine.session import Session, Teaching
 
 
@@ -66,7 +73,10 @@ def distill(session: Session) -> Iterator[Step]:
     """
     if session.step == 0 and session.validation is not None and session.initial_loss is None:
         session.initial_loss = task_loss(validate(session))
-        _measure_best_teacher(session)
+        if session.teaching is not None and session.teaching.rules.reassessment is not None:
+            measure_best_teacher(session)
+    if session.step == 0 and session.teaching is not None and not session.teaching.state.begun:
+        _advance(session, Observation(0, math.nan))
     while session.step < session.optim.steps and not _stopped(session):
         step = _one_step(session)
         session.step += 1
@@ -105,17 +115,18 @@ def _one_step(session: Session) -> Step:
     loss, terms, tokens, norm = train_step(session)
     due = session.validation is not None and session.validation.due(number)
     measured = validate(session) if due else None
-    share = _progress(session, measured)
+    share = progress_of(session, measured)
     # After the last step nobody is left to be taught.
     last = number == session.optim.steps
-    switch = None if last else _advance(session.teaching, Observation(number, loss, share))
+    rate = session.learning_rate
+    switch = None if last else _advance(session, Observation(number, loss, share))
     return Step(
         number=number,
         loss=loss,
         terms=terms,
         tokens=tokens,
         grad_norm=norm,
-        learning_rate=session.optim.learning_rate_at(session.step),
+        learning_rate=rate,
         teacher=state.teacher if state else None,
         rung=state.rung if state else None,
         switch=switch,
@@ -132,14 +143,14 @@ def train_step(session: Session) -> tuple[float, dict[str, float], int, float]:
     loss or gradient isn't finite changes no weight; its batches are set aside.
     """
     if session.teaching is not None:
-        session.teaching.use_current()
+        session.teaching.use_current(session.step)
     batches = session.batches()
     kept = [Kept.of(batch) for batch in batches]
     total = comm.sum_over_ranks(torch.stack([k.counts for k in kept]).sum(dim=0))
     session.backend.train(True)
     parts = torch.stack([_accumulate(session, b, k, total) for b, k in zip(batches, kept)])
     sums = comm.sum_over_ranks(parts.sum(dim=0))
-    norm = session.backend.step(session.optim.learning_rate_at(session.step))
+    norm = session.backend.step(session.learning_rate)
     means = session.objective.means(sums, total)
     loss = session.objective.loss(means)
     # Both are global, so every rank decides alike.
@@ -166,84 +177,36 @@ def _answer(
     """The teacher's side of a micro-batch, of its inner layers too where they are matched."""
     teaching = session.teaching
     if teaching is None or teaching.matched is None:
-        return _reference(session, batch, kept, session.objective.temperature), None
+        return reference_of(session, batch, kept, session.objective.temperature), None
     teacher, matched = teaching.state.teacher, teaching.matched
     reference, states = matched.source.answer(batch, kept, matched.layers(teacher))
     return reference, Towards(teacher, states, session.objective.match_weight(kept, total))
 
 
-def _reference(session: Session, batch: Batch, kept: Kept, temperature: float) -> Reference | None:
-    if session.teaching is None:
-        return None
-    return session.teaching.source.reference(batch, kept, temperature=temperature)
-
-
-def validate(session: Session) -> dict[str, float]:
-    """Term → mean over the held-out rows, nats per token; `kl` terms only with a teacher."""
-    session.backend.train(False)
-    if session.teaching is not None:
-        session.teaching.use_current()
-
-    def sums(batch: Batch, kept: Kept) -> Tensor:
-        reference = _reference(session, batch, kept, 1.0)
-        return kept.sums(session.backend.losses(batch, kept.at, measured(kept, reference)))
-
-    means = _held_out_means(session, sums)
-    return {t: m for t, m in means.items() if session.teaching or t.endswith(".ce")}
-
-
-def _measure_best_teacher(session: Session) -> None:
-    """The least loss of any teacher's best rung, on the very rows that measure the student."""
-    teaching = session.teaching
-    if teaching is None or teaching.reassessment is None or teaching.best_loss is not None:
-        return
-
-    def sums(batch: Batch, kept: Kept) -> Tensor:
-        nll = gold_nll(teaching.source.reference(batch, kept, temperature=1.0), kept.gold)
-        return kept.sums(HeadLoss(nll.sum(), nll, None))
-
-    losses = []
-    for name in teaching.ladders.num_rungs:
-        teaching.source.use(name, teaching.ladders.last(name))
-        losses.append(task_loss(_held_out_means(session, sums)))
-    teaching.best_loss = min(losses)
-
-
-@torch.no_grad()
-def _held_out_means(session: Session, sums_of: Callable[[Batch, Kept], Tensor]) -> dict[str, float]:
-    """Term → mean of its sums over all held-out rows and ranks; terms without tokens left out."""
-    if session.validation is None:
-        return {}
-    device = session.backend.device
-    table = torch.zeros(2, len(TERMS), dtype=torch.float64, device=device)
-    for batch in session.validation.batches():
-        batch = batch.to(device)
-        kept = Kept.of(batch)
-        table += torch.stack([sums_of(batch, kept), kept.counts.double()])
-    comm.sum_over_ranks(table)
-    return {t: float(s / n) for t, s, n in zip(TERMS, *table) if n > 0}
-
-
-def task_loss(validation: dict[str, float]) -> float:
-    """The loss that progress is measured on: the tasks' gold answers, else the text."""
-    return validation.get("task.ce", validation.get("text.ce", float("nan")))
-
-
-def _progress(session: Session, measured: dict[str, float] | None) -> float | None:
-    if measured is None or session.teaching is None or session.teaching.best_loss is None:
-        return None
-    assert session.initial_loss is not None
-    return progress(task_loss(measured), session.initial_loss, session.teaching.best_loss)
-
-
-def _advance(teaching: Teaching | None, seen: Observation) -> Switch | None:
+def _advance(session: Session, seen: Observation) -> Switch | None:
     """Move the schedule on. Rank 0 decides, so that every rank switches on the same step."""
+    teaching = session.teaching
     if teaching is None:
         return None
-    decided: tuple[ScheduleState, Switch | None] = comm.from_rank_zero(
-        advance(teaching.state, seen, teaching.ladders, teaching.decide, teaching.reassessment)
+    while isinstance(moved := _moved(teaching, seen), Measure):
+        found = session.measures[moved.what](session, moved.of, **moved.options)
+        share = seen.progress if found.progress is None else found.progress
+        measured = {**seen.measured, moved.what: found.figures}
+        seen = replace(seen, progress=share, measured=measured)
+    teaching.state = moved.state
+    if moved.upcoming is not None:
+        teaching.source.expect(*moved.upcoming)
+    if moved.switch is None:
+        return None
+    teaching.log.append(moved.switch)
+    if not moved.switch.changes:
+        return None
+    if session.at_switch.reset and seen.step > 0:
+        session.backend.forget()
+    return moved.switch
+
+
+def _moved(teaching: Teaching, seen: Observation) -> Moved | Measure:
+    return comm.from_rank_zero(
+        advance(teaching.state, seen, teaching.ladders, teaching.decide, teaching.rules)
     )
-    teaching.state, switch = decided
-    if switch is not None:
-        teaching.switches.append(switch)
-    return switch

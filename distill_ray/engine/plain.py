@@ -17,6 +17,7 @@ from distill_ray.data.batches import Batch
 from distill_ray.engine import comm
 from distill_ray.engine.objective import Losses
 from distill_ray.engine.optim import OptimSpec, adamw
+from distill_ray.engine.snapshot import Snapshot, forget
 from distill_ray.engine.student import Student
 
 
@@ -58,6 +59,14 @@ class PlainBackend:
             self._optimiser.step()
         self._optimiser.zero_grad()
         return norm
+
+    def forget(self) -> None:
+        """Let the optimiser begin anew."""
+        forget(self._optimiser)
+
+    def snapshot(self) -> Snapshot:
+        """All that a step changes."""
+        return Snapshot.of(self._student, self._optimiser)
 
     def train(self, mode: bool) -> None:
         """Training or evaluation mode."""

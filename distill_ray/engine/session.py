@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from distill_ray.core.schedule import (
-    Decision,
+    Checkpoint,
+    Decide,
+    Figures,
     Ladders,
-    Observation,
-    Reassessment,
+    Rules,
     ScheduleState,
     Switch,
 )
@@ -39,17 +41,35 @@ class Teaching:
 
     source: TeacherSource
     ladders: Ladders
-    decide: Callable[[ScheduleState, Observation, Ladders], Decision]
+    decide: Decide
     state: ScheduleState
-    reassessment: Reassessment | None = None
+    rules: Rules = field(default_factory=Rules)
     matched: Matched | None = None
     best_loss: float | None = None
-    """Validation loss of the best teacher, measured before step 0; progress counts towards it."""
-    switches: list[Switch] = field(default_factory=list)
+    """Validation loss of the best teacher; progress counts towards it."""
+    log: list[Switch] = field(default_factory=list)
+    """Every change of teacher or checkpoint, and every assessment that changed nothing."""
+    stalls: list[tuple[int, float]] = field(default_factory=list)
+    """Step that had to wait for another checkpoint, and for how many seconds."""
+    in_use: Checkpoint | None = None
 
-    def use_current(self) -> None:
-        """Make the checkpoint that the schedule says the one that answers."""
-        self.source.use(self.state.teacher, self.state.rung)
+    @property
+    def switches(self) -> list[Switch]:
+        """Changes of teacher or checkpoint."""
+        return [entry for entry in self.log if entry.changes]
+
+    def use_current(self, step: int | None = None) -> None:
+        """Make the checkpoint that the schedule says the one that answers.
+
+        Args:
+            step: that waits for it, if one does.
+        """
+        started = time.monotonic()
+        self.source.use(*self.state.checkpoint)
+        changed = self.in_use not in (None, self.state.checkpoint)
+        if changed and step is not None:
+            self.stalls.append((step, time.monotonic() - started))
+        self.in_use = self.state.checkpoint
 
 
 @dataclass
@@ -90,6 +110,37 @@ class BadSteps:
     """Writes a batch that is set aside, under a name."""
 
 
+@dataclass(frozen=True)
+class AtSwitch:
+    """What happens to the optimiser when another checkpoint begins to teach."""
+
+    reset: bool = False
+    """Moments and their counts begin anew, as in SCD."""
+    warmup: int = 0
+    """Steps over which the learning rate rises to where its schedule is; 0 leaves it."""
+
+    def factor(self, step: int, switches: Sequence[Switch]) -> float:
+        """What the learning rate of a step is multiplied with.
+
+        Args:
+            step: counted from 0.
+            switches: so far.
+        """
+        begun = [s.step for s in switches if 0 < s.step <= step]
+        if not begun or not self.warmup:
+            return 1.0
+        return min(1.0, (step - begun[-1] + 1) / self.warmup)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The answer to a schedule's `Measure`."""
+
+    figures: Figures
+    progress: float | None = None
+    """The student's, where it was measured along the way."""
+
+
 @dataclass
 class Session:
     """A training run on one rank: what is trained, on what, towards what, and how far it is."""
@@ -110,8 +161,18 @@ class Session:
     """Validation loss before step 0, from which progress counts."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """The training curve: one entry a recorded step."""
+    at_switch: AtSwitch = field(default_factory=AtSwitch)
+    measures: Mapping[str, Callable[..., Measured]] = field(default_factory=dict)
+    """What a schedule may ask for → what measures it."""
     loaded: dict[int, list[Batch]] = field(default_factory=dict)
     """Step → its micro-batches, which were announced to the teacher."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        switches = self.teaching.switches if self.teaching else []
+        factor = self.at_switch.factor(self.step, switches)
+        return factor * self.optim.learning_rate_at(self.step)
 
     def batches(self) -> list[Batch]:
         """The micro-batches of the next step; those behind it are announced to the teacher."""

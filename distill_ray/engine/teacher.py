@@ -21,8 +21,14 @@ class TeacherSource(Protocol):
     def use(self, teacher: str, rung: int) -> None:
         """Answer for this checkpoint from now on; what was announced to another is forgotten."""
 
+    def expect(self, teacher: str, rung: int) -> None:
+        """This checkpoint will probably be used soon: read what can be read of it meanwhile."""
+
     def announce(self, batches: Sequence[Batch]) -> None:
         """The micro-batches of a coming step, in order: references to them will be wanted."""
+
+    def forget(self) -> None:
+        """What was announced won't be wanted, or will be announced again."""
 
     def reference(self, batch: Batch, kept: Kept, *, temperature: float) -> Reference:
         """The teacher's side of a batch's kept predictions, on the batch's device.
@@ -52,8 +58,15 @@ class Colocated:
         """Load this checkpoint, unless it is the one in use."""
         self._bank.use(teacher, rung)
 
+    def expect(self, teacher: str, rung: int) -> None:
+        """Read its weights into the main memory while training goes on."""
+        self._bank.expect(teacher, rung)
+
     def announce(self, batches: Sequence[Batch]) -> None:
         """Nothing works ahead here."""
+
+    def forget(self) -> None:
+        """Nothing was."""
 
     def reference(self, batch: Batch, kept: Kept, *, temperature: float) -> Reference:
         """Hidden states of a forward pass, with the output weights."""

@@ -50,6 +50,6 @@ def _measured(job: Job, by_step: list[Checkpoint]) -> Iterator[Checkpoint]:
     yield by_step[0]
     # A measurement after n steps comes before the switch for step n.
     yield from (by_step[n - 1] for n in range(1, job.steps + 1) if job.validation_due(n))
-    if teaching.reassessment is not None:
+    if teaching.rules.reassessment is not None:
         # Progress counts towards the best of all teachers.
         yield from ((name, len(rungs) - 1) for name, rungs in teaching.ladders.items())

@@ -45,12 +45,13 @@ def load_adapter(model: Any, folder: str) -> Any:
         return PeftModel.from_pretrained(model, folder, is_trainable=True)
 
 
-def swap_adapter(model: Any, folder: str) -> bool:
+def swap_adapter(model: Any, folder: str, weights: dict[str, Any] | None = None) -> bool:
     """Put another adapter's weights where a model's adapter has its own, in place.
 
     Args:
         model: a base with one adapter on top, not merged.
         folder: of an adapter for the same base.
+        weights: those of the folder, if they have been read already.
 
     Returns:
         False, with the model as it was, where the other one has another form.
@@ -60,7 +61,8 @@ def swap_adapter(model: Any, folder: str) -> bool:
     with _quiet():
         if _form(PeftConfig.from_pretrained(folder)) != _form(model.peft_config["default"]):
             return False
-        set_peft_model_state_dict(model, load_peft_weights(folder, device="cpu"))
+        found = weights if weights is not None else load_peft_weights(folder, device="cpu")
+        set_peft_model_state_dict(model, found)
     return True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor
 from distill_ray.core.head import Head
 from distill_ray.core.matching import States
 from distill_ray.models.adapters import swap_adapter
+from distill_ray.models.ahead import Ahead, fill
 from distill_ray.models.causal import head_of, outputs, require_head, states_of, wanted
 from distill_ray.models.execution import Execution
-from distill_ray.models.load import load_frozen
+from distill_ray.models.load import DTYPES, config_of, load_frozen
 from distill_ray.models.ref import ModelRef
 
 
@@ -75,6 +77,7 @@ class TeacherBank:
         self._vocabulary = vocabulary
         self._current: tuple[str, int] | None = None
         self._model: Serving | None = None
+        self._ahead = Ahead()
 
     @classmethod
     def of(cls, model: Any, vocabulary: int | None = None) -> TeacherBank:
@@ -84,23 +87,42 @@ class TeacherBank:
         bank._model, bank._current = Whole(model, vocabulary), ("teacher", 0)
         return bank
 
+    def expect(self, teacher: str, rung: int) -> None:
+        """Read this checkpoint into the main memory, in the background: it will be used soon."""
+        ref = self.ladders[teacher][rung]
+        if self._shard is None and not (self._held and _same_weights(ref, self._held)):
+            self._ahead.read(_bare(ref), DTYPES[self._execution.precision])
+
     def use(self, teacher: str, rung: int) -> None:
         """Make this checkpoint the one that answers; nothing is read when it already does."""
         if self._current == (teacher, rung):
             return
-        ref = self.ladders[teacher][rung]
-        if not self._swapped(ref):
+        ref, held = self.ladders[teacher][rung], self._held
+        if held is None or not (_same_weights(ref, held) or self._swapped(ref, held)):
             self._let_go()
             self._model = self._loaded(ref)
         self._current = (teacher, rung)
 
-    def _swapped(self, ref: ModelRef) -> bool:
-        """Whether this adapter could take the place of the one in use: megabytes, in place."""
+    @property
+    def _held(self) -> ModelRef | None:
+        """What is in memory."""
+        if self._current is None or not self.ladders[self._current[0]]:
+            return None
+        return self.ladders[self._current[0]][self._current[1]]
+
+    def _swapped(self, ref: ModelRef, held: ModelRef) -> bool:
+        """Whether these weights could take the place of those in use: no model is built for them.
+
+        An adapter is always read here, megabytes; full weights where they have been read ahead.
+        """
         model = self._model.model if isinstance(self._model, Whole) else None
-        if self._current is None or ref.adapter is None or not hasattr(model, "peft_config"):
+        weights = None if model is None else self._ahead.take(_bare(ref))
+        if model is None or (weights is None and ref.adapter is None):
             return False
-        held = self.ladders[self._current[0]][self._current[1]]
-        return held.base == ref.base and swap_adapter(model, ref.adapter)
+        if hasattr(model, "peft_config"):
+            same = ref.adapter is not None and held.base == ref.base
+            return same and swap_adapter(model, ref.adapter or "", weights)
+        return ref.adapter is None and _same_form(ref, model) and fill(model, weights or {})
 
     def _let_go(self) -> None:
         """Two teachers at once may not fit. Should loading fail, none is in use."""
@@ -161,6 +183,23 @@ class TeacherBank:
 
     @property
     def _temperature(self) -> float:
-        if self._current is None or not self.ladders[self._current[0]]:
-            return 1.0
-        return self.ladders[self._current[0]][self._current[1]].temperature
+        return 1.0 if self._held is None else self._held.temperature
+
+
+def _bare(ref: ModelRef) -> ModelRef:
+    """Its weights, whatever it does with its logits."""
+    return replace(ref, temperature=1.0)
+
+
+def _same_weights(one: ModelRef, other: ModelRef) -> bool:
+    return _bare(one) == _bare(other)
+
+
+def _same_form(ref: ModelRef, model: Any) -> bool:
+    """Whether a checkpoint's config is that of a model in memory."""
+    ways = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
+    ours, theirs = (
+        {k: v for k, v in config.to_dict().items() if k not in ways}
+        for config in (config_of(ref), model.config.get_text_config(decoder=True))
+    )
+    return bool(ours == theirs)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill_ray.config.training import DistillConfig
-from distill_ray.core.schedule import Reassessment
+from distill_ray.core.schedule import Reassessment, Rules, Smoothing
 from distill_ray.engine.job import Job, TeachingSpec
+from distill_ray.engine.session import AtSwitch
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
@@ -80,13 +81,12 @@ def distill(run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Ranking) 
 
 def _distilled(run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Ranking) -> Order:
     cfg = run.cfg.distill
-    reassess = ranking.reassessment(cfg.reassess.at_progress, cfg.reassess.margin)
-    teaching = _teaching(run, teachers, ranking, reassess)
+    teaching = _teaching(run, teachers, ranking)
     identity = {
         "teachers": teachers.fingerprints(),
         "ladders": {n: [r.temperature for r in rungs] for n, rungs in teaching.ladders.items()},
         "first": teaching.first,
-        "reassessment": reassess,
+        "ranking": teaching.ranking,
         "distill": cfg.model_dump(mode="json", exclude=NOT_IN_RESULT),
     }
     return _order(run, shards, teachers, "student", identity, cfg, teaching)
@@ -102,15 +102,14 @@ def _control(run: Run, shards: ShardSet, teachers: TeacherSet) -> Order:
     prompts = {task.prompts_stream for task in run.cfg.tasks}
     supervised = {stream: share for stream, share in cfg.mix.items() if stream not in prompts}
     training = cfg.model_copy(update={"mix": supervised or cfg.mix})
-    keys = ("objective", "serving", "schedule", "reassess", "save_every")
+    keys = ("objective", "serving", "schedule", "reassess", "progress", "at_switch", "save_every")
     identity = {"distill": training.model_dump(mode="json", exclude=set(keys))}
     return _order(run, shards, teachers, "control", identity, training, None)
 
 
-def _teaching(
-    run: Run, teachers: TeacherSet, ranking: Ranking, reassess: Reassessment
-) -> TeachingSpec:
-    schedule = run.cfg.distill.schedule
+def _teaching(run: Run, teachers: TeacherSet, ranking: Ranking) -> TeachingSpec:
+    cfg = run.cfg.distill
+    schedule, reassess = cfg.schedule, cfg.reassess
     chosen = {n: teachers.teachers[n] for n in ranking.serving}
     soft = ranking.temperatures if run.cfg.distill.objective.calibrate else {}
     return TeachingSpec(
@@ -118,7 +117,11 @@ def _teaching(
         first=ranking.best("early"),
         schedule=schedule.kind,
         options=schedule.model_dump(exclude={"kind"}),
-        reassessment=reassess,
+        ranking=ranking.weighted,
+        rules=Rules(
+            Reassessment(reassess.at_progress, reassess.margin),
+            Smoothing(cfg.progress.smoothing, cfg.progress.monotone),
+        ),
     )
 
 
@@ -132,13 +135,18 @@ def _order(
     teaching: TeachingSpec | None,
 ) -> Order:
     cfg = run.cfg
+    data = data_spec(shards, cfg.seed, cfg.distill.validation_rows)
     job = Job(
         name=name,
         student=teachers.student.ref,
         training=training,
-        data=data_spec(shards, cfg.seed, cfg.distill.validation_rows),
+        data=data,
         objective=cfg.distill.objective if teaching else None,
         teaching=teaching,
+        at_switch=AtSwitch(
+            reset=training.at_switch.optimizer == "reset",
+            warmup=round(training.at_switch.warmup * training.num_steps(data.sequence_length)),
+        ),
         lora=cfg.distill.lora,
         validate_every=cfg.distill.validate_every,
     )

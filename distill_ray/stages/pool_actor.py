@@ -51,6 +51,10 @@ class TeacherActor:
         made, self._is_new = replace(made, by_new_process=self._is_new), False
         return made
 
+    def expect(self, teacher: str, rung: int) -> None:
+        """Read a checkpoint's weights in the background."""
+        self._teachers.bank(teacher, rung).expect(teacher, rung)
+
     def output(self, teacher: str, rung: int) -> Output:
         """The output weights of a checkpoint."""
         return output(self._teachers.bank(teacher, rung), teacher, rung, self._device)

@@ -71,6 +71,18 @@ class Pooled:
             self._output = self._pool.call(next(self._turns), "output", teacher, rung)
         self._ask_due()
 
+    def expect(self, teacher: str, rung: int) -> None:
+        """Every actor reads its weights while it answers for another."""
+        for actor in range(len(self._pool.actors)):
+            self._pool.call(actor, "expect", teacher, rung)
+
+    def forget(self) -> None:
+        """What was announced is not asked any more."""
+        for one in self._coming:
+            if one.call is not None:
+                self._pool.cancel(one.call)
+        self._coming.clear()
+
     def announce(self, batches: Sequence[Batch]) -> None:
         """The micro-batches of a coming step; asks without waiting."""
         self._steps += 1

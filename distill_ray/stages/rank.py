@@ -13,7 +13,7 @@ import numpy as np
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.run import RunConfig
 from distill_ray.core import ranking as core
-from distill_ray.core.schedule import Reassessment
+from distill_ray.core.schedule import Weighted
 from distill_ray.runtime.artifacts import Result
 from distill_ray.runtime.run import Run
 from distill_ray.stages.audit import AuditTable
@@ -102,10 +102,11 @@ class Ranking(Result):
         names = (str(row["teacher"]) for row in self.standings[stage])
         return next(name for name in names if name in allowed)
 
-    def reassessment(self, at_progress: tuple[float, ...], margin: float) -> Reassessment:
-        """What the distillation needs to compute the ranking anew."""
+    @property
+    def weighted(self) -> Weighted:
+        """The factors of those that may teach: what a distillation ranks anew with."""
         weights, factors = self.weights, {n: self.factors[n] for n in self.serving}
-        return Reassessment(factors, weights["early"], weights["late"], at_progress, margin)
+        return Weighted(factors, weights["early"], weights["late"])
 
     @cached_property
     def _data(self) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from distill_ray.config.fingerprint import fingerprint
 from distill_ray.config.training import PoolServing
 from distill_ray.engine import checkpoint, comm
 from distill_ray.engine.bad_steps import TooManyBadStepsError
+from distill_ray.engine.held_out import task_loss
 from distill_ray.engine.job import Job, build_session
-from distill_ray.engine.loop import Step, checkpoint_losses, distill, task_loss, validation_of
+from distill_ray.engine.loop import Step, checkpoint_losses, distill, validation_of
 from distill_ray.engine.session import Session
 from distill_ray.runtime.cluster import hush, mailbox, worker_resources
 from distill_ray.runtime.progress import Event
@@ -185,6 +186,8 @@ def _finish(session: Session, order: Order, wall_s: float) -> None:
         "history": session.history,
         "initial_loss": session.initial_loss,
         "switches": [asdict(s) for s in teaching.switches] if teaching else [],
+        "log": [asdict(entry) for entry in teaching.log] if teaching else [],
+        "stalls": teaching.stalls if teaching else [],
         "schedule": teaching.state.to_dict() if teaching else None,
         "bad_steps": session.bad.total,
         "best": min(range(len(losses)), key=lambda i: losses[i]),

@@ -14,8 +14,9 @@ from ray import tune
 
 from distill_ray.core.calibration import nll_each, normalise, right_each
 from distill_ray.data.examples import Questions
+from distill_ray.engine.held_out import validate
 from distill_ray.engine.job import build_session
-from distill_ray.engine.loop import distill, validate
+from distill_ray.engine.loop import distill
 from distill_ray.engine.score import option_scores
 from distill_ray.engine.session import Session
 from distill_ray.runtime.artifacts import Building

@@ -16,7 +16,7 @@ from distill_ray.config.selection import Importances, Level
 from distill_ray.config.training import DIVERGENCE_NAMES, DistillConfig
 from distill_ray.core.divergence import DIVERGENCES
 from distill_ray.core.ranking import FACTORS, LEVELS
-from distill_ray.core.schedule import SCHEDULES
+from distill_ray.core.schedules import SCHEDULES
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,63 +4,75 @@ from functools import partial
 
 import pytest
 
-from distill_ray.core import schedule
-from distill_ray.core.schedule import Ladders, Observation, Reassessment, ScheduleState, advance
+from distill_ray.core import schedules
+from distill_ray.core.schedule import (
+    Ladders,
+    Measure,
+    Observation,
+    Reassessment,
+    Rules,
+    ScheduleState,
+    Smoothing,
+    Weighted,
+    advance,
+)
+from distill_ray.core.schedules import candidate_scores
 
-LADDERS = Ladders({"easy": 3, "strong": 4}, max_steps=100)
+EASY_EARLY = Weighted(
+    factors={"easy": {"ease": 1.0, "peak": 0.0}, "strong": {"ease": 0.0, "peak": 1.0}},
+    early={"ease": 1.0, "peak": 0.0},
+    late={"ease": 0.0, "peak": 1.0},
+)
+"""`easy` leads by 1 - 2·progress: behind from progress 1/2 on."""
 
 
-def reassessment(**changes):
-    """`easy` leads by 1 - 2·progress: behind from progress 1/2 on."""
-    values = {
-        "factors": {"easy": {"ease": 1.0, "peak": 0.0}, "strong": {"ease": 0.0, "peak": 1.0}},
-        "early": {"ease": 1.0, "peak": 0.0},
-        "late": {"ease": 0.0, "peak": 1.0},
-        "at_progress": (0.25, 0.75),
-    }
-    return Reassessment(**{**values, **changes})
+def ladders(ranking=EASY_EARLY):
+    return Ladders({"easy": 3, "strong": 4}, max_steps=100, ranking=ranking)
 
 
-def play(progresses, rule, decide=schedule.fixed, state=None):
+def rules(*at, margin=0.0, **smoothing):
+    return Rules(Reassessment(at, margin), Smoothing(**smoothing))
+
+
+def play(progresses, rule, decide=schedules.fixed, state=None, ranking=EASY_EARLY):
     """State after each observation, and the switches; None stands for a step without validation."""
     state = state or ScheduleState("easy", 2)
     states, switches = [], []
     for number, value in enumerate(progresses, start=1):
-        seen = Observation(number, 1.0, value)
-        state, switch = advance(state, seen, LADDERS, decide, rule)
+        moved = advance(state, Observation(number, 1.0, value), ladders(ranking), decide, rule)
+        state = moved.state
         states.append(state)
-        switches += [switch] if switch else []
+        switches += [moved.switch] if moved.switch else []
     return states, switches
 
 
 def test_the_teacher_changes_at_the_threshold_and_not_before():
-    rule = reassessment(at_progress=(0.75,))
-    _, switches = play([0.1, None, 0.7, 0.74, 0.75, 0.9], rule)
+    _, switches = play([0.1, None, 0.7, 0.74, 0.75, 0.9], rules(0.75))
     (switch,) = switches
     assert (switch.step, switch.from_teacher, switch.to_teacher) == (5, "easy", "strong")
     assert "reassessed at progress 0.75" in switch.reason
 
 
 def test_a_threshold_where_the_current_teacher_still_leads_changes_nothing():
-    states, switches = play([0.3], reassessment())
+    states, switches = play([0.3], rules(0.25, 0.75))
     assert switches == []
     assert states[-1].reassessed == 1
 
 
 def test_without_a_threshold_reached_a_better_teacher_waits():
-    _, switches = play([0.7, 0.7, 0.7], reassessment(at_progress=(0.75,)))
+    _, switches = play([0.7, 0.7, 0.7], rules(0.75))
     assert switches == []
 
 
 def test_each_threshold_is_used_once_even_when_the_lead_grows_later():
     # At .75 the lead is .5, under the margin; at .95 it would suffice, but no threshold is left.
-    states, switches = play([0.75, 0.95, 1.0], reassessment(margin=0.6))
+    states, switches = play([0.75, 0.95, 1.0], rules(0.25, 0.75, margin=0.6))
     assert switches == []
     assert [s.reassessed for s in states] == [2, 2, 2]
 
 
 def test_two_thresholds_passed_at_once_are_one_reassessment():
-    states, switches = play([0.8, 0.8], reassessment())
+    states, switches = play([0.8, 0.8], rules(0.25, 0.75))
     assert [s.step for s in switches] == [1]
     assert [s.reassessed for s in states] == [2, 2]
 
@@ -68,43 +80,159 @@ def test_two_thresholds_passed_at_once_are_one_reassessment():
 @pytest.mark.parametrize(("margin", "switched"), [(0.0, True), (0.5, True), (0.501, False)])
 def test_a_new_teacher_must_lead_by_the_margin(margin, switched):
     # Scores at .75: strong .75, easy .25.
-    _, switches = play([0.75], reassessment(margin=margin))
+    _, switches = play([0.75], rules(0.25, 0.75, margin=margin))
     assert bool(switches) is switched
 
 
 def test_noise_never_takes_progress_back():
-    states, switches = play([0.2, 0.8, 0.1, None, 0.3, 0.8], reassessment())
+    states, switches = play([0.2, 0.8, 0.1, None, 0.3, 0.8], rules(0.25, 0.75))
     assert [s.progress for s in states] == [0.2, 0.8, 0.8, 0.8, 0.8, 0.8]
     assert [s.step for s in switches] == [2]
 
 
 def test_a_step_without_validation_reassesses_nothing():
-    states, _ = play([None] * 3, reassessment(at_progress=(0.0,)))
+    states, _ = play([None] * 3, rules(0.0))
     assert all(s.reassessed == 0 for s in states)
 
 
 @pytest.mark.parametrize(
     ("decide", "rung"),
     [
-        (schedule.fixed, 3),
-        (schedule.equal_stages, 2),
-        (partial(schedule.at_steps, steps=(10, 20, 30, 90)), 3),
-        (partial(schedule.on_plateau, window=1000), 1),
+        (schedules.fixed, 3),
+        (schedules.equal_stages, 2),
+        (partial(schedules.at_steps, steps=(10, 20, 30, 90)), 3),
+        (partial(schedules.on_plateau, window=1000), 1),
     ],
     ids=["fixed", "equal_stages", "at_steps", "on_plateau"],
 )
 def test_the_new_teacher_enters_at_the_rung_of_the_schedule(decide, rung):
-    state, switch = advance(
-        ScheduleState("easy", 1), Observation(50, 1.0, 0.8), LADDERS, decide, reassessment()
-    )
+    seen = Observation(50, 1.0, 0.8)
+    moved = advance(ScheduleState("easy", 1), seen, ladders(), decide, rules(0.25, 0.75))
+    state, switch = moved.state, moved.switch
     assert (state.teacher, state.rung, state.losses) == ("strong", rung, ())
     assert (switch.to_teacher, switch.to_rung) == ("strong", rung)
 
 
 def test_a_shorter_ladder_is_entered_at_its_best_rung():
-    rule = reassessment(
-        factors={"easy": {"ease": 0.0, "peak": 1.0}, "strong": {"ease": 1.0, "peak": 0.0}}
+    turned = Weighted(
+        factors={"easy": {"ease": 0.0, "peak": 1.0}, "strong": {"ease": 1.0, "peak": 0.0}},
+        early=EASY_EARLY.early,
+        late=EASY_EARLY.late,
     )
-    plateau = partial(schedule.on_plateau, window=1000)
-    states, _ = play([0.8], rule, plateau, ScheduleState("strong", 3))
+    plateau = partial(schedules.on_plateau, window=1000)
+    states, _ = play([0.8], rules(0.75), plateau, ScheduleState("strong", 3), turned)
     assert (states[-1].teacher, states[-1].rung) == ("easy", 2)
+
+
+def test_a_reassessment_needs_a_ranking():
+    with pytest.raises(ValueError, match="needs the ladders' ranking"):
+        play([0.9], rules(0.5), ranking=None)
+
+
+@pytest.mark.parametrize(
+    ("smoothing", "expected"),
+    [
+        ({}, [0.4, 0.4, 0.8]),
+        ({"monotone": False}, [0.4, 0.2, 0.8]),
+        ({"share": 0.5}, [0.2, 0.2, 0.5]),
+        ({"share": 0.5, "monotone": False}, [0.2, 0.2, 0.5]),
+        ({"share": 0.75, "monotone": False}, [0.1, 0.125, 0.29375]),
+    ],
+)
+def test_progress_is_smoothed_and_monotone_as_asked(smoothing, expected):
+    states, _ = play([0.4, 0.2, 0.8], rules(**smoothing))
+    assert [s.progress for s in states] == pytest.approx(expected)
+
+
+# Ranked anew, with probes
+
+DEEP = Ladders({"easy": 3, "strong": 2}, max_steps=100, ranking=EASY_EARLY)
+
+
+def ranked_at(step, probes, *, state=None, progress=0.5, **options):
+    """What it asks, and where it goes with these figures: checkpoint → (moved, closed)."""
+    state = state or ScheduleState("easy", 1)
+    decide = partial(schedules.ranked, **{"every": 10, **options})
+    asked = advance(state, Observation(step, 1.0), DEEP, decide)
+    if not isinstance(asked, Measure):
+        return None, asked
+    figures = {c: {"moved": m, "closed": c_} for c, (m, c_) in probes.items()}
+    assert figures.keys() == set(asked.of)
+    seen = Observation(step, 1.0, progress, {"probes": figures})
+    return asked, advance(state, seen, DEEP, decide)
+
+
+PROBES = {("easy", 1): (1.0, 0.4), ("easy", 2): (1.0, 0.8), ("strong", 1): (0.25, 1.0)}
+
+
+def test_candidates_are_the_one_that_serves_the_next_and_each_teacher_s_best():
+    asked, _ = ranked_at(10, PROBES, probe_steps=5)
+    assert asked == Measure("probes", tuple(PROBES), {"steps": 5})
+    top = {("easy", 2): (1.0, 1.0), ("strong", 1): (1.0, 1.0)}
+    asked, _ = ranked_at(10, top, state=ScheduleState("easy", 2))
+    assert asked.of == tuple(top), "each once"
+
+
+def test_scores_take_ease_from_the_probe_and_the_rest_from_the_teacher_as_far_as_it_had_come():
+    scores = candidate_scores(
+        {("a", 0): {"moved": 4.0, "closed": 0.2}, ("a", 1): {"moved": 1.0, "closed": 0.8}},
+        Weighted({"a": {"ease": 0.3, "peak": 0.6}}, {"ease": 1.0, "peak": 0.0}, EASY_EARLY.late),
+        progress=0.25,
+    )
+    # Ease √(4/4) and √(1/4); of the teacher's peak of .6, a quarter and all.
+    assert scores == pytest.approx({("a", 0): 0.75 + 0.25 * 0.15, ("a", 1): 0.375 + 0.25 * 0.6})
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"), [(0.1, ("easy", 1)), (0.9, ("strong", 1))], ids=["early", "late"]
+)
+def test_the_teacher_or_nothing_changes_with_the_student_s_progress(progress, expected):
+    _, moved = ranked_at(10, PROBES, progress=progress)
+    assert moved.state.checkpoint == expected
+    assert moved.state.progress == progress
+    assert moved.state.memory == {"asked": 10}
+    assert set(moved.switch.numbers) == {
+        "easy checkpoint 2", "easy checkpoint 3", "strong checkpoint 2",
+    }  # fmt: skip
+
+
+def test_the_checkpoint_alone_changes_where_the_next_one_hands_over_more():
+    _, moved = ranked_at(10, {**PROBES, ("easy", 2): (4.0, 0.8)}, progress=0.1)
+    assert moved.state.checkpoint == ("easy", 2)
+
+
+@pytest.mark.parametrize(("margin", "rung"), [(0.0, 2), (0.45, 2), (0.46, 1)])
+def test_a_lead_below_the_margin_changes_nothing_but_is_told(margin, rung):
+    # At progress .1, ease counts .9: it is 1 for the next checkpoint and 1/2 for this one.
+    probes = {**PROBES, ("easy", 2): (4.0, 0.8)}
+    _, moved = ranked_at(10, probes, progress=0.1, margin=margin)
+    assert moved.state.rung == rung
+    assert moved.switch.changes is (rung == 2)
+
+
+def test_it_is_asked_every_so_many_steps_since_the_last_time():
+    asked = []
+    state = ScheduleState("easy", 1)
+    for step in range(1, 31):
+        found, moved = ranked_at(step, PROBES, state=state, progress=0.1)
+        asked += [step] if found else []
+        state = moved.state
+    assert asked == [10, 20, 30]
+
+
+def test_without_an_interval_it_is_asked_where_the_loss_is_flat_and_a_window_later_again():
+    asked = []
+    state = ScheduleState("easy", 1)
+    for step in range(1, 13):
+        found, moved = ranked_at(step, PROBES, state=state, progress=0.1, every=None, window=3)
+        asked += [step] if found else []
+        state = moved.state
+    assert asked == [6, 9, 12]
+
+
+def test_nothing_is_ranked_without_a_ranking():
+    with pytest.raises(ValueError, match="needs the ladders' ranking"):
+        advance(
+            ScheduleState("easy", 1), Observation(9, 1.0), ladders(None),
+            partial(schedules.ranked, every=1),
+        )  # fmt: skip

@@ -8,12 +8,25 @@ import tiny
 import torch
 
 from distill_ray.config.training import LoraConfig, ObjectiveConfig
+from distill_ray.core.schedule import Weighted
 from distill_ray.engine import checkpoint
-from distill_ray.engine.loop import distill, validate
+from distill_ray.engine.held_out import validate
+from distill_ray.engine.loop import distill
+from distill_ray.engine.session import AtSwitch
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
 
-SCHEDULES = {"equal_stages": {}, "on_plateau": {"window": 2, "min_gain": 0.9}}
+SCHEDULES = {
+    "equal_stages": {},
+    "on_plateau": {"window": 2, "min_gain": 0.9},
+    "scd": {"stages": 3},
+    "ranked": {"every": 3, "probe_steps": 2, "margin": 0.0},
+}
+RANKING = Weighted(
+    {"big": {"ease": 0.0, "peak": 0.2}, "other": {"ease": 0.0, "peak": 1.0}},
+    early={"ease": 1.0, "peak": 0.0},
+    late={"ease": 0.0, "peak": 1.0},
+)
 STEPS = 8
 
 
@@ -26,25 +39,36 @@ def _numbers(steps):
 def saved(request, builder, two_rungs, tmp_path_factory):
     """A job, its finished session and steps, and a folder with a checkpoint after each step."""
     options = SCHEDULES[request.param]
-    teaching = replace(two_rungs, schedule=request.param, options=options)
-    job = builder.job(steps=STEPS, teaching=teaching, micro_batch_rows=4)
+    # Folders, so that weights are read ahead and put in place.
+    base = tmp_path_factory.mktemp("ladder")
+    folders = [ModelRef("path", str(base / str(number))) for number in range(3)]
+    # The first says next to nothing, as the student does: SCD begins with it.
+    for seed, width, ref in zip((0, 5, 6), (0.02, 0.3, 0.3), folders):
+        made = tiny.ref(seed, num_hidden_layers=1, initializer_range=width)
+        load_model(made).save_pretrained(ref.location)
+    made = {"schedule": request.param, "options": options, "ranking": RANKING}
+    ladders = {"big": folders[:2], "other": folders[2:]}
+    teaching = replace(two_rungs, ladders=ladders, **made)
+    student = tiny.ref(0, num_hidden_layers=1)
+    job = builder.job(steps=STEPS, teaching=teaching, student=student, micro_batch_rows=4)
+    job = replace(job, at_switch=AtSwitch(reset=True, warmup=2))
     session, steps = builder.session(job, validate_every=3, best_loss=4.0), []
     folder = tmp_path_factory.mktemp(request.param)
     for step in distill(session):
         (folder / str(step.number)).mkdir()
         checkpoint.save(session, folder / str(step.number), job="test")
         steps.append(step)
-    assert any(step.switch for step in steps)
+    assert session.teaching.switches
     return job, session, steps, folder
 
 
-@pytest.mark.parametrize("cut", [1, 4, 5, STEPS])
+@pytest.mark.parametrize("cut", range(1, STEPS + 1))
 def test_a_restored_run_takes_the_same_steps_and_switches(builder, saved, cut):
     job, straight, steps, folder = saved
     restored = builder.session(job, validate_every=3, best_loss=4.0)
     checkpoint.restore(restored, folder / str(cut))
     assert _numbers(distill(restored)) == _numbers(steps[cut:])
-    assert restored.teaching.switches == straight.teaching.switches
+    assert restored.teaching.log == straight.teaching.log
     assert restored.teaching.state == straight.teaching.state
     assert restored.history == straight.history
     assert restored.initial_loss == straight.initial_loss

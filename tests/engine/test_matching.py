@@ -11,8 +11,9 @@ from oracles.objective import objective
 
 from distill_ray.config.training import LossWeights, ObjectiveConfig
 from distill_ray.engine import checkpoint
+from distill_ray.engine.held_out import validate
 from distill_ray.engine.job import TeachingSpec
-from distill_ray.engine.loop import distill, train_step, validate
+from distill_ray.engine.loop import distill, train_step
 from distill_ray.models.load import load_model
 
 HIDDEN = {"hidden": {"weight": 0.5, "layers": "uniform"}}

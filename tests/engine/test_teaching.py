@@ -7,9 +7,10 @@ import tiny
 import torch
 
 from distill_ray.config.training import ObjectiveConfig
-from distill_ray.core.schedule import Reassessment
+from distill_ray.core.schedule import Reassessment, Rules, Weighted
+from distill_ray.engine.held_out import task_loss, validate
 from distill_ray.engine.job import TeachingSpec
-from distill_ray.engine.loop import distill, task_loss, train_step, validate
+from distill_ray.engine.loop import distill, train_step
 
 
 def test_the_switch_happens_on_the_step_that_the_schedule_says(builder, two_rungs):
@@ -103,13 +104,13 @@ def test_progress_is_the_closed_share_of_the_gap_in_task_loss(builder, two_rungs
 
 def test_a_reassessment_changes_the_teacher_once_the_student_has_come_far_enough(builder):
     ladders = {name: [tiny.ref(seed, num_hidden_layers=1)] for name, seed in (("a", 5), ("b", 6))}
-    rule = Reassessment(
+    ranking = Weighted(
         factors={"a": {"ease": 1.0, "peak": 0.0}, "b": {"ease": 0.0, "peak": 1.0}},
         early={"ease": 1.0, "peak": 0.0},
         late={"ease": 0.0, "peak": 1.0},
-        at_progress=(0.6,),
     )
-    spec = TeachingSpec(ladders, first="a", reassessment=rule)
+    rules = Rules(Reassessment((0.6,)))
+    spec = TeachingSpec(ladders, first="a", ranking=ranking, rules=rules)
     objective = ObjectiveConfig(alpha=0.0)
     session = builder.session(
         steps=25, teaching=spec, objective=objective, validate_every=1, best_loss=4.0
@@ -125,9 +126,7 @@ def test_a_reassessment_changes_the_teacher_once_the_student_has_come_far_enough
 def test_the_best_teacher_is_measured_on_the_rows_that_measure_the_student(builder):
     seeds = {"a": (5, 6), "b": (7, 8)}
     ladders = {n: [tiny.ref(s, num_hidden_layers=1) for s in found] for n, found in seeds.items()}
-    flat = {"ease": 1.0}
-    rule = Reassessment(factors={"a": flat, "b": flat}, early=flat, late=flat)
-    spec = TeachingSpec(ladders, first="a", reassessment=rule)
+    spec = TeachingSpec(ladders, first="a", rules=Rules(Reassessment(())))
     session = builder.session(steps=2, teaching=spec, validate_every=1)
     steps = list(distill(session))
     alone = [

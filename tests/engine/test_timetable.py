@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from distill_ray.core.schedule import Reassessment
+from distill_ray.core.schedule import Reassessment, Rules
 from distill_ray.engine.job import DataSpec, TeachingSpec, build_session, load_streams
 from distill_ray.engine.loop import distill
 from distill_ray.engine.teacher import Colocated
@@ -47,11 +47,6 @@ def grouped(tmp_path_factory):
     return DataSpec(base, base / "cache", KINDS, LENGTH, seed=0, validation_rows=4)
 
 
-def flat_reassessment():
-    flat = {"ease": 1.0}
-    return Reassessment({"big": flat, "other": flat}, early=flat, late=flat, at_progress=())
-
-
 SCHEDULES = {
     "fixed": {},
     "equal_stages": {},
@@ -71,7 +66,7 @@ def test_each_checkpoint_gets_the_rows_that_it_is_asked_about_and_no_others(
         first="big",
         schedule="at_steps" if " " in schedule else schedule,
         options=SCHEDULES[schedule],
-        reassessment=flat_reassessment(),
+        rules=Rules(Reassessment(())),
     )
     objective = builder.job().objective or builder.job(teaching=spec).objective
     job = builder.job(

@@ -21,7 +21,7 @@ from distill_ray.config import RunConfig
 from distill_ray.config.errors import InputError
 from distill_ray.config.training import PoolServing, TopKTargets
 from distill_ray.core import sparse
-from distill_ray.core.schedule import Reassessment
+from distill_ray.core.schedule import Reassessment, Rules, Weighted
 from distill_ray.core.sparse_bytes import encode
 from distill_ray.data.batches import Batch
 from distill_ray.engine.answers import Answer, Request
@@ -90,14 +90,20 @@ def work(tiny: RunConfig, shards: ShardSet, tmp_path_factory: pytest.TempPathFac
 
     ladders = {"a": [saved("a0", 48, 0), saved("a1", 48, 1)], "b": [saved("b0", 32, 2)]}
     even = {"ease": 1.0}
-    rule = Reassessment(factors={"a": even, "b": even}, early=even, late=even)
+    ranking = Weighted({"a": even, "b": even}, early=even, late=even)
     return Job(
         name="pool",
         student=ref(16, 9),
         training=tiny.distill,
         data=data_spec(shards, 0, 8),
         objective=tiny.distill.objective.model_copy(update={"temperature": 2.0}),
-        teaching=TeachingSpec(ladders, "a", schedule="equal_stages", reassessment=rule),
+        teaching=TeachingSpec(
+            ladders,
+            "a",
+            schedule="equal_stages",
+            ranking=ranking,
+            rules=Rules(Reassessment()),
+        ),
         validate_every=10,
         backend="plain",
     )

@@ -308,7 +308,7 @@ def test_a_teacher_without_a_size_advantage_is_marked_and_doesn_t_serve(tmp_path
     assert made.marks == {"a": ["no size advantage: 1.00 of the student's parameters"]}
     assert [row["teacher"] for row in made.standings["middle"]] == ["a", "b"], "still shown"
     assert made.serving == ["b"] and made.best("early") == "b"
-    assert set(made.reassessment((0.5,), 0.1).factors) == {"b"}
+    assert set(made.weighted.factors) == {"b"}
     assert ranked(run_of(tmp_path, "a", "b", rank={"size_advantage": 0}), found).marks == {}
 
 
@@ -339,16 +339,15 @@ def test_where_all_are_marked_all_may_serve(tmp_path: Path) -> None:
     made = ranked(run_of(tmp_path, "b", "a"), found)
     assert set(made.marks) == {"a", "b"}
     assert made.serving == ["a", "b"] and made.best("late") == "a"
-    assert set(made.reassessment((), 0.0).factors) == {"a", "b"}
+    assert set(made.weighted.factors) == {"a", "b"}
 
 
 def test_a_reassessment_has_the_factors_and_weights_of_the_ranking(tmp_path: Path) -> None:
     found = {"a": Candidate(TASK, (2.0, 2.1)), "b": Candidate(TASK, (1.0, 1.1))}
     made = ranked(run_of(tmp_path, "a", "b"), found)
-    plan = made.reassessment((0.25, 0.75), 0.02)
-    assert plan.factors == made.factors
-    assert (plan.early, plan.late) == (made.weights["early"], made.weights["late"])
-    assert (plan.at_progress, plan.margin) == ((0.25, 0.75), 0.02)
+    anew = made.weighted
+    assert anew.factors == made.factors
+    assert (anew.early, anew.late) == (made.weights["early"], made.weights["late"])
 
 
 def test_temperatures_of_the_ranked_teachers_are_passed_on(tmp_path: Path) -> None:

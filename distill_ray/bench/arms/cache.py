@@ -55,8 +55,14 @@ class Truncated:
     def use(self, teacher: str, rung: int) -> None:
         """There is one."""
 
+    def expect(self, teacher: str, rung: int) -> None:
+        """There is no other."""
+
     def announce(self, batches: object) -> None:
         """Nothing works ahead."""
+
+    def forget(self) -> None:
+        """Nothing was announced."""
 
     def reference(self, batch: Batch, kept: Kept, *, temperature: float) -> Reference:
         """Its likeliest tokens."""

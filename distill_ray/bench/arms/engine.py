@@ -9,7 +9,8 @@ from distill_ray.bench.turns import Turns
 from distill_ray.bench.work import LossWork, StepWork
 from distill_ray.core.head import Head
 from distill_ray.core.head_loss import Supervision, head_loss
-from distill_ray.core.schedule import Ladders, ScheduleState, fixed
+from distill_ray.core.schedule import Ladders, ScheduleState
+from distill_ray.core.schedules import fixed
 from distill_ray.data.batches import Batch
 from distill_ray.engine.loop import train_step
 from distill_ray.engine.objective import Objective
@@ -63,7 +64,7 @@ def session_of(pair: Pair, work: StepWork, device: torch.device, steps: int) -> 
             Colocated(TeacherBank.of(pair.teacher, pair.vocabulary)),
             Ladders({"teacher": 1}, steps),
             fixed,
-            ScheduleState("teacher", 0),
+            ScheduleState("teacher", 0, begun=True),
         ),
     )
 

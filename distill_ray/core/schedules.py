@@ -1,0 +1,237 @@
+"""The schedules: functions from what a run has seen to the checkpoint that should teach it.
+
+Each is asked before the first step and after every step. One that must know more returns a
+`Measure` and is asked again with the answer. Its options are keyword arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from distill_ray.core.ranking import ease
+from distill_ray.core.schedule import (
+    Checkpoint,
+    Choice,
+    Figures,
+    Ladders,
+    Measure,
+    Observation,
+    ScheduleState,
+    Weighted,
+)
+
+SOON = 0.05
+"""Share of a run's steps before a known switch at which its checkpoint is worth reading."""
+
+
+def fixed(state: ScheduleState, seen: Observation, ladders: Ladders) -> Choice:
+    """The best rung, always."""
+    why = "the best checkpoint serves throughout"
+    return Choice(state.teacher, ladders.last(state.teacher), why)
+
+
+def at_steps(
+    state: ScheduleState, seen: Observation, ladders: Ladders, *, steps: tuple[int, ...]
+) -> Choice:
+    """One rung up at each of `steps`, the best one at most."""
+    rung = min(sum(seen.step >= step for step in steps), ladders.last(state.teacher))
+    later = [step for step in steps if step > seen.step]
+    chosen = Choice(state.teacher, rung, f"step {seen.step} is on the list")
+    return _reading_ahead(chosen, seen, ladders, later[0] if later else None)
+
+
+def equal_stages(state: ScheduleState, seen: Observation, ladders: Ladders) -> Choice:
+    """The rungs in order, each for an equal share of the steps (RCO's equal intervals)."""
+    rungs = ladders.num_rungs[state.teacher]
+    rung = _stage(seen.step, rungs, ladders)
+    chosen = Choice(state.teacher, rung, f"stage {rung + 1} of {rungs} begins")
+    return _reading_ahead(chosen, seen, ladders, -(-(rung + 1) * ladders.max_steps // rungs))
+
+
+def on_plateau(
+    state: ScheduleState,
+    seen: Observation,
+    ladders: Ladders,
+    *,
+    window: int = 200,
+    min_gain: float = 0.02,
+) -> Choice:
+    """One rung up when the mean loss fell by less than `min_gain` between two windows."""
+    if seen.step == 0:
+        return Choice(state.teacher, 0, "the first checkpoint begins")
+    gain = _gain(state, window)
+    if gain is None or state.rung >= ladders.last(state.teacher):
+        return Choice(state.teacher, state.rung, "still gaining")
+    above = state.teacher, state.rung + 1
+    if gain >= min_gain:
+        ahead = above if gain < 2 * min_gain else None
+        return Choice(state.teacher, state.rung, "still gaining", upcoming=ahead)
+    reason = f"gain over {window} steps was {gain:.2%}, under {min_gain:.2%}"
+    return Choice(*above, reason, {"gain": gain, "min_gain": min_gain})
+
+
+def scd(
+    state: ScheduleState, seen: Observation, ladders: Ladders, *, stages: int | None = None
+) -> Choice | Measure:
+    """At each stage, argmin_k KL(p_T* ‖ p_k) + KL(p_S ‖ p_k) on held-out tokens (SCD).
+
+    T* is the teacher's best checkpoint, S the student as it is, k any checkpoint of the teacher. Of
+    equal ones the later serves. Scheduled Checkpoint Distillation, arXiv 2601.10114.
+
+    Args:
+        state, seen, ladders: as for every schedule.
+        stages: of equal length; as many as the teacher has rungs, when left out.
+    """
+    number = stages or ladders.num_rungs[state.teacher]
+    stage = _stage(seen.step, number, ladders)
+    known = state.memory if state.memory.get("teacher") == state.teacher else {}
+    if known.get("stage") == stage:
+        return Choice(state.teacher, state.rung, "the stage goes on")
+    # The teacher's checkpoints don't change: their distances to its best are measured once.
+    if "divergences" not in seen.measured:
+        missing = "best" not in known
+        return Measure("divergences", ladders.of(state.teacher), {"to_best": missing})
+    found = seen.measured["divergences"]
+    best = known.get("best") or [row["best"] for row in found.values()]
+    sums = [b + row["student"] for b, row in zip(best, found.values())]
+    rung = min(range(len(sums)), key=lambda k: (sums[k], -k))
+    return Choice(
+        state.teacher,
+        rung,
+        f"stage {stage + 1} of {number}: checkpoint {rung + 1} is closest to the student "
+        f"and to the best one, {sums[rung]:.4f} nats",
+        {f"checkpoint {k + 1}": value for k, value in enumerate(sums)},
+        memory={"teacher": state.teacher, "stage": stage, "best": best},
+        assessed=True,
+    )
+
+
+def ranked(
+    state: ScheduleState,
+    seen: Observation,
+    ladders: Ladders,
+    *,
+    every: int | None = None,
+    window: int = 100,
+    min_gain: float = 0.02,
+    probe_steps: int = 8,
+    margin: float = 0.02,
+) -> Choice | Measure:
+    """The ranking anew, with the student's progress and short probes from the student as it is.
+
+    Asked every `every` steps, or where the loss has stopped falling. Candidates are the checkpoint
+    that serves, the next of its ladder, and each teacher's best. Of a candidate's factors, ease
+    comes from its probe; the others are its teacher's, times the share of its teacher's way from
+    the initial student that it has gone itself. The best score serves if it leads by `margin`.
+
+    Args:
+        state, seen, ladders: as for every schedule; the ladders with their ranking.
+        every: steps between two assessments; none waits for a plateau.
+        window, min_gain: of a plateau, as in `on_plateau`.
+        probe_steps: optimiser steps with each candidate.
+        margin: by which another must lead the current one's score.
+    """
+    if seen.step == 0:
+        why = "the best checkpoint of the teacher that leads for an untrained student"
+        return Choice(state.teacher, ladders.last(state.teacher), why)
+    if ladders.ranking is None:
+        raise ValueError("the schedule `ranked` needs the ladders' ranking")
+    since = seen.step - int(state.memory.get("asked", 0))
+    gain = _gain(state, window)
+    due = since >= every if every else gain is not None and gain < min_gain and since >= window
+    if not due:
+        return Choice(state.teacher, state.rung, "not assessed")
+    if "probes" not in seen.measured:
+        return Measure("probes", _candidates(state, ladders), {"steps": probe_steps})
+    scores = candidate_scores(seen.measured["probes"], ladders.ranking, state.progress)
+    best = max(scores, key=lambda c: (scores[c], c == state.checkpoint))
+    lead = scores[best] - scores[state.checkpoint]
+    if lead < margin:
+        best, said = state.checkpoint, "none leads it"
+    else:
+        said = f"leads by {lead:.3f}"
+    return Choice(
+        *best,
+        f"reassessed at progress {state.progress:.2f}: {named(best)} {said}",
+        {named(c): score for c, score in scores.items()},
+        memory={"asked": seen.step},
+        assessed=True,
+    )
+
+
+def named(checkpoint: Checkpoint) -> str:
+    """As a reader sees it."""
+    teacher, rung = checkpoint
+    return f"{teacher} checkpoint {rung + 1}"
+
+
+def candidate_scores(
+    probes: Figures, ranking: Weighted, progress: float
+) -> dict[Checkpoint, float]:
+    """Score of every checkpoint that was probed.
+
+    Args:
+        probes: checkpoint → `moved`, the fall of KL(teacher ‖ student) in nats, and `closed`, the
+            share of the gap from the initial student to the best teacher that it has closed
+            itself; each teacher's best is among them.
+        ranking: the factors that were measured beforehand.
+        progress: the student's.
+    """
+    most = max(row["moved"] for row in probes.values())
+    best = {t: max(row["closed"] for (of, _), row in probes.items() if of == t) for t, _ in probes}
+    found = {}
+    for (teacher, rung), row in probes.items():
+        strength = row["closed"] / best[teacher] if best[teacher] > 0 else 1.0
+        factors = {f: strength * value for f, value in ranking.factors[teacher].items()}
+        factors |= {"ease": float(ease(row["moved"], most))} if "ease" in factors else {}
+        found[teacher, rung] = ranking.score(factors, progress)
+    return found
+
+
+def _candidates(state: ScheduleState, ladders: Ladders) -> tuple[Checkpoint, ...]:
+    last = ladders.last(state.teacher)
+    own = [state.checkpoint, (state.teacher, min(state.rung + 1, last))]
+    return tuple(dict.fromkeys([*own, *((name, ladders.last(name)) for name in ladders.num_rungs)]))
+
+
+def _stage(step: int, stages: int, ladders: Ladders) -> int:
+    return min(step * stages // ladders.max_steps, stages - 1)
+
+
+def _gain(state: ScheduleState, window: int) -> float | None:
+    """Relative fall of the mean loss from one window to the next; none before there are two."""
+    if len(state.losses) < 2 * window:
+        return None
+    before = sum(state.losses[-2 * window : -window]) / window
+    now = sum(state.losses[-window:]) / window
+    return (before - now) / abs(before) if before else 0.0
+
+
+def _reading_ahead(chosen: Choice, seen: Observation, ladders: Ladders, step: int | None) -> Choice:
+    """With the next rung as what comes soon, where it does."""
+    if chosen.rung == ladders.last(chosen.teacher) or step is None or step >= ladders.max_steps:
+        return chosen
+    if step - seen.step > max(1, round(SOON * ladders.max_steps)):
+        return chosen
+    return replace(chosen, upcoming=(chosen.teacher, chosen.rung + 1))
+
+
+SCHEDULES: dict[str, Callable[..., Choice | Measure]] = {
+    "fixed": fixed,
+    "at_steps": at_steps,
+    "equal_stages": equal_stages,
+    "on_plateau": on_plateau,
+    "scd": scd,
+    "ranked": ranked,
+}
+
+
+def deciding(function: Callable[..., Choice | Measure], **options: Any) -> Any:
+    """A schedule with its options filled in."""
+
+    def decide(state: ScheduleState, seen: Observation, ladders: Ladders) -> Choice | Measure:
+        return function(state, seen, ladders, **options)
+
+    return decide

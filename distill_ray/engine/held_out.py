@@ -1,0 +1,89 @@
+"""The held-out rows: what the student is measured on, and its teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from distill_ray.core.head_loss import HeadLoss, Reference, gold_nll
+from distill_ray.core.schedule import Checkpoint, progress
+from distill_ray.data.batches import Batch
+from distill_ray.engine import comm
+from distill_ray.engine.objective import TERMS, Kept, measured
+from distill_ray.engine.session import Session
+
+
+def validate(session: Session) -> dict[str, float]:
+    """Term → mean over the held-out rows, nats per token; `kl` terms only with a teacher."""
+    session.backend.train(False)
+    if session.teaching is not None:
+        session.teaching.use_current()
+
+    def sums(batch: Batch, kept: Kept) -> Tensor:
+        reference = reference_of(session, batch, kept, 1.0)
+        return kept.sums(session.backend.losses(batch, kept.at, measured(kept, reference)))
+
+    means = held_out_means(session, sums)
+    return {t: m for t, m in means.items() if session.teaching or t.endswith(".ce")}
+
+
+def measure_best_teacher(session: Session) -> float:
+    """The least loss of any teacher's best rung, on the very rows that measure the student."""
+    teaching = session.teaching
+    assert teaching is not None
+    if teaching.best_loss is None:
+        best = ((name, teaching.ladders.last(name)) for name in teaching.ladders.num_rungs)
+        teaching.best_loss = min(teacher_loss(session, one) for one in best)
+    return teaching.best_loss
+
+
+def teacher_loss(session: Session, checkpoint: Checkpoint) -> float:
+    """A checkpoint's own loss on the held-out rows."""
+    source = session.teaching.source if session.teaching else None
+    assert source is not None
+    source.use(*checkpoint)
+
+    def sums(batch: Batch, kept: Kept) -> Tensor:
+        nll = gold_nll(source.reference(batch, kept, temperature=1.0), kept.gold)
+        return kept.sums(HeadLoss(nll.sum(), nll, None))
+
+    return task_loss(held_out_means(session, sums))
+
+
+@torch.no_grad()
+def held_out_means(session: Session, sums_of: Callable[[Batch, Kept], Tensor]) -> dict[str, float]:
+    """Term → mean of its sums over all held-out rows and ranks; terms without tokens left out."""
+    if session.validation is None:
+        return {}
+    device = session.backend.device
+    table = torch.zeros(2, len(TERMS), dtype=torch.float64, device=device)
+    for batch in session.validation.batches():
+        batch = batch.to(device)
+        kept = Kept.of(batch)
+        table += torch.stack([sums_of(batch, kept), kept.counts.double()])
+    comm.sum_over_ranks(table)
+    return {t: float(s / n) for t, s, n in zip(TERMS, *table) if n > 0}
+
+
+def task_loss(validation: dict[str, float]) -> float:
+    """The loss that progress is measured on: the tasks' gold answers, else the text."""
+    return validation.get("task.ce", validation.get("text.ce", float("nan")))
+
+
+def progress_of(session: Session, measured: dict[str, float] | None) -> float | None:
+    """The student's progress, where the best teacher's loss is known."""
+    if measured is None or session.teaching is None or session.teaching.best_loss is None:
+        return None
+    assert session.initial_loss is not None
+    return progress(task_loss(measured), session.initial_loss, session.teaching.best_loss)
+
+
+def reference_of(
+    session: Session, batch: Batch, kept: Kept, temperature: float
+) -> Reference | None:
+    """The teacher's side of a batch; none without a teacher."""
+    if session.teaching is None:
+        return None
+    return session.teaching.source.reference(batch, kept, temperature=temperature)

@@ -1,0 +1,180 @@
+"""What a schedule may ask for, measured on the held-out rows. All ranks measure together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from distill_ray.core.divergence import Divergence, forward_kl, reverse_kl
+from distill_ray.core.head import Head
+from distill_ray.core.head_loss import Supervision, head_loss
+from distill_ray.core.schedule import Checkpoint, progress
+from distill_ray.data.batches import Batch
+from distill_ray.engine.held_out import (
+    held_out_means,
+    measure_best_teacher,
+    progress_of,
+    task_loss,
+    teacher_loss,
+    validate,
+)
+from distill_ray.engine.loop import train_step
+from distill_ray.engine.objective import Kept
+from distill_ray.engine.session import BadSteps, Measured, Session, Teaching
+
+
+def divergences(session: Session, of: Sequence[Checkpoint], *, to_best: bool) -> Measured:
+    """Distances of checkpoints p_k in nats per token; kinds of row weigh what they do in the loss.
+
+    Args:
+        session: its teacher's source must give whole distributions.
+        of: checkpoints of one teacher, its best one last.
+        to_best: measure `best`, KL(p_T* ‖ p_k), beside `student`, KL(p_S ‖ p_k).
+    """
+    teaching = _teaching(session)
+    session.backend.train(False)
+    best = _answers(session, of[-1]) if to_best else []
+    found: dict[Checkpoint, dict[str, float]] = {}
+    for place, checkpoint in enumerate(of):
+        teaching.source.use(*checkpoint)
+        if place + 1 < len(of):
+            teaching.source.expect(*of[place + 1])
+        found[checkpoint] = {"student": _to_student(session)}
+        if to_best:
+            found[checkpoint]["best"] = _to_best(session, iter(best))
+    return Measured(found)
+
+
+def _to_student(session: Session) -> float:
+    """KL(student ‖ checkpoint in use)."""
+
+    def sums(batch: Batch, kept: Kept) -> Tensor:
+        towards = _towards(kept, _head(session, batch, kept), reverse_kl)
+        return kept.sums(session.backend.losses(batch, kept.at, towards))
+
+    return _blended(session, held_out_means(session, sums))
+
+
+def _to_best(session: Session, best: Iterator[Head]) -> float:
+    """KL(best checkpoint ‖ checkpoint in use), from what the best one has said of each batch."""
+
+    def sums(batch: Batch, kept: Kept) -> Tensor:
+        towards = _towards(kept, next(best), forward_kl)
+        return kept.sums(head_loss(_head(session, batch, kept), towards))
+
+    return _blended(session, held_out_means(session, sums))
+
+
+def probes(session: Session, of: Sequence[Checkpoint], *, steps: int) -> Measured:
+    """A few steps from the student as it is with each checkpoint, after which all is as before.
+
+    `moved`: fall of KL(p_k ‖ student) on held-out answers, nats per token; `gain`: fall of the
+    student's own loss there; `closed`: share of the gap from the initial student to the best
+    teacher that the checkpoint has closed itself; `nll`: its own loss.
+
+    Args:
+        session: between two steps, at least one of which is left.
+        of: the candidates; all see the same batches.
+        steps: of each.
+    """
+    assert session.initial_loss is not None
+    best = measure_best_teacher(session)
+    found: dict[Checkpoint, dict[str, float]] = {}
+    with _as_before(session):
+        before = session.backend.snapshot()
+        share = None
+        for checkpoint in of:
+            trial = _trial(session, checkpoint)
+            start = validate(trial)
+            share = progress_of(session, start) if share is None else share
+            for _ in range(min(steps, session.optim.steps - session.step)):
+                train_step(trial)
+                trial.step += 1
+            end = validate(trial)
+            before.restore()
+            nll = teacher_loss(session, checkpoint)
+            found[checkpoint] = {
+                "moved": _task_kl(start) - _task_kl(end),
+                "gain": task_loss(start) - task_loss(end),
+                "closed": progress(nll, session.initial_loss, best),
+                "nll": nll,
+            }
+    return Measured(found, share)
+
+
+MEASURES: Mapping[str, Callable[..., Measured]] = {"divergences": divergences, "probes": probes}
+
+
+def _teaching(session: Session) -> Teaching:
+    assert session.teaching is not None
+    return session.teaching
+
+
+def _trial(session: Session, checkpoint: Checkpoint) -> Session:
+    """The same student, taught by a checkpoint; nothing that it notes stays."""
+    teaching = _teaching(session)
+    teacher, rung = checkpoint
+    state = replace(teaching.state, teacher=teacher, rung=rung)
+    taught = replace(teaching, state=state, stalls=[], in_use=None)
+    bad = BadSteps(limit=session.optim.steps)
+    return replace(session, teaching=taught, bad=bad, loaded={}, history=[])
+
+
+@contextmanager
+def _as_before(session: Session) -> Iterator[None]:
+    """Random numbers go on, and coming batches are announced, as if the block hadn't been."""
+    source = _teaching(session).source
+    source.forget()
+    session.loaded.clear()
+    devices = [torch.cuda.current_device()] if session.backend.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+    source.forget()
+
+
+@torch.no_grad()
+def _answers(session: Session, checkpoint: Checkpoint) -> list[Head]:
+    """What a checkpoint says of every held-out batch, kept while another one serves."""
+    _teaching(session).source.use(*checkpoint)
+    assert session.validation is not None
+    found: list[Head] = []
+    for batch in session.validation.batches():
+        here = batch.to(session.backend.device)
+        head = _head(session, here, Kept.of(here))
+        # The next checkpoint may take the place of these very weights.
+        first = found[0].weights if found else tuple(w.clone() for w in head.weights)
+        found.append(replace(head, weights=first))
+    return found
+
+
+def _head(session: Session, batch: Batch, kept: Kept) -> Head:
+    found = _teaching(session).source.reference(batch, kept, temperature=1.0)
+    if not isinstance(found, Head):
+        raise ValueError("distances between checkpoints need whole distributions, not cached ids")
+    return found
+
+
+def _towards(kept: Kept, reference: Head, divergence: Divergence) -> Supervision:
+    return Supervision(
+        gold=kept.gold,
+        gold_weight=torch.zeros_like(kept.gold, dtype=torch.float32),
+        reference=reference,
+        reference_weight=kept.terms[2:].any(dim=0).float(),
+        divergence=divergence,
+    )
+
+
+def _task_kl(validation: Mapping[str, float]) -> float:
+    return validation.get("task.kl", validation.get("text.kl", math.nan))
+
+
+def _blended(session: Session, means: Mapping[str, float]) -> float:
+    """Mean of the kinds' means, weighted as the loss weighs them."""
+    weights = {k: session.objective.weights[k] for k in ("text", "task") if f"{k}.kl" in means}
+    total = sum(weights.values())
+    return sum(w * means[f"{kind}.kl"] for kind, w in weights.items()) / total if total else 0.0

@@ -1,0 +1,89 @@
+"""A student and its optimiser as they were: taken, trained on, and put back in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a step changes on this rank, in the main memory."""
+
+    module: nn.Module
+    optimiser: torch.optim.Optimizer
+    tensors: list[Tensor]
+    """Copies, in the order of `_tensors`."""
+    moments: dict[Tensor, dict[str, Any]]
+    """Parameter → the optimiser's state of it."""
+    counter: Any = None
+    counts: Mapping[str, int] | None = None
+    """Attribute of `counter` → its value."""
+
+    @classmethod
+    def of(
+        cls,
+        module: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        counter: Any = None,
+        counts: Mapping[str, int] | None = None,
+    ) -> Snapshot:
+        """Of a student as it is.
+
+        Args:
+            module: the student; its parameters may be shards.
+            optimiser: torch's own, of its parameters or of float32 copies of its shards.
+            counter: what counts steps beside them.
+            counts: what it has counted.
+        """
+        moments = {p: {k: _copy(v) for k, v in s.items()} for p, s in optimiser.state.items()}
+        tensors = [t.detach().to("cpu", copy=True) for t in _tensors(module, optimiser)]
+        return cls(module, optimiser, tensors, moments, counter, counts)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put everything back, in place."""
+        for there, kept in zip(_tensors(self.module, self.optimiser), self.tensors, strict=True):
+            there.copy_(kept)
+        for parameter in list(self.optimiser.state):
+            if parameter not in self.moments:  # It had had no step yet.
+                del self.optimiser.state[parameter]
+        for parameter, moments in self.moments.items():
+            state = self.optimiser.state[parameter]
+            for name, value in moments.items():
+                if isinstance(value, Tensor):
+                    state[name].copy_(value)
+                else:
+                    state[name] = value
+        for name, count in (self.counts or {}).items():
+            setattr(self.counter, name, count)
+
+
+@torch.no_grad()
+def forget(optimiser: torch.optim.Optimizer) -> None:
+    """No moments and no steps counted, as before the first step."""
+    for state in optimiser.state.values():
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                value.zero_()
+            elif name == "step":
+                state[name] = 0
+
+
+def _tensors(module: nn.Module, optimiser: torch.optim.Optimizer) -> Iterator[Tensor]:
+    """This rank's part of the weights, and the float32 copies that the optimiser has of them."""
+    for parameter in module.parameters():
+        yield parameter.data
+        if hasattr(parameter, "ds_tensor"):  # ZeRO-3: `data` is empty, or a small one kept whole.
+            yield parameter.ds_tensor.data
+    yield from module.buffers()
+    for group in optimiser.param_groups:
+        yield from (parameter.data for parameter in group["params"])
+
+
+def _copy(value: Any) -> Any:
+    return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
