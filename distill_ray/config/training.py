@@ -234,6 +234,10 @@ DIVERGENCE_NAMES = (
 """The keys of `core.divergence.DIVERGENCES`, known here without importing torch."""
 
 
+WEIGHTING_NAMES = ("adaptive",)
+"""The keys of `core.weighting.WEIGHTINGS`."""
+
+
 Layers = Literal["last", "uniform"] | dict[PositiveInt, PositiveInt]
 """`last`: the last layer of both. `uniform`: every layer of the student, with the teacher's at
 the same relative depth. Or layer of the student → layer of the teacher, counted from 1."""
@@ -285,6 +289,9 @@ class ObjectiveConfig(Section):
     calibrate: bool = False
     """Divide each teacher's logits by the temperature that the audit fitted for it (Guo et al.
     2017). With `temperature` τ and a teacher's T it acts as τ·T on the teacher's side alone."""
+    weighting: str | None = None
+    """`adaptive` weighs each sample by what a frozen student, fine-tuned without a teacher, and the
+    teacher know of it: its weight takes the place of alpha. Or `my_package.module:function`."""
     match: MatchConfig = MatchConfig()
     """Added to both; the teacher must be colocated."""
 
@@ -293,6 +300,10 @@ class ObjectiveConfig(Section):
         if ":" not in self.divergence and self.divergence not in DIVERGENCE_NAMES:
             hint = did_you_mean(self.divergence, DIVERGENCE_NAMES)
             raise ValueError(f"divergence: no {self.divergence!r}. {hint}".rstrip("."))
+        chosen = self.weighting
+        if chosen is not None and ":" not in chosen and chosen not in WEIGHTING_NAMES:
+            hint = did_you_mean(chosen, WEIGHTING_NAMES)
+            raise ValueError(f"weighting: no {chosen!r}. {hint}".rstrip("."))
         return self
 
 

@@ -15,6 +15,7 @@ from distill_ray.core.matching import Matching
 from distill_ray.core.plugins import find
 from distill_ray.core.schedule import Decide, Ladders, Rules, ScheduleState, Weighted, begin
 from distill_ray.core.schedules import SCHEDULES, deciding
+from distill_ray.core.weighting import WEIGHTINGS
 from distill_ray.data.batches import Batch, MixedRows, Rows, Stream, in_order
 from distill_ray.engine import comm
 from distill_ray.engine.backend import Backend
@@ -40,6 +41,9 @@ from distill_ray.models.execution import Execution, checkpoint_activations
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
 from distill_ray.models.teachers import TeacherBank
+
+ANCHOR = "anchor"
+"""What the frozen student is called among those that answer."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,9 @@ class Job:
     """None trains on the data alone."""
     teaching: TeachingSpec | None = None
     at_switch: AtSwitch = field(default_factory=AtSwitch)
+    anchor: ModelRef | None = None
+    """The frozen student that samples are weighted by, where they are: it was fine-tuned without a
+    teacher."""
     lora: LoraConfig | None = None
     """Train adapters on top of the student instead of its weights."""
     rungs: int = 1
@@ -114,11 +121,11 @@ class Job:
 
     def with_refs(self, change: Any) -> Job:
         """The same with `change` applied to every model's ref."""
-        teaching = self.teaching
+        anchor, teaching = self.anchor and change(self.anchor), self.teaching
         if teaching is not None:
             ladders = {name: [change(r) for r in rungs] for name, rungs in teaching.ladders.items()}
             teaching = replace(teaching, ladders=ladders)
-        return replace(self, student=change(self.student), teaching=teaching)
+        return replace(self, student=change(self.student), teaching=teaching, anchor=anchor)
 
 
 def load_streams(data: DataSpec, split: str, limit: int | None = None) -> dict[str, Stream]:
@@ -131,13 +138,20 @@ def load_streams(data: DataSpec, split: str, limit: int | None = None) -> dict[s
     return found
 
 
-def build_session(job: Job, device: torch.device, teacher: TeacherSource | None = None) -> Session:
+def build_session(
+    job: Job,
+    device: torch.device,
+    teacher: TeacherSource | None = None,
+    anchor: TeacherSource | None = None,
+) -> Session:
     """Load everything that a job needs on this rank. Collective where ranks are several.
 
     Args:
         job: what to train.
         device: where.
         teacher: where the teacher's answers come from; left out, it is loaded here.
+        anchor: where the anchor's come from, as rung 0 of `ANCHOR`; left out, it is loaded here if
+            the job has one.
     """
     training, spec = job.training, _optim(job)
     source = mixed_rows(job)
@@ -151,6 +165,7 @@ def build_session(job: Job, device: torch.device, teacher: TeacherSource | None 
         objective=_objective(job),
         optim=spec,
         teaching=teaching,
+        anchor=_anchor(job, device, anchor),
         validation=Validation(_held_out(job), job.validation_due),
         stopping=None if job.patience is None else Stopping(job.rung_ends, job.patience),
         bad=BadSteps(limit=training.max_bad_steps),
@@ -200,6 +215,7 @@ def _objective(job: Job) -> Objective:
         options=chosen.options,
         weights=weights,
         match={kind: found.weight for kind, found in kinds.items() if found is not None},
+        weighting=find(chosen.weighting, WEIGHTINGS) if chosen.weighting else None,
     )
 
 
@@ -224,6 +240,19 @@ def _teaching(
         assert isinstance(source, Colocated), "a config with another serving is refused"
         matched = Matched(source, partial(matching.layers, side=1))
     return Teaching(source, ladders, decide, state, spec.rules, matched)
+
+
+def _anchor(job: Job, device: torch.device, source: TeacherSource | None) -> TeacherSource | None:
+    if job.teaching is None or job.objective is None or job.objective.weighting is None:
+        return None
+    if source is None:
+        if job.anchor is None:
+            raise ValueError(f"objective.weighting {job.objective.weighting} needs an anchor")
+        ladders = {ANCHOR: [job.anchor]}
+        how = {"execution": execution(job.training), "vocabulary": job.data.vocabulary}
+        source = Colocated(TeacherBank(ladders, device=device, **how))  # type: ignore[arg-type]
+    source.use(ANCHOR, 0)
+    return source
 
 
 def first_state(spec: TeachingSpec, steps: int) -> tuple[ScheduleState, Ladders, Decide]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill_ray.core.head_loss import Reference
+from distill_ray.core.head_loss import Reference, gold_nll
 from distill_ray.core.matching import Towards
 from distill_ray.core.schedule import Measure, Moved, Observation, Switch, advance
 from distill_ray.data.batches import Batch
@@ -26,6 +26,9 @@ from distill_ray.engine.held_out import (
 )
 from distill_ray.engine.objective import Kept
 from distill_ray.engine.session import Session, Teaching
+
+WEIGHTED = ("loss", "share", "counted")
+"""What a micro-batch tells beside its terms where samples are weighted."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,9 @@ def train_step(session: Session) -> tuple[float, dict[str, float], int, float]:
     norm = session.backend.step(session.learning_rate)
     means = session.objective.means(sums, total)
     loss = session.objective.loss(means)
+    if session.objective.weighting is not None:
+        whole, shares, counted = sums[-len(WEIGHTED) :].tolist()
+        loss, means["share"] = whole, shares / max(1.0, counted)
     # Both are global, so every rank decides alike.
     judge(session.bad, session.step + 1, loss, norm, batches, parts[:, session.objective.counted])
     if session.backend.device.type == "cpu":
@@ -164,11 +170,29 @@ def train_step(session: Session) -> tuple[float, dict[str, float], int, float]:
 def _accumulate(session: Session, batch: Batch, kept: Kept, total: Tensor) -> Tensor:
     """Forward and backward of one micro-batch; returns the sums of its terms."""
     reference, towards = _answer(session, batch, kept, total)
-    supervision = session.objective.supervision(kept, total, reference)
+    share = _shares(session, batch, kept, reference)
+    supervision = session.objective.supervision(kept, total, reference, share)
     # Without a kept prediction the loss is a zero that keeps its graph: every rank runs backward.
     found = session.backend.losses(batch, kept.at, supervision, towards)
     session.backend.backward(found.total)
-    return kept.sums(found)
+    if share is None:
+        return kept.sums(found)
+    gold = kept.terms[:2].any(dim=0)
+    extra = torch.stack([found.total.detach().double(), share[gold].double().sum(), gold.sum()])
+    return torch.cat([kept.sums(found), extra])
+
+
+def _shares(
+    session: Session, batch: Batch, kept: Kept, reference: Reference | None
+) -> Tensor | None:
+    """[K] the teacher's share in each prediction; none where it is the same for all."""
+    if session.objective.weighting is None:
+        return None
+    assert session.anchor is not None and reference is not None
+    anchor = session.anchor.reference(batch, kept, temperature=1.0)
+    return session.objective.shares(
+        kept, gold_nll(anchor, kept.gold), gold_nll(reference, kept.gold)
+    )
 
 
 def _answer(

@@ -15,6 +15,7 @@ from torch import Tensor
 from distill_ray.core.divergence import DIVERGENCES, Divergence, forward_kl
 from distill_ray.core.head_loss import HeadLoss, Reference, Supervision
 from distill_ray.core.plugins import find
+from distill_ray.core.weighting import Weighting, means_of
 from distill_ray.data.batches import Batch
 
 TERMS = ("text.ce", "task.ce", "text.kl", "task.kl")
@@ -39,6 +40,8 @@ class Kept:
     """[K] int64 the token that follows."""
     terms: Tensor
     """[4, K] bool; which term counts which prediction, in the order of TERMS."""
+    sample: Tensor
+    """[K] int64 which of the batch's samples it belongs to."""
 
     @classmethod
     def of(cls, batch: Batch) -> Kept:
@@ -48,7 +51,10 @@ class Kept:
         gold, distill = gold[at], distill[at]
         task = batch.is_task.repeat_interleave(batch.gold.shape[1])[at]
         terms = torch.stack([gold & ~task, gold & task, distill & ~task, distill & task])
-        return cls(at, batch.targets.flatten()[at], terms)
+        starts = batch.position_ids == 0
+        starts[:, 0] = True  # A sample may go on from another row.
+        sample = starts.flatten().cumsum(dim=0)[at] - 1
+        return cls(at, batch.targets.flatten()[at], terms, sample)
 
     @property
     def counts(self) -> Tensor:
@@ -78,6 +84,7 @@ class Objective:
 
     N counts the tokens that the data supervise, M those that the teacher does; both are counted
     over all ranks and micro-batches of a step. S_m are distances of inner layers that are matched.
+    Where samples are weighted, a sample's own w stands for α inside the sums.
     """
 
     alpha: float = 0.0
@@ -88,6 +95,8 @@ class Objective:
     weights: Mapping[str, float] = field(default_factory=lambda: {"text": 1.0, "task": 1.0})
     match: Mapping[str, float] = field(default_factory=dict)
     """v: kind of state that is matched → its weight."""
+    weighting: Weighting | None = None
+    """Takes the place of α on samples that have gold tokens; without them it is 1."""
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -97,7 +106,8 @@ class Objective:
     def coefficient(self, term: str) -> float:
         """What a term's mean is multiplied with."""
         kind, _, what = term.partition(".")
-        shares = {"ce": 1 - self.alpha, "kl": self.alpha, **self.match}
+        alpha = {"ce": 1 - self.alpha, "kl": self.alpha}
+        shares = {**(alpha if self.weighting is None else {"ce": 1.0, "kl": 1.0}), **self.match}
         return self.weights[kind] * shares[what]
 
     @property
@@ -128,18 +138,27 @@ class Objective:
         """The divergence."""
         return find(self.divergence, DIVERGENCES)
 
-    def supervision(self, kept: Kept, total: Tensor, reference: Reference | None) -> Supervision:
+    def supervision(
+        self,
+        kept: Kept,
+        total: Tensor,
+        reference: Reference | None,
+        share: Tensor | None = None,
+    ) -> Supervision:
         """This micro-batch's share of a step's loss.
 
         Args:
             kept: of the micro-batch.
             total: [4] counts of the whole step.
             reference: the teacher's side of the same predictions.
+            share: [K] the teacher's share in each of them, where samples are weighted.
         """
         coefficients = total.new_tensor([self.coefficient(t) for t in TERMS], dtype=torch.float32)
-        share = coefficients / total.clamp(min=1)  # [4]
-        weights = kept.terms * share[:, None]  # [4, K]; the two kinds of row exclude each other
-        reference = reference if self.alpha else None
+        parts = coefficients / total.clamp(min=1)  # [4]
+        weights = kept.terms * parts[:, None]  # [4, K]; the two kinds of row exclude each other
+        if share is not None:
+            weights = weights * torch.stack([1 - share, 1 - share, share, share])
+        reference = reference if self.alpha or share is not None else None
         return Supervision(
             gold=kept.gold,
             gold_weight=weights[:2].sum(dim=0),
@@ -149,6 +168,20 @@ class Objective:
             options=dict(self.options),
             temperature=self.temperature,
         )
+
+    def shares(self, kept: Kept, anchor: Tensor, teacher: Tensor) -> Tensor:
+        """[K] the teacher's share in each prediction: its sample's.
+
+        Args:
+            kept: of the micro-batch.
+            anchor: [K] the frozen student's -log p(gold token), anything where there is none.
+            teacher: [K] the teacher's.
+        """
+        assert self.weighting is not None
+        gold = kept.terms[:2].any(dim=0)
+        l_0, there = means_of(anchor, kept.sample, gold)
+        l_k, _ = means_of(teacher, kept.sample, gold)
+        return torch.where(there, self.weighting(l_0, l_k), 1.0)[kept.sample]
 
     def match_weight(self, kept: Kept, total: Tensor) -> Tensor:
         """[K] a prediction's share in the terms of matched states.

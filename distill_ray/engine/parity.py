@@ -32,7 +32,7 @@ def sample_of(batch: Batch, rows: int) -> tuple[Batch, Kept]:
     count = part.input_ids.numel()
     at = torch.arange(0, count, -(-count // PLACES), device=part.input_ids.device)
     terms = torch.ones(4, len(at), dtype=torch.bool, device=at.device)
-    return part, Kept(at, part.targets.flatten()[at], terms)
+    return part, Kept(at, part.targets.flatten()[at], terms, torch.zeros_like(at))
 
 
 @torch.no_grad()

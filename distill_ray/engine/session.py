@@ -151,6 +151,8 @@ class Session:
     objective: Objective
     optim: OptimSpec
     teaching: Teaching | None = None
+    anchor: TeacherSource | None = None
+    """Answers of the frozen student that samples are weighted by."""
     validation: Validation | None = None
     stopping: Stopping | None = None
     """None trains to the end of the budget."""
