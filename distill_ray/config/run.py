@@ -16,7 +16,7 @@ from distill_ray.config.probing import ProbeConfig
 from distill_ray.config.selection import AuditConfig, EvaluateConfig, RankConfig, ReportConfig
 from distill_ray.config.training import AdaptConfig, DistillConfig, TrainingConfig
 
-RESERVED = ("student", "control", "initial-student")
+RESERVED = ("student", "control", "initial-student", "anchor")
 """Models that every run has; no teacher may have their names."""
 
 

@@ -58,6 +58,27 @@ class Teaching:
         """Changes of teacher or checkpoint."""
         return [entry for entry in self.log if entry.changes]
 
+    def switch_log(self) -> list[dict[str, Any]]:
+        """Plain rows of the log: `step`, `from`, `to`, `changes`, `reason`, `numbers`, `stall_s`.
+
+        A checkpoint is written as its teacher and its number, counted from 1. `step` counts from 0,
+        and is the first that sees the new one; `stall_s` is what it waited for it, none where
+        nothing changed.
+        """
+        stalls = dict(self.stalls)
+        return [
+            {
+                "step": entry.step,
+                "from": {"teacher": entry.from_teacher, "checkpoint": entry.from_rung + 1},
+                "to": {"teacher": entry.to_teacher, "checkpoint": entry.to_rung + 1},
+                "changes": entry.changes,
+                "reason": entry.reason,
+                "numbers": dict(entry.numbers),
+                "stall_s": stalls.get(entry.step) if entry.changes else None,
+            }
+            for entry in self.log
+        ]
+
     def use_current(self, step: int | None = None) -> None:
         """Make the checkpoint that the schedule says the one that answers.
 

@@ -13,13 +13,15 @@ from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
 from distill_ray.stages.adapt import TeacherSet, softened
+from distill_ray.stages.anchor import is_weighted, with_anchor
+from distill_ray.stages.local_files import SWITCHES
 from distill_ray.stages.order import Order
 from distill_ray.stages.rank import Ranking
 from distill_ray.stages.rows import data_spec
 from distill_ray.stages.shard import ShardSet
 from distill_ray.stages.targets import with_targets
 
-VERSION = 2
+VERSION = 3
 HOW_SERVED = {"actors", "cpus_per_actor", "gpus_per_actor", "lookahead", "parity_rows"}
 NOT_IN_RESULT: dict[str, Any] = {"save_every": True, "serving": {*HOW_SERVED, "rows_per_file"}}
 """Keys of the config that change how the student is trained, but not what comes out."""
@@ -40,6 +42,11 @@ class Student:
     def curve(self) -> dict[str, Any]:
         """`history`, `switches`, `initial_loss`, `schedule`."""
         return self.order.curve()
+
+    @property
+    def switch_log(self) -> list[dict[str, Any]]:
+        """Every switch and assessment, as `engine.session.Teaching.switch_log`."""
+        return list(self.order.artifact.read_json(SWITCHES))
 
     @property
     def fingerprint(self) -> str:
@@ -67,19 +74,30 @@ class Students:
 
 
 def distill(run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Ranking) -> Students:
-    """Train both, in one group of workers, or find them trained."""
-    orders = [_distilled(run, shards, teachers, ranking), _control(run, shards, teachers)]
-    if all(order.artifact.done() for order in orders):
+    """Train both, or find them trained: in one group of workers, unless one needs the other."""
+    control = _control(run, shards, teachers)
+    distilled = _distilled(run, shards, teachers, ranking, control)
+    if distilled.artifact.done() and control.artifact.done():
         run.reused("distill")
     else:
-        from distill_ray.stages.training import train
-
         with run.stage("distill"):
-            train(run, [with_targets(run, order, teachers.fingerprints()) for order in orders])
-    return Students(*map(Student, orders))
+            _train(run, teachers, distilled, control)
+    return Students(Student(distilled), Student(control))
 
 
-def _distilled(run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Ranking) -> Order:
+def _train(run: Run, teachers: TeacherSet, distilled: Order, control: Order) -> None:
+    from distill_ray.stages.training import train
+
+    if is_weighted(distilled):
+        if not control.artifact.done():
+            train(run, [control])
+        distilled = with_anchor(run, distilled, control)
+    train(run, [with_targets(run, distilled, teachers.fingerprints()), control])
+
+
+def _distilled(
+    run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Ranking, control: Order
+) -> Order:
     cfg = run.cfg.distill
     teaching = _teaching(run, teachers, ranking)
     identity = {
@@ -89,6 +107,8 @@ def _distilled(run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Rankin
         "ranking": teaching.ranking,
         "distill": cfg.model_dump(mode="json", exclude=NOT_IN_RESULT),
     }
+    if cfg.objective.weighting is not None:
+        identity["anchor"] = control.artifact.fingerprint
     return _order(run, shards, teachers, "student", identity, cfg, teaching)
 
 

@@ -15,9 +15,10 @@ from distill_ray.stages.audit import INITIAL, initial
 from distill_ray.stages.distill import Students
 from distill_ray.stages.metrics import right_and_nll, task_metrics
 from distill_ray.stages.scoring import Sheet, Subject, sheets
-from distill_ray.stages.shard import ShardSet
+from distill_ray.stages.shard import ShardSet, held_out_questions
+from distill_ray.stages.sides import sides_of, widest
 
-VERSION = 2
+VERSION = 3
 STUDENT, CONTROL = "student", "control"
 
 
@@ -32,8 +33,14 @@ class Scores(Result):
 
     @property
     def comparisons(self) -> list[dict[str, Any]]:
-        """The student against another model on a set: accuracy and NLL difference, verdicts."""
+        """The student against another model on a set: accuracy and NLL difference, verdicts, and
+        the `sides` of their NLL."""
         return list(self._data()["comparisons"])
+
+    @property
+    def widest(self) -> dict[str, dict[str, list[dict[str, Any]]]]:
+        """Set → `student`, `teacher` → questions on which that side is farthest ahead."""
+        return dict(self._data()["widest"])
 
     @property
     def teacher(self) -> str:
@@ -69,6 +76,7 @@ def evaluate(run: Run, shards: ShardSet, teachers: TeacherSet, students: Student
             ]
             rows = {name: _row(run, sheet) for name, sheet in scored.items()}
             result = {"rows": rows, "comparisons": comparisons, "teacher": last}
+            result["widest"] = _widest(shards, scored, last)
             building.write_json("scores.json", result)
             building.counts |= {"models": len(rows)}
     return Scores(artifact)
@@ -124,6 +132,24 @@ def _compare(run: Run, scored: Mapping[str, Sheet], other: str) -> list[dict[str
                 "nll": asdict(nll),
                 "accuracy_verdict": verdict(accuracy),
                 "nll_verdict": verdict(nll, higher_is_better=False),
+                "sides": sides_of(mine[1], theirs[1]),
             }
         )
     return rows
+
+
+def _widest(shards: ShardSet, scored: Mapping[str, Sheet], teacher: str) -> dict[str, Any]:
+    """Of every set, against the teacher that taught last."""
+    if teacher not in scored:
+        return {}
+    table = shards.text("test").select(["row_id", "text"])
+    texts = dict(zip(*(column.to_pylist() for column in table.columns)))
+    return {
+        asked.name: widest(
+            asked,
+            texts,
+            *(right_and_nll(scored[who], asked.name)[1] for who in (STUDENT, teacher)),
+        )
+        for asked in held_out_questions(shards, "test")
+        if asked.name in scored[STUDENT].sets
+    }

@@ -10,6 +10,8 @@ from distill_ray.runtime.storage import Storage
 
 CURVE = "curve.json"
 """A finished training's account of itself."""
+SWITCHES = "switches.json"
+"""Beside it, for one that had a teacher: every switch and assessment, with its reason."""
 BEST = "best"
 """Instead of a checkpoint's number: the one with the least validation loss."""
 

@@ -30,6 +30,8 @@ class Order:
     """Where its teacher lives."""
     targets: Mapping[Checkpoint, Artifact] = field(default_factory=dict)
     """Checkpoint → its targets on disk, where the teacher is read from a cache."""
+    anchor: Artifact | None = None
+    """Losses of the frozen student on disk, where samples are weighted by it."""
 
     def rung_refs(self) -> list[ModelRef]:
         """The checkpoints that it has left, in order of training: fewer if it stopped early."""

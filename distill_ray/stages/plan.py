@@ -107,6 +107,8 @@ def _work(cfg: RunConfig) -> Iterator[Work]:
         known, largest = (known, _head(largest)) if pool.is_exact else (student, None)
     if isinstance(cfg.distill.serving, ColocatedServing) and cfg.distill.serving.shard:
         largest = _part(largest, cfg.cluster.num_workers)
+    if cfg.distill.objective.weighting is not None:
+        yield _anchor(cfg)
     yield _training(cfg, "distill", text, cfg.distill, known, largest)
     yield _training(cfg, "distill", "control without a teacher", cfg.distill, student, None)
     yield Work("evaluate", f"{models + 3} models x at most {questions} questions")
@@ -192,6 +194,15 @@ def _targets(cfg: RunConfig, serving: CachedServing, teacher: Sizes | None) -> W
     text = f"{chosen.kind} of {k}, for at most {tokens:,} tokens"
     need = _serving_need(cfg, teacher, True, "cuda" if cfg.cluster.gpus_per_worker else "cpu")
     return Work("targets", text, need=need, disk_bytes=targets_bytes(tokens, k))
+
+
+def _anchor(cfg: RunConfig) -> Work:
+    """The control's losses, by which samples are weighted, kept as targets of one id a token."""
+    length = cfg.corpora.sequence_length
+    tokens = cfg.distill.num_steps(length) * cfg.distill.batch_rows * length
+    tokens += len(cfg.streams()) * cfg.distill.validation_rows * length
+    text = f"losses of the control, for at most {tokens:,} tokens"
+    return Work("anchor", text, disk_bytes=targets_bytes(tokens, 1))
 
 
 def _pool(cfg: RunConfig, pool: PoolServing, teacher: Sizes | None) -> Work:

@@ -31,7 +31,7 @@ from distill_ray.stages.student_folder import write_student
 from distill_ray.stages.training_chart import training
 from distill_ray.stages.usage import usage
 
-VERSION = 1
+VERSION = 2
 STUDENT_FOLDER = "student"
 
 Charts = dict[str, list[tuple[str, Markup]]]
@@ -171,7 +171,10 @@ def _charts(facts: Facts) -> Charts:
         ],
         "probes": [("Probes", charts.probes(facts.inputs.probed.rows(), colour))],
         "training": [
-            ("Student and control", training(facts.student, facts.control, facts.turns, colour))
+            (
+                "Student and control",
+                training(facts.student, facts.control, facts.turns, facts.switches, colour),
+            )
         ],
         "scores": [("Accuracy on the test split", charts.scores(facts.scores, colour))],
         "lineage": [("Time by stage", charts.times(wall_by_stage(facts.entries)))],
@@ -195,7 +198,7 @@ def _data(facts: Facts, artifact: Artifact) -> dict[str, Any]:
         "verdict": top(facts),
         "verdicts": said,
         "taught": {"sentence": taught(facts.turns), "turns": facts.turns},
-        "switches": facts.student["switches"],
+        "switches": facts.switches,
         "ranking": ranking,
         "audit": facts.audit,
         "probes": inputs.probed.rows(),

@@ -48,6 +48,8 @@ class Facts:
     comparisons: list[dict[str, Any]]
     turns: list[dict[str, Any]]
     student: dict[str, Any]
+    switches: list[dict[str, Any]]
+    """Every switch and assessment, as `Student.switch_log`."""
     control: dict[str, Any]
     adaptation: dict[str, list[dict[str, Any]]]
     """Teacher → its recipes: `name`, `initial_loss`, `tokens` and `losses` of its checkpoints."""
@@ -65,6 +67,7 @@ class Facts:
             comparisons=inputs.scores.comparisons,
             turns=segments(curve["switches"], curve["schedule"], steps),
             student=curve,
+            switches=inputs.students.distilled.switch_log,
             control=inputs.students.control.curve,
             adaptation=_adaptation(inputs),
         )
@@ -245,7 +248,8 @@ def _probe_cost(facts: Facts) -> str:
 def _training(facts: Facts) -> Section:
     teachers = facts.inputs.teachers.teachers
     best = {name: t.best for name, t in teachers.items()}
-    found = [tables.turns(facts.turns), tables.ladder(facts.adaptation, best)]
+    found = [tables.turns(facts.turns), tables.switches(facts.switches)]
+    found.append(tables.ladder(facts.adaptation, best))
     if facts.inputs.teachers.gains:
         found.append(selection.gains(facts.inputs.teachers.gains))
     text = [_schedule(facts)]
@@ -288,6 +292,8 @@ def _scores(facts: Facts) -> Section:
             tables.figures("Questions", facts.scores),
             tables.tested(facts.scores, facts.inputs.scores.teacher),
             tables.comparisons(facts.comparisons),
+            tables.sides(facts.comparisons),
+            tables.widest(facts.inputs.scores.widest, facts.inputs.scores.teacher),
         ],
     )
 

@@ -18,6 +18,7 @@ from distill_ray.stages.report_text import (
     percent_interval,
     points,
     seconds,
+    signed,
 )
 
 Row = Mapping[str, Any]
@@ -178,6 +179,48 @@ def comparisons(found: Sequence[Row]) -> Table:
     return Table("The student against everyone", columns, rows, note)
 
 
+def sides(found: Sequence[Row]) -> Table:
+    """Which questions the student does better, and which the other model."""
+    columns = ["Against", "Set", "Student does better", "The other does better"]
+    columns += ["Student's lead, nats", "The other's lead, nats", "Risk gap, nats"]
+    rows = [
+        [
+            row["against"],
+            row["set"],
+            percent(row["sides"]["student_share"]),
+            percent(row["sides"]["teacher_share"]),
+            number(row["sides"]["gain"]),
+            number(row["sides"]["loss"]),
+            signed(row["sides"]["gap"], 3),
+        ]
+        for row in found
+    ]
+    note = (
+        "By NLL of the right option; leads are means over all questions, and their difference is "
+        "the risk gap: the student beats the other if its lead is the larger one."
+    )
+    return Table("Who knows which questions better", columns, rows, note)
+
+
+def widest(found: Mapping[str, Mapping[str, Sequence[Row]]], teacher: str) -> Table:
+    """Questions on which the student and its teacher are farthest apart."""
+    rows = [
+        [
+            name,
+            "student" if side == "student" else teacher,
+            row["text"],
+            row["answer"],
+            number(row["student"]),
+            number(row["teacher"]),
+        ]
+        for name, ahead in found.items()
+        for side, questions in ahead.items()
+        for row in questions
+    ]
+    columns = ["Set", "Ahead", "Question", "Right answer", "Student's NLL", "Teacher's NLL"]
+    return Table("Where they are farthest apart", columns, rows)
+
+
 def probes(trials: Sequence[Row]) -> Table:
     """The outcome of every probe."""
     columns = ["Teacher", "Seed", "Tokens", "KL removed", "Task gain, nats"]
@@ -200,6 +243,28 @@ def turns(found: Sequence[Row]) -> Table:
         [f"{r['first']}–{r['last']}", r["teacher"], str(r["rung"] + 1), r["reason"]] for r in found
     ]
     return Table("Who taught when", ["Steps", "Teacher", "Checkpoint", "Reason"], rows)
+
+
+def switches(found: Sequence[Row]) -> Table:
+    """Every switch and every assessment that changed nothing, with the numbers behind it."""
+    rows = [
+        [
+            str(row["step"] + 1),
+            _checkpoint(row["from"]),
+            _checkpoint(row["to"]) if row["changes"] else "no change",
+            row["reason"],
+            "; ".join(f"{name} {number(value)}" for name, value in row["numbers"].items()),
+            "–" if row["stall_s"] is None else f"{1000 * row['stall_s']:.0f} ms",
+        ]
+        for row in found
+    ]
+    columns = ["Step", "From", "To", "Reason", "Numbers", "Stall"]
+    note = "A stall is what the first step with the new checkpoint waited for it."
+    return Table("Switches and assessments", columns, rows, note)
+
+
+def _checkpoint(row: Row) -> str:
+    return f"{row['teacher']} {row['checkpoint']}"
 
 
 def ladder(curves: Mapping[str, Sequence[Row]], best: Mapping[str, int]) -> Table:

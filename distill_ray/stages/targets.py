@@ -76,7 +76,8 @@ def _fill(run: Run, order: Order, shelves: Sequence[Shelf]) -> None:
     for shelf in shelves:
         _clear(shelf.artifact)
     kind, started = spec_of(order, "train").kind, time.monotonic()
-    run.note(order.stage, "computing the teacher's targets", done=0, total=len(items))
+    what = ", ".join(f"targets of {shelf.name}" for shelf in shelves)
+    run.note(order.stage, f"computing {what}", done=0, total=len(items))
     for number, done in enumerate(over_items(run.cfg.cluster, order, items), start=1):
         shelf = by_folder[done["folder"]]
         if done["problem"] == FULL:

@@ -29,7 +29,8 @@ from distill_ray.runtime.cluster import hush, mailbox, worker_resources
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import cache_folder
-from distill_ray.stages.local_files import CURVE, local_ref
+from distill_ray.stages.anchor import anchor_of
+from distill_ray.stages.local_files import CURVE, SWITCHES, local_ref
 from distill_ray.stages.order import Order
 from distill_ray.stages.serving import source_of
 from distill_ray.stages.set_aside import (
@@ -115,7 +116,8 @@ def _worker(payload: Mapping[str, Any]) -> None:
 def _fill(order: Order, box: Any, pools: Mapping[str, Any]) -> None:
     started = time.monotonic()
     job, device = local(order), ray.train.torch.get_device()
-    session = build_session(job, device, source_of(order, job, device, pools))
+    source = source_of(order, job, device, pools)
+    session = build_session(job, device, source, anchor_of(order, device))
     session.bad.keep = keeper(order.artifact.storage.sub(order.artifact.path))
     _resume(session, order)
     for step in distill(session):
@@ -186,14 +188,14 @@ def _finish(session: Session, order: Order, wall_s: float) -> None:
         "history": session.history,
         "initial_loss": session.initial_loss,
         "switches": [asdict(s) for s in teaching.switches] if teaching else [],
-        "log": [asdict(entry) for entry in teaching.log] if teaching else [],
-        "stalls": teaching.stalls if teaching else [],
         "schedule": teaching.state.to_dict() if teaching else None,
         "bad_steps": session.bad.total,
         "best": min(range(len(losses)), key=lambda i: losses[i]),
     }
     storage = order.artifact.storage.sub(order.artifact.path)
     storage.write_bytes(CURVE, json.dumps(curve).encode())
+    if teaching is not None:
+        storage.write_bytes(SWITCHES, json.dumps(teaching.switch_log(), indent=1).encode())
     validation = validation_of(session.history[-1])
     tokens = session.step * order.job.training.batch_rows * order.job.data.sequence_length
     counts = {"steps": session.step, "tokens": tokens, "validation_loss": task_loss(validation)}

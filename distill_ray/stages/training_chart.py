@@ -13,25 +13,35 @@ Row = Mapping[str, Any]
 DASHES = {"task": "solid", "text": "dot"}
 
 
-def training(student: Row, control: Row, turns: Sequence[Row], colour: Mapping[str, str]) -> str:
+def training(
+    student: Row,
+    control: Row,
+    turns: Sequence[Row],
+    switches: Sequence[Row],
+    colour: Mapping[str, str],
+) -> str:
     """Both trainings against steps, with a line at every change of teacher or checkpoint.
 
     Args:
         student: its curve, as `Student.curve`.
         control: the control's.
         turns: who taught when, as `report_text.segments`.
+        switches: every switch and assessment, as `Student.switch_log`.
         colour: model → colour.
     """
-    titles = (
+    titles = [
         "teacher and checkpoint",
         "training cross-entropy, nats per token",
         "validation cross-entropy, nats per token",
         "validation KL to the current teacher, nats per token",
         "progress: share of the gap to the best teacher that is closed",
-    )
+    ]
+    weighted = any("share" in row for row in student["history"])
+    if weighted:
+        titles.append("the teacher's share in a sample's loss, the mean")
     figure = make_subplots(
         len(titles), 1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.045,
-        row_heights=[0.06, 0.27, 0.27, 0.22, 0.18],
+        row_heights=[0.06, 0.27, 0.27, 0.22, 0.18, *([0.18] if weighted else [])],
     )  # fmt: skip
     for name, curve in (("student", student), ("control", control)):
         for kind in DASHES:
@@ -44,8 +54,12 @@ def training(student: Row, control: Row, turns: Sequence[Row], colour: Mapping[s
         figure.update_yaxes(row=row, col=1, **LOG)
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%", row=5, col=1)
     figure.update_xaxes(title="step", row=len(titles), col=1)
+    if weighted:
+        _line(figure, student["history"], "share", "student", "task", row=6)
+        figure.update_yaxes(range=[0, 1.02], tickformat=".0%", row=6, col=1)
     _turns(figure, turns, colour)
-    return finished(figure, 1060)
+    _unchanged(figure, switches)
+    return finished(figure, 1240 if weighted else 1060)
 
 
 def _line(
@@ -103,3 +117,21 @@ def _turns(figure: Any, turns: Sequence[Row], colour: Mapping[str, str]) -> None
             font={"size": 11}, bgcolor=CLEAR,
         )  # fmt: skip
     figure.update_yaxes(visible=False, range=[0, 1], row=1, col=1)
+
+
+def _unchanged(figure: Any, switches: Sequence[Row]) -> None:
+    """A mark for every assessment that left teacher and checkpoint as they were."""
+    kept = [row for row in switches if not row["changes"]]
+    if not kept:
+        return
+    figure.add_scatter(
+        x=[row["step"] + 0.5 for row in kept],
+        y=[0.9] * len(kept),
+        text=[row["reason"] for row in kept],
+        mode="markers",
+        name="assessed, no change",
+        marker={"symbol": "triangle-down", "size": 8, "color": FAINT},
+        hovertemplate="step %{x}: %{text}<extra></extra>",
+        row=1,
+        col=1,
+    )

@@ -1,4 +1,4 @@
-"""A distillation from cached targets by the command line: killed, then on a disk that is full."""
+"""A weighted distillation from cached targets by the command line: killed, then on a full disk."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     data["cluster"]["num_workers"] = 1
     data["distill"] = training(
         mix={"organ.labelled": 1, "organ.prompts": 2, "findings": 1},
-        objective={"temperature": 2.0},
+        objective={"temperature": 2.0, "weighting": "adaptive"},
         tokens=10240,
         reassess={"at_progress": []},
         serving={"kind": "cached", "targets": {"kind": "top_k", "k": 32}, "rows_per_file": 2},
@@ -157,3 +157,6 @@ def test_the_same_command_goes_on_from_there_and_ends(place: Place) -> None:
     assert len(told) == 1 and "% of the mass" in told[0]["text"]
     students = json.loads(done.stdout.splitlines()[-1])["result"]
     assert len(students) == 2 and all((Path(s) / "manifest.json").is_file() for s in students)
+    (curve,) = place.folder.glob("runs/tiny/distill/student/*/curve.json")
+    shares = [row["share"] for row in json.loads(curve.read_text())["history"]]
+    assert shares and all(0 < share < 1 for share in shares), "samples are weighted"

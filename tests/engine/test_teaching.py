@@ -22,6 +22,9 @@ def test_the_switch_happens_on_the_step_that_the_schedule_says(builder, two_rung
         None, None, 3, None, None,
     ]  # fmt: skip
     assert session.teaching.switches == [steps[2].switch]
+    *_, row = session.teaching.switch_log()
+    assert (row["step"], row["from"]["checkpoint"], row["to"]["checkpoint"]) == (3, 1, 2)
+    assert row["changes"] and row["reason"] and row["stall_s"] > 0
 
 
 def test_after_the_switch_the_new_checkpoint_is_the_one_that_teaches(builder, two_rungs):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from itertools import pairwise
 
+import caches
 import pytest
 import tiny
 import torch
@@ -132,3 +133,16 @@ def test_the_anchor_is_loaded_once_and_needed(builder):
     assert session(builder).anchor._bank.ladders == {ANCHOR: [OTHER]}
     with pytest.raises(ValueError, match="weighting adaptive needs an anchor"):
         session(builder, None)
+
+
+def test_an_anchor_read_from_disk_weighs_as_the_one_in_the_process(builder, tmp_path):
+    here = job(builder, steps=3)
+    asked = replace(
+        here, teaching=TeachingSpec({ANCHOR: [OTHER]}, ANCHOR), objective=ObjectiveConfig()
+    )
+    cached, _ = caches.fill(asked, tmp_path, k=1)
+    one = build_session(here, torch.device("cpu"))
+    other = build_session(replace(here, anchor=None), torch.device("cpu"), anchor=cached)
+    for a, b in zip(distill(one), distill(other), strict=True):
+        assert b.terms["share"] == pytest.approx(a.terms["share"], rel=1e-4)
+        assert b.loss == pytest.approx(a.loss, rel=1e-4)

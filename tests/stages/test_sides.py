@@ -1,0 +1,58 @@
+"""Who knows which questions better, as the evaluation tells it."""
+
+import numpy as np
+import pytest
+
+from distill_ray.data.examples import Questions
+from distill_ray.stages.report_tables import sides, switches, widest
+from distill_ray.stages.sides import sides_of
+from distill_ray.stages.sides import widest as farthest
+
+STUDENT = np.array([0.1, 2.0, 0.5, 3.0, 0.4, 0.2])
+TEACHER = np.array([1.1, 0.5, 0.5, 0.1, 0.5, 5.2])
+ASKED = Questions(
+    name="chapter",
+    row_ids=list("abcdef"),
+    prompts=[[1]] * 6,
+    options=[[2], [3]],
+    labels=["no", "yes"],
+    gold=[0, 1, 0, 1, 0, 1],
+    groups=list("abcdef"),
+)
+TEXTS = {row_id: f"text {row_id}" for row_id in "abcdef"}
+
+
+def test_the_two_leads_differ_by_the_risk_gap():
+    found = sides_of(STUDENT, TEACHER)
+    assert (found["student_share"], found["teacher_share"]) == (0.5, pytest.approx(1 / 3))
+    assert found["gain"] - found["loss"] == pytest.approx(TEACHER.mean() - STUDENT.mean())
+
+
+def test_the_questions_with_the_largest_lead_come_first_and_a_tie_is_nobodys():
+    found = farthest(ASKED, TEXTS, STUDENT, TEACHER)
+    assert [row["row_id"] for row in found["student"]] == ["f", "a", "e"]
+    assert [row["row_id"] for row in found["teacher"]] == ["d", "b"]
+    expected = {"row_id": "d", "text": "text d", "answer": "yes", "student": 3.0, "teacher": 0.1}
+    assert found["teacher"][0] == expected
+
+
+def test_the_report_says_who_is_ahead_and_by_how_much():
+    row = {"against": "broad", "set": "chapter", "sides": sides_of(STUDENT, TEACHER)}
+    (cells,) = sides([row]).rows
+    assert cells == ["broad", "chapter", "50.0%", "33.3%", "1.017", "0.733", "+0.283"]
+    table = widest({"chapter": farthest(ASKED, TEXTS, STUDENT, TEACHER)}, "broad")
+    assert [row[1] for row in table.rows] == ["student"] * 3 + ["broad"] * 2
+
+
+def test_an_assessment_without_a_change_is_in_the_list_of_switches():
+    at, to = {"teacher": "a", "checkpoint": 1}, {"teacher": "b", "checkpoint": 3}
+    rows = [
+        {"step": 9, "from": at, "to": to, "changes": True, "reason": "b leads", "stall_s": 0.0123,
+         "numbers": {"a checkpoint 1": 0.4, "b checkpoint 3": 0.5}},
+        {"step": 19, "from": to, "to": to, "changes": False, "reason": "none leads it",
+         "numbers": {}, "stall_s": None},
+    ]  # fmt: skip
+    assert switches(rows).rows == [
+        ["10", "a 1", "b 3", "b leads", "a checkpoint 1 0.400; b checkpoint 3 0.500", "12 ms"],
+        ["20", "b 3", "no change", "none leads it", "", "–"],
+    ]
