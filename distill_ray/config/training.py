@@ -177,6 +177,8 @@ class RankedSchedule(Section):
     """It no longer falls when its relative fall between the windows is smaller than this."""
     probe_steps: PositiveInt = 8
     """Optimiser steps with each candidate, undone afterwards."""
+    probe_rows: PositiveInt = 16
+    """Packed validation rows per stream on which these steps are measured."""
     margin: Fraction = 0.02
     """Another must lead the current one's score by this much."""
 

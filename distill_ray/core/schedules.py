@@ -117,6 +117,7 @@ def ranked(
     window: int = 100,
     min_gain: float = 0.02,
     probe_steps: int = 8,
+    probe_rows: int = 16,
     margin: float = 0.02,
 ) -> Choice | Measure:
     """The ranking anew, with the student's progress and short probes from the student as it is.
@@ -131,6 +132,7 @@ def ranked(
         every: steps between two assessments; none waits for a plateau.
         window, min_gain: of a plateau, as in `on_plateau`.
         probe_steps: optimiser steps with each candidate.
+        probe_rows: held-out rows of each stream on which a candidate's steps are measured.
         margin: by which another must lead the current one's score.
     """
     if seen.step == 0:
@@ -144,7 +146,8 @@ def ranked(
     if not due:
         return Choice(state.teacher, state.rung, "not assessed")
     if "probes" not in seen.measured:
-        return Measure("probes", _candidates(state, ladders), {"steps": probe_steps})
+        how = {"steps": probe_steps, "rows": probe_rows}
+        return Measure("probes", _candidates(state, ladders), how)
     scores = candidate_scores(seen.measured["probes"], ladders.ranking, state.progress)
     best = max(scores, key=lambda c: (scores[c], c == state.checkpoint))
     lead = scores[best] - scores[state.checkpoint]

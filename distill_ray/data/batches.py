@@ -182,15 +182,24 @@ class MixedRows:
 
 
 def in_order(
-    streams: Mapping[str, Stream], *, batch_rows: int, rank: int = 0, world: int = 1
+    streams: Mapping[str, Stream],
+    *,
+    batch_rows: int,
+    rank: int = 0,
+    world: int = 1,
+    limit: int | None = None,
 ) -> Iterator[Batch]:
     """Every row of every stream once, shared out over the ranks; in order, or from short to long.
+
+    With a limit at most so many rows of each stream, evenly spaced in that order.
 
     Each rank yields the same number of batches of the same sizes, since a sharded model's forward
     pass is collective: where rows run out, a row without supervised tokens stands in.
     """
     for stream in streams.values():
         order = np.argsort(stream.rows.lengths, kind="stable").tolist()
+        if limit is not None and limit < len(order):
+            order = [order[place * len(order) // limit] for place in range(limit)]
         share = -(-len(order) // world)
         mine = [rank + world * i for i in range(share)]
         for start in range(0, share, batch_rows):

@@ -15,8 +15,13 @@ from distill_ray.engine.objective import TERMS, Kept, measured
 from distill_ray.engine.session import Session
 
 
-def validate(session: Session) -> dict[str, float]:
-    """Term → mean over the held-out rows, nats per token; `kl` terms only with a teacher."""
+def validate(session: Session, rows: int | None = None) -> dict[str, float]:
+    """Term → mean over the held-out rows, nats per token; `kl` terms only with a teacher.
+
+    Args:
+        session: whose student is measured.
+        rows: of each stream; none for all.
+    """
     session.backend.train(False)
     if session.teaching is not None:
         session.teaching.use_current()
@@ -25,7 +30,7 @@ def validate(session: Session) -> dict[str, float]:
         reference = reference_of(session, batch, kept, 1.0)
         return kept.sums(session.backend.losses(batch, kept.at, measured(kept, reference)))
 
-    means = held_out_means(session, sums)
+    means = held_out_means(session, sums, rows)
     return {t: m for t, m in means.items() if session.teaching or t.endswith(".ce")}
 
 
@@ -40,26 +45,38 @@ def measure_best_teacher(session: Session) -> float:
 
 
 def teacher_loss(session: Session, checkpoint: Checkpoint) -> float:
-    """A checkpoint's own loss on the held-out rows."""
-    source = session.teaching.source if session.teaching else None
-    assert source is not None
+    """A checkpoint's own loss on the held-out rows, which is measured once."""
+    teaching = session.teaching
+    assert teaching is not None
+    if checkpoint in teaching.losses:
+        return teaching.losses[checkpoint]
+    source = teaching.source
     source.use(*checkpoint)
 
     def sums(batch: Batch, kept: Kept) -> Tensor:
         nll = gold_nll(source.reference(batch, kept, temperature=1.0), kept.gold)
         return kept.sums(HeadLoss(nll.sum(), nll, None))
 
-    return task_loss(held_out_means(session, sums))
+    teaching.losses[checkpoint] = task_loss(held_out_means(session, sums))
+    return teaching.losses[checkpoint]
 
 
 @torch.no_grad()
-def held_out_means(session: Session, sums_of: Callable[[Batch, Kept], Tensor]) -> dict[str, float]:
-    """Term → mean of its sums over all held-out rows and ranks; terms without tokens left out."""
+def held_out_means(
+    session: Session, sums_of: Callable[[Batch, Kept], Tensor], rows: int | None = None
+) -> dict[str, float]:
+    """Term → mean of its sums over the held-out rows of all ranks; terms without tokens left out.
+
+    Args:
+        session: with held-out rows.
+        sums_of: a batch's sums, [4].
+        rows: of each stream; none for all.
+    """
     if session.validation is None:
         return {}
     device = session.backend.device
     table = torch.zeros(2, len(TERMS), dtype=torch.float64, device=device)
-    for batch in session.validation.batches():
+    for batch in session.validation.batches(rows):
         batch = batch.to(device)
         kept = Kept.of(batch)
         table += torch.stack([sums_of(batch, kept), kept.counts.double()])

@@ -336,12 +336,13 @@ def held_out_streams(job: Job) -> dict[str, Stream]:
 def _held_out(job: Job) -> Any:
     chosen = held_out_streams(job)
 
-    def batches() -> Iterable[Batch]:
+    def batches(rows: int | None = None) -> Iterable[Batch]:
         return in_order(
             chosen,
             batch_rows=job.training.micro_batch_rows,
             rank=comm.rank(),
             world=comm.world(),
+            limit=rows,
         )
 
     return batches

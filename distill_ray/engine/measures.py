@@ -70,7 +70,9 @@ def _to_best(session: Session, best: Iterator[Head]) -> float:
     return _blended(session, held_out_means(session, sums))
 
 
-def probes(session: Session, of: Sequence[Checkpoint], *, steps: int) -> Measured:
+def probes(
+    session: Session, of: Sequence[Checkpoint], *, steps: int, rows: int | None = None
+) -> Measured:
     """A few steps from the student as it is with each checkpoint, after which all is as before.
 
     `moved`: fall of KL(p_k ‖ student) on held-out answers, nats per token; `gain`: fall of the
@@ -81,21 +83,21 @@ def probes(session: Session, of: Sequence[Checkpoint], *, steps: int) -> Measure
         session: between two steps, at least one of which is left.
         of: the candidates; all see the same batches.
         steps: of each.
+        rows: held-out ones of each stream that the falls are measured on; none for all.
     """
     assert session.initial_loss is not None
     best = measure_best_teacher(session)
     found: dict[Checkpoint, dict[str, float]] = {}
+    share = progress_of(session, validate(session))
     with _as_before(session):
         before = session.backend.snapshot()
-        share = None
         for checkpoint in of:
             trial = _trial(session, checkpoint)
-            start = validate(trial)
-            share = progress_of(session, start) if share is None else share
+            start = validate(trial, rows)
             for _ in range(min(steps, session.optim.steps - session.step)):
                 train_step(trial)
                 trial.step += 1
-            end = validate(trial)
+            end = validate(trial, rows)
             before.restore()
             nll = teacher_loss(session, checkpoint)
             found[checkpoint] = {
@@ -143,7 +145,7 @@ def _answers(session: Session, checkpoint: Checkpoint) -> list[Head]:
     _teaching(session).source.use(*checkpoint)
     assert session.validation is not None
     found: list[Head] = []
-    for batch in session.validation.batches():
+    for batch in session.validation.batches(None):
         here = batch.to(session.backend.device)
         head = _head(session, here, Kept.of(here))
         # The next checkpoint may take the place of these very weights.

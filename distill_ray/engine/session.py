@@ -47,6 +47,8 @@ class Teaching:
     matched: Matched | None = None
     best_loss: float | None = None
     """Validation loss of the best teacher; progress counts towards it."""
+    losses: dict[Checkpoint, float] = field(default_factory=dict)
+    """Validation loss of each checkpoint that it was measured of."""
     log: list[Switch] = field(default_factory=list)
     """Every change of teacher or checkpoint, and every assessment that changed nothing."""
     stalls: list[tuple[int, float]] = field(default_factory=list)
@@ -97,7 +99,8 @@ class Teaching:
 class Validation:
     """Held-out batches, made anew for each measurement."""
 
-    batches: Callable[[], Iterable[Batch]]
+    batches: Callable[[int | None], Iterable[Batch]]
+    """Of so many rows a stream; none for all."""
     due: Callable[[int], bool]
     """Whether to measure after this many steps. One more measurement comes before step 0."""
 

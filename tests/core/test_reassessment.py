@@ -167,7 +167,7 @@ PROBES = {("easy", 1): (1.0, 0.4), ("easy", 2): (1.0, 0.8), ("strong", 1): (0.25
 
 def test_candidates_are_the_one_that_serves_the_next_and_each_teacher_s_best():
     asked, _ = ranked_at(10, PROBES, probe_steps=5)
-    assert asked == Measure("probes", tuple(PROBES), {"steps": 5})
+    assert asked == Measure("probes", tuple(PROBES), {"steps": 5, "rows": 16})
     top = {("easy", 2): (1.0, 1.0), ("strong", 1): (1.0, 1.0)}
     asked, _ = ranked_at(10, top, state=ScheduleState("easy", 2))
     assert asked.of == tuple(top), "each once"

@@ -147,6 +147,23 @@ def test_in_order_gives_every_rank_equal_batches_and_counts_no_row_twice(
             assert not batch.distill[silent].any()
 
 
+@pytest.mark.parametrize("world", [1, 3])
+def test_a_limit_spreads_over_the_lengths_and_counts_for_all_ranks_together(unequal, world):
+    found = [
+        row_id
+        for rank in range(world)
+        for batch in in_order(unequal, batch_rows=2, rank=rank, world=world, limit=4)
+        for row_id, kept in zip(batch.row_ids, batch.gold.any(dim=1), strict=True)
+        if kept
+    ]
+    assert len(found) == len(set(found)) == 8
+    for name, stream in unequal.items():
+        lengths = stream.rows.lengths
+        mine = [lengths[int(i.partition(":")[2])] for i in found if i.startswith(name)]
+        assert len(mine) == 4 and min(mine) == min(lengths)
+        assert max(mine) >= sorted(lengths)[len(lengths) * 3 // 4]
+
+
 def test_in_order_supervises_as_many_tokens_on_four_ranks_as_on_one(streams):
     def tokens(world):
         return sum(

@@ -39,7 +39,7 @@ def log_probabilities(ref, batch, kept_at):
 def mean_kl(session, p_ref, q_ref):
     """Mean over the kinds of row of the mean KL(p ‖ q) at what a teacher supervises, float64."""
     sums = {False: [0.0, 0], True: [0.0, 0]}
-    for batch in session.validation.batches():
+    for batch in session.validation.batches(None):
         at = batch.distill.flatten().nonzero()[:, 0]
         log_p, log_q = (log_probabilities(ref, batch, at) for ref in (p_ref, q_ref))
         kl = (log_p.exp() * (log_p - log_q)).sum(-1)
@@ -123,6 +123,8 @@ def test_a_probe_moves_the_student_as_training_from_here_would(builder):
         after = validate(alone)
         assert row["moved"] == pytest.approx(before["task.kl"] - after["task.kl"], rel=1e-5)
         assert row["gain"] == pytest.approx(task_loss(before) - task_loss(after), rel=1e-5)
+        few = probes(session, [checkpoint], steps=3, rows=2).figures[checkpoint]
+        assert few["nll"] == row["nll"] and few["moved"] != row["moved"]
         teacher = builder.session(student=dict(TWO)[checkpoint[0]][checkpoint[1]])
         assert row["nll"] == pytest.approx(task_loss(validate(teacher)), rel=1e-5)
     assert measured.figures["big", 0] != measured.figures["other", 0]
