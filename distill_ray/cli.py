@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -18,7 +18,10 @@ from distill_ray import __version__
 from distill_ray.bench.commands import app as bench
 from distill_ray.config import InputError, RunConfig, load_config
 from distill_ray.config.load import load_study
-from distill_ray.config.study import StudyConfig
+from distill_ray.config.study import STUDIES, RankingStudy, StudyConfig
+
+if TYPE_CHECKING:
+    from distill_ray.runtime.run import Run
 
 app = typer.Typer(
     name="distill-ray",
@@ -144,9 +147,13 @@ studies = typer.Typer(help="Show on your own data what predicts a student.", no_
 app.add_typer(studies, name="study")
 
 
+StudyFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The study's YAML file.")]
+Study = TypeVar("Study", bound=StudyConfig)
+
+
 @studies.command("ranking")
 def study_ranking(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The study's YAML file.")],
+    config: StudyFile,
     overrides: Overrides = None,
     storage: StorageUri = None,
     as_json: AsJson = False,
@@ -155,22 +162,13 @@ def study_ranking(
     """Let every teacher teach to the end, and compare with what was known of it before."""
     from distill_ray import console
 
-    study, runs = load_study(config, _flags(overrides, storage))
     out = Console()
-    with _working(as_json, out) as progress:
-        from distill_ray.runtime.run import Run
-        from distill_ray.stages.check import check_all
-
-        check_all(runs, config.name)
-
-        opened = {
-            name: Run.open(cfg, config.name, progress, retry_failed=retry_failed)
-            for name, cfg in runs.items()
-        }
+    opened = _study(RankingStudy, config, overrides, storage, as_json, out, retry_failed)
+    with opened as (study, runs):
         from distill_ray.study.page import write_page
         from distill_ray.study.study import study as compare
 
-        found = compare(study, opened)
+        found = compare(study, runs)
         page = write_page(found, Path(study.results), f"distill-ray study ranking {config}")
     if as_json:
         console.write_json({"result": {"page": str(page), "overall": found.overall}})
@@ -178,6 +176,32 @@ def study_ranking(
         for group, table in found.overall.items():
             out.print(console.predictors(group, table))
         out.print(f"Page: {page}", soft_wrap=True, highlight=False, markup=False)
+
+
+@contextmanager
+def _study(
+    section: type[Study],
+    config: Path,
+    overrides: list[str] | None,
+    storage: str | None,
+    as_json: bool,
+    out: Console,
+    retry_failed: bool,
+) -> Iterator[tuple[Study, dict[str, Run]]]:
+    """A study and the opened runs of its domains, for as long as the block works on them."""
+    study, cfgs = load_study(section, config, _flags(overrides, storage))
+    with _working(as_json, out) as progress:
+        from distill_ray.runtime.run import Run
+        from distill_ray.stages.check import check_all
+
+        check_all(cfgs, config.name)
+        yield (
+            study,
+            {
+                name: Run.open(cfg, config.name, progress, retry_failed=retry_failed)
+                for name, cfg in cfgs.items()
+            },
+        )
 
 
 @data.command("show")
@@ -207,10 +231,15 @@ def data_show(
 
 @app.command()
 def schema(
-    study: Annotated[bool, typer.Option("--study", help="That of a study instead.")] = False,
+    study: Annotated[
+        str | None,
+        typer.Option("--study", metavar="KIND", help=f"That of a study: {', '.join(STUDIES)}."),
+    ] = None,
 ) -> None:
     """Print the JSON Schema of a config, for editors."""
-    section = StudyConfig if study else RunConfig
+    if study is not None and study not in STUDIES:
+        raise typer.BadParameter(f"no study {study!r}; there are {', '.join(STUDIES)}")
+    section = RunConfig if study is None else STUDIES[study]
     sys.stdout.write(json.dumps(section.model_json_schema(), indent=2) + "\n")
 
 

@@ -145,8 +145,14 @@ def plan_table(made: Plan) -> Table:
     for work in made.work:
         numbers = [work.tokens, work.steps, work.trials]
         cells = ["" if n is None else f"{n:,}" for n in numbers]
-        table.add_row(work.stage, work.what, *cells, _memory(work))
+        table.add_row(work.stage, _what(work), *cells, _memory(work))
     return table
+
+
+def _what(work: Work) -> str:
+    """The work, and below it the tokens of each stream."""
+    read = ", ".join(f"{count:,} {name}" for name, count in (work.streams or {}).items())
+    return "\n".join(filter(None, [work.what, read]))
 
 
 def _memory(work: Work) -> str:

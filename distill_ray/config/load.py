@@ -18,6 +18,7 @@ from distill_ray.config.run import RunConfig
 from distill_ray.config.study import StudyConfig
 
 Config = TypeVar("Config", bound=Section)
+Study = TypeVar("Study", bound=StudyConfig)
 
 
 class _Loader(yaml.SafeLoader):
@@ -51,18 +52,19 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def load_study(
-    path: Path, overrides: Sequence[str] = ()
-) -> tuple[StudyConfig, dict[str, RunConfig]]:
+    section: type[Study], path: Path, overrides: Sequence[str] = ()
+) -> tuple[Study, dict[str, RunConfig]]:
     """Read, override and check a study, and the run that each of its domains is.
 
     Args:
+        section: of which kind it is.
         path: the YAML file.
         overrides: as in `load_config`.
 
     Raises:
         InputError: as in `load_config`.
     """
-    study = _valid(StudyConfig, _overridden(path, overrides), f"{path} is not a valid study:")
+    study = _valid(section, _overridden(path, overrides), f"{path} is not a valid study:")
     base, question, query = study.storage.partition("?")
     runs = {}
     for name, domain in study.domains.items():

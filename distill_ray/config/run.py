@@ -134,13 +134,16 @@ def _draw_problems(cfg: RunConfig) -> Iterator[str]:
 
 
 def _mix_problems(cfg: RunConfig) -> Iterator[str]:
-    streams = cfg.streams()
-    for where, training in cfg.trainings():
-        for stream in training.mix:
-            if stream not in streams:
-                yield f"{where}.mix: no stream {stream!r}. {did_you_mean(stream, streams)}"
-        if where != "probe" and set(training.mix) <= {task.prompts_stream for task in cfg.tasks}:
-            yield f"{where}.mix: prompts alone teach nothing without a teacher, add another stream"
+    streams, prompts = cfg.streams(), {task.prompts_stream for task in cfg.tasks}
+    for training_at, training in cfg.trainings():
+        for number, mix in enumerate(training.mixes):
+            where = f"{training_at}.mixing.changes.{number - 1}" if number else training_at
+            for stream in mix:
+                if stream not in streams:
+                    yield f"{where}.mix: no stream {stream!r}. {did_you_mean(stream, streams)}"
+            if training_at != "probe" and set(mix) <= prompts:
+                what = "prompts alone teach nothing without a teacher, add another stream"
+                yield f"{where}.mix: {what}"
 
 
 def _step_problems(cfg: RunConfig) -> Iterator[str]:

@@ -1,7 +1,8 @@
-"""A study: the same teachers and student on several domains, and what predicts the outcome."""
+"""A study: the same teachers and student on several domains, and what comes of them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
@@ -10,7 +11,7 @@ from distill_ray.config.base import Name, OpenFraction, Section
 
 
 class StudyConfig(Section):
-    """Does the ranking predict the student? Every teacher teaches to the end, and is compared."""
+    """What every study has."""
 
     name: Name
     """The study's folder in the storage; each domain is a run below it."""
@@ -20,19 +21,17 @@ class StudyConfig(Section):
     """Folder that the page, its plots and the numbers are written into."""
     run: dict[str, Any]
     """A run's config without `name` and `storage`: what all domains share. Its `distill` section
-    says how each teacher distils the student fully, without a schedule."""
+    says how a student is fully trained, on one worker."""
     domains: dict[Name, dict[str, Any]] = Field(min_length=1)
     """Domain → the rest of its run's config, or what it changes of the shared one."""
     untouched: tuple[Name, ...] = ()
-    """Domains on which no choice of estimator, budget or weight was made."""
+    """Domains on which no choice was made."""
     seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2), min_length=2)
-    """Seeds of the full distillations; other orders of the rows than the probes'."""
+    """Seeds of the full trainings; other orders of the rows than the probes'."""
     rungs: PositiveInt = 4
     """Points of their curves, at equal token spacing."""
-    outcome: Literal["accuracy", "nll"] = "accuracy"
-    """The final student's score on the test split, the mean over its tasks."""
     resamples: PositiveInt = 2000
-    """Of teachers, for the interval of the mean correlation."""
+    """For each interval."""
     confidence: OpenFraction = 0.95
 
     @model_validator(mode="after")
@@ -40,3 +39,14 @@ class StudyConfig(Section):
         if unknown := sorted({*self.untouched} - {*self.domains}):
             raise ValueError(f"untouched: {', '.join(unknown)} is no domain of this study")
         return self
+
+
+class RankingStudy(StudyConfig):
+    """Does the ranking predict the student? Every teacher teaches to the end, and is compared."""
+
+    outcome: Literal["accuracy", "nll"] = "accuracy"
+    """The final student's score on the test split, the mean over its tasks."""
+
+
+STUDIES: Mapping[str, type[StudyConfig]] = {"ranking": RankingStudy}
+"""`distill-ray study <name>` → its config."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Collection
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
     Field,
@@ -15,10 +16,7 @@ from pydantic import (
 
 from distill_ray.config.base import Fraction, Name, OpenFraction, Section
 from distill_ray.config.errors import did_you_mean
-
-Mix = Annotated[dict[str, PositiveFloat], Field(min_length=1)]
-"""Stream name → share of the rows; shares are normalised. Streams are the corpora's names, and
-`<task>.labelled` and `<task>.prompts`."""
+from distill_ray.config.mixing import Mix, MixingConfig
 
 
 class LossWeights(Section):
@@ -56,7 +54,9 @@ class TrainingConfig(Section):
     clip: PositiveFloat = 1.0
     """Largest norm of the gradient."""
     mix: Mix
-    """Which rows, in which shares."""
+    """Which streams, in which shares, from the first step on."""
+    mixing: MixingConfig = MixingConfig()
+    """Shares of what, and whether they change in the course of training."""
     loss_weights: LossWeights = LossWeights()
     precision: Literal["float32", "bfloat16"] = "float32"
     """Weights and arithmetic of the model; losses are computed in float32 always."""
@@ -82,9 +82,34 @@ class TrainingConfig(Section):
             raise ValueError("offload.parameters needs zero_stage 3")
         return self
 
+    @property
+    def mixes(self) -> tuple[dict[str, float], ...]:
+        """The first mix, and those that follow it."""
+        return (self.mix, *(change.mix for change in self.mixing.changes))
+
+    @property
+    def streams(self) -> frozenset[str]:
+        """All that are read at some time."""
+        return frozenset(name for mix in self.mixes for name in mix)
+
     def num_steps(self, sequence_length: int) -> int:
         """Optimiser steps of the whole budget, at least one."""
         return max(1, self.tokens // (self.batch_rows * sequence_length))
+
+
+Training = TypeVar("Training", bound=TrainingConfig)
+
+
+def without(training: Training, streams: Collection[str]) -> Training:
+    """The same training, with the share of some streams given to the others of each mix."""
+
+    def rest(mix: dict[str, float]) -> dict[str, float]:
+        return {name: share for name, share in mix.items() if name not in streams} or mix
+
+    how = training.mixing
+    changes = tuple(c.model_copy(update={"mix": rest(c.mix)}) for c in how.changes)
+    how = how.model_copy(update={"changes": changes})
+    return training.model_copy(update={"mix": rest(training.mix), "mixing": how})
 
 
 class LoraConfig(Section):

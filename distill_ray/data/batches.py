@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill_ray.data.grouping import grouped
-from distill_ray.data.order import positions_of, rows_at, streams_at
+from distill_ray.data.mixing import Mixing, streams_at
+from distill_ray.data.order import positions_of, rows_at
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,35 @@ class Rows:
         column = self.data.data.column("input_ids")
         return pc.list_value_length(column).to_numpy().astype(np.int64)  # type: ignore[no-any-return]
 
+    @cached_property
+    def tokens(self) -> NDArray[np.int64]:
+        """[rows] tokens of each row, padding left out."""
+        table = self.data.data
+        samples = pc.list_value_length(table.column("sources")).to_numpy()
+        chunks, first, found = table.column("position_ids").chunks, 0, []
+        for chunk in chunks:
+            found.append(_without_padding(chunk, samples[first : first + len(chunk)]))
+            first += len(chunk)
+        return np.concatenate([np.empty(0, np.int64), *found])
+
+
+def _without_padding(position_ids: Any, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[rows] tokens before the padding, which begins where positions restart behind a row's last
+    sample.
+
+    Args:
+        position_ids: an Arrow array of lists, one a row.
+        samples: [rows] how many samples each row holds.
+    """
+    lengths = position_ids.value_lengths().to_numpy().astype(np.int64)
+    ends = np.cumsum(lengths)
+    restarts = np.flatnonzero(position_ids.flatten().to_numpy() == 0)
+    row = np.searchsorted(ends, restarts, side="right")
+    last = np.zeros(len(lengths), dtype=np.int64)
+    last[row] = restarts - (ends - lengths)[row]  # Of several, the last one stays.
+    padded = np.bincount(row, minlength=len(lengths)) > samples
+    return np.where(padded, last, lengths)
+
 
 def collate(rows: Sequence[Mapping[str, Any]], is_task: Sequence[bool]) -> Batch:
     """Stack rows of the PACKED contract, padded on the right to the longest of them.
@@ -120,7 +150,7 @@ class Stream:
 
 
 class MixedRows:
-    """A BatchSource that mixes streams in fixed shares; the order is a pure function.
+    """A BatchSource that mixes streams in given shares; the order is a pure function.
 
     Rows of unequal length are grouped, so that those of a micro-batch are of similar length.
     """
@@ -128,9 +158,8 @@ class MixedRows:
     def __init__(
         self,
         streams: Mapping[str, Stream],
-        mix: Mapping[str, float],
+        mixed: Mixing,
         *,
-        steps: int,
         batch_rows: int,
         micro_rows: int,
         seed: int,
@@ -140,9 +169,7 @@ class MixedRows:
         if batch_rows % (world * micro_rows):
             raise ValueError(f"{batch_rows} rows can't be cut into {world} x {micro_rows}")
         self.num_micro = batch_rows // (world * micro_rows)
-        # Sorted: a mix is a mapping, and the order of its keys must not change that of the rows.
-        mix = dict(sorted(mix.items()))
-        self._names = list(mix)
+        self._names = list(mixed.names)
         self._streams = streams
         self._layout = {
             "rank": rank,
@@ -150,12 +177,14 @@ class MixedRows:
             "batch_rows": batch_rows,
             "micro_rows": micro_rows,
         }
-        lengths = {name: streams[name].rows.lengths for name in mix}
+        lengths = {name: streams[name].rows.lengths for name in mixed.names}
         if len(np.unique(np.concatenate([*lengths.values()]))) > 1:
             size = {"batch_rows": batch_rows, "micro_rows": micro_rows}
-            self._stream_at, self._row_at = grouped(lengths, mix, steps=steps, seed=seed, **size)
+            self._stream_at, self._row_at = grouped(lengths, mixed, seed=seed, **size)
         else:
-            self._stream_at = streams_at(mix, steps * batch_rows)
+            several = mixed.by_tokens and len(mixed.names) > 1
+            tokens = {n: streams[n].rows.tokens for n in mixed.names} if several else {}
+            self._stream_at = streams_at(mixed, batch_rows, tokens, seed)
             counts = {name: len(found) for name, found in lengths.items()}
             self._row_at = rows_at(self._stream_at, counts, seed)
 
@@ -179,6 +208,17 @@ class MixedRows:
         stream_at, row_at = self._stream_at[places], self._row_at[places]
         found = {name: row_at[stream_at == i] for i, name in enumerate(self._names)}
         return {name: np.unique(rows) for name, rows in found.items() if len(rows)}
+
+    def read(self, steps: int) -> dict[str, dict[str, int]]:
+        """Stream → `rows` and `tokens` without padding, of all ranks in the first steps."""
+        places = slice(0, steps * self._layout["batch_rows"])
+        stream_at, row_at = self._stream_at[places], self._row_at[places]
+        found = {}
+        for i, name in enumerate(self._names):
+            rows = row_at[stream_at == i]
+            tokens = int(self._streams[name].rows.tokens[rows].sum())
+            found[name] = {"rows": len(rows), "tokens": tokens}
+        return found
 
 
 def in_order(

@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from distill_ray.data.order import shuffled, streams_at
+from distill_ray.data.mixing import Mixing, streams_at
+from distill_ray.data.order import shuffled
 
 BLOCK = 64
 """Steps among which rows are exchanged; more would hardly make micro-batches more even."""
@@ -27,9 +28,8 @@ Floats = NDArray[np.float64]
 
 def grouped(
     lengths: Mapping[str, Ints],
-    mix: Mapping[str, float],
+    mixed: Mixing,
     *,
-    steps: int,
     batch_rows: int,
     micro_rows: int,
     seed: int,
@@ -38,19 +38,20 @@ def grouped(
 
     Args:
         lengths: stream → [rows] length of each of its rows.
-        mix: stream → its share of the rows.
-        steps: of the run.
+        mixed: the streams' shares at each step of the run.
         batch_rows: rows of a step.
         micro_rows: rows of a micro-batch.
         seed: of the order.
     """
     # Whole blocks: a longer run begins like a shorter one.
-    steps = -(-steps // BLOCK) * BLOCK
-    stream_at = streams_at(mix, steps * batch_rows)
+    mixed = mixed.of_length(-(-len(mixed.shares) // BLOCK) * BLOCK)
+    stream_at = streams_at(mixed, batch_rows, lengths, seed)
     step_at = np.arange(len(stream_at)) // batch_rows
-    level = _levels([lengths[name] for name in mix], stream_at, batch_rows, micro_rows, seed)
+    level = _levels(
+        [lengths[name] for name in mixed.names], stream_at, batch_rows, micro_rows, seed
+    )
     row_at, length_at = np.zeros_like(stream_at), np.zeros_like(stream_at)
-    for number, name in enumerate(mix):
+    for number, name in enumerate(mixed.names):
         here = np.flatnonzero(stream_at == number)
         rows = shuffled(name, len(lengths[name]), seed, len(here))
         epoch, block = np.arange(len(here)) // len(lengths[name]), step_at[here] // BLOCK

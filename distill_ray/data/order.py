@@ -1,4 +1,4 @@
-"""Which row comes when: pure functions of seed, position and shares.
+"""Which row of a stream comes when: pure functions of seed and position.
 
 The order doesn't depend on the number of workers: position p of the run is the same row on one
 worker as on eight, and a resume needs no iterator's state (as in MosaicML Streaming's elastic
@@ -13,26 +13,15 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-GOLDEN = (5**0.5 - 1) / 2
 
-
-def streams_at(weights: Mapping[str, float], positions: int) -> NDArray[np.int64]:
-    """Index of the stream at each position [P].
-
-    A golden-ratio sequence spreads the streams evenly: after any number of positions, each
-    stream's count is within a few rows of its share.
-    """
-    shares = np.cumsum(np.array(list(weights.values()), dtype=np.float64))
-    points = np.arange(1, positions + 1, dtype=np.float64) * GOLDEN % 1.0
-    found = np.searchsorted(shares / shares[-1], points, side="right")
-    return np.minimum(found, len(shares) - 1)
+def epoch_order(stream: str, rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """[rows] a stream's row numbers in the order of one epoch."""
+    return np.random.default_rng([seed, zlib.crc32(stream.encode()), epoch]).permutation(rows)
 
 
 def shuffled(stream: str, rows: int, seed: int, draws: int) -> NDArray[np.int64]:
     """Row numbers of a stream's first draws [D]: every row once an epoch, in seeded order."""
-    key = [seed, zlib.crc32(stream.encode())]
-    epochs = range(-(-draws // rows))
-    orders = [np.random.default_rng([*key, epoch]).permutation(rows) for epoch in epochs]
+    orders = [epoch_order(stream, rows, seed, epoch) for epoch in range(-(-draws // rows))]
     return np.concatenate([np.empty(0, np.int64), *orders])[:draws]
 
 

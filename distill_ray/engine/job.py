@@ -17,6 +17,7 @@ from distill_ray.core.schedule import Decide, Ladders, Rules, ScheduleState, Wei
 from distill_ray.core.schedules import SCHEDULES, deciding
 from distill_ray.core.weighting import WEIGHTINGS
 from distill_ray.data.batches import Batch, MixedRows, Rows, Stream, in_order
+from distill_ray.data.mixing import mixing_of
 from distill_ray.engine import comm
 from distill_ray.engine.backend import Backend
 from distill_ray.engine.matching import matching_of
@@ -179,8 +180,7 @@ def mixed_rows(job: Job) -> MixedRows:
     training = job.training
     return MixedRows(
         load_streams(job.data, "train"),
-        training.mix,
-        steps=job.steps,
+        mixing_of(training, job.steps),
         batch_rows=training.batch_rows,
         micro_rows=training.micro_batch_rows,
         seed=job.data.seed,
@@ -325,11 +325,11 @@ def _backend(
 def held_out_streams(job: Job) -> dict[str, Stream]:
     """Validation rows of those streams that the training reads, and of their tasks."""
     rows = load_streams(job.data, "validation", job.data.validation_rows)
-    tasks = {name.partition(".")[0] for name in job.training.mix if "." in name}
+    tasks = {name.partition(".")[0] for name in job.training.streams if "." in name}
     return {
         name: stream
         for name, stream in rows.items()
-        if name in job.training.mix or name.partition(".")[0] in tasks
+        if name in job.training.streams or name.partition(".")[0] in tasks
     }
 
 

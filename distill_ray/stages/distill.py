@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from distill_ray.config.training import DistillConfig
+from distill_ray.config.training import DistillConfig, without
 from distill_ray.core.schedule import Reassessment, Rules, Smoothing
 from distill_ray.engine.job import Job, TeachingSpec
 from distill_ray.engine.session import AtSwitch
@@ -119,9 +119,7 @@ def _control(run: Run, shards: ShardSet, teachers: TeacherSet) -> Order:
     tokens on the other rows: the strongest use that it can make of them.
     """
     cfg = run.cfg.distill
-    prompts = {task.prompts_stream for task in run.cfg.tasks}
-    supervised = {stream: share for stream, share in cfg.mix.items() if stream not in prompts}
-    training = cfg.model_copy(update={"mix": supervised or cfg.mix})
+    training = without(cfg, {task.prompts_stream for task in run.cfg.tasks})
     keys = ("objective", "serving", "schedule", "reassess", "progress", "at_switch", "save_every")
     identity = {"distill": training.model_dump(mode="json", exclude=set(keys))}
     return _order(run, shards, teachers, "control", identity, training, None)

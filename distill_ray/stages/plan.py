@@ -16,8 +16,10 @@ from distill_ray.config.training import (
     RecipeConfig,
     TopKTargets,
     TrainingConfig,
+    without,
 )
 from distill_ray.core.memory import Need, Sizes, serving_need, targets_bytes, training_need
+from distill_ray.data.mixing import mean_shares
 from distill_ray.models.inspect import shape_of
 from distill_ray.runtime.capacity import machine
 from distill_ray.runtime.storage import Storage
@@ -34,6 +36,8 @@ class Work:
     tokens: int | None = None
     steps: int | None = None
     trials: int | None = None
+    streams: dict[str, int] | None = None
+    """Stream → its share of the tokens."""
     need: Need | None = None
     """Memory of the largest worker; None where a hub model's size isn't known yet."""
     disk_bytes: int | None = None
@@ -110,7 +114,8 @@ def _work(cfg: RunConfig) -> Iterator[Work]:
     if cfg.distill.objective.weighting is not None:
         yield _anchor(cfg)
     yield _training(cfg, "distill", text, cfg.distill, known, largest)
-    yield _training(cfg, "distill", "control without a teacher", cfg.distill, student, None)
+    control = without(cfg.distill, {task.prompts_stream for task in cfg.tasks})
+    yield _training(cfg, "distill", "control without a teacher", control, student, None)
     yield Work("evaluate", f"{models + 3} models x at most {questions} questions")
     yield Work("report", "report.html, report.md, report.json, the student's folder")
 
@@ -181,7 +186,10 @@ def _training(
             offload=(training.offload.optimizer, training.offload.parameters),
             device="cuda" if cfg.cluster.gpus_per_worker else "cpu",
         )
-    return Work(stage, text, steps * training.batch_rows * length, steps, trials, need)
+    tokens = steps * training.batch_rows * length
+    shares = mean_shares(training, steps)
+    streams = {name: round(share * tokens) for name, share in shares.items()}
+    return Work(stage, text, tokens, steps, trials, streams, need)
 
 
 def _targets(cfg: RunConfig, serving: CachedServing, teacher: Sizes | None) -> Work:
@@ -271,6 +279,7 @@ def plain(made: Plan) -> dict[str, Any]:
         row: dict[str, Any] = {"stage": work.stage, "what": work.what}
         numbers = {"tokens": work.tokens, "steps": work.steps, "trials": work.trials}
         row |= {key: value for key, value in numbers.items() if value is not None}
+        row |= {"streams": work.streams} if work.streams else {}
         if work.need is not None:
             row["memory_bytes"] = {**vars(work.need), "total": work.need.total}
         if work.disk_bytes is not None:

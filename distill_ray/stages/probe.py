@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from distill_ray.config.probing import ProbeConfig
+from distill_ray.config.training import without
+from distill_ray.data.mixing import mean_shares
 from distill_ray.engine.job import TeachingSpec
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
@@ -88,14 +90,16 @@ def _taught(
 
 
 def _control(run: Run, shards: ShardSet, teachers: TeacherSet, probes: int) -> Trial:
-    """The student on the rows that the data supervise, at the share that `distill.mix` has them."""
+    """The student on the rows that the data supervise, in the shares that `distill` has them."""
     cfg, full = run.cfg.probe, run.cfg.distill
-    prompts = {task.prompts_stream for task in run.cfg.tasks}
-    mix = {stream: share for stream, share in full.mix.items() if stream not in prompts} or full.mix
-    read = int(full.tokens * sum(mix.values()) / sum(full.mix.values()))
-    least = cfg.batch_rows * run.cfg.corpora.sequence_length * cfg.rungs
+    length = run.cfg.corpora.sequence_length
+    rest = without(full, {task.prompts_stream for task in run.cfg.tasks})
+    shares = mean_shares(full, full.num_steps(length))
+    read = int(full.tokens * sum(shares[stream] for stream in rest.streams))
+    least = cfg.batch_rows * length * cfg.rungs
     tokens = cfg.control_tokens or max(least, min(read, cfg.tokens * probes))
-    training = cfg.model_copy(update={"mix": mix, "tokens": tokens})
+    how = {"mix": rest.mix, "mixing": rest.mixing, "tokens": tokens}
+    training = cfg.model_copy(update=how)
     identity = {"control": training.model_dump(mode="json", exclude={*NOT_IN_RESULT, "objective"})}
     seed = cfg.seeds[0]
     return _trial(run, shards, teachers, CONTROL, seed, training, None, identity)

@@ -25,7 +25,13 @@ from distill_ray.stages.probe import ProbeTable
 from distill_ray.stages.rank import Ranking
 from distill_ray.stages.render import render
 from distill_ray.stages.report_content import Facts, origins, sections, top
-from distill_ray.stages.report_text import interval, percent, percent_interval, sentence, taught
+from distill_ray.stages.report_text import (
+    interval,
+    percent_interval,
+    sentence,
+    shares_read,
+    taught,
+)
 from distill_ray.stages.shard import ShardSet
 from distill_ray.stages.student_folder import write_student
 from distill_ray.stages.training_chart import training
@@ -132,7 +138,7 @@ def _card(facts: Facts) -> dict[str, Any]:
         for model, row in mine.items()
         for name, r in row["tasks"].items()
     ]
-    whole = sum(cfg.distill.mix.values())
+    read = inputs.students.distilled.curve["streams"]
     return {
         "base": cfg.student.model.hub,
         "origins": list(origins(facts)),
@@ -140,7 +146,7 @@ def _card(facts: Facts) -> dict[str, Any]:
         "turns": facts.turns,
         "tokens": inputs.students.distilled.order.artifact.manifest().counts["tokens"],
         "length": cfg.corpora.sequence_length,
-        "mix": ", ".join(f"{percent(n / whole, 0)} {name}" for name, n in cfg.distill.mix.items()),
+        "mix": shares_read(read),
         "distill": cfg.distill,
         "scored": scored,
         "inputs": inputs.fingerprints(),

@@ -248,8 +248,9 @@ def _probe_cost(facts: Facts) -> str:
 def _training(facts: Facts) -> Section:
     teachers = facts.inputs.teachers.teachers
     best = {name: t.best for name, t in teachers.items()}
+    read = {"student": facts.student["streams"], "control": facts.control["streams"]}
     found = [tables.turns(facts.turns), tables.switches(facts.switches)]
-    found.append(tables.ladder(facts.adaptation, best))
+    found += [tables.ladder(facts.adaptation, best), tables.read(read)]
     if facts.inputs.teachers.gains:
         found.append(selection.gains(facts.inputs.teachers.gains))
     text = [_schedule(facts)]

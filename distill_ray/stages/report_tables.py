@@ -332,6 +332,18 @@ def data(counts: Row) -> Table:
     return Table("Data", columns, rows, note)
 
 
+def read(streams: Mapping[str, Mapping[str, Row]]) -> Table:
+    """What each student read of every stream; `streams` is student → stream → rows and tokens."""
+    rows = []
+    for student, found in streams.items():
+        whole = sum(row["tokens"] for row in found.values())
+        for stream, row in found.items():
+            share = percent(row["tokens"] / whole)
+            rows.append([student, stream, big(row["rows"]), big(row["tokens"]), share])
+    columns = ["Model", "Stream", "Rows", "Tokens", "Share of its tokens"]
+    return Table("What was read", columns, rows, "Tokens without padding.")
+
+
 def models(origins: Iterable[tuple[str, str]]) -> Table:
     """Where every model's weights come from."""
     return Table("Models", ["Model", "Weights"], [list(row) for row in origins])

@@ -103,6 +103,12 @@ def listed(words: Iterable[str]) -> str:
     return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
 
 
+def shares_read(streams: Mapping[str, Mapping[str, int]]) -> str:
+    """What a training read, in shares of its tokens: `70.0% notes, 30.0% triage.prompts`."""
+    whole = sum(row["tokens"] for row in streams.values())
+    return ", ".join(f"{percent(row['tokens'] / whole)} {n}" for n, row in streams.items())
+
+
 def called(model: str) -> str:
     """How a sentence calls a model."""
     return NAMES.get(model, f"the teacher {model}")

@@ -126,13 +126,13 @@ def _require_streams(shards: ShardSet) -> None:
             "Lower the task's labelled_rows or give it prompts, or take it out of the mix.",
         )
         for where, training in shards.cfg.trainings()
-        for stream in training.mix
+        for stream in sorted(training.streams)
         if not packed.get(f"{stream}/train")
     ]
     held_out = {name.partition("/")[0] for name in packed if name.endswith("/validation")}
     for where, training in shards.cfg.trainings():
-        tasks = {name.partition(".")[0] for name in training.mix if "." in name}
-        if not (held_out & set(training.mix) or tasks & {n.partition(".")[0] for n in held_out}):
+        tasks = {name.partition(".")[0] for name in training.streams if "." in name}
+        if not (held_out & training.streams or tasks & {n.partition(".")[0] for n in held_out}):
             what = "none of its streams has a validation row."
             problems.append(Problem(f"{where}.mix", what, "Raise corpora.validation."))
     if problems:

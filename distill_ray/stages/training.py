@@ -19,6 +19,7 @@ from distill_ray.config.cluster import ClusterConfig
 from distill_ray.config.errors import Problem
 from distill_ray.config.fingerprint import fingerprint
 from distill_ray.config.training import PoolServing
+from distill_ray.data.batches import MixedRows
 from distill_ray.engine import checkpoint, comm
 from distill_ray.engine.bad_steps import TooManyBadStepsError
 from distill_ray.engine.held_out import task_loss
@@ -184,7 +185,7 @@ def _finish(session: Session, order: Order, wall_s: float) -> None:
     """Rank 0 writes the curve and the manifest: the artifact is whole."""
     teaching = session.teaching
     losses = checkpoint_losses(session.history, order.job.rung_ends)
-    curve = {
+    curve: dict[str, Any] = {
         "history": session.history,
         "initial_loss": session.initial_loss,
         "switches": [asdict(s) for s in teaching.switches] if teaching else [],
@@ -192,6 +193,8 @@ def _finish(session: Session, order: Order, wall_s: float) -> None:
         "bad_steps": session.bad.total,
         "best": min(range(len(losses)), key=lambda i: losses[i]),
     }
+    if isinstance(session.source, MixedRows):
+        curve["streams"] = session.source.read(session.step)
     storage = order.artifact.storage.sub(order.artifact.path)
     storage.write_bytes(CURVE, json.dumps(curve).encode())
     if teaching is not None:

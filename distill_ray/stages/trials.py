@@ -1,14 +1,20 @@
-"""Distillations on one worker each, side by side: probes, and the full runs of a study."""
+"""Trainings on one worker each, side by side: probes, and the full runs of a study."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from distill_ray.config.training import LoraConfig, ObjectiveConfig, TrainingConfig
 from distill_ray.data.examples import Questions
 from distill_ray.engine.job import Job, TeachingSpec
+from distill_ray.engine.session import AtSwitch
+from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
 from distill_ray.stages.adapt import Weights
@@ -16,21 +22,49 @@ from distill_ray.stages.rows import data_spec
 from distill_ray.stages.shard import ShardSet
 
 OUTCOME = "outcome.json"
+ANSWERS = "answers.npz"
+WEIGHTS = "checkpoints/0"
+Answers = dict[str, NDArray[np.float64]]
+"""Task → [n, K] log-likelihood of each option."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What stays of a trained student, beside the outcome."""
+
+    weights: bool = False
+    answers: bool = False
+    """To each question that it is asked at the end."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A teacher and a seed, and the artifact that they fill."""
+    """A teacher (or what else a trial is of) and a seed, and the artifact that they fill."""
 
     teacher: str
     seed: int
     job: Job
     artifact: Artifact
     shards: Artifact
+    keep: Kept = Kept()
 
     def row(self) -> dict[str, Any]:
         """`teacher`, `seed`, and its `outcome`."""
         return {"teacher": self.teacher, "seed": self.seed, **self.artifact.read_json(OUTCOME)}
+
+    @property
+    def weights(self) -> Weights:
+        """The trained student, where it is kept."""
+        folder = self.artifact.storage.sub(f"{self.artifact.path}/{WEIGHTS}").uri
+        lora = self.job.lora is not None
+        ref = self.job.student.with_adapter(folder) if lora else ModelRef("path", folder)
+        return Weights(ref, self.artifact.fingerprint)
+
+    def answers(self, split: str) -> Answers:
+        """The trained student's answers, where they are kept."""
+        with np.load(io.BytesIO(self.artifact.read_bytes(ANSWERS))) as stored:
+            names = [name for name in stored.files if name.startswith(f"{split}/")]
+            return {n.removeprefix(f"{split}/"): stored[n].astype(np.float64) for n in names}
 
 
 @dataclass(frozen=True)
@@ -49,10 +83,34 @@ class Plan:
     objective: ObjectiveConfig | None = None
     teaching: TeachingSpec | None = None
     lora: LoraConfig | None = None
+    at_switch: AtSwitch = field(default_factory=AtSwitch)
+    anchor: Weights | None = None
+    """The frozen student that samples are weighted by."""
+    keep: Kept = Kept()
+
+    def beside(self) -> dict[str, Any]:
+        """What decides the outcome where it isn't as usual."""
+        found: dict[str, Any] = {}
+        if self.at_switch != AtSwitch():
+            found["at_switch"] = asdict(self.at_switch)
+        if self.anchor is not None:
+            found["anchor"] = self.anchor.fingerprint
+        if self.keep != Kept():
+            found["keep"] = asdict(self.keep)
+        return found
 
 
 def trial(run: Run, shards: ShardSet, student: Weights, name: str, seed: int, plan: Plan) -> Trial:
-    """A distillation of the initial student, or its training without a teacher, on one worker."""
+    """A student's distillation, or its training without a teacher, on one worker.
+
+    Args:
+        run: the run.
+        shards: its rows.
+        student: as it begins.
+        name: the teacher's, or of what else the trial is.
+        seed: told apart by; the order of the rows is the plan's.
+        plan: what is done.
+    """
     cfg = run.cfg
     identity = {
         "student": student.fingerprint,
@@ -60,6 +118,7 @@ def trial(run: Run, shards: ShardSet, student: Weights, name: str, seed: int, pl
         "max_examples": [task.max_examples for task in cfg.tasks],
         "seed": [cfg.seed, seed],
         **plan.identity,
+        **plan.beside(),
     }
     job = Job(
         name=f"{name}, seed {seed}",
@@ -68,12 +127,14 @@ def trial(run: Run, shards: ShardSet, student: Weights, name: str, seed: int, pl
         data=data_spec(shards, plan.order, plan.validation_rows),
         objective=plan.objective,
         teaching=plan.teaching,
+        at_switch=plan.at_switch,
+        anchor=plan.anchor.ref if plan.anchor is not None else None,
         lora=plan.lora,
         rungs=plan.rungs,
         backend="plain",
     )
     artifact = run.artifact(plan.kind, f"{name}-s{seed}", identity)
-    return Trial(name, seed, job, artifact, shards.artifact)
+    return Trial(name, seed, job, artifact, shards.artifact, plan.keep)
 
 
 @dataclass(frozen=True)
@@ -129,7 +190,11 @@ class Trials:
 
 
 def run_left(
-    run: Run, stage: str, trials: Sequence[Trial], questions: Sequence[Questions]
+    run: Run,
+    stage: str,
+    trials: Sequence[Trial],
+    questions: Sequence[Questions],
+    at_end: Mapping[str, Sequence[Questions]] | None = None,
 ) -> Trials:
     """Run the trials that are left.
 
@@ -138,6 +203,7 @@ def run_left(
         stage: under which their progress is shown.
         trials: all of them.
         questions: held-out ones, which the student answers at every rung.
+        at_end: split → those that the trained student answers where its answers are kept.
     """
     left = [trial for trial in trials if not run.settled(trial.artifact)]
     if not left:
@@ -146,7 +212,7 @@ def run_left(
         from distill_ray.stages.trials_worker import run_trials
 
         with run.stage(stage):
-            run_trials(run, stage, left, questions)
+            run_trials(run, stage, left, questions, at_end or {})
     return Trials(list(trials))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -14,11 +15,12 @@ from ray import tune
 
 from distill_ray.core.calibration import nll_each, normalise, right_each
 from distill_ray.data.examples import Questions
+from distill_ray.engine import checkpoint
 from distill_ray.engine.held_out import validate
 from distill_ray.engine.job import build_session
 from distill_ray.engine.loop import distill
 from distill_ray.engine.score import option_scores
-from distill_ray.engine.session import Session
+from distill_ray.engine.session import Session, Teaching
 from distill_ray.runtime.artifacts import Building
 from distill_ray.runtime.cluster import hush, mailbox, worker_device, worker_resources
 from distill_ray.runtime.progress import Event
@@ -26,11 +28,24 @@ from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import cache_folder
 from distill_ray.stages.local_files import local_ref
 from distill_ray.stages.set_aside import keeper
-from distill_ray.stages.trials import OUTCOME, Trial, outcome
+from distill_ray.stages.trials import ANSWERS, OUTCOME, WEIGHTS, Trial, outcome
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What the students are asked."""
+
+    at_rungs: Sequence[Questions]
+    at_end: Mapping[str, Sequence[Questions]]
+    """Split → questions, for those whose answers are kept."""
 
 
 def run_trials(
-    run: Run, stage: str, trials: Sequence[Trial], questions: Sequence[Questions]
+    run: Run,
+    stage: str,
+    trials: Sequence[Trial],
+    questions: Sequence[Questions],
+    at_end: Mapping[str, Sequence[Questions]],
 ) -> None:
     """Run every trial. Each writes its artifact when it ends, or there the reason why it failed.
 
@@ -49,7 +64,7 @@ def run_trials(
             _trial,
             stage=stage,
             trials=list(trials),
-            questions=list(questions),
+            exam=Exam(list(questions), at_end),
             box=box,
             device=worker_device(run.cfg.cluster),
         )
@@ -84,13 +99,13 @@ def _trial(
     *,
     stage: str,
     trials: Sequence[Trial],
-    questions: Sequence[Questions],
+    exam: Exam,
     box: Any,
     device: str,
 ) -> None:
     trial = trials[config["number"]]
     try:
-        result = _fill(trial, questions, device)
+        result = _fill(trial, exam, device)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         trial.artifact.record_failure(reason)
@@ -103,15 +118,16 @@ def _trial(
     tune.report(reported)
 
 
-def _fill(trial: Trial, questions: Sequence[Questions], device: str) -> dict[str, Any]:
+def _fill(trial: Trial, exam: Exam, device: str) -> dict[str, Any]:
     data = replace(trial.job.data, folder=trial.shards.local(), cache=cache_folder() / "rows")
     job = replace(trial.job.with_refs(local_ref), data=data)
     tokens_a_step = job.training.batch_rows * job.data.sequence_length
     with trial.artifact.building() as building:
         session = build_session(job, torch.device(device))
         session.bad.keep = keeper(building.storage)
-        result = _measured(session, questions, tokens_a_step, building)
+        result = _measured(session, exam.at_rungs, tokens_a_step, building)
         building.write_json(OUTCOME, result)
+        _keep(session, trial, exam, building)
         building.counts |= {"steps": session.step, "tokens": session.step * tokens_a_step}
         building.counts |= {"bad_steps": session.bad.total}
     return result
@@ -134,7 +150,31 @@ def _measured(
     result = outcome(before, rungs)
     if session.teaching is None:
         result["options"] = _options(session, questions)
+    else:
+        result["schedule"] = _served(session.teaching)
     return result
+
+
+def _served(teaching: Teaching) -> dict[str, Any]:
+    """Who taught: the `teacher` and `rung` at the end, the `log` of switches and assessments."""
+    teacher, rung = teaching.state.checkpoint
+    log = [{**asdict(entry), "changes": entry.changes} for entry in teaching.log]
+    return {"teacher": teacher, "rung": rung, "log": log}
+
+
+def _keep(session: Session, trial: Trial, exam: Exam, building: Building) -> None:
+    if trial.keep.answers:
+        found = {
+            f"{split}/{task}": scores.astype(np.float32)
+            for split, questions in exam.at_end.items()
+            for task, scores in _options(session, questions).items()
+        }
+        file = io.BytesIO()
+        np.savez_compressed(file, **found)
+        building.storage.write_bytes(ANSWERS, file.getvalue())
+    if trial.keep.weights:
+        with building.storage.folder(WEIGHTS) as folder:
+            checkpoint.export(session, folder)
 
 
 def _answers(session: Session, questions: Sequence[Questions]) -> Mapping[str, Any]:

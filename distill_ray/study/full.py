@@ -10,10 +10,9 @@ from distill_ray.runtime.run import Run
 from distill_ray.stages.adapt import Teacher, TeacherSet
 from distill_ray.stages.shard import ShardSet, task_questions
 from distill_ray.stages.trials import Plan, Trial, Trials, run_left, trial
+from distill_ray.study.route import order_of
 
 VERSION = 1
-FIRST_SEED = 500
-"""Full distillations read the rows in other orders than the probes, whose seeds begin at 0."""
 NOT_HERE: dict[str, Any] = {
     **dict.fromkeys(("serving", "schedule", "reassess", "validate_every", "save_every"), True),
     "zero_stage": True,
@@ -51,7 +50,7 @@ def _trial(
         training=cfg,
         validation_rows=cfg.validation_rows,
         rungs=rungs,
-        order=run.cfg.seed * 1000 + FIRST_SEED + seed,
+        order=order_of(run, seed),
         identity={
             "version": VERSION,
             "teacher": teacher.serving.fingerprint,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from distill_ray.runtime.artifacts import versions
-from distill_ray.stages.render import render
 from distill_ray.stages.report_text import Table, interval, number, percent
+from distill_ray.study.parts import Page, Part
 from distill_ray.study.plots import scatter
 from distill_ray.study.predictors import ACCURACY, PREDICTORS, RANKING, RANKING_EARLY
 from distill_ray.study.study import Study
@@ -24,40 +22,16 @@ OUTCOMES = {"accuracy": "accuracy", "nll": "negated NLL"}
 Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Part:
-    """A section of the page."""
-
-    title: str
-    text: list[str] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    figure: str | None = None
-    caption: str = ""
-
-
 def write_page(study: Study, folder: Path, command: str) -> Path:
     """Write `<study>.md`, `<study>.json` and a plot for each domain; returns the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    name = study.cfg.name
     for domain, row in study.domains.items():
-        scatter(row, OUTCOMES[study.cfg.outcome], folder / f"{name}-{domain}.svg")
-    data = {
-        "study": study.cfg.model_dump(mode="json"),
-        "overall": study.overall,
-        "domains": study.domains,
-        "versions": versions(),
-    }
-    (folder / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    page = folder / f"{name}.md"
-    context = {
-        "title": "Does the ranking predict the student?",
-        "name": name,
-        "command": command,
-        "summary": list(_summary(study)),
-        "sections": list(_parts(study)),
-    }
-    page.write_text(render("study/study.md.j2", context), encoding="utf-8")
-    return page
+        scatter(row, OUTCOMES[study.cfg.outcome], folder / f"{study.cfg.name}-{domain}.svg")
+    page = Page(
+        "Does the ranking predict the student?", [*_summary(study)], [*_parts(study)], command
+    )
+    data = {"overall": study.overall, "domains": study.domains}
+    return page.write(folder, study.cfg, data)
 
 
 def _summary(study: Study) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""StudyConfig → Study: on every domain, every teacher teaches to the end; what had predicted it?"""
+"""RankingStudy → Study: every teacher teaches to the end on every domain; what predicted it?"""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from typing import Any
 import numpy as np
 
 from distill_ray.config.errors import InputError, Problem
-from distill_ray.config.study import StudyConfig
+from distill_ray.config.study import RankingStudy
 from distill_ray.core.agreement import agreement, ceiling, mean_interval
 from distill_ray.runtime.run import Run
-from distill_ray.stages.adapt import adapt
-from distill_ray.stages.audit import AuditTable, audit
-from distill_ray.stages.gain import proven
-from distill_ray.stages.probe import ProbeTable, probe
-from distill_ray.stages.rank import Ranking, rank
-from distill_ray.stages.shard import shard
+from distill_ray.stages.audit import AuditTable
+from distill_ray.stages.probe import ProbeTable
+from distill_ray.stages.rank import Ranking
 from distill_ray.stages.trials import Trials
 from distill_ray.study.full import distil_fully
 from distill_ray.study.predictors import Seen, predictions
+from distill_ray.study.route import route
 
 Row = dict[str, Any]
 
@@ -30,7 +28,7 @@ Row = dict[str, Any]
 class Study:
     """The outcome of a study."""
 
-    cfg: StudyConfig
+    cfg: RankingStudy
     domains: dict[str, Row]
     """Domain → `outcomes`, `predictions`, `agreement`, `ceiling`, `cost`, `failed` and more."""
     overall: dict[str, dict[str, Row]]
@@ -38,7 +36,7 @@ class Study:
     its interval, mean Kendall, regret and regret as a share of the spread, number of domains."""
 
 
-def study(cfg: StudyConfig, runs: Mapping[str, Run]) -> Study:
+def study(cfg: RankingStudy, runs: Mapping[str, Run]) -> Study:
     """Run every domain to the end, or find it run, and compare.
 
     Args:
@@ -58,18 +56,14 @@ def study(cfg: StudyConfig, runs: Mapping[str, Run]) -> Study:
     return Study(cfg, domains, overall)
 
 
-def _domain(cfg: StudyConfig, run: Run) -> Row:
-    shards = shard(run)
-    teachers = proven(run, shards, adapt(run, shards))
-    audited = audit(run, shards, teachers)
-    probed = probe(run, shards, teachers, audited)
-    ranking = rank(run, audited, probed)
-    full = distil_fully(run, shards, teachers, cfg.seeds, cfg.rungs)
-    return _compared(cfg, audited, probed, ranking, full)
+def _domain(cfg: RankingStudy, run: Run) -> Row:
+    found = route(run)
+    full = distil_fully(run, found.shards, found.teachers, cfg.seeds, cfg.rungs)
+    return _compared(cfg, found.audited, found.probed, found.ranking, full)
 
 
 def _compared(
-    cfg: StudyConfig, audited: AuditTable, probed: ProbeTable, ranking: Ranking, full: Trials
+    cfg: RankingStudy, audited: AuditTable, probed: ProbeTable, ranking: Ranking, full: Trials
 ) -> Row:
     """Teachers of which every full distillation ended and which were ranked."""
     finals: dict[str, dict[int, Row]] = {}
@@ -119,7 +113,7 @@ def _seen(
     )
 
 
-def _curve(cfg: StudyConfig, rows: Mapping[int, Row]) -> list[Row]:
+def _curve(cfg: RankingStudy, rows: Mapping[int, Row]) -> list[Row]:
     """The outcome at each rung, the mean over seeds."""
     curves = [row["curve"] for row in rows.values()]
     return [
@@ -145,7 +139,7 @@ def _cost(probed: ProbeTable, full: Trials) -> Row:
     }
 
 
-def _overall(cfg: StudyConfig, domains: list[Row]) -> dict[str, Row]:
+def _overall(cfg: RankingStudy, domains: list[Row]) -> dict[str, Row]:
     """Predictor → its figures over some domains."""
     result = {}
     for name in domains[0]["agreement"]:

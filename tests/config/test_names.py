@@ -13,6 +13,7 @@ import distill_ray
 from distill_ray.config import RunConfig, load_config
 from distill_ray.config.load import load_study
 from distill_ray.config.selection import Importances, Level
+from distill_ray.config.study import STUDIES
 from distill_ray.config.training import DIVERGENCE_NAMES, DistillConfig
 from distill_ray.core.divergence import DIVERGENCES
 from distill_ray.core.ranking import FACTORS, LEVELS
@@ -47,7 +48,7 @@ def test_every_shipped_config_is_valid(path: Path) -> None:
     "path", sorted((ROOT / "configs" / "studies").glob("*.yaml")), ids=lambda p: p.name
 )
 def test_every_shipped_study_is_valid(path: Path) -> None:
-    study, runs = load_study(path)
+    study, runs = load_study(STUDIES[path.stem], path)
     assert set(study.untouched) < set(runs)
     for cfg in runs.values():
         assert RunConfig.model_validate_json(cfg.model_dump_json()) == cfg

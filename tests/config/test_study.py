@@ -7,6 +7,7 @@ import yaml
 
 from distill_ray.config import InputError
 from distill_ray.config.load import load_study
+from distill_ray.config.study import RankingStudy
 
 MINIMAL = yaml.safe_load((Path(__file__).parent / "minimal.yaml").read_text())
 SHARED = {key: MINIMAL[key] for key in ("student", "teachers", "adapt", "probe", "distill")}
@@ -17,7 +18,7 @@ def load(tmp_path, *overrides, **changes):
     path = tmp_path / "study.yaml"
     data = {"name": "which", "run": SHARED, "domains": {"a": OWN, "b": OWN}, **changes}
     path.write_text(yaml.safe_dump(data))
-    return load_study(path, overrides)
+    return load_study(RankingStudy, path, overrides)
 
 
 def problems(tmp_path, *overrides, **changes):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from distill_ray.data.batches import MixedRows, Rows, Stream, collate, in_order
+from distill_ray.data.mixing import mixing
 from distill_ray.data.packing import labelled_sample, pack, prompt_sample, unpacked
 
 LENGTH, STEPS, BATCH_ROWS = 16, 5, 8
@@ -40,14 +41,14 @@ def unequal(tmp_path_factory):
 
 
 def _source(streams, rank=0, world=1, micro_rows=2, **changes):
-    values = {"steps": STEPS, "batch_rows": BATCH_ROWS, "seed": 0, **changes}
-    mix = {"notes": 3, "triage": 1}
-    return MixedRows(streams, mix, micro_rows=micro_rows, rank=rank, world=world, **values)
+    values = {"batch_rows": BATCH_ROWS, "seed": 0, **changes}
+    mixed = mixing({"notes": 3, "triage": 1}, values.pop("steps", STEPS), **values.pop("mix", {}))
+    return MixedRows(streams, mixed, micro_rows=micro_rows, rank=rank, world=world, **values)
 
 
-def _step_rows(streams, step, *, world, micro_rows):
+def _step_rows(streams, step, *, world, micro_rows, **changes):
     """row_ids of a step in global order."""
-    sources = [_source(streams, rank, world, micro_rows) for rank in range(world)]
+    sources = [_source(streams, rank, world, micro_rows, **changes) for rank in range(world)]
     return [
         row
         for micro in range(sources[0].num_micro)
@@ -61,6 +62,46 @@ def test_any_number_of_ranks_and_micro_batches_reads_the_same_rows(streams, worl
     for step in range(STEPS):
         expected = _step_rows(streams, step, world=1, micro_rows=1)
         assert _step_rows(streams, step, world=world, micro_rows=micro_rows) == expected
+
+
+@pytest.mark.parametrize("kind", ["streams", "unequal"])
+@pytest.mark.parametrize("linear", [False, True])
+def test_a_changing_mix_is_the_same_on_two_ranks(request, kind, linear):
+    found = request.getfixturevalue(kind)
+    changes = {"mix": {"changes": [(0.4, {"triage": 1})], "linear": linear}}
+    for step in range(STEPS):
+        # Rows of unequal length are sorted into the micro-batches of this size.
+        alone = _step_rows(found, step, world=1, micro_rows=4, **changes)
+        assert _step_rows(found, step, world=2, micro_rows=4, **changes) == alone
+        if step >= 2 and not linear:
+            assert {row.partition(":")[0] for row in alone} == {"triage"}
+
+
+@pytest.mark.parametrize("kind", ["streams", "unequal"])
+def test_tokens_of_a_row_are_those_of_its_samples(request, kind):
+    for stream in request.getfixturevalue(kind).values():
+        rows = stream.rows[range(len(stream.rows))]
+        for number, positions in enumerate(rows["position_ids"]):
+            samples = "".join("|" * (p == 0) + "t" for p in positions).split("|")[1:]
+            own = samples[: len(rows["sources"][number])]
+            assert stream.rows.tokens[number] == sum(map(len, own))
+    assert kind == "unequal" or (stream.rows.tokens < stream.rows.lengths).any()
+
+
+@pytest.mark.parametrize("kind", ["streams", "unequal"])
+def test_what_was_read_is_what_the_batches_hold(request, kind):
+    found = request.getfixturevalue(kind)
+    source, rows, tokens = _source(found), Counter(), Counter()
+    sizes = {
+        row_id: int(stream.rows.tokens[i])
+        for stream in found.values()
+        for i, row_id in enumerate(stream.rows[range(len(stream.rows))]["row_id"])
+    }
+    for step, micro in ((s, m) for s in range(3) for m in range(source.num_micro)):
+        for row_id in source.batch(step, micro).row_ids:
+            rows[row_id.partition(":")[0]] += 1
+            tokens[row_id.partition(":")[0]] += sizes[row_id]
+    assert source.read(3) == {n: {"rows": rows[n], "tokens": tokens[n]} for n in rows}
 
 
 def test_a_batch_depends_on_its_step_alone(streams):
@@ -222,13 +263,22 @@ def test_unequal_rows_come_in_the_same_batches_on_any_number_of_ranks(unequal, w
     assert batches(world) == batches(1)
 
 
-def test_unequal_rows_are_mixed_in_the_same_shares_as_equal_ones(streams, unequal):
+def test_unequal_rows_are_mixed_in_the_same_shares_of_rows_as_equal_ones(streams, unequal):
+    how = {"world": 1, "micro_rows": 2, "mix": {"by_tokens": False}}
     for step in range(STEPS):
         counts = [
-            Counter(row.partition(":")[0] for row in _step_rows(found, step, world=1, micro_rows=2))
+            Counter(row.partition(":")[0] for row in _step_rows(found, step, **how))
             for found in (streams, unequal)
         ]
-        assert counts[0] == counts[1]
+        assert counts[0] == counts[1] == {"notes": 6, "triage": 2}
+
+
+def test_unequal_rows_are_in_their_shares_of_tokens(unequal):
+    read = _source(unequal, steps=640).read(640)
+    largest = max(int(stream.rows.tokens.max()) for stream in unequal.values())
+    whole = sum(row["tokens"] for row in read.values())
+    assert abs(read["notes"]["tokens"] - 0.75 * whole) <= largest
+    assert read["notes"]["rows"] / read["triage"]["rows"] != pytest.approx(3, rel=0.02)
 
 
 def test_streams_of_different_lengths_are_grouped_though_each_has_only_one(tmp_path):
@@ -237,11 +287,10 @@ def test_streams_of_different_lengths_are_grouped_though_each_has_only_one(tmp_p
         made = [prompt_sample(str(i), [1] * tokens) for i in range(8)]
         folder = packed.write(tmp_path / name, made, length=LENGTH, grouped=True)
         found[name] = Stream(Rows(folder, tmp_path / "cache"), is_task=True)
-    source = _source(found)
+    source = _source(found, mix={"by_tokens": False})
     widths = [[source.batch(s, m).input_ids.shape[1] for m in range(4)] for s in range(STEPS)]
-    # A step has 6 of 8 rows from notes, now and then one more.
-    assert all(step[:3] == [12, 12, 12] for step in widths)
-    assert [step[3] for step in widths].count(3) >= STEPS - 1
+    # A step has 6 of 8 rows from notes.
+    assert widths == [[12, 12, 12, 3]] * STEPS
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])

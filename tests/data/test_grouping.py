@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from distill_ray.data.grouping import BLOCK, grouped
-from distill_ray.data.order import positions_of, rows_at, streams_at
+from distill_ray.data.mixing import mixing, streams_at
+from distill_ray.data.order import positions_of, rows_at
 
 ONE = {"a": 1.0}
 THREE = {"a": 3.0, "b": 6.0, "c": 1.0}
@@ -22,8 +23,9 @@ def lengths(mix, count=1500, low=20, high=200):
     }
 
 
-def drawn(rows, mix, *, steps=2 * BLOCK, batch_rows=32, micro_rows=8, seed=0):
-    return grouped(rows, mix, steps=steps, batch_rows=batch_rows, micro_rows=micro_rows, seed=seed)
+def drawn(rows, mix, *, steps=2 * BLOCK, batch_rows=32, micro_rows=8, seed=0, by_tokens=False):
+    mixed = mixing(mix, steps, by_tokens=by_tokens)
+    return grouped(rows, mixed, batch_rows=batch_rows, micro_rows=micro_rows, seed=seed)
 
 
 def padding(rows, mix, streams, numbers, micro_rows):
@@ -53,9 +55,12 @@ def test_the_draws_of_an_epoch_and_block_stay_in_it():
 
 
 @pytest.mark.parametrize("batch_rows", [8, 32])
-def test_a_step_reads_as_many_rows_of_each_stream_as_without_grouping(batch_rows):
-    streams, _ = drawn(lengths(THREE), THREE, batch_rows=batch_rows)
-    expected = streams_at(THREE, len(streams))
+@pytest.mark.parametrize("by_tokens", [False, True])
+def test_a_step_reads_as_many_rows_of_each_stream_as_without_grouping(batch_rows, by_tokens):
+    rows = lengths(THREE)
+    streams, _ = drawn(rows, THREE, batch_rows=batch_rows, by_tokens=by_tokens)
+    mixed = mixing(THREE, len(streams) // batch_rows, by_tokens=by_tokens)
+    expected = streams_at(mixed, batch_rows, rows, 0)
     found, expected = (np.sort(s.reshape(-1, batch_rows)) for s in (streams, expected))
     np.testing.assert_array_equal(found, expected)
 
@@ -82,7 +87,8 @@ def test_a_micro_batch_is_the_same_on_any_number_of_workers(world):
 def test_little_of_a_micro_batch_is_padding(mix, batch_rows, micro_rows, most):
     rows = lengths(mix)
     found = drawn(rows, mix, batch_rows=batch_rows, micro_rows=micro_rows)
-    streams = streams_at(mix, len(found[0]))
+    mixed = mixing(mix, len(found[0]) // batch_rows, by_tokens=False)
+    streams = streams_at(mixed, batch_rows, rows, 0)
     at_random = rows_at(streams, {name: len(rows[name]) for name in mix}, 0)
     assert padding(rows, mix, streams, at_random, micro_rows) > 0.4
     assert padding(rows, mix, *found, micro_rows) < most
@@ -125,7 +131,18 @@ def test_seeds_are_different_orders():
     assert drawn(rows, ONE, seed=0)[1].tolist() != drawn(rows, ONE, seed=1)[1].tolist()
 
 
-def test_a_stream_that_is_not_drawn_yet_is_no_trouble():
-    mix = {"a": 1.0, "rare": 1e-6}
-    streams, _ = drawn(lengths(mix, count=20), mix, steps=1, batch_rows=2, micro_rows=1)
+def test_a_stream_that_is_not_drawn_is_no_trouble():
+    rows = lengths({"a": 1.0, "later": 1.0}, count=20)
+    mixed = mixing({"a": 1.0}, BLOCK, changes=[(0.999, {"later": 1.0})])
+    streams, _ = grouped(rows, mixed, batch_rows=2, micro_rows=1, seed=0)
     assert set(streams.tolist()) == {0}
+
+
+def test_tokens_are_in_their_shares_at_the_end_of_every_block_of_an_epoch():
+    rows = lengths({"a": 1.0, "b": 1.0}, count=BLOCK * 64)
+    streams, numbers = drawn(rows, {"a": 1.0, "b": 1.0}, steps=4 * BLOCK, by_tokens=True)
+    tokens = np.array([rows["ab"[s]][n] for s, n in zip(streams, numbers, strict=True)])
+    # Rows are exchanged within a block, so a block holds what it would hold without grouping.
+    signed = np.where(streams == 0, tokens, -tokens).reshape(4, -1).sum(axis=1)
+    lead = np.cumsum(signed) / 2
+    assert np.abs(lead).max() <= 200

@@ -50,7 +50,9 @@ def saved(request, builder, two_rungs, tmp_path_factory):
     ladders = {"big": folders[:2], "other": folders[2:]}
     teaching = replace(two_rungs, ladders=ladders, **made)
     student = tiny.ref(0, num_hidden_layers=1)
-    job = builder.job(steps=STEPS, teaching=teaching, student=student, micro_batch_rows=4)
+    mixing = {"changes": [{"at": 0.6, "mix": {"triage.labelled": 1}}], "between": "linear"}
+    changes = {"micro_batch_rows": 4, "mixing": mixing}
+    job = builder.job(steps=STEPS, teaching=teaching, student=student, **changes)
     job = replace(job, at_switch=AtSwitch(reset=True, warmup=2))
     session, steps = builder.session(job, validate_every=3, best_loss=4.0), []
     folder = tmp_path_factory.mktemp(request.param)

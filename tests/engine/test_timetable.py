@@ -71,6 +71,7 @@ def test_each_checkpoint_gets_the_rows_that_it_is_asked_about_and_no_others(
     objective = builder.job().objective or builder.job(teaching=spec).objective
     job = builder.job(
         steps=7, teaching=spec, micro_batch_rows=4,
+        mixing={"changes": [{"at": 0.5, "mix": {"triage.prompts": 3, "triage.labelled": 1}}]},
         objective=objective.model_copy(update={"temperature": 2.0}),
     )  # fmt: skip
     job = replace(job, data=shards if rows == "packed" else grouped, validate_every=3)

@@ -64,3 +64,15 @@ def test_workers_and_actors_share_the_machine_s_memory(tmp_path: Path) -> None:
 def test_a_pool_that_doesn_t_fit_is_a_problem_of_the_config(tmp_path: Path) -> None:
     found = find_problems(configured(tmp_path, kind="pool", actors=5000), "tiny.yaml")
     assert any("5000 actors x 1 CPU" in str(problem) for problem in found)
+
+
+def test_a_plan_tells_the_tokens_of_each_stream(tmp_path: Path) -> None:
+    mix = {"organ.labelled": 1, "organ.prompts": 3}
+    mixing = {"changes": [{"at": 0.5, "mix": {"findings": 1, "organ.prompts": 1}}]}
+    given = config(tmp_path, distill=training(mix=mix, mixing=mixing))
+    student, control = distilling(plan(RunConfig.model_validate(given)))
+    # 40 steps of 8 x 64 tokens, half of them with either mix.
+    parts = {"findings": 1 / 4, "organ.labelled": 1 / 8, "organ.prompts": 5 / 8}
+    assert student.tokens == control.tokens == 20480
+    assert student.streams == {name: part * 20480 for name, part in parts.items()}
+    assert control.streams == {"findings": 10240, "organ.labelled": 10240}

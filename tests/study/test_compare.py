@@ -11,7 +11,7 @@ import pytest
 from prepared import Candidate, answers, audited, finished, probed, run_of
 from scipy import stats
 
-from distill_ray.config.study import StudyConfig
+from distill_ray.config.study import RankingStudy
 from distill_ray.stages.rank import rank
 from distill_ray.study.predictors import ACCURACY, PREDICTORS, RANKING, Seen, predictions
 from distill_ray.study.study import _compared, _cost, _overall
@@ -21,9 +21,9 @@ ENDS = {"worst": (0.4, 0.44), "fair": (0.5, 0.48), "good": (0.6, 0.62), "best": 
 SAID = {"rsr": 2.0, "surprisal": 1.0, "gradient_norm": 3.0, "grace": 4.0}
 
 
-def study_of(**changes: Any) -> StudyConfig:
+def study_of(**changes: Any) -> RankingStudy:
     data = {"name": "which", "run": {}, "domains": {"a": {}}, "seeds": [0, 1], "rungs": 2}
-    return StudyConfig.model_validate({**data, "resamples": 200, **changes})
+    return RankingStudy.model_validate({**data, "resamples": 200, **changes})
 
 
 def candidates(**changes: Candidate) -> dict[str, Candidate]:
@@ -49,7 +49,7 @@ def row_of(
     ends: Any = None,
     *,
     estimates: Any = None,
-    cfg: StudyConfig | None = None,
+    cfg: RankingStudy | None = None,
     **how: Any,
 ) -> dict[str, Any]:
     """A domain's row, computed from its artifacts."""

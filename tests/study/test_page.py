@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from distill_ray.config.study import StudyConfig
+from distill_ray.config.study import RankingStudy
 from distill_ray.core.agreement import agreement
 from distill_ray.study.page import write_page
 from distill_ray.study.predictors import ACCURACY, PREDICTORS, RANKING
@@ -38,7 +38,7 @@ def domain(*order: float, cost: float = 0.08, **changes: Any) -> dict[str, Any]:
 
 
 def study_of(*, untouched: tuple[str, ...] = ("seen_last",), **rows: dict[str, Any]) -> Study:
-    cfg = StudyConfig(
+    cfg = RankingStudy(
         name="which", run={}, domains={n: {} for n in rows}, untouched=untouched, resamples=100
     )
     groups = {"all": [*rows], "untouched": [*untouched]}
@@ -81,7 +81,7 @@ def test_the_page_is_written_with_a_plot_a_domain_and_the_numbers(folder: Path, 
 def test_the_numbers_are_valid_json_and_those_of_the_study(study: Study, folder: Path) -> None:
     data = json.loads((folder / "which.json").read_text(), parse_constant=not_json)
     assert data["domains"] == study.domains and data["overall"] == study.overall
-    assert StudyConfig.model_validate(data["study"]) == study.cfg
+    assert RankingStudy.model_validate(data["study"]) == study.cfg
     assert data["versions"]["distill_ray"]
 
 

@@ -1,0 +1,42 @@
+"""Which streams a training reads, in which shares, and how the shares change."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, model_validator
+
+from distill_ray.config.base import OpenFraction, Section
+
+Mix = Annotated[dict[str, PositiveFloat], Field(min_length=1)]
+"""Stream name → share; shares are normalised. Streams are the corpora's names, and
+`<task>.labelled` and `<task>.prompts`."""
+
+
+class MixChange(Section):
+    """Another mix from a place in training on."""
+
+    at: OpenFraction
+    """Share of the steps that are done when it begins."""
+    mix: Mix
+
+
+class MixingConfig(Section):
+    """What the shares of a mix are of, and how they change in the course of training."""
+
+    by: Literal["tokens", "rows"] = "tokens"
+    """Shares are of the tokens that are read, padding left out, or of rows. Either way each stream
+    is within one row of its share all the time."""
+    changes: tuple[MixChange, ...] = ()
+    """What follows the first mix."""
+    between: Literal["step", "linear"] = "step"
+    """Shares jump at a change, or move in a straight line from one mix to the next."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> MixingConfig:
+        places = [change.at for change in self.changes]
+        if places != sorted(set(places)):
+            raise ValueError(f"changes: `at` must increase, got {places}")
+        if self.between == "linear" and not self.changes:
+            raise ValueError("between linear needs changes to move to, and there are none")
+        return self
