@@ -217,9 +217,7 @@ def _advance(session: Session, seen: Observation) -> Switch | None:
         share = seen.progress if found.progress is None else found.progress
         measured = {**seen.measured, moved.what: found.figures}
         seen = replace(seen, progress=share, measured=measured)
-    teaching.state = moved.state
-    if moved.upcoming is not None:
-        teaching.source.expect(*moved.upcoming)
+    teaching.state, teaching.upcoming = moved.state, moved.upcoming
     if moved.switch is None:
         return None
     teaching.log.append(moved.switch)

@@ -122,7 +122,7 @@ def _trial(session: Session, checkpoint: Checkpoint) -> Session:
     teaching = _teaching(session)
     teacher, rung = checkpoint
     state = replace(teaching.state, teacher=teacher, rung=rung)
-    taught = replace(teaching, state=state, stalls=[], in_use=None)
+    taught = replace(teaching, state=state, stalls=[], in_use=None, upcoming=None)
     bad = BadSteps(limit=session.optim.steps)
     return replace(session, teaching=taught, bad=bad, loaded={}, history=[])
 

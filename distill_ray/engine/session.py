@@ -54,6 +54,8 @@ class Teaching:
     stalls: list[tuple[int, float]] = field(default_factory=list)
     """Step that had to wait for another checkpoint, and for how many seconds."""
     in_use: Checkpoint | None = None
+    upcoming: Checkpoint | None = None
+    """Worth reading ahead, once the current one serves: before, its own weights may be waiting."""
 
     @property
     def switches(self) -> list[Switch]:
@@ -93,6 +95,8 @@ class Teaching:
         if changed and step is not None:
             self.stalls.append((step, time.monotonic() - started))
         self.in_use = self.state.checkpoint
+        if self.upcoming is not None:
+            self.source.expect(*self.upcoming)
 
 
 @dataclass

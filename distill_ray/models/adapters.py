@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,9 +39,14 @@ def add_lora(
 
 
 def load_adapter(model: Any, folder: str) -> Any:
-    """A model with the adapters of a folder on top, ready to train."""
+    """A model with the adapters of a folder on top, ready to train.
+
+    Raises:
+        FileNotFoundError: the folder holds no safetensors weights.
+    """
     from peft import PeftModel
 
+    _require_weights(folder)
     with _quiet():
         return PeftModel.from_pretrained(model, folder, is_trainable=True)
 
@@ -54,16 +60,29 @@ def swap_adapter(model: Any, folder: str, weights: dict[str, Any] | None = None)
         weights: those of the folder, if they have been read already.
 
     Returns:
-        False, with the model as it was, where the other one has another form.
+        False where the other one has another form, or not exactly these weights: the model must be
+        loaded anew.
+
+    Raises:
+        FileNotFoundError: the folder holds no safetensors weights, and none were given.
     """
     from peft import PeftConfig, load_peft_weights, set_peft_model_state_dict
 
+    if weights is None:
+        _require_weights(folder)
     with _quiet():
         if _form(PeftConfig.from_pretrained(folder)) != _form(model.peft_config["default"]):
             return False
         found = weights if weights is not None else load_peft_weights(folder, device="cpu")
-        set_peft_model_state_dict(model, found)
-    return True
+        result = set_peft_model_state_dict(model, found)
+    left = [name for name in result.missing_keys if ".default" in name]
+    return not left and not result.unexpected_keys
+
+
+def _require_weights(folder: str) -> None:
+    """Peft would look for them on a hub."""
+    if not (Path(folder) / "adapter_model.safetensors").exists():
+        raise FileNotFoundError(f"{folder} holds no adapter_model.safetensors")
 
 
 def _form(config: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,23 +22,38 @@ class Ahead:
     and other things that all threads share.
     """
 
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+    def __init__(self, device: torch.device) -> None:
+        """Read nothing yet.
+
+        Args:
+            device: that the weights will go to; an accelerator's come by way of pinned memory.
+        """
+        self._pin = device.type == "cuda"
+        # A new thread's current accelerator is the first one, whichever is this process's.
+        start = _in_thread_of(device) if self._pin else None
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="read-ahead", initializer=start)
         self._ref: ModelRef | None = None
         self._weights: Future[Weights] | None = None
 
-    def read(self, ref: ModelRef, dtype: torch.dtype) -> None:
+    @property
+    def reading(self) -> bool:
+        """Whether the thread is at work."""
+        return self._weights is not None and not self._weights.done()
+
+    def read(self, ref: ModelRef, model: Any) -> None:
         """Begin to read a checkpoint; what was read of another is let go.
 
         Args:
             ref: a folder on this machine, or an adapter in one; anything else isn't read ahead.
-            dtype: of full weights.
+            model: whose weights they will probably replace: full ones get their types.
         """
         if ref == self._ref or not (ref.adapter or ref.kind == "path"):
             return
         self.drop()
+        there = {} if ref.adapter else model.state_dict()
+        dtypes = {name: tensor.dtype for name, tensor in there.items()}
         self._ref = ref
-        self._weights = self._threads.submit(_read, ref, dtype)
+        self._weights = self._threads.submit(_read, ref, dtypes, self._pin)
 
     def take(self, ref: ModelRef) -> Weights | None:
         """Its weights, waited for if need be, and let go here; None if they weren't read."""
@@ -57,35 +73,46 @@ class Ahead:
         self._ref = self._weights = None
 
 
-def _read(ref: ModelRef, dtype: torch.dtype) -> Weights:
+def _in_thread_of(device: torch.device) -> Any:
+    index = torch.cuda.current_device() if device.index is None else device.index
+    return lambda: torch.cuda.set_device(index)
+
+
+def _read(ref: ModelRef, dtypes: Mapping[str, torch.dtype], pin: bool) -> Weights:
     from safetensors.torch import load_file
 
     folder = Path(ref.adapter or ref.location)
     found: Weights = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        # Out of the file's memory map: what is only mapped would be read when it is used.
+    if not (files := sorted(folder.glob("*.safetensors"))):
+        raise FileNotFoundError(f"{folder} holds no safetensors weights")
+    for file in files:
         for name, tensor in load_file(file).items():
-            floats = tensor.is_floating_point() and ref.adapter is None
-            found[name] = tensor.to(dtype if floats else tensor.dtype, copy=True)
+            # Out of the file's memory map: what is only mapped would be read when it is used.
+            copy = tensor.to(dtypes.get(name, tensor.dtype), copy=True)
+            found[name] = copy.pin_memory() if pin else copy
     return found
 
 
 @torch.no_grad()
 def fill(model: Any, weights: Weights) -> bool:
-    """Put weights in the place of a model's own.
+    """Put weights in the place of a model's own; those on its device become its own.
 
     Returns:
-        False, with the model as it was, unless they are exactly its weights: tied ones may be left
-        out.
+        False, with the model as it was, unless they are exactly its weights: of tied ones, exactly
+        one is there.
     """
-    there = model.state_dict()
+    there = model.state_dict(keep_vars=True)
     if not weights.keys() <= there.keys():
         return False
     if any(weights[name].shape != there[name].shape for name in weights):
         return False
     filled = {there[name].data_ptr() for name in weights}
-    if any(tensor.data_ptr() not in filled for tensor in there.values()):
+    if len(filled) < len(weights) or any(t.data_ptr() not in filled for t in there.values()):
         return False
     for name, tensor in weights.items():
-        there[name].copy_(tensor)
+        own = there[name]
+        if (own.device, own.dtype) == (tensor.device, tensor.dtype):
+            own.data = tensor
+        else:
+            own.copy_(tensor, non_blocking=tensor.is_pinned())
     return True

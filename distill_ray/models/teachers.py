@@ -15,7 +15,7 @@ from distill_ray.models.adapters import swap_adapter
 from distill_ray.models.ahead import Ahead, fill
 from distill_ray.models.causal import head_of, outputs, require_head, states_of, wanted
 from distill_ray.models.execution import Execution
-from distill_ray.models.load import DTYPES, config_of, load_frozen
+from distill_ray.models.load import config_of, load_frozen
 from distill_ray.models.ref import ModelRef
 
 
@@ -77,7 +77,7 @@ class TeacherBank:
         self._vocabulary = vocabulary
         self._current: tuple[str, int] | None = None
         self._model: Serving | None = None
-        self._ahead = Ahead()
+        self._ahead = Ahead(device)
 
     @classmethod
     def of(cls, model: Any, vocabulary: int | None = None) -> TeacherBank:
@@ -89,9 +89,14 @@ class TeacherBank:
 
     def expect(self, teacher: str, rung: int) -> None:
         """Read this checkpoint into the main memory, in the background: it will be used soon."""
-        ref = self.ladders[teacher][rung]
-        if self._shard is None and not (self._held and _same_weights(ref, self._held)):
-            self._ahead.read(_bare(ref), DTYPES[self._execution.precision])
+        ref, held = self.ladders[teacher][rung], self._held
+        if isinstance(self._model, Whole) and not (held and _same_weights(ref, held)):
+            self._ahead.read(_bare(ref), self._model.model)
+
+    @property
+    def reading(self) -> bool:
+        """Whether a checkpoint is being read in the background."""
+        return self._ahead.reading
 
     def use(self, teacher: str, rung: int) -> None:
         """Make this checkpoint the one that answers; nothing is read when it already does."""

@@ -11,6 +11,8 @@ from distill_ray.core.schedule import Reassessment, Rules, Weighted
 from distill_ray.engine.held_out import task_loss, validate
 from distill_ray.engine.job import TeachingSpec
 from distill_ray.engine.loop import distill, train_step
+from distill_ray.models.load import load_model
+from distill_ray.models.ref import ModelRef
 
 
 def test_the_switch_happens_on_the_step_that_the_schedule_says(builder, two_rungs):
@@ -42,6 +44,22 @@ def test_after_the_switch_the_new_checkpoint_is_the_one_that_teaches(builder, tw
     assert losses["switched"][3:] == pytest.approx(losses["from the start"][3:], rel=1e-6)
     for one, other in zip(losses["never"][3:], losses["from the start"][3:], strict=True):
         assert one != pytest.approx(other, rel=1e-5)
+
+
+def test_what_is_read_ahead_waits_until_what_was_read_before_it_serves(builder, tmp_path):
+    # A stage of one step: when a checkpoint is to serve, the one behind it is already announced.
+    ladder = [ModelRef("path", str(tmp_path / str(seed))) for seed in range(4)]
+    for seed, ref in enumerate(ladder):
+        load_model(tiny.ref(seed, num_hidden_layers=1)).save_pretrained(ref.location)
+    spec = TeachingSpec({"big": ladder}, first="big", schedule="equal_stages")
+    session = builder.session(steps=4, teaching=spec)
+    bank, models = session.teaching.source._bank, []
+    for step in distill(session):
+        assert bank._current == ("big", step.rung)
+        models.append(bank._model.model)
+    # Nobody knew of the first switch beforehand; for the others no model was built.
+    assert models[0] is not models[1]
+    assert models[1] is models[2] is models[3]
 
 
 def test_equal_stages_hand_over_in_the_middle(builder, two_rungs):
