@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from distill_ray.config.training import DistillConfig, without
+from distill_ray.config.training import DistillConfig, scheduling, without
+from distill_ray.core.plugins import own_functions
 from distill_ray.core.schedule import Reassessment, Rules, Smoothing
 from distill_ray.engine.job import Job, TeachingSpec
 from distill_ray.engine.session import AtSwitch
@@ -82,12 +83,14 @@ def distill(run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Ranking) 
 def _distilled(run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Ranking) -> Order:
     cfg = run.cfg.distill
     teaching = _teaching(run, teachers, ranking)
+    own = cfg.objective.divergence, cfg.objective.weighting
     identity = {
         "teachers": teachers.fingerprints(),
         "ladders": {n: [r.temperature for r in rungs] for n, rungs in teaching.ladders.items()},
         "first": teaching.first,
         "ranking": teaching.ranking,
         "distill": cfg.model_dump(mode="json", exclude=NOT_IN_RESULT),
+        **own_functions(*own, scheduling(cfg.schedule)[0]),
     }
     return _order(run, shards, teachers, "student", identity, cfg, teaching)
 
@@ -107,14 +110,14 @@ def _control(run: Run, shards: ShardSet, teachers: TeacherSet) -> Order:
 
 def _teaching(run: Run, teachers: TeacherSet, ranking: Ranking) -> TeachingSpec:
     cfg = run.cfg.distill
-    schedule, reassess = cfg.schedule, cfg.reassess
+    (schedule, options), reassess = scheduling(cfg.schedule), cfg.reassess
     chosen = {n: teachers.teachers[n] for n in ranking.serving}
     soft = ranking.temperatures if run.cfg.distill.objective.calibrate else {}
     return TeachingSpec(
         ladders={n: softened(t.ladder, soft.get(n, 1.0)) for n, t in chosen.items()},
         first=ranking.best("early"),
-        schedule=schedule.kind,
-        options=schedule.model_dump(exclude={"kind"}),
+        schedule=schedule,
+        options=options,
         ranking=ranking.weighted,
         rules=Rules(
             Reassessment(reassess.at_progress, reassess.margin),
