@@ -8,6 +8,8 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from distill_ray.config.base import Name, OpenFraction, Section
+from distill_ray.config.mixing import Mix
+from distill_ray.config.training import TrainingConfig
 
 
 class StudyConfig(Section):
@@ -48,5 +50,71 @@ class RankingStudy(StudyConfig):
     """The final student's score on the test split, the mean over its tasks."""
 
 
-STUDIES: Mapping[str, type[StudyConfig]] = {"ranking": RankingStudy}
+class TextArm(Section):
+    """What is read in one arm."""
+
+    name: Name
+    mix: Mix
+    """Shares of text; by tokens, unless `distill.mixing` says otherwise."""
+
+
+GENERIC_TO_DOMAIN: tuple[dict[str, Any], ...] = (
+    {"name": "generic", "mix": {"generic": 1}},
+    {"name": "mixed", "mix": {"generic": 7, "domain": 3}},
+    {"name": "domain", "mix": {"domain": 1}},
+)
+
+
+class DomainDataStudy(StudyConfig):
+    """Which text is worth distilling on, and should the teacher read the domain first?
+
+    Every arm distils the student on text alone with equal tokens, from each of two teachers; then
+    all students get the same fine-tune. `run.distill` says how they are distilled; a `probe` and
+    shares of streams in `distill` aren't needed.
+    """
+
+    arms: tuple[TextArm, ...] = Field(
+        default=tuple(TextArm.model_validate(arm) for arm in GENERIC_TO_DOMAIN), min_length=2
+    )
+    """What the student distils on, from the least of the domain to the most."""
+    raw: Name = "raw"
+    """The teacher that has read none of the domain."""
+    adapted: Name = "adapted"
+    """The same one after further recipes."""
+    fine_tune: Name = "fine-tune"
+    """Recipe that every student goes through in the end."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, data: Any) -> Any:
+        """What a run must have and this study doesn't read."""
+        if not isinstance(data, dict) or not isinstance(run := data.get("run"), dict):
+            return data
+        recipes = (run.get("adapt") or {}).get("recipes") or {}
+        recipe = recipes.get(data.get("fine_tune", cls.model_fields["fine_tune"].default))
+        last = (data.get("arms") or GENERIC_TO_DOMAIN)[-1]
+        filled = dict(run)
+        if isinstance(recipe, dict):
+            read = {k: v for k, v in recipe.items() if k in TrainingConfig.model_fields}
+            filled.setdefault("probe", {**read, "rungs": 1})
+        if isinstance(run.get("distill"), dict) and isinstance(last, dict):
+            filled["distill"] = {"mix": last.get("mix"), **run["distill"]}
+        return {**data, "run": filled}
+
+    @model_validator(mode="after")
+    def _arms_differ(self) -> DomainDataStudy:
+        if len(self.mixes) < len(self.arms):
+            raise ValueError(f"arms: names must differ, got {[arm.name for arm in self.arms]}")
+        return self
+
+    @property
+    def mixes(self) -> dict[str, Mix]:
+        """Arm → its mix, in order."""
+        return {arm.name: arm.mix for arm in self.arms}
+
+
+STUDIES: Mapping[str, type[StudyConfig]] = {
+    "ranking": RankingStudy,
+    "domain-data": DomainDataStudy,
+}
 """`distill-ray study <name>` → its config."""

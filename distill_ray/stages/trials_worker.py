@@ -14,6 +14,7 @@ import torch
 from ray import tune
 
 from distill_ray.core.calibration import nll_each, normalise, right_each
+from distill_ray.data.batches import MixedRows
 from distill_ray.data.examples import Questions
 from distill_ray.engine import checkpoint
 from distill_ray.engine.held_out import validate
@@ -126,6 +127,8 @@ def _fill(trial: Trial, exam: Exam, device: str) -> dict[str, Any]:
         session = build_session(job, torch.device(device))
         session.bad.keep = keeper(building.storage)
         result = _measured(session, exam.at_rungs, tokens_a_step, building)
+        if isinstance(session.source, MixedRows):
+            result["streams"] = session.source.read(session.step)
         building.write_json(OUTCOME, result)
         _keep(session, trial, exam, building)
         building.counts |= {"steps": session.step, "tokens": session.step * tokens_a_step}
