@@ -58,7 +58,11 @@ class ArmConfig(Section):
     that one."""
 
 
-_ONE_TEACHER: dict[str, Any] = {"reassess": {"at_progress": []}, "objective": {"weighting": None}}
+_ONE_TEACHER: dict[str, Any] = {
+    "reassess": {"at_progress": []},
+    "objective": {"weighting": None},
+    "at_switch": {"optimizer": "keep", "warmup": 0.0},
+}
 _SCD = {**_ONE_TEACHER, "schedule": {"kind": "scd"}, "at_switch": {"optimizer": "reset"}}
 _RANKED = {**_ONE_TEACHER, "schedule": {"kind": "ranked"}}
 _ADAPTIVE = {"objective": {"weighting": "adaptive"}}

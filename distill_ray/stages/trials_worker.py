@@ -83,13 +83,13 @@ def run_trials(
         results = tuner.fit()
     for trial, result in zip(trials, results):
         if not trial.artifact.done() and trial.artifact.failure() is None:
+            if result.error is None:  # Tune takes Ctrl-C for itself and comes back without a word.
+                raise KeyboardInterrupt
             trial.artifact.record_failure(_reason(result.error))
     run.storage.delete(state)
 
 
-def _reason(error: BaseException | None) -> str:
-    if error is None:
-        return "it ended without a result"
+def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
