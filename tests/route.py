@@ -16,6 +16,8 @@ import yaml
 from findings import config, rows, tiny_model
 
 Files = dict[str, str]
+STUDIES = {"study.yaml": ["study", "ranking"], "schedule.yaml": ["study", "schedule"]}
+"""Config → the command that it is for; other files are runs."""
 
 
 def write_configs(path: Path, workers: int) -> Path:
@@ -37,6 +39,26 @@ def write_configs(path: Path, workers: int) -> Path:
     return path
 
 
+def write_schedule_study(path: Path, workers: int) -> Path:
+    """A study of schedules on one domain; its arms switch often in few steps."""
+    data = config(path)
+    for recipe in data["adapt"]["recipes"].values():
+        recipe["tokens"] = 40960
+    data["probe"]["tokens"] = 4096
+    data["distill"] |= {"tokens": 30720, "validate_every": 10}
+    data["cluster"] |= {"num_workers": workers, "max_failures": 0}
+    shared = {k: v for k, v in data.items() if k not in ("name", "storage")}
+    arms = {
+        "on_plateau": {"distill": {"schedule": {"window": 4, "min_gain": 0.2}}},
+        "ranked": {"distill": {"schedule": {"every": 15, "probe_steps": 2}}},
+        "ranked-aw": None,
+    }
+    study = {"name": "when", "storage": str(path / "runs"), "seeds": [0, 1], "rungs": 1}
+    study |= {"results": str(path / "results"), "domains": {"tiny": {}}, "arms": arms}
+    (path / "schedule.yaml").write_text(yaml.safe_dump({**study, "run": shared}))
+    return path
+
+
 def _with_failing_teachers(data: dict[str, Any], path: Path) -> None:
     tokens = path / "tokenizer"
     size = doomed.tokenizer(tokens, (row["text"] for row in rows()), 320)
@@ -53,7 +75,7 @@ def _with_failing_teachers(data: dict[str, Any], path: Path) -> None:
 
 
 def command(folder: Path, *flags: str, file: str = "tiny.yaml") -> list[str]:
-    what = ["study", "ranking"] if file == "study.yaml" else ["run"]
+    what = STUDIES.get(file, ["run"])
     return [sys.executable, "-m", "distill_ray", *what, str(folder / file), *flags]
 
 

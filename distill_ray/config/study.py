@@ -50,6 +50,52 @@ class RankingStudy(StudyConfig):
     """The final student's score on the test split, the mean over its tasks."""
 
 
+class ArmConfig(Section):
+    """How the student is taught in one arm of a study."""
+
+    begin: Literal["strongest", "early", "middle", "late"] = "strongest"
+    """The teacher that begins: the most accurate one, or the ranking's first at this stage."""
+    distill: dict[str, Any] = Field(default_factory=dict)
+    """What it changes of the run's `distill` section; a schedule of another kind takes the place of
+    that one."""
+
+
+_ONE_TEACHER: dict[str, Any] = {
+    "reassess": {"at_progress": []},
+    "objective": {"weighting": None},
+    "at_switch": {"optimizer": "keep", "warmup": 0.0},
+}
+_SCD = {**_ONE_TEACHER, "schedule": {"kind": "scd"}, "at_switch": {"optimizer": "reset"}}
+_RANKED = {**_ONE_TEACHER, "schedule": {"kind": "ranked"}}
+_ADAPTIVE = {"objective": {"weighting": "adaptive"}}
+PLAIN, DEFAULT = "strongest", "default"
+ARMS: Mapping[str, Mapping[str, Any]] = {
+    PLAIN: {"distill": {**_ONE_TEACHER, "schedule": {"kind": "fixed"}}},
+    "equal_stages": {"distill": {**_SCD, "schedule": {"kind": "equal_stages"}}},
+    "scd": {"distill": _SCD},
+    "aw": {"distill": {**_ONE_TEACHER, "schedule": {"kind": "fixed"}, **_ADAPTIVE}},
+    "scd-aw": {"distill": {**_SCD, **_ADAPTIVE}},
+    "on_plateau": {"distill": {**_ONE_TEACHER, "schedule": {"kind": "on_plateau"}}},
+    "ranked": {"begin": "early", "distill": _RANKED},
+    "ranked-aw": {"begin": "early", "distill": {**_RANKED, **_ADAPTIVE}},
+    DEFAULT: {"begin": "early"},
+}
+"""Arm → its `ArmConfig`. `strongest` is plain distillation from the most accurate teacher's best
+checkpoint, `default` is what a run's own `distill` section says. Those of the papers stay with one
+teacher; SCD resets the optimiser at each stage (arXiv 2601.10114), and ordered checkpoints are
+treated like it, so that the two differ in nothing but the order."""
+
+
+class ScheduleStudy(StudyConfig):
+    """Is a schedule worth it? Every schedule against every static choice, with equal tokens."""
+
+    arms: dict[Name, dict[str, Any] | None] = Field(default_factory=dict)
+    """Arm → what it changes of the arm of that name (see `ARMS`), or a new one; null leaves it
+    out."""
+    default: Name = DEFAULT
+    """The arm that is held against the best static choice."""
+
+
 class TextArm(Section):
     """What is read in one arm."""
 
@@ -115,6 +161,7 @@ class DomainDataStudy(StudyConfig):
 
 STUDIES: Mapping[str, type[StudyConfig]] = {
     "ranking": RankingStudy,
+    "schedule": ScheduleStudy,
     "domain-data": DomainDataStudy,
 }
 """`distill-ray study <name>` → its config."""

@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from statistics import fmean
 from typing import Any
 from zlib import crc32
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.study import DomainDataStudy
@@ -23,12 +21,11 @@ from distill_ray.core.intervals import verdict
 from distill_ray.core.resampling import Resamples
 from distill_ray.data.examples import Questions
 from distill_ray.stages.trials import Trial
+from distill_ray.study.versus import FIGURES, Floats, interval_of
 
 Row = dict[str, Any]
-Floats = NDArray[np.float64]
 Figures = Mapping[str, Floats]
 """`accuracy` and `nll` → [S, n]."""
-FIGURES = ("accuracy", "nll")
 UNREAD = "fine-tuned only"
 SHOWN = {"better": "shown", "worse": "contradicted"}
 """What a verdict makes of a claim; without one it is `not shown`."""
@@ -198,9 +195,7 @@ def contrasts(cfg: DomainDataStudy, tasks: Sequence[Answered]) -> list[Row]:
         row: Row = {"name": contrast.name, "claim": contrast.claim}
         for figure in FIGURES:
             each = [task.contrast(contrast.weights, figure) for task in tasks]
-            draws = np.mean([t.over.means(v.mean(axis=0)) for t, v in zip(tasks, each)], axis=0)
-            value = fmean(float(v.mean()) for v in each)
-            whole = tasks[0].over.interval(value, draws)
+            whole = interval_of([(t.over, v.mean(axis=0)) for t, v in zip(tasks, each)])
             row[figure] = {
                 **asdict(whole),
                 "verdict": verdict(whole, higher_is_better=figure == "accuracy"),
