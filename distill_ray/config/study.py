@@ -137,7 +137,8 @@ class DomainDataStudy(StudyConfig):
         if not isinstance(data, dict) or not isinstance(run := data.get("run"), dict):
             return data
         recipes = (run.get("adapt") or {}).get("recipes") or {}
-        recipe = recipes.get(data.get("fine_tune", cls.model_fields["fine_tune"].default))
+        named = data.get("fine_tune", cls.model_fields["fine_tune"].default)
+        recipe = recipes.get(named, next(iter(recipes.values()), None))
         last = (data.get("arms") or GENERIC_TO_DOMAIN)[-1]
         filled = dict(run)
         if isinstance(recipe, dict):

@@ -80,8 +80,8 @@ def require(cfg: DomainDataStudy, runs: Mapping[str, RunConfig]) -> None:
         raise InputError("the study can't compare:", problems)
 
 
-def _texts(run: RunConfig) -> set[str]:
-    return {name for name, kind in run.streams().items() if kind == "text"}
+def _texts(run: RunConfig) -> list[str]:
+    return sorted(name for name, kind in run.streams().items() if kind == "text")
 
 
 def _arms(cfg: DomainDataStudy, run: RunConfig) -> Iterator[Problem]:
@@ -126,7 +126,7 @@ def _readers(cfg: DomainDataStudy, run: RunConfig) -> Iterator[Problem]:
     there = {teacher.name: teacher for teacher in run.teachers}
     chains = [there[name].recipes for name in (cfg.raw, cfg.adapted) if name in there]
     for name in dict.fromkeys(chain(*chains, run.student.recipes)):
-        if labels := run.adapt.recipes[name].streams - _texts(run):
+        if labels := run.adapt.recipes[name].streams - {*_texts(run)}:
             what = f"reads {', '.join(sorted(labels))}: its labels would reach some arms early."
             fix = "Let teachers and student read text alone before the fine-tune."
             yield Problem(f"adapt.recipes.{name}.mix", what, fix)

@@ -69,6 +69,7 @@ def _claims(rows: Sequence[Row]) -> list[Row]:
 
 
 def _verdicts(group: str, rows: Sequence[Row]) -> str:
+    """What is said of the claims over a group of domains."""
     title = "On what is untouched" if group == "untouched" else "On all domains"
     said = (
         f"{row['name']} {points(row['accuracy'])} points of accuracy, {row['said']}"
@@ -80,6 +81,8 @@ def _verdicts(group: str, rows: Sequence[Row]) -> str:
 def _disagreement(found: Outcome) -> str:
     """Where the data don't say what the papers do."""
     whole = _claims(found.overall["all"])
+    if not whole:
+        return "No claim could be compared on all domains: see who failed."
     against = [row["name"] for row in whole if row["said"] == "contradicted"]
     silent = [row["name"] for row in whole if row["said"] == "not shown"]
     apart = [
@@ -126,7 +129,7 @@ def _by_domain(found: Outcome) -> Table:
 
 def _contrasts(title: str, rows: Sequence[Row]) -> Table:
     columns = ["Difference", "Accuracy, points", "by seed", "NLL, nats", "Papers"]
-    counted = "means" in rows[0]
+    counted = all("means" in row for row in rows)
     columns += ["Above 0 on"] if counted else []
     cells = []
     for row in rows:
