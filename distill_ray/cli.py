@@ -18,7 +18,13 @@ from distill_ray import __version__
 from distill_ray.bench.commands import app as bench
 from distill_ray.config import InputError, RunConfig, load_config
 from distill_ray.config.load import load_study
-from distill_ray.config.study import STUDIES, RankingStudy, StudyConfig
+from distill_ray.config.study import (
+    STUDIES,
+    DomainDataStudy,
+    RankingStudy,
+    ScheduleStudy,
+    StudyConfig,
+)
 
 if TYPE_CHECKING:
     from distill_ray.runtime.run import Run
@@ -175,6 +181,60 @@ def study_ranking(
     else:
         for group, table in found.overall.items():
             out.print(console.predictors(group, table))
+        out.print(f"Page: {page}", soft_wrap=True, highlight=False, markup=False)
+
+
+@studies.command("schedule")
+def study_schedule(
+    config: StudyFile,
+    overrides: Overrides = None,
+    storage: StorageUri = None,
+    as_json: AsJson = False,
+    retry_failed: RetryFailed = False,
+) -> None:
+    """Let every schedule and every static choice teach with equal tokens, and compare."""
+    from distill_ray import console
+
+    out = Console()
+    opened = _study(ScheduleStudy, config, overrides, storage, as_json, out, retry_failed)
+    with opened as (study, runs):
+        from distill_ray.study.schedule import study as compare
+        from distill_ray.study.schedule_page import write_page
+
+        found = compare(study, runs)
+        page = write_page(found, Path(study.results), f"distill-ray study schedule {config}")
+    if as_json:
+        console.write_json({"result": {"page": str(page), "overall": found.overall}})
+    else:
+        for group, table in found.overall.items():
+            out.print(console.arms(group, table["arms"]))
+        out.print(f"Page: {page}", soft_wrap=True, highlight=False, markup=False)
+
+
+@studies.command("domain-data")
+def study_domain_data(
+    config: StudyFile,
+    overrides: Overrides = None,
+    storage: StorageUri = None,
+    as_json: AsJson = False,
+    retry_failed: RetryFailed = False,
+) -> None:
+    """Distil on generic text, on the domain's and on both, from a raw and an adapted teacher."""
+    from distill_ray import console
+
+    out = Console()
+    opened = _study(DomainDataStudy, config, overrides, storage, as_json, out, retry_failed)
+    with opened as (study, runs):
+        from distill_ray.study.domain_data import study as compare
+        from distill_ray.study.domain_page import write_page
+
+        found = compare(study, runs)
+        page = write_page(found, Path(study.results), f"distill-ray study domain-data {config}")
+    if as_json:
+        console.write_json({"result": {"page": str(page), "overall": found.overall}})
+    else:
+        for group, rows in found.overall.items():
+            out.print(console.contrasts(group, rows))
         out.print(f"Page: {page}", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -13,9 +13,15 @@ from typing import Any
 
 import doomed
 import yaml
-from findings import config, rows, tiny_model
+from findings import config, rows, tiny_model, training
 
 Files = dict[str, str]
+STUDIES = {
+    "study.yaml": ["study", "ranking"],
+    "schedule.yaml": ["study", "schedule"],
+    "texts.yaml": ["study", "domain-data"],
+}
+"""Config → the command that it is for; other files are runs."""
 
 
 def write_configs(path: Path, workers: int) -> Path:
@@ -37,6 +43,60 @@ def write_configs(path: Path, workers: int) -> Path:
     return path
 
 
+def write_schedule_study(path: Path, workers: int) -> Path:
+    """A study of schedules on one domain; its arms switch often in few steps."""
+    data = config(path)
+    for recipe in data["adapt"]["recipes"].values():
+        recipe["tokens"] = 40960
+    data["probe"]["tokens"] = 4096
+    data["distill"] |= {"tokens": 30720, "validate_every": 10}
+    data["cluster"] |= {"num_workers": workers, "max_failures": 0}
+    shared = {k: v for k, v in data.items() if k not in ("name", "storage")}
+    arms = {
+        "on_plateau": {"distill": {"schedule": {"window": 4, "min_gain": 0.2}}},
+        "ranked": {"distill": {"schedule": {"every": 15, "probe_steps": 2}}},
+        "ranked-aw": None,
+    }
+    study = {"name": "when", "storage": str(path / "runs"), "seeds": [0, 1], "rungs": 1}
+    study |= {"results": str(path / "results"), "domains": {"tiny": {}}, "arms": arms}
+    (path / "schedule.yaml").write_text(yaml.safe_dump({**study, "run": shared}))
+    return path
+
+
+def write_domain_study(path: Path, workers: int) -> Path:
+    """A study of text on one domain: findings, and talk of the weather."""
+    data = config(path)
+    talk = [f"{a} {b} {c}." for a in WHEN for b in WEATHER for c in WHERE]
+    (path / "talk.txt").write_text("\n".join(talk))
+    talked = {"name": "talk", "kind": "generic", "source": {"text": str(path / "talk.txt")}}
+    data["corpora"]["sources"].append(talked)
+    model = tiny_model(32, 2)
+    data["teachers"] = [
+        {"name": "raw", "model": model, "recipes": ["reads"]},
+        {"name": "adapted", "model": model, "recipes": ["reads", "reads-findings"]},
+    ]
+    data["adapt"]["recipes"] = {
+        "reads": training(mix={"talk": 1}),
+        "reads-findings": training(mix={"findings": 4, "talk": 1}),
+        "fine-tune": training(mix={"organ.labelled": 1}, tokens=10240),
+    }
+    del data["probe"]
+    data["distill"] = training(objective={"alpha": 0.9}, tokens=40960)
+    data["cluster"] |= {"num_workers": workers, "max_failures": 0}
+    shared = {k: v for k, v in data.items() if k not in ("name", "storage")}
+    mixes = {"talk": {"talk": 1}, "mixed": {"talk": 7, "findings": 3}, "findings": {"findings": 1}}
+    arms = [{"name": name, "mix": mix} for name, mix in mixes.items()]
+    study = {"name": "texts", "storage": str(path / "runs"), "seeds": [0, 1], "rungs": 1}
+    study |= {"results": str(path / "results"), "domains": {"tiny": {}}, "arms": arms}
+    (path / "texts.yaml").write_text(yaml.safe_dump({**study, "run": shared}))
+    return path
+
+
+WHEN = ("Today", "On Monday", "Last week", "In spring", "At night", "This morning")
+WEATHER = ("it rains", "the sun shines", "it is windy", "there is fog", "snow falls", "it is mild")
+WHERE = ("in town", "at the sea", "in the hills", "all over the country", "where we live")
+
+
 def _with_failing_teachers(data: dict[str, Any], path: Path) -> None:
     tokens = path / "tokenizer"
     size = doomed.tokenizer(tokens, (row["text"] for row in rows()), 320)
@@ -53,7 +113,7 @@ def _with_failing_teachers(data: dict[str, Any], path: Path) -> None:
 
 
 def command(folder: Path, *flags: str, file: str = "tiny.yaml") -> list[str]:
-    what = ["study", "ranking"] if file == "study.yaml" else ["run"]
+    what = STUDIES.get(file, ["run"])
     return [sys.executable, "-m", "distill_ray", *what, str(folder / file), *flags]
 
 

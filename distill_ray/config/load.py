@@ -15,7 +15,8 @@ from pydantic_core import ErrorDetails
 from distill_ray.config.base import Section
 from distill_ray.config.errors import InputError, Problem, did_you_mean
 from distill_ray.config.run import RunConfig
-from distill_ray.config.study import StudyConfig
+from distill_ray.config.study import ARMS, ArmConfig, ScheduleStudy, StudyConfig
+from distill_ray.config.training import DistillConfig
 
 Config = TypeVar("Config", bound=Section)
 Study = TypeVar("Study", bound=StudyConfig)
@@ -74,12 +75,45 @@ def load_study(
     return study, runs
 
 
+def load_arms(
+    study: ScheduleStudy, runs: Mapping[str, RunConfig]
+) -> dict[str, dict[str, tuple[ArmConfig, DistillConfig]]]:
+    """Domain → arm → what begins, and the domain's `distill` section with the arm's changes.
+
+    Raises:
+        InputError: an arm can't be used; carries every problem of it.
+    """
+    changes: dict[str, Any] = {**{name: {} for name in ARMS}, **study.arms}
+    arms = {
+        name: _valid(ArmConfig, _merged(ARMS.get(name, {}), change), f"arm {name} can't be used:")
+        for name, change in changes.items()
+        if change is not None
+    }
+    if study.default not in arms:
+        what = f"no arm {study.default!r}. {did_you_mean(study.default, arms)}"
+        raise InputError("the study can't start:", [Problem("default", what)])
+    return {
+        domain: {name: (arm, _changed(domain, cfg, name, arm)) for name, arm in arms.items()}
+        for domain, cfg in runs.items()
+    }
+
+
+def _changed(domain: str, cfg: RunConfig, name: str, arm: ArmConfig) -> DistillConfig:
+    title = f"domain {domain}: arm {name} can't be used:"
+    made = _valid(DistillConfig, _merged(cfg.distill.model_dump(), arm.distill), title)
+    if made.tokens != cfg.distill.tokens:
+        what = f"all arms have equal tokens, {cfg.distill.tokens}, got {made.tokens}."
+        raise InputError(title, [Problem("tokens", what)])
+    return made
+
+
 def _merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings are merged key by key, anything else is replaced."""
+    """Mappings of one kind are merged key by key, anything else is replaced."""
     both = {
         key: _merged(shared[key], value)
         for key, value in own.items()
         if isinstance(value, dict) and isinstance(shared.get(key), dict)
+        if value.get("kind") in (None, shared[key].get("kind"))
     }
     return {**shared, **own, **both}
 

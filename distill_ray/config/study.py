@@ -8,6 +8,8 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from distill_ray.config.base import Name, OpenFraction, Section
+from distill_ray.config.mixing import Mix
+from distill_ray.config.training import TrainingConfig
 
 
 class StudyConfig(Section):
@@ -48,5 +50,119 @@ class RankingStudy(StudyConfig):
     """The final student's score on the test split, the mean over its tasks."""
 
 
-STUDIES: Mapping[str, type[StudyConfig]] = {"ranking": RankingStudy}
+class ArmConfig(Section):
+    """How the student is taught in one arm of a study."""
+
+    begin: Literal["strongest", "early", "middle", "late"] = "strongest"
+    """The teacher that begins: the most accurate one, or the ranking's first at this stage."""
+    distill: dict[str, Any] = Field(default_factory=dict)
+    """What it changes of the run's `distill` section; a schedule of another kind takes the place of
+    that one."""
+
+
+_ONE_TEACHER: dict[str, Any] = {
+    "reassess": {"at_progress": []},
+    "objective": {"weighting": None},
+    "at_switch": {"optimizer": "keep", "warmup": 0.0},
+}
+_SCD = {**_ONE_TEACHER, "schedule": {"kind": "scd"}, "at_switch": {"optimizer": "reset"}}
+_RANKED = {**_ONE_TEACHER, "schedule": {"kind": "ranked"}}
+_ADAPTIVE = {"objective": {"weighting": "adaptive"}}
+PLAIN, DEFAULT = "strongest", "default"
+ARMS: Mapping[str, Mapping[str, Any]] = {
+    PLAIN: {"distill": {**_ONE_TEACHER, "schedule": {"kind": "fixed"}}},
+    "equal_stages": {"distill": {**_SCD, "schedule": {"kind": "equal_stages"}}},
+    "scd": {"distill": _SCD},
+    "aw": {"distill": {**_ONE_TEACHER, "schedule": {"kind": "fixed"}, **_ADAPTIVE}},
+    "scd-aw": {"distill": {**_SCD, **_ADAPTIVE}},
+    "on_plateau": {"distill": {**_ONE_TEACHER, "schedule": {"kind": "on_plateau"}}},
+    "ranked": {"begin": "early", "distill": _RANKED},
+    "ranked-aw": {"begin": "early", "distill": {**_RANKED, **_ADAPTIVE}},
+    DEFAULT: {"begin": "early"},
+}
+"""Arm → its `ArmConfig`. `strongest` is plain distillation from the most accurate teacher's best
+checkpoint, `default` is what a run's own `distill` section says. Those of the papers stay with one
+teacher; SCD resets the optimiser at each stage (arXiv 2601.10114), and ordered checkpoints are
+treated like it, so that the two differ in nothing but the order."""
+
+
+class ScheduleStudy(StudyConfig):
+    """Is a schedule worth it? Every schedule against every static choice, with equal tokens."""
+
+    arms: dict[Name, dict[str, Any] | None] = Field(default_factory=dict)
+    """Arm → what it changes of the arm of that name (see `ARMS`), or a new one; null leaves it
+    out."""
+    default: Name = DEFAULT
+    """The arm that is held against the best static choice."""
+
+
+class TextArm(Section):
+    """What is read in one arm."""
+
+    name: Name
+    mix: Mix
+    """Shares of text; by tokens, unless `distill.mixing` says otherwise."""
+
+
+GENERIC_TO_DOMAIN: tuple[dict[str, Any], ...] = (
+    {"name": "generic", "mix": {"generic": 1}},
+    {"name": "mixed", "mix": {"generic": 7, "domain": 3}},
+    {"name": "domain", "mix": {"domain": 1}},
+)
+
+
+class DomainDataStudy(StudyConfig):
+    """Which text is worth distilling on, and should the teacher read the domain first?
+
+    Every arm distils the student on text alone with equal tokens, from each of two teachers; then
+    all students get the same fine-tune. `run.distill` says how they are distilled; a `probe` and
+    shares of streams in `distill` aren't needed.
+    """
+
+    arms: tuple[TextArm, ...] = Field(
+        default=tuple(TextArm.model_validate(arm) for arm in GENERIC_TO_DOMAIN), min_length=2
+    )
+    """What the student distils on, from the least of the domain to the most."""
+    raw: Name = "raw"
+    """The teacher that has read none of the domain."""
+    adapted: Name = "adapted"
+    """The same one after further recipes."""
+    fine_tune: Name = "fine-tune"
+    """Recipe that every student goes through in the end."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, data: Any) -> Any:
+        """What a run must have and this study doesn't read."""
+        if not isinstance(data, dict) or not isinstance(run := data.get("run"), dict):
+            return data
+        recipes = (run.get("adapt") or {}).get("recipes") or {}
+        named = data.get("fine_tune", cls.model_fields["fine_tune"].default)
+        recipe = recipes.get(named, next(iter(recipes.values()), None))
+        last = (data.get("arms") or GENERIC_TO_DOMAIN)[-1]
+        filled = dict(run)
+        if isinstance(recipe, dict):
+            read = {k: v for k, v in recipe.items() if k in TrainingConfig.model_fields}
+            filled.setdefault("probe", {**read, "rungs": 1})
+        if isinstance(run.get("distill"), dict) and isinstance(last, dict):
+            filled["distill"] = {"mix": last.get("mix"), **run["distill"]}
+        return {**data, "run": filled}
+
+    @model_validator(mode="after")
+    def _arms_differ(self) -> DomainDataStudy:
+        if len(self.mixes) < len(self.arms):
+            raise ValueError(f"arms: names must differ, got {[arm.name for arm in self.arms]}")
+        return self
+
+    @property
+    def mixes(self) -> dict[str, Mix]:
+        """Arm → its mix, in order."""
+        return {arm.name: arm.mix for arm in self.arms}
+
+
+STUDIES: Mapping[str, type[StudyConfig]] = {
+    "ranking": RankingStudy,
+    "schedule": ScheduleStudy,
+    "domain-data": DomainDataStudy,
+}
 """`distill-ray study <name>` → its config."""

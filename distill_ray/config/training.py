@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     Field,
@@ -208,17 +208,39 @@ class RankedSchedule(Section):
     """Another must lead the current one's score by this much."""
 
 
+ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+"""`my_package.module:function`."""
+
+
+class PluginSchedule(Section):
+    """One of your own: a function like those of `core.schedules`."""
+
+    kind: Literal["plugin"] = "plugin"
+    function: ImportPath
+    """`my_package.module:function`; every worker must be able to import it."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Its keyword-only arguments."""
+
+
 Schedule = Annotated[
     FixedSchedule
     | AtStepsSchedule
     | EqualStagesSchedule
     | OnPlateauSchedule
     | ScdSchedule
-    | RankedSchedule,
+    | RankedSchedule
+    | PluginSchedule,
     Field(discriminator="kind"),
 ]
 STEP_SCHEDULES = ("fixed", "at_steps", "equal_stages")
 """Those that read nothing but step numbers."""
+
+
+def scheduling(schedule: Schedule) -> tuple[str, dict[str, Any]]:
+    """Name or import path of a schedule's function, and its options."""
+    if isinstance(schedule, PluginSchedule):
+        return schedule.function, dict(schedule.options)
+    return schedule.kind, schedule.model_dump(exclude={"kind"})
 
 
 class ProgressConfig(Section):

@@ -54,6 +54,15 @@ def source_digest(path: str) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
+def own_functions(*names: str | None) -> dict[str, dict[str, str]]:
+    """What identifies the functions of a user's own among these names: an edited one is another.
+
+    Empty where all are ours, or else `own_functions`: import path → `source_digest`.
+    """
+    found = {name: source_digest(name) for name in names if name is not None and ":" in name}
+    return {"own_functions": found} if found else {}
+
+
 def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
     """Check `options` against the keyword-only parameters of `function`.
 

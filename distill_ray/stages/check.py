@@ -12,8 +12,15 @@ from distill_ray.config.data import RowSource
 from distill_ray.config.errors import InputError, Problem, did_you_mean
 from distill_ray.config.models import ModelSource, TokenizerSource
 from distill_ray.config.run import RunConfig
-from distill_ray.config.training import AtStepsSchedule, CachedServing, ObjectiveConfig
-from distill_ray.core.plugins import PluginError, check_options, import_path
+from distill_ray.config.training import (
+    AtStepsSchedule,
+    CachedServing,
+    ObjectiveConfig,
+    PluginSchedule,
+)
+from distill_ray.core.divergence import DIVERGENCES
+from distill_ray.core.plugins import PluginError, check_options, find
+from distill_ray.core.weighting import WEIGHTINGS
 from distill_ray.data.wording import wording
 from distill_ray.models import vocab
 from distill_ray.models.inspect import check_model
@@ -73,7 +80,7 @@ def find_problems(cfg: RunConfig, config_file: str) -> Iterator[Problem]:
     yield from _schedule(cfg)
     yield from _storage(cfg, config_file)
     for where in ("probe", "distill"):
-        yield from _objective(f"{where}.objective.divergence", getattr(cfg, where).objective)
+        yield from _objective(f"{where}.objective", getattr(cfg, where).objective)
     yield from match_problems(cfg)
     if cfg.cluster.address is None:
         kernels = Kernels.here(cfg.cluster.gpus_per_worker)
@@ -98,10 +105,7 @@ def _sources(cfg: RunConfig) -> Iterator[tuple[str, RowSource]]:
 def _source(where: str, source: RowSource) -> Iterator[Problem]:
     place = f"{where}.{source.format}"
     if source.format == "callable":
-        try:
-            check_options(import_path(source.location), source.options)
-        except PluginError as error:
-            yield Problem(place, f"{error}.")
+        yield from _function(place, source.location, source.options)
     elif source.format != "dataset" and "://" not in source.location:
         yield from _local_file(place, Path(source.location))
 
@@ -137,6 +141,8 @@ def _schedule(cfg: RunConfig) -> Iterator[Problem]:
     if isinstance(schedule, AtStepsSchedule) and schedule.steps[-1] >= steps:
         what = f"step {schedule.steps[-1]} is never reached, the run has {steps} steps."
         yield Problem("distill.schedule.steps", what, "Raise distill.tokens or lower the step.")
+    if isinstance(schedule, PluginSchedule):
+        yield from _function("distill.schedule", schedule.function, schedule.options)
 
 
 def _serving(cfg: RunConfig, there: Machine) -> Iterator[Problem]:
@@ -147,11 +153,17 @@ def _serving(cfg: RunConfig, there: Machine) -> Iterator[Problem]:
 
 
 def _objective(where: str, objective: ObjectiveConfig) -> Iterator[Problem]:
-    if ":" in objective.divergence:
-        try:
-            check_options(import_path(objective.divergence), {"temperature": 1.0})
-        except PluginError as error:
-            yield Problem(where, f"{error}.")
+    yield from _function(f"{where}.divergence", objective.divergence, objective.options)
+    if objective.weighting is not None:
+        yield from _function(f"{where}.weighting", objective.weighting, {})
+
+
+def _function(where: str, name: str, options: Mapping[str, Any]) -> Iterator[Problem]:
+    """A function, ours or a user's own, which must be there and take these options."""
+    try:
+        check_options(find(name, {**DIVERGENCES, **WEIGHTINGS}), options)
+    except PluginError as error:
+        yield Problem(where, f"{error}.")
 
 
 def _tokenizers(cfg: RunConfig) -> Iterator[Problem]:

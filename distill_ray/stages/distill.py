@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from distill_ray.config.training import DistillConfig, without
+from distill_ray.config.training import DistillConfig, scheduling, without
+from distill_ray.core.plugins import own_functions
 from distill_ray.core.schedule import Reassessment, Rules, Smoothing
 from distill_ray.engine.job import Job, TeachingSpec
 from distill_ray.engine.session import AtSwitch
@@ -99,13 +100,15 @@ def _distilled(
     run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Ranking, control: Order
 ) -> Order:
     cfg = run.cfg.distill
-    teaching = _teaching(run, teachers, ranking)
+    teaching = teaching_of(cfg, teachers, ranking, ranking.best("early"))
+    own = cfg.objective.divergence, cfg.objective.weighting
     identity = {
         "teachers": teachers.fingerprints(),
         "ladders": {n: [r.temperature for r in rungs] for n, rungs in teaching.ladders.items()},
         "first": teaching.first,
         "ranking": teaching.ranking,
         "distill": cfg.model_dump(mode="json", exclude=NOT_IN_RESULT),
+        **own_functions(*own, scheduling(cfg.schedule)[0]),
     }
     if cfg.objective.weighting is not None:
         identity["anchor"] = control.artifact.fingerprint
@@ -113,33 +116,54 @@ def _distilled(
 
 
 def _control(run: Run, shards: ShardSet, teachers: TeacherSet) -> Order:
+    training = unaided(run)
+    keys = ("objective", "serving", "schedule", "reassess", "progress", "at_switch", "save_every")
+    identity = {"distill": training.model_dump(mode="json", exclude=set(keys))}
+    return _order(run, shards, teachers, "control", identity, training, None)
+
+
+def unaided(run: Run) -> DistillConfig:
     """A plain fine-tune with equal tokens, steps and learning rates, and no teacher.
 
     Prompts without labels say nothing without a teacher, so the control spends their share of the
     tokens on the other rows: the strongest use that it can make of them.
     """
     cfg = run.cfg.distill
-    training = without(cfg, {task.prompts_stream for task in run.cfg.tasks})
-    keys = ("objective", "serving", "schedule", "reassess", "progress", "at_switch", "save_every")
-    identity = {"distill": training.model_dump(mode="json", exclude=set(keys))}
-    return _order(run, shards, teachers, "control", identity, training, None)
+    return without(cfg, {task.prompts_stream for task in run.cfg.tasks})
 
 
-def _teaching(run: Run, teachers: TeacherSet, ranking: Ranking) -> TeachingSpec:
-    cfg = run.cfg.distill
-    schedule, reassess = cfg.schedule, cfg.reassess
+def teaching_of(
+    cfg: DistillConfig, teachers: TeacherSet, ranking: Ranking, first: str
+) -> TeachingSpec:
+    """The ladders of all teachers that may serve, and what changes the checkpoint.
+
+    Args:
+        cfg: the schedule, and what goes with it.
+        teachers: all that there are.
+        ranking: of them.
+        first: the teacher that begins.
+    """
+    (schedule, options), reassess = scheduling(cfg.schedule), cfg.reassess
     chosen = {n: teachers.teachers[n] for n in ranking.serving}
-    soft = ranking.temperatures if run.cfg.distill.objective.calibrate else {}
+    soft = ranking.temperatures if cfg.objective.calibrate else {}
     return TeachingSpec(
         ladders={n: softened(t.ladder, soft.get(n, 1.0)) for n, t in chosen.items()},
-        first=ranking.best("early"),
-        schedule=schedule.kind,
-        options=schedule.model_dump(exclude={"kind"}),
+        first=first,
+        schedule=schedule,
+        options=options,
         ranking=ranking.weighted,
         rules=Rules(
             Reassessment(reassess.at_progress, reassess.margin),
             Smoothing(cfg.progress.smoothing, cfg.progress.monotone),
         ),
+    )
+
+
+def at_switch_of(cfg: DistillConfig, sequence_length: int) -> AtSwitch:
+    """What happens to the optimiser at a switch, in steps."""
+    return AtSwitch(
+        reset=cfg.at_switch.optimizer == "reset",
+        warmup=round(cfg.at_switch.warmup * cfg.num_steps(sequence_length)),
     )
 
 
@@ -161,10 +185,7 @@ def _order(
         data=data,
         objective=cfg.distill.objective if teaching else None,
         teaching=teaching,
-        at_switch=AtSwitch(
-            reset=training.at_switch.optimizer == "reset",
-            warmup=round(training.at_switch.warmup * training.num_steps(data.sequence_length)),
-        ),
+        at_switch=at_switch_of(training, data.sequence_length),
         lora=cfg.distill.lora,
         validate_every=cfg.distill.validate_every,
     )

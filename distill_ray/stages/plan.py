@@ -16,6 +16,7 @@ from distill_ray.config.training import (
     RecipeConfig,
     TopKTargets,
     TrainingConfig,
+    scheduling,
     without,
 )
 from distill_ray.core.memory import Need, Sizes, serving_need, targets_bytes, training_need
@@ -99,7 +100,7 @@ def _work(cfg: RunConfig) -> Iterator[Work]:
     yield Work("audit", f"{models + raw + 1} models x at most {questions} questions")
     yield _probe(cfg)
     yield Work("rank", f"{models} teachers at 3 stages of training, {cfg.rank.draws} draws")
-    schedule = cfg.distill.schedule.kind
+    schedule, _ = scheduling(cfg.distill.schedule)
     student, largest = _sizes(cfg, cfg.student.model), largest_teacher(cfg)
     known = student if largest is not None else None
     text = f"student, schedule {schedule}"

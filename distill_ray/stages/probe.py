@@ -7,6 +7,7 @@ from typing import Any
 
 from distill_ray.config.probing import ProbeConfig
 from distill_ray.config.training import without
+from distill_ray.core.plugins import own_functions
 from distill_ray.data.mixing import mean_shares
 from distill_ray.engine.job import TeachingSpec
 from distill_ray.runtime.artifacts import Artifact
@@ -85,6 +86,7 @@ def _taught(
     identity = {
         "teacher": [teacher.serving.fingerprint, softness],
         "probe": cfg.model_dump(mode="json", exclude=NOT_IN_RESULT),
+        **own_functions(cfg.objective.divergence, cfg.objective.weighting),
     }
     return _trial(run, shards, teachers, name, seed, cfg, teaching, identity)
 

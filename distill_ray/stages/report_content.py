@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from distill_ray.config.training import scheduling
 from distill_ray.stages import report_selection as selection
 from distill_ray.stages import report_tables as tables
 from distill_ray.stages.audit import INITIAL
@@ -271,8 +272,8 @@ def _schedule(facts: Facts) -> str:
         ", which changed the teacher" if moves else ", which changed no teacher"
     )  # fmt: skip
     return (
-        f"Schedule {cfg.schedule.kind}; the ranking was computed anew {times}{outcome}; {reached} "
-        f"of the gap in validation loss to the best teacher. The objective was "
+        f"Schedule {scheduling(cfg.schedule)[0]}; the ranking was computed anew {times}{outcome}; "
+        f"{reached} of the gap in validation loss to the best teacher. The objective was "
         f"{percent(cfg.objective.alpha, 0)} {cfg.objective.divergence} to the teacher and the "
         f"rest cross-entropy on the data; the control's was cross-entropy alone, for as many steps "
         f"and tokens. Prompts without labels say nothing without a teacher: the control spends "

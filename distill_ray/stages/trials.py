@@ -86,6 +86,9 @@ class Plan:
     at_switch: AtSwitch = field(default_factory=AtSwitch)
     anchor: Weights | None = None
     """The frozen student that samples are weighted by."""
+    validate_every: int | None = None
+    """Steps between measurements of the student's progress, for schedules that read it; it is
+    measured at each rung in any case."""
     keep: Kept = Kept()
 
     def beside(self) -> dict[str, Any]:
@@ -95,6 +98,8 @@ class Plan:
             found["at_switch"] = asdict(self.at_switch)
         if self.anchor is not None:
             found["anchor"] = self.anchor.fingerprint
+        if self.validate_every is not None:
+            found["validate_every"] = self.validate_every
         if self.keep != Kept():
             found["keep"] = asdict(self.keep)
         return found
@@ -131,6 +136,7 @@ def trial(run: Run, shards: ShardSet, student: Weights, name: str, seed: int, pl
         anchor=plan.anchor.ref if plan.anchor is not None else None,
         lora=plan.lora,
         rungs=plan.rungs,
+        validate_every=plan.validate_every,
         backend="plain",
     )
     artifact = run.artifact(plan.kind, f"{name}-s{seed}", identity)

@@ -14,10 +14,11 @@ import torch
 from ray import tune
 
 from distill_ray.core.calibration import nll_each, normalise, right_each
+from distill_ray.data.batches import MixedRows
 from distill_ray.data.examples import Questions
 from distill_ray.engine import checkpoint
 from distill_ray.engine.held_out import validate
-from distill_ray.engine.job import build_session
+from distill_ray.engine.job import Job, build_session
 from distill_ray.engine.loop import distill
 from distill_ray.engine.score import option_scores
 from distill_ray.engine.session import Session, Teaching
@@ -83,13 +84,13 @@ def run_trials(
         results = tuner.fit()
     for trial, result in zip(trials, results):
         if not trial.artifact.done() and trial.artifact.failure() is None:
+            if result.error is None:  # Tune takes Ctrl-C for itself and comes back without a word.
+                raise KeyboardInterrupt
             trial.artifact.record_failure(_reason(result.error))
     run.storage.delete(state)
 
 
-def _reason(error: BaseException | None) -> str:
-    if error is None:
-        return "it ended without a result"
+def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
@@ -121,29 +122,30 @@ def _trial(
 def _fill(trial: Trial, exam: Exam, device: str) -> dict[str, Any]:
     data = replace(trial.job.data, folder=trial.shards.local(), cache=cache_folder() / "rows")
     job = replace(trial.job.with_refs(local_ref), data=data)
-    tokens_a_step = job.training.batch_rows * job.data.sequence_length
     with trial.artifact.building() as building:
         session = build_session(job, torch.device(device))
         session.bad.keep = keeper(building.storage)
-        result = _measured(session, exam.at_rungs, tokens_a_step, building)
+        result = _measured(session, exam.at_rungs, job, building)
+        if isinstance(session.source, MixedRows):
+            result["streams"] = session.source.read(session.step)
         building.write_json(OUTCOME, result)
         _keep(session, trial, exam, building)
-        building.counts |= {"steps": session.step, "tokens": session.step * tokens_a_step}
+        building.counts |= {"steps": session.step, "tokens": session.step * _tokens_a_step(job)}
         building.counts |= {"bad_steps": session.bad.total}
     return result
 
 
 def _measured(
-    session: Session, questions: Sequence[Questions], tokens_a_step: int, building: Building
+    session: Session, questions: Sequence[Questions], job: Job, building: Building
 ) -> dict[str, Any]:
     """Train to the end; the outcome, from the figures at every rung."""
     started = time.monotonic()
     before = {**validate(session), **_answers(session, questions)}
     rungs, measuring = [], time.monotonic() - started
     for step in distill(session):
-        if step.validation is not None:
+        if step.validation is not None and step.number in job.rung_ends:
             started_rung = time.monotonic()
-            tokens = step.number * tokens_a_step
+            tokens = step.number * _tokens_a_step(job)
             rungs.append({"tokens": tokens, **step.validation, **_answers(session, questions)})
             measuring += time.monotonic() - started_rung
     building.counts["training_s"] = round(time.monotonic() - started - measuring, 3)
@@ -153,6 +155,10 @@ def _measured(
     else:
         result["schedule"] = _served(session.teaching)
     return result
+
+
+def _tokens_a_step(job: Job) -> int:
+    return job.training.batch_rows * job.data.sequence_length
 
 
 def _served(teaching: Teaching) -> dict[str, Any]:

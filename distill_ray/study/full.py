@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from distill_ray.core.plugins import own_functions
 from distill_ray.engine.job import TeachingSpec
 from distill_ray.runtime.run import Run
 from distill_ray.stages.adapt import Teacher, TeacherSet
@@ -56,6 +57,7 @@ def _trial(
             "teacher": teacher.serving.fingerprint,
             "distill": cfg.model_dump(mode="json", exclude=NOT_HERE),
             "rungs": rungs,
+            **own_functions(cfg.objective.divergence, cfg.objective.weighting),
         },
         objective=cfg.objective,
         teaching=TeachingSpec({teacher.name: [teacher.serving.ref]}, teacher.name),

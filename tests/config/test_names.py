@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from findings import config
+from pydantic import TypeAdapter
 
 import distill_ray
 from distill_ray.config import RunConfig, load_config
 from distill_ray.config.load import load_study
 from distill_ray.config.selection import Importances, Level
 from distill_ray.config.study import STUDIES
-from distill_ray.config.training import DIVERGENCE_NAMES, DistillConfig
+from distill_ray.config.training import (
+    DIVERGENCE_NAMES,
+    WEIGHTING_NAMES,
+    DistillConfig,
+    Schedule,
+    scheduling,
+)
 from distill_ray.core.divergence import DIVERGENCES
+from distill_ray.core.plugins import check_options, find
 from distill_ray.core.ranking import FACTORS, LEVELS
 from distill_ray.core.schedules import SCHEDULES
+from distill_ray.core.weighting import WEIGHTINGS
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +39,24 @@ def test_divergences_are_those_of_core() -> None:
 def test_schedules_are_those_of_core() -> None:
     schema = json.dumps(DistillConfig.model_json_schema()["properties"]["schedule"])
     mapping = json.loads(schema)["discriminator"]["mapping"]
-    assert set(mapping) == set(SCHEDULES)
+    assert set(mapping) == {*SCHEDULES, "plugin"}
+
+
+def test_weightings_are_those_of_core() -> None:
+    assert set(WEIGHTING_NAMES) == set(WEIGHTINGS)
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULES))
+def test_a_schedule_s_section_has_the_options_of_its_function(name: str) -> None:
+    required = {"steps": [1, 2]} if name == "at_steps" else {}
+    section = TypeAdapter[Any](Schedule).validate_python({"kind": name, **required})
+    called, options = scheduling(section)
+    assert find(called, SCHEDULES) is SCHEDULES[name]
+    check_options(SCHEDULES[name], options)
+    keyword_only = inspect.getfullargspec(SCHEDULES[name]).kwonlyargs
+    assert set(options) == set(keyword_only)
+    defaults = inspect.getfullargspec(SCHEDULES[name]).kwonlydefaults or {}
+    assert {key: options[key] for key in defaults} == defaults
 
 
 def test_levels_and_factors_are_those_of_core() -> None:

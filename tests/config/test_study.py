@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from distill_ray.config import InputError
-from distill_ray.config.load import load_study
-from distill_ray.config.study import RankingStudy
+from distill_ray.config.load import load_arms, load_study
+from distill_ray.config.study import ARMS, RankingStudy, ScheduleStudy
 
 MINIMAL = yaml.safe_load((Path(__file__).parent / "minimal.yaml").read_text())
 SHARED = {key: MINIMAL[key] for key in ("student", "teachers", "adapt", "probe", "distill")}
@@ -65,3 +65,63 @@ def test_overrides_reach_the_study_and_what_its_runs_share(tmp_path):
 )
 def test_what_is_wrong_is_told_with_its_place(tmp_path, changes, message):
     assert message in problems(tmp_path, **changes)
+
+
+def arms(tmp_path, **changes):
+    path = tmp_path / "study.yaml"
+    data = {"name": "when", "run": SHARED, "domains": {"a": OWN}, **changes}
+    path.write_text(yaml.safe_dump(data))
+    return load_arms(*load_study(ScheduleStudy, path))["a"]
+
+
+def test_the_table_s_arms_change_the_run_s_own_section(tmp_path):
+    found = arms(tmp_path)
+    assert list(found) == list(ARMS)
+    kinds = {name: cfg.schedule.kind for name, (_, cfg) in found.items()}
+    assert (kinds["strongest"], kinds["scd-aw"], kinds["ranked"]) == ("fixed", "scd", "ranked")
+    weighted = {name for name, (_, cfg) in found.items() if cfg.objective.weighting}
+    assert weighted == {"aw", "scd-aw", "ranked-aw"}
+    _, default = found["default"]
+    _, runs = load_study(ScheduleStudy, tmp_path / "study.yaml")
+    assert default == runs["a"].distill
+
+
+def test_published_arms_stay_with_one_teacher_whatever_the_run_s_section_says(tmp_path):
+    own = {**OWN, "distill": {**SHARED["distill"], "objective": {"weighting": "adaptive"}}}
+    found = arms(tmp_path, domains={"a": own})
+    for name in ("strongest", "equal_stages", "scd", "on_plateau", "ranked"):
+        assert found[name][1].reassess.at_progress == ()
+        assert found[name][1].objective.weighting is None
+    assert found["default"][1].objective.weighting == "adaptive"
+
+
+def test_a_study_changes_arms_adds_some_and_leaves_some_out(tmp_path):
+    changed = {"distill": {"schedule": {"window": 7}}}
+    other = {"begin": "late", "distill": {"schedule": {"kind": "at_steps", "steps": [5]}}}
+    found = arms(tmp_path, arms={"on_plateau": changed, "mine": other, "scd": None})
+    assert "scd" not in found and found["mine"][0].begin == "late"
+    schedule = found["on_plateau"][1].schedule
+    assert (schedule.kind, schedule.window) == ("on_plateau", 7)
+    mine = found["mine"][1].schedule
+    assert (mine.kind, mine.steps) == ("at_steps", (5,)), "of another kind: it takes the place"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"default": "rankd"}, "default: no arm 'rankd'. Did you mean 'ranked'?"),
+        ({"arms": {"scd": {"begn": "late"}}}, "arm scd can't be used:\n  begn: unknown key"),
+        (
+            {"arms": {"scd": {"distill": {"schedule": {"stage": 2}}}}},
+            "domain a: arm scd can't be used:\n  schedule.scd.stage: unknown key",
+        ),
+        (
+            {"arms": {"scd": {"distill": {"tokens": 4096}}}},
+            "tokens: all arms have equal tokens",
+        ),
+    ],
+)
+def test_an_arm_that_can_not_be_used_is_told_with_its_place(tmp_path, changes, message):
+    with pytest.raises(InputError) as caught:
+        arms(tmp_path, **changes)
+    assert message in str(caught.value)

@@ -188,6 +188,10 @@ def test_a_bad_flag_is_refused(tmp_path: Path, flag: str, expected: str) -> None
         ("adapt.recipes.full.checkpoints=500", "fewer than its 500 checkpoints"),
         ("tasks.organ.chat=true", "tasks.0.chat: a tokenizer trained here has no chat template"),
         ("teachers.wide.model={gguf: tests/findings.py}", "is not a GGUF file"),
+        (
+            "distill.schedule={kind: plugin, function: 'json:nothing'}",
+            "distill.schedule: json has no 'nothing'.",
+        ),
     ],
 )
 def test_what_would_fail_later_is_refused_now(tmp_path: Path, flag: str, expected: str) -> None:

@@ -1,0 +1,79 @@
+"""Schedules and what goes with them: defaults, and what is refused where it stands."""
+
+import pytest
+
+from distill_ray.config.training import (
+    AtSwitchConfig,
+    ProgressConfig,
+    RankedSchedule,
+    ScdSchedule,
+)
+
+
+def test_what_is_left_out_is_as_before():
+    # SCD has as many stages as checkpoints; a ranking is looked at where the loss stays.
+    assert ScdSchedule().stages is None
+    assert RankedSchedule().every is None
+    assert (ProgressConfig().smoothing, ProgressConfig().monotone) == (0.0, True)
+    assert (AtSwitchConfig().optimizer, AtSwitchConfig().warmup) == ("keep", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schedule": {"kind": "scd", "stages": 0}}, "schedule.scd.stages: Input should be great"),
+        (
+            {"schedule": {"kind": "scd", "stage": 3}},
+            "schedule.scd.stage: unknown key, got 3. Did you mean 'stages'?",
+        ),
+        ({"schedule": {"kind": "ranked", "every": 0}}, "schedule.ranked.every: Input should be"),
+        ({"schedule": {"kind": "ranked", "window": 1001}}, "schedule.ranked.window: Input should"),
+        ({"schedule": {"kind": "ranked", "margin": -0.1}}, "schedule.ranked.margin: Input should"),
+        ({"schedule": {"kind": "ranked", "min_gain": 0}}, "schedule.ranked.min_gain: Input should"),
+        (
+            {"schedule": {"kind": "ranked", "probe_step": 1}},
+            "schedule.ranked.probe_step: unknown key, got 1. Did you mean 'probe_steps'?",
+        ),
+        ({"progress": {"smoothing": 1.0}}, "progress.smoothing: Input should be less than 1"),
+        (
+            {"progress": {"monoton": True}},
+            "progress.monoton: unknown key, got True. Did you mean 'monotone'?",
+        ),
+        (
+            {"at_switch": {"optimizer": "restart"}},
+            "at_switch.optimizer: Input should be 'keep' or 'reset', got 'restart'.",
+        ),
+        ({"at_switch": {"warmup": 1.5}}, "at_switch.warmup: Input should be less than or equal"),
+        ({"schedule": {"kind": "sdc"}}, "schedule: Input tag 'sdc' found using 'kind'"),
+        ({"schedule": {"kind": "plugin"}}, "schedule.plugin.function: field required"),
+        (
+            {"schedule": {"kind": "plugin", "function": "mine.turns"}},
+            "schedule.plugin.function: String should match pattern",
+        ),
+    ],
+)
+def test_a_schedule_that_can_t_be_is_refused_where_it_stands(editor, change, message):
+    (problem,) = editor.problems({f"distill/{key}": value for key, value in change.items()})
+    assert problem.startswith(f"distill.{message}")
+
+
+@pytest.mark.parametrize("targets", [{"kind": "top_k"}, {"kind": "samples"}])
+def test_scd_compares_whole_distributions(editor, targets):
+    serving = {"kind": "pool", "targets": targets}
+    (problem,) = editor.problems({"distill/serving": serving, "distill/schedule": {"kind": "scd"}})
+    kind = targets["kind"]
+    assert f"whole distributions, and serving.targets is {kind}. Set kind: hidden" in problem
+
+
+@pytest.mark.parametrize("kind", ["scd", "ranked", "on_plateau", "plugin"])
+def test_targets_aren_t_cached_for_a_schedule_that_decides_on_the_way(editor, kind):
+    schedule = {"kind": kind, **({"function": "mine:turns"} if kind == "plugin" else {})}
+    changes = {"distill/serving": {"kind": "cached"}, "distill/schedule": schedule}
+    changes |= {"distill/reassess": {"at_progress": []}}
+    (problem,) = editor.problems(changes)
+    assert f"decided on the way, by schedule {kind}. Set reassess.at_progress: []" in problem
+
+
+def test_a_schedule_of_one_s_own_takes_any_options(editor):
+    given = {"kind": "plugin", "function": "my_package.mine:turns", "options": {"every": [3, "x"]}}
+    assert editor.load({"distill/schedule": given}).distill.schedule.model_dump() == given
