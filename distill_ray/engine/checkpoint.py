@@ -37,6 +37,7 @@ def _state(session: Session, job: str) -> dict[str, Any]:
         "world_size": comm.world(),
         "initial_loss": session.initial_loss,
         "history": session.history,
+        "taught": session.taught,
         "bad_steps": [session.bad.total, session.bad.in_a_row],
     }
     if session.teaching is not None:
@@ -78,6 +79,7 @@ def restore(session: Session, folder: Path) -> None:
     session.step = state["step"]
     session.initial_loss = state["initial_loss"]
     session.history = state["history"]
+    session.taught = state["taught"]
     session.bad.total, session.bad.in_a_row = state["bad_steps"]
     if session.teaching is not None:
         session.teaching.state = ScheduleState.from_dict(state["schedule"])
