@@ -75,6 +75,7 @@ def find_problems(cfg: RunConfig, config_file: str) -> Iterator[Problem]:
     for where in ("probe", "distill"):
         yield from _objective(f"{where}.objective.divergence", getattr(cfg, where).objective)
     yield from match_problems(cfg)
+    yield from _several(cfg)
     if cfg.cluster.address is None:
         kernels = Kernels.here(cfg.cluster.gpus_per_worker)
         for where, training in cfg.trainings():
@@ -152,6 +153,15 @@ def _objective(where: str, objective: ObjectiveConfig) -> Iterator[Problem]:
             check_options(import_path(objective.divergence), {"temperature": 1.0})
         except PluginError as error:
             yield Problem(where, f"{error}.")
+
+
+def _several(cfg: RunConfig) -> Iterator[Problem]:
+    several = cfg.distill.several
+    if several is not None and ":" in several.strategy:
+        try:
+            check_options(import_path(several.strategy), several.options)
+        except PluginError as error:
+            yield Problem("distill.several.strategy", f"{error}.")
 
 
 def _tokenizers(cfg: RunConfig) -> Iterator[Problem]:

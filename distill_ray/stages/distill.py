@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from distill_ray.config.several import SEVERAL
 from distill_ray.config.training import DistillConfig
+from distill_ray.core.plugins import source_digest
 from distill_ray.core.schedule import Reassessment, Rules, Smoothing
 from distill_ray.engine.job import Job, TeachingSpec
 from distill_ray.engine.session import AtSwitch
@@ -13,6 +15,7 @@ from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
 from distill_ray.stages.adapt import TeacherSet, softened
+from distill_ray.stages.domains import members_of, together_of
 from distill_ray.stages.order import Order
 from distill_ray.stages.rank import Ranking
 from distill_ray.stages.rows import data_spec
@@ -38,7 +41,7 @@ class Student:
 
     @property
     def curve(self) -> dict[str, Any]:
-        """`history`, `switches`, `initial_loss`, `schedule`."""
+        """`history`, `switches`, `initial_loss`, `schedule`, `taught`."""
         return self.order.curve()
 
     @property
@@ -47,10 +50,13 @@ class Student:
         return self.order.artifact.fingerprint
 
     @property
-    def teacher(self) -> tuple[str, int]:
-        """Teacher and rung at the end of training."""
-        state = self.curve["schedule"]
-        return str(state["teacher"]), int(state["rung"])
+    def teacher(self) -> str:
+        """The teacher at the end of training; of several, the one that taught the most tokens."""
+        curve = self.curve
+        if curve["schedule"]["teacher"] != SEVERAL:
+            return str(curve["schedule"]["teacher"])
+        taught: dict[str, float] = curve["taught"]
+        return max(taught, key=lambda name: taught[name])
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,16 @@ def _distilled(run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Rankin
         "ladders": {n: [r.temperature for r in rungs] for n, rungs in teaching.ladders.items()},
         "first": teaching.first,
         "ranking": teaching.ranking,
+        "together": [teaching.together, _own_source(teaching)],
         "distill": cfg.model_dump(mode="json", exclude=NOT_IN_RESULT),
     }
     return _order(run, shards, teachers, "student", identity, cfg, teaching)
+
+
+def _own_source(teaching: TeachingSpec) -> str | None:
+    """What identifies a strategy that isn't ours."""
+    strategy = "" if teaching.together is None else teaching.together.strategy
+    return source_digest(strategy) if ":" in strategy else None
 
 
 def _control(run: Run, shards: ShardSet, teachers: TeacherSet) -> Order:
@@ -103,18 +116,20 @@ def _control(run: Run, shards: ShardSet, teachers: TeacherSet) -> Order:
     supervised = {stream: share for stream, share in cfg.mix.items() if stream not in prompts}
     training = cfg.model_copy(update={"mix": supervised or cfg.mix})
     keys = ("objective", "serving", "schedule", "reassess", "progress", "at_switch", "save_every")
-    identity = {"distill": training.model_dump(mode="json", exclude=set(keys))}
+    excluded = {*keys, "several"}
+    identity = {"distill": training.model_dump(mode="json", exclude=excluded)}
     return _order(run, shards, teachers, "control", identity, training, None)
 
 
 def _teaching(run: Run, teachers: TeacherSet, ranking: Ranking) -> TeachingSpec:
     cfg = run.cfg.distill
-    schedule, reassess = cfg.schedule, cfg.reassess
-    chosen = {n: teachers.teachers[n] for n in ranking.serving}
+    schedule, reassess, several = cfg.schedule, cfg.reassess, cfg.several
+    names = ranking.serving if several is None else members_of(several, ranking)
+    chosen = {n: teachers.teachers[n] for n in names}
     soft = ranking.temperatures if run.cfg.distill.objective.calibrate else {}
     return TeachingSpec(
         ladders={n: softened(t.ladder, soft.get(n, 1.0)) for n, t in chosen.items()},
-        first=ranking.best("early"),
+        first=ranking.best("early") if several is None else SEVERAL,
         schedule=schedule.kind,
         options=schedule.model_dump(exclude={"kind"}),
         ranking=ranking.weighted,
@@ -122,6 +137,7 @@ def _teaching(run: Run, teachers: TeacherSet, ranking: Ranking) -> TeachingSpec:
             Reassessment(reassess.at_progress, reassess.margin),
             Smoothing(cfg.progress.smoothing, cfg.progress.monotone),
         ),
+        together=together_of(run.cfg, ranking),
     )
 
 

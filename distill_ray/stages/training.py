@@ -189,6 +189,7 @@ def _finish(session: Session, order: Order, wall_s: float) -> None:
         "log": [asdict(entry) for entry in teaching.log] if teaching else [],
         "stalls": teaching.stalls if teaching else [],
         "schedule": teaching.state.to_dict() if teaching else None,
+        "taught": session.taught,
         "bad_steps": session.bad.total,
         "best": min(range(len(losses)), key=lambda i: losses[i]),
     }
