@@ -37,7 +37,6 @@ def _state(session: Session, job: str) -> dict[str, Any]:
         "world_size": comm.world(),
         "initial_loss": session.initial_loss,
         "history": session.history,
-        "taught": session.taught,
         "bad_steps": [session.bad.total, session.bad.in_a_row],
     }
     if session.teaching is not None:
@@ -45,6 +44,7 @@ def _state(session: Session, job: str) -> dict[str, Any]:
         state["best_loss"] = session.teaching.best_loss
         state["log"] = [asdict(entry) for entry in session.teaching.log]
         state["stalls"] = session.teaching.stalls
+        state["taught"] = session.taught
     return state
 
 
@@ -79,11 +79,11 @@ def restore(session: Session, folder: Path) -> None:
     session.step = state["step"]
     session.initial_loss = state["initial_loss"]
     session.history = state["history"]
-    session.taught = state["taught"]
     session.bad.total, session.bad.in_a_row = state["bad_steps"]
     if session.teaching is not None:
         session.teaching.state = ScheduleState.from_dict(state["schedule"])
         session.teaching.best_loss = state["best_loss"]
+        session.taught = state["taught"]
         session.teaching.log = [Switch(**row) for row in state["log"]]
         session.teaching.stalls = [(step, seconds) for step, seconds in state["stalls"]]
 
