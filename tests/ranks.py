@@ -103,13 +103,12 @@ def train_all(tasks: Sequence[Task]) -> list[dict[str, Any]]:
 
 def train_one(task: Task) -> dict[str, Any]:
     """One job from start to end."""
-    from distill_ray.engine.job import build_session, teacher_bank
+    from distill_ray.engine.job import build_session, colocated
     from distill_ray.engine.loop import distill
-    from distill_ray.engine.teacher import Colocated
 
     cpu, teacher = torch.device("cpu"), None
     if task.shard:
-        teacher = Colocated(teacher_bank(task.job, cpu, shard=True))
+        teacher = colocated(task.job, cpu, shard=True)
     session = build_session(task.job, cpu, teacher)
     set_aside: dict[str, Any] = {}
     session.bad.keep = set_aside.__setitem__
@@ -123,7 +122,7 @@ def train_one(task: Task) -> dict[str, Any]:
     for step in distill(session):
         steps.append(step)
         digests += [_digest(session)] if task.digests else []
-    held_by_teacher = _held_by(teacher._bank._model._engine.module) if teacher else None
+    held_by_teacher = max(_held_by_teachers(teacher)) if teacher else None
     with session.backend.whole() as model:
         weights = {k: v.detach().float().numpy().copy() for k, v in model.state_dict().items()}
     return {
@@ -139,6 +138,7 @@ def train_one(task: Task) -> dict[str, Any]:
         "held": held,
         "held_by_teacher": held_by_teacher,
         "rungs": [step.rung for step in steps],
+        "taught": [step.taught for step in steps],
     }
 
 
@@ -146,6 +146,12 @@ def _held(session: Session) -> float:
     """Of the student, between two steps."""
     backend: Any = session.backend
     return _held_by(backend._engine.module if hasattr(backend, "_engine") else backend._student)
+
+
+def _held_by_teachers(source: Any) -> list[float]:
+    """Of each teacher that is spread over the ranks."""
+    banks = source._banks.values() if hasattr(source, "_banks") else [source._bank]
+    return [_held_by(bank._model._engine.module) for bank in banks]
 
 
 def _held_by(module: torch.nn.Module) -> float:

@@ -14,6 +14,7 @@ from distill_ray.config.errors import did_you_mean
 from distill_ray.config.models import StudentConfig, TeacherConfig
 from distill_ray.config.probing import ProbeConfig
 from distill_ray.config.selection import AuditConfig, EvaluateConfig, RankConfig, ReportConfig
+from distill_ray.config.several import SEVERAL
 from distill_ray.config.training import AdaptConfig, DistillConfig, TrainingConfig
 
 RESERVED = ("student", "control", "initial-student", "anchor")
@@ -45,7 +46,7 @@ class RunConfig(Section):
     def _names_fit(self) -> RunConfig:
         problems = [*_repeated_names(self), *_reserved_names(self), *_recipe_problems(self)]
         problems += [*_mix_problems(self), *_batch_problems(self), *_step_problems(self)]
-        problems += _draw_problems(self)
+        problems += [*_draw_problems(self), *_several_problems(self)]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -90,6 +91,8 @@ def _reserved_names(cfg: RunConfig) -> Iterator[str]:
     for teacher in cfg.teachers:
         if teacher.name in RESERVED:
             yield f"teachers: {teacher.name!r} is what a student is called, choose another name"
+        if teacher.name == SEVERAL:
+            yield f"teachers: {SEVERAL!r} is what a group is called, choose another name"
 
 
 def _recipe_problems(cfg: RunConfig) -> Iterator[str]:
@@ -131,6 +134,26 @@ def _draw_problems(cfg: RunConfig) -> Iterator[str]:
             f"rank.draws: {cfg.rank.draws} are too few to tell {len(cfg.teachers)} teachers apart "
             f"at these confidences, give {needed} or more"
         )
+
+
+def _several_problems(cfg: RunConfig) -> Iterator[str]:
+    several = cfg.distill.several
+    if several is None:
+        return
+    names = [teacher.name for teacher in cfg.teachers]
+    places = [*cfg.streams(), *(task.name for task in cfg.tasks)]
+    if len(names) < 2:
+        yield "distill.several: there is one teacher, give more or leave it out"
+    for teacher in several.teachers or ():
+        if teacher not in names:
+            hint = did_you_mean(teacher, names)
+            yield f"distill.several.teachers: no teacher {teacher!r}. {hint}".rstrip()
+    for place, teacher in several.assignment.items():
+        where = f"distill.several.assignment.{place}"
+        if place not in places:
+            yield f"{where}: no such stream or task. {did_you_mean(place, places)}".rstrip()
+        if teacher not in names:
+            yield f"{where}: no teacher {teacher!r}. {did_you_mean(teacher, names)}".rstrip()
 
 
 def _mix_problems(cfg: RunConfig) -> Iterator[str]:

@@ -17,6 +17,7 @@ from pydantic import (
 from distill_ray.config.base import Fraction, Name, OpenFraction, Section
 from distill_ray.config.errors import did_you_mean
 from distill_ray.config.mixing import Mix, MixingConfig
+from distill_ray.config.several import SeveralConfig
 
 
 class LossWeights(Section):
@@ -436,6 +437,9 @@ class DistillConfig(TrainingConfig):
     """Where the teacher lives."""
     objective: ObjectiveConfig = ObjectiveConfig()
     schedule: Schedule = EqualStagesSchedule()
+    several: SeveralConfig | None = None
+    """Several teachers at once; left out, one teaches at a time. As a group they climb their
+    ladders in step: each is at the share of its own that the schedule has reached."""
     reassess: ReassessConfig = ReassessConfig()
     progress: ProgressConfig = ProgressConfig()
     at_switch: AtSwitchConfig = AtSwitchConfig()
@@ -479,6 +483,27 @@ class DistillConfig(TrainingConfig):
             raise ValueError(
                 "objective.match: the teacher's layers are read in the worker, and serving is "
                 f"{self.serving.kind}. Set serving colocated"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _several_fit(self) -> DistillConfig:
+        if self.several is None:
+            return self
+        wrong = []
+        if self.schedule.kind in ("scd", "ranked"):
+            wrong.append(f"schedule {self.schedule.kind} chooses among single checkpoints")
+        if self.reassess.at_progress:
+            wrong.append(f"reassess.at_progress {list(self.reassess.at_progress)} changes the one")
+        if self.serving.kind != "colocated":
+            wrong.append(f"serving {self.serving.kind} answers for one")
+        if self.objective.match.wanted:
+            wrong.append("objective.match reads the layers of one")
+        if wrong:
+            raise ValueError(
+                f"several: all teach at a time, but {', and '.join(wrong)}. Set a schedule fixed, "
+                "at_steps, equal_stages or on_plateau, reassess.at_progress: [], serving colocated "
+                "and no objective.match, or leave several out"
             )
         return self
 

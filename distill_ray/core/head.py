@@ -6,6 +6,7 @@ here makes more of them than those of a few tokens at a time.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -84,6 +85,31 @@ class Head:
         """The same, with the features of the tokens in a [N] bool mask set to 0."""
         cleared = tuple(x.masked_fill(dropped[:, None], 0) for x in self.features)
         return replace(self, features=cleared)
+
+    def quiet(self, unused: Tensor) -> Head:
+        """Constants, and nothing of the tokens in a [N] bool mask: they can't do any harm."""
+        made = self.cast(self.features[0].dtype)
+        return made.without(unused) if bool(unused.any()) else made
+
+    def at(self, places: Tensor) -> Head:
+        """The same on some of the tokens.
+
+        Args:
+            places: [n] int64.
+        """
+        return replace(self, features=tuple(x.index_select(0, places) for x in self.features))
+
+
+def cut(rows: slice, size: int) -> Iterator[slice]:
+    """Rows in pieces of at most this size, one at least."""
+    for start in range(rows.start, rows.stop, max(1, size)):
+        yield slice(start, min(start + size, rows.stop))
+
+
+def log_softmax(z: Tensor, temperature: float = 1.0) -> Tensor:
+    """log_softmax(z / τ); on a CPU, torch's own is off by some 1e-5 for large vocabularies."""
+    z = z if temperature == 1 else z / temperature
+    return z - z.logsumexp(dim=-1, keepdim=True)
 
 
 def _product(x: Tensor, w: Tensor, out: Tensor | None) -> Tensor:

@@ -8,7 +8,6 @@ Your Losses, arXiv 2411.09009, and Liger Kernel, arXiv 2410.10989, do this for t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +16,16 @@ from torch import Tensor
 
 from distill_ray.core import sparse
 from distill_ray.core.divergence import Divergence, forward_kl
-from distill_ray.core.head import ROWS, Head
+from distill_ray.core.head import ROWS, Head, cut, log_softmax
 from distill_ray.core.memory import CHUNK_BYTES
+from distill_ray.core.mixture import Mixture
 from distill_ray.core.shapes import require_shape
 from distill_ray.core.sparse import SparseTargets
 
-Reference = Head | SparseTargets
-"""What the teacher says: hidden states with its output weights, or its likeliest tokens."""
+OneTeacher = Head | SparseTargets
+"""What a teacher says: hidden states with its output weights, or its likeliest tokens."""
+Reference = OneTeacher | Mixture
+"""What the student is pulled to: a teacher, or several."""
 
 BLOCK_BYTES = 2**21
 """Of a [n, V] float32 matrix on a CPU: element-wise work goes through its cache in such blocks."""
@@ -89,6 +91,8 @@ def gold_nll(reference: Reference, gold: Tensor) -> Tensor:
     """
     if isinstance(reference, SparseTargets):
         return reference.gold_nll
+    if isinstance(reference, Mixture):
+        return reference.gold_nll([gold_nll(h, gold[at]) for _, h, at in reference.parts()])
     everywhere = torch.ones_like(gold, dtype=torch.float32)
     return head_loss(reference, Supervision(gold, everywhere)).cross_entropy
 
@@ -103,8 +107,8 @@ def _require_fit(student: Head, supervision: Supervision) -> None:
         if len(supervision.reference) != count:
             what = f"the reference has {len(supervision.reference)} tokens"
             raise ValueError(f"{what}, the student {count}")
-        theirs = getattr(supervision.reference, "vocabulary", student.vocabulary)
-        if theirs != student.vocabulary:
+        theirs = getattr(supervision.reference, "vocabulary", None)
+        if theirs not in (None, student.vocabulary):
             raise ValueError(
                 f"the teacher's head has {theirs} outcomes, the student's {student.vocabulary}: "
                 "cut both to the tokenizer's ids"
@@ -167,7 +171,7 @@ class _Work:
             collect = _Collector(self.originals, self.student, needed)
         shape = (self.rows, self.student.vocabulary)
         ours, theirs = (torch.empty(shape, device=weight.device) for _ in range(2))
-        for rows in _cut(slice(0, len(self.student)), self.rows):
+        for rows in cut(slice(0, len(self.student)), self.rows):
             z = self._chunk(rows, ours, theirs, ce, distance, wanted=collect is not None)
             if collect is not None:
                 collect.add(rows, z)
@@ -196,7 +200,9 @@ class _Work:
         z, t = self.student.logits(rows, ours[:count]), None
         if isinstance(self.reference, Head):
             t = self.reference.logits(rows, theirs[:count])
-        for block in _cut(rows, self.block):
+        elif isinstance(self.reference, Mixture):
+            t = self.reference.log_p(rows, self.target.temperature, theirs[:count], self.block)
+        for block in cut(rows, self.block):
             here = slice(block.start - rows.start, block.stop - rows.start)
             gradient = self._block(
                 block, z[here], None if t is None else t[here], ce, distance, wanted
@@ -216,8 +222,8 @@ class _Work:
     ) -> Tensor | None:
         softened, tau = None, self.target.temperature
         if self.reference is not None and tau != 1:
-            softened = self._distances(rows, _log_softmax(z, tau), t, distance, None, wanted)
-        log_q = _log_softmax(z)
+            softened = self._distances(rows, log_softmax(z, tau), t, distance, None, wanted)
+        log_q = log_softmax(z)
         gold = self.target.gold[rows, None]
         ce[rows] = -log_q.gather(-1, gold)[:, 0]
         # Σ weight · (q - one-hot): its first half goes along with the divergence's gradient.
@@ -251,7 +257,9 @@ class _Work:
         assert target.reference_weight is not None
         weight = tau * target.reference_weight[rows, None]
         part = self.reference[rows] if isinstance(self.reference, SparseTargets) else None
-        log_p = None if t is None else _log_softmax(t, tau)
+        log_p = t
+        if t is not None and not isinstance(self.reference, Mixture):  # Whose log p it is already.
+            log_p = log_softmax(t, tau)
         if target.divergence is not forward_kl:
             value, gradient = self._by_autograd(log_q, log_p, part, weight, extra, wanted)
         elif part is not None:
@@ -298,26 +306,13 @@ class _Work:
         return gradient if self.student.scale == 1.0 else gradient.mul_(self.student.scale)
 
 
-def _cut(rows: slice, size: int) -> Iterator[slice]:
-    for start in range(rows.start, rows.stop, max(1, size)):
-        yield slice(start, min(start + size, rows.stop))
-
-
-def _log_softmax(z: Tensor, temperature: float = 1.0) -> Tensor:
-    """log_softmax(z / τ); on a CPU, torch's own is off by some 1e-5 for large vocabularies."""
-    z = z if temperature == 1 else z / temperature
-    return z - z.logsumexp(dim=-1, keepdim=True)
-
-
 def _quiet(target: Supervision) -> Reference | None:
     """The teacher's side as constants; tokens that it doesn't supervise can't do any harm."""
     reference = target.reference
-    if not isinstance(reference, Head):
+    if reference is None or isinstance(reference, SparseTargets):
         return reference
-    made = reference.cast(reference.features[0].dtype)
     assert target.reference_weight is not None
-    unused = target.reference_weight == 0
-    return made.without(unused) if bool(unused.any()) else made
+    return reference.quiet(target.reference_weight == 0)
 
 
 def _weighted(weight: Tensor, values: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ CHUNK_BYTES = {"cpu": 33 * 2**20, "cuda": 2**28}
 """Size of one [n, V] float32 matrix of the loss, by device; 33 MiB: 176 rows of 49152 ids."""
 CHUNKS = {"cpu": 2, "cuda": 5}
 """Such matrices that exist at a time: a CPU goes through two in small blocks."""
+MIXING = {"cpu": 1, "cuda": 2}
+"""And so many more where several teachers' are mixed."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ def training_need(
     width: int,
     trained: float = 1.0,
     teacher: Sizes | None = None,
+    mixed: bool = False,
     checkpointing: bool = False,
     offload: tuple[bool, bool] = (False, False),
     device: str = "cpu",
@@ -76,7 +79,8 @@ def training_need(
         zero_stage: 0 to 3.
         width: bytes of a number, 2 or 4.
         trained: share of the parameters that is trained (adapters train few).
-        teacher: the frozen model beside it.
+        teacher: the frozen model beside it, or all of them together.
+        mixed: whether several teach at once.
         checkpointing: whether activations are computed again.
         offload: whether optimiser states, and weights, are kept elsewhere.
         device: `cpu` or `cuda`.
@@ -92,12 +96,13 @@ def training_need(
     layer = 17 * width * tokens * student.hidden
     kept = width * tokens * student.hidden
     matrix = min(4 * tokens * student.vocabulary, CHUNK_BYTES[device])
+    chunks = CHUNKS[device] + (MIXING[device] if mixed else 0)
     return Need(
         parameters=0 if offload[1] else shared(count * whole + cast, 3),
         gradients=shared(moves * whole, 2),
         optimiser=0 if offload[0] else shared(8 * moves + master, 1),
         activations=layer + kept * student.layers if checkpointing else layer * student.layers,
-        loss=CHUNKS[device] * matrix + 4 * student.vocabulary * student.hidden,
+        loss=chunks * matrix + 4 * student.vocabulary * student.hidden,
         teacher=0 if teacher is None else teacher.parameters * width,
     )
 

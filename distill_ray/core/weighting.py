@@ -33,15 +33,19 @@ def adaptive(anchor: Tensor, teacher: Tensor) -> Tensor:
 WEIGHTINGS: dict[str, Weighting] = {"adaptive": adaptive}
 
 
-def means_of(values: Tensor, sample: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+def means_of(
+    values: Tensor, sample: Tensor, counted: Tensor, size: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Mean of a sample's values, and which samples have any: [S] and [S] bool.
 
     Args:
         values: [K].
         sample: [K] int64, in [0, S).
         counted: [K] bool; the values that count.
+        size: S; up to the last sample with values, when left out.
     """
-    size = int(sample.max()) + 1 if len(sample) else 0
+    if size is None:
+        size = int(sample.max()) + 1 if len(sample) else 0
     sums, counts = (values.new_zeros(size) for _ in range(2))
     sums.index_add_(0, sample, torch.where(counted, values, 0.0))
     counts.index_add_(0, sample, counted.to(values.dtype))

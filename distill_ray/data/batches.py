@@ -34,6 +34,9 @@ class Batch:
     is_task: Tensor
     """[B] bool; rows of a task, against rows of running text."""
     row_ids: tuple[str, ...]
+    places: tuple[int, ...] = ()
+    """Where each row stands in the run's order, on any number of workers; in held-out batches, in
+    its stream's. Without them, a row is the same one whenever it comes."""
 
     @property
     def targets(self) -> Tensor:
@@ -46,7 +49,7 @@ class Batch:
             name: getattr(self, name).to(device, non_blocking=True)
             for name in ("input_ids", "position_ids", "gold", "distill", "is_task")
         }
-        return Batch(**moved, row_ids=self.row_ids)
+        return Batch(**moved, row_ids=self.row_ids, places=self.places)
 
 
 class BatchSource(Protocol):
@@ -109,7 +112,9 @@ def _without_padding(position_ids: Any, samples: NDArray[np.int64]) -> NDArray[n
     return np.where(padded, last, lengths)
 
 
-def collate(rows: Sequence[Mapping[str, Any]], is_task: Sequence[bool]) -> Batch:
+def collate(
+    rows: Sequence[Mapping[str, Any]], is_task: Sequence[bool], places: Sequence[int] = ()
+) -> Batch:
     """Stack rows of the PACKED contract, padded on the right to the longest of them.
 
     Padding is never supervised, and no token before it sees it. Its positions go on from the
@@ -134,6 +139,7 @@ def collate(rows: Sequence[Mapping[str, Any]], is_task: Sequence[bool]) -> Batch
         distill=stack("distill", np.bool_),
         is_task=torch.tensor(list(is_task)),
         row_ids=tuple(row["row_id"] for row in rows),
+        places=tuple(places),
     )
 
 
@@ -199,7 +205,7 @@ class MixedRows:
             for i, row in zip(mine, _dicts(found)):
                 rows[i] = row
         is_task = [self._streams[kind].is_task for kind in kinds]
-        return collate([row for row in rows if row is not None], is_task)
+        return collate([row for row in rows if row is not None], is_task, places)
 
     def rows_of(self, steps: Sequence[int]) -> dict[str, NDArray[np.int64]]:
         """Stream → numbers of the rows that any rank reads in these steps, each once, ascending."""
@@ -246,7 +252,7 @@ def in_order(
             places = mine[start : start + batch_rows]
             rows = _dicts(stream.rows[[order[p] if p < len(order) else order[0] for p in places]])
             kept = [row if p < len(order) else _silent(row) for p, row in zip(places, rows)]
-            yield collate(kept, [stream.is_task] * len(kept))
+            yield collate(kept, [stream.is_task] * len(kept), places)
 
 
 def _dicts(columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:

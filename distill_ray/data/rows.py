@@ -39,3 +39,8 @@ TARGETS = pa.schema(
 )
 
 SPLITS = ("train", "validation", "test")
+
+
+def stream_of(row_id: str) -> str:
+    """The stream that a packed row belongs to; a stream's name has no colon."""
+    return row_id.partition(":")[0]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distill_ray.config.training import AnyTarget, HiddenTargets, SparseTarget, TopKTargets
 from distill_ray.core.head import Head
-from distill_ray.core.head_loss import Reference
+from distill_ray.core.head_loss import OneTeacher
 from distill_ray.core.sparse import SparseTargets
 from distill_ray.core.sparse_bytes import decode, encode
 from distill_ray.data.batches import Batch
@@ -118,7 +118,7 @@ def output(bank: TeacherBank, teacher: str, rung: int, device: torch.device) -> 
     return Output(weights, bias, head.scale, head.softcap)
 
 
-def reference(found: Answer, head: Head | None, device: torch.device) -> Reference:
+def reference(found: Answer, head: Head | None, device: torch.device) -> OneTeacher:
     """The teacher's side of a loss.
 
     Args:

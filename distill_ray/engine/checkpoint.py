@@ -44,6 +44,7 @@ def _state(session: Session, job: str) -> dict[str, Any]:
         state["best_loss"] = session.teaching.best_loss
         state["log"] = [asdict(entry) for entry in session.teaching.log]
         state["stalls"] = session.teaching.stalls
+        state["taught"] = session.taught
     return state
 
 
@@ -82,6 +83,7 @@ def restore(session: Session, folder: Path) -> None:
     if session.teaching is not None:
         session.teaching.state = ScheduleState.from_dict(state["schedule"])
         session.teaching.best_loss = state["best_loss"]
+        session.taught = state["taught"]
         session.teaching.log = [Switch(**row) for row in state["log"]]
         session.teaching.stalls = [(step, seconds) for step, seconds in state["stalls"]]
 

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 
+from distill_ray.config.several import SEVERAL
 from distill_ray.config.training import LoraConfig, ObjectiveConfig, TrainingConfig
 from distill_ray.core.matching import Matching
 from distill_ray.core.plugins import find
 from distill_ray.core.schedule import Decide, Ladders, Rules, ScheduleState, Weighted, begin
 from distill_ray.core.schedules import SCHEDULES, deciding
+from distill_ray.core.strategies import STRATEGIES
 from distill_ray.core.weighting import WEIGHTINGS
 from distill_ray.data.batches import Batch, MixedRows, Rows, Stream, in_order
 from distill_ray.data.mixing import mixing_of
@@ -34,6 +36,7 @@ from distill_ray.engine.session import (
     Teaching,
     Validation,
 )
+from distill_ray.engine.several import Several, Together
 from distill_ray.engine.student import Student
 from distill_ray.engine.teacher import Colocated, TeacherSource
 from distill_ray.models.adapters import add_lora
@@ -71,12 +74,14 @@ class TeachingSpec:
     ladders: Mapping[str, list[ModelRef]]
     """Teacher → its rungs, the best one last."""
     first: str
-    """The teacher that begins."""
+    """The teacher that begins; `SEVERAL` where all of them teach together."""
     schedule: str = "fixed"
     options: Mapping[str, Any] = field(default_factory=dict)
     ranking: Weighted | None = None
     """What a reassessment goes by."""
     rules: Rules = field(default_factory=Rules)
+    together: Together | None = None
+    """None has one of them teach at a time."""
 
 
 @dataclass(frozen=True)
@@ -232,14 +237,15 @@ def _teaching(
     spec = job.teaching
     if spec is None:
         return None
-    source = source or Colocated(teacher_bank(job, device))
+    source = source or colocated(job, device)
     state, ladders, decide = first_state(spec, job.steps)
     source.use(state.teacher, state.rung)
     matched = None
     if matching is not None:
         assert isinstance(source, Colocated), "a config with another serving is refused"
         matched = Matched(source, partial(matching.layers, side=1))
-    return Teaching(source, ladders, decide, state, spec.rules, matched)
+    members = () if spec.together is None else tuple(spec.ladders)
+    return Teaching(source, ladders, decide, state, spec.rules, matched, members)
 
 
 def _anchor(job: Job, device: torch.device, source: TeacherSource | None) -> TeacherSource | None:
@@ -258,9 +264,29 @@ def _anchor(job: Job, device: torch.device, source: TeacherSource | None) -> Tea
 def first_state(spec: TeachingSpec, steps: int) -> tuple[ScheduleState, Ladders, Decide]:
     """Where the schedule begins, what there is to choose from, and what decides."""
     rungs = {name: len(found) for name, found in spec.ladders.items()}
+    if spec.together is not None:
+        rungs = {SEVERAL: max(rungs.values())}
     ladders = Ladders(rungs, steps, spec.ranking)
     decide = deciding(find(spec.schedule, SCHEDULES), **spec.options)
     return begin(spec.first, ladders, decide), ladders, decide
+
+
+def colocated(job: Job, device: torch.device, *, shard: bool = False) -> TeacherSource:
+    """The job's teachers in this process: one at a time, or all together.
+
+    Args:
+        job, device, shard: as in `teacher_bank`.
+    """
+    spec = job.teaching
+    assert spec is not None
+    if spec.together is None:
+        return Colocated(teacher_bank(job, device, shard=shard))
+    banks = {}
+    for name, rungs in spec.ladders.items():
+        alone = replace(job, teaching=replace(spec, ladders={name: rungs}))
+        banks[name] = teacher_bank(alone, device, shard=shard)
+    strategy = partial(find(spec.together.strategy, STRATEGIES), **spec.together.options)
+    return Several(banks, strategy, seed=job.data.seed, collective=shard)
 
 
 def teacher_bank(job: Job, device: torch.device, *, shard: bool = False) -> TeacherBank:

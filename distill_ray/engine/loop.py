@@ -12,6 +12,7 @@ from torch import Tensor
 
 from distill_ray.core.head_loss import Reference, gold_nll
 from distill_ray.core.matching import Towards
+from distill_ray.core.mixture import Mixture
 from distill_ray.core.schedule import Measure, Moved, Observation, Switch, advance
 from distill_ray.data.batches import Batch
 from distill_ray.engine import comm
@@ -47,6 +48,8 @@ class Step:
     learning_rate: float = 0.0
     teacher: str | None = None
     rung: int | None = None
+    taught: dict[str, float] = field(default_factory=dict)
+    """Teacher → its part of `tokens`: sums of its weights, where several teach together."""
     switch: Switch | None = None
     """The switch that takes effect with the next step."""
     validation: dict[str, float] | None = None
@@ -61,6 +64,8 @@ class Step:
         row |= {"tokens": self.tokens}
         if self.teacher is not None:
             row |= {"teacher": self.teacher, "rung": self.rung}
+        if len(self.taught) > 1:
+            row |= {f"taught.{name}": count for name, count in self.taught.items()}
         if self.validation is not None:
             row |= {f"validation.{k}": v for k, v in self.validation.items()}
         if self.progress is not None:
@@ -83,6 +88,8 @@ def distill(session: Session) -> Iterator[Step]:
     while session.step < session.optim.steps and not _stopped(session):
         step = _one_step(session)
         session.step += 1
+        for name, count in step.taught.items():
+            session.taught[name] = session.taught.get(name, 0) + count
         if step.number % session.stride == 0 or step.switch or step.validation:
             session.history.append(step.metrics())
         yield step
@@ -132,6 +139,7 @@ def _one_step(session: Session) -> Step:
         learning_rate=rate,
         teacher=state.teacher if state else None,
         rung=state.rung if state else None,
+        taught=session.teaching.given if session.teaching else {},
         switch=switch,
         validation=measured,
         progress=share,
@@ -164,22 +172,31 @@ def train_step(session: Session) -> tuple[float, dict[str, float], int, float]:
     if session.backend.device.type == "cpu":
         release_freed_memory()
     tokens = int(total[2:].sum() if session.teaching else total[:2].sum())
+    if session.teaching is not None:
+        session.teaching.note_given(tokens, sums[len(session.objective.terms) :].tolist())
     return loss, means, tokens, norm
 
 
 def _accumulate(session: Session, batch: Batch, kept: Kept, total: Tensor) -> Tensor:
-    """Forward and backward of one micro-batch; returns the sums of its terms."""
+    """Forward and backward of one micro-batch; returns the sums of its terms.
+
+    Behind them come the tokens of each teacher, where several teach together, and `WEIGHTED`.
+    """
     reference, towards = _answer(session, batch, kept, total)
     share = _shares(session, batch, kept, reference)
     supervision = session.objective.supervision(kept, total, reference, share)
     # Without a kept prediction the loss is a zero that keeps its graph: every rank runs backward.
     found = session.backend.losses(batch, kept.at, supervision, towards)
     session.backend.backward(found.total)
+    sums = kept.sums(found)
+    if isinstance(reference, Mixture):
+        given = reference.weights[kept.terms[2:].any(dim=0)].double().nan_to_num()
+        sums = torch.cat([sums, given.sum(dim=0)])
     if share is None:
-        return kept.sums(found)
+        return sums
     gold = kept.terms[:2].any(dim=0)
     extra = torch.stack([found.total.detach().double(), share[gold].double().sum(), gold.sum()])
-    return torch.cat([kept.sums(found), extra])
+    return torch.cat([sums, extra])
 
 
 def _shares(

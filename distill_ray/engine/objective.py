@@ -30,6 +30,13 @@ class Losses(HeadLoss):
     """[kinds, K] distances of inner layers, constants; none where nothing is matched."""
 
 
+def starts_of(batch: Batch) -> Tensor:
+    """[B, T] bool; where samples begin, in their numbering."""
+    starts = batch.position_ids == 0
+    starts[:, 0] = True  # A sample may go on from another row.
+    return starts
+
+
 @dataclass(frozen=True)
 class Kept:
     """The supervised predictions of a batch: the only ones that a head is applied to."""
@@ -51,9 +58,7 @@ class Kept:
         gold, distill = gold[at], distill[at]
         task = batch.is_task.repeat_interleave(batch.gold.shape[1])[at]
         terms = torch.stack([gold & ~task, gold & task, distill & ~task, distill & task])
-        starts = batch.position_ids == 0
-        starts[:, 0] = True  # A sample may go on from another row.
-        sample = starts.flatten().cumsum(dim=0)[at] - 1
+        sample = starts_of(batch).flatten().cumsum(dim=0)[at] - 1
         return cls(at, batch.targets.flatten()[at], terms, sample)
 
     @property

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from distill_ray.core.head import Head
-from distill_ray.core.head_loss import Reference
+from distill_ray.core.head_loss import OneTeacher
 from distill_ray.core.sparse import SparseTargets
 from distill_ray.core.sparse_bytes import RESOLUTION
 from distill_ray.data.batches import Batch
@@ -37,7 +37,7 @@ def sample_of(batch: Batch, rows: int) -> tuple[Batch, Kept]:
 
 @torch.no_grad()
 def largest_gap(
-    mine: Head, theirs: Reference, gold: Tensor, *, temperature: float, chunk: int = 32
+    mine: Head, theirs: OneTeacher, gold: Tensor, *, temperature: float, chunk: int = 32
 ) -> float:
     """Nats between two teachers' log-probabilities, where they are farthest apart.
 
@@ -58,7 +58,7 @@ def largest_gap(
     return gap
 
 
-def _distance(z: Tensor, theirs: Reference, rows: slice, gold: Tensor, tau: float) -> Tensor:
+def _distance(z: Tensor, theirs: OneTeacher, rows: slice, gold: Tensor, tau: float) -> Tensor:
     """[n] or [n, k] nats; z are [n, V] own logits."""
     if not isinstance(theirs, SparseTargets):
         log_p = torch.log_softmax(theirs.logits(rows) / tau, dim=-1)
@@ -71,6 +71,6 @@ def _distance(z: Tensor, theirs: Reference, rows: slice, gold: Tensor, tau: floa
     return (mine.clamp_min(NOTHING) - found.clamp_min(NOTHING)).abs()
 
 
-def tolerance(precision: str, theirs: Reference) -> float:
+def tolerance(precision: str, theirs: OneTeacher) -> float:
     """Nats of `largest_gap` that say nothing against a teacher."""
     return TOLERANCE[precision] + (ENCODING if isinstance(theirs, SparseTargets) else 0.0)

@@ -45,6 +45,10 @@ class Teaching:
     state: ScheduleState
     rules: Rules = field(default_factory=Rules)
     matched: Matched | None = None
+    members: tuple[str, ...] = ()
+    """Those that teach together, in the order of a mixture's weights; none where one does."""
+    given: dict[str, float] = field(default_factory=dict)
+    """Teacher → its tokens of the last step."""
     best_loss: float | None = None
     """Validation loss of the best teacher; progress counts towards it."""
     losses: dict[Checkpoint, float] = field(default_factory=dict)
@@ -82,6 +86,16 @@ class Teaching:
             }
             for entry in self.log
         ]
+
+    def note_given(self, tokens: int, of_members: Sequence[float]) -> None:
+        """Whose a step's tokens were: those of the one that serves, or of each that teaches.
+
+        Args:
+            tokens: all of them.
+            of_members: sums of each member's weights, first.
+        """
+        alone = {self.state.teacher: float(tokens)}
+        self.given = dict(zip(self.members, of_members)) if self.members else alone
 
     def use_current(self, step: int | None = None) -> None:
         """Make the checkpoint that the schedule says the one that answers.
@@ -191,6 +205,8 @@ class Session:
     """Validation loss before step 0, from which progress counts."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """The training curve: one entry a recorded step."""
+    taught: dict[str, float] = field(default_factory=dict)
+    """Teacher → tokens that it has taught so far."""
     at_switch: AtSwitch = field(default_factory=AtSwitch)
     measures: Mapping[str, Callable[..., Measured]] = field(default_factory=dict)
     """What a schedule may ask for → what measures it."""

@@ -82,6 +82,7 @@ def find_problems(cfg: RunConfig, config_file: str) -> Iterator[Problem]:
     for where in ("probe", "distill"):
         yield from _objective(f"{where}.objective", getattr(cfg, where).objective)
     yield from match_problems(cfg)
+    yield from _several(cfg)
     if cfg.cluster.address is None:
         kernels = Kernels.here(cfg.cluster.gpus_per_worker)
         for where, training in cfg.trainings():
@@ -164,6 +165,12 @@ def _function(where: str, name: str, options: Mapping[str, Any]) -> Iterator[Pro
         check_options(find(name, {**DIVERGENCES, **WEIGHTINGS}), options)
     except PluginError as error:
         yield Problem(where, f"{error}.")
+
+
+def _several(cfg: RunConfig) -> Iterator[Problem]:
+    several = cfg.distill.several
+    if several is not None and ":" in several.strategy:
+        yield from _function("distill.several.strategy", several.strategy, several.options)
 
 
 def _tokenizers(cfg: RunConfig) -> Iterator[Problem]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from distill_ray.config.several import SEVERAL
 from distill_ray.config.training import DistillConfig, scheduling, without
 from distill_ray.core.plugins import own_functions
 from distill_ray.core.schedule import Reassessment, Rules, Smoothing
 from distill_ray.engine.job import Job, TeachingSpec
 from distill_ray.engine.session import AtSwitch
+from distill_ray.engine.several import Together
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
 from distill_ray.stages.adapt import TeacherSet, softened
 from distill_ray.stages.anchor import is_weighted, with_anchor
+from distill_ray.stages.domains import members_of, together_of
 from distill_ray.stages.local_files import SWITCHES
 from distill_ray.stages.order import Order
 from distill_ray.stages.rank import Ranking
@@ -26,6 +29,11 @@ VERSION = 3
 HOW_SERVED = {"actors", "cpus_per_actor", "gpus_per_actor", "lookahead", "parity_rows"}
 NOT_IN_RESULT: dict[str, Any] = {"save_every": True, "serving": {*HOW_SERVED, "rows_per_file"}}
 """Keys of the config that change how the student is trained, but not what comes out."""
+OF_THE_TEACHER = {
+    *("objective", "serving", "schedule", "reassess", "progress", "at_switch", "several"),
+    "save_every",
+}
+"""Keys that say nothing to a training without one, or change nothing of what comes out."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class Student:
 
     @property
     def curve(self) -> dict[str, Any]:
-        """`history`, `switches`, `initial_loss`, `schedule`."""
+        """`history`, `switches`, `initial_loss`, `schedule`, `taught`."""
         return self.order.curve()
 
     @property
@@ -55,10 +63,13 @@ class Student:
         return self.order.artifact.fingerprint
 
     @property
-    def teacher(self) -> tuple[str, int]:
-        """Teacher and rung at the end of training."""
-        state = self.curve["schedule"]
-        return str(state["teacher"]), int(state["rung"])
+    def teacher(self) -> str:
+        """The teacher at the end of training; of several, the one that taught the most tokens."""
+        curve = self.curve
+        if curve["schedule"]["teacher"] != SEVERAL:
+            return str(curve["schedule"]["teacher"])
+        taught: dict[str, float] = curve["taught"]
+        return max(taught, key=lambda name: taught[name])
 
 
 @dataclass(frozen=True)
@@ -100,15 +111,18 @@ def _distilled(
     run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Ranking, control: Order
 ) -> Order:
     cfg = run.cfg.distill
-    teaching = teaching_of(cfg, teachers, ranking, ranking.best("early"))
-    own = cfg.objective.divergence, cfg.objective.weighting
+    together = together_of(run.cfg, ranking)
+    teaching = teaching_of(cfg, teachers, ranking, ranking.best("early"), together)
+    own = [cfg.objective.divergence, cfg.objective.weighting, scheduling(cfg.schedule)[0]]
+    own += [] if together is None else [together.strategy]
     identity = {
         "teachers": teachers.fingerprints(),
         "ladders": {n: [r.temperature for r in rungs] for n, rungs in teaching.ladders.items()},
         "first": teaching.first,
         "ranking": teaching.ranking,
+        "together": together,
         "distill": cfg.model_dump(mode="json", exclude=NOT_IN_RESULT),
-        **own_functions(*own, scheduling(cfg.schedule)[0]),
+        **own_functions(*own),
     }
     if cfg.objective.weighting is not None:
         identity["anchor"] = control.artifact.fingerprint
@@ -117,8 +131,7 @@ def _distilled(
 
 def _control(run: Run, shards: ShardSet, teachers: TeacherSet) -> Order:
     training = unaided(run)
-    keys = ("objective", "serving", "schedule", "reassess", "progress", "at_switch", "save_every")
-    identity = {"distill": training.model_dump(mode="json", exclude=set(keys))}
+    identity = {"distill": training.model_dump(mode="json", exclude=OF_THE_TEACHER)}
     return _order(run, shards, teachers, "control", identity, training, None)
 
 
@@ -133,7 +146,11 @@ def unaided(run: Run) -> DistillConfig:
 
 
 def teaching_of(
-    cfg: DistillConfig, teachers: TeacherSet, ranking: Ranking, first: str
+    cfg: DistillConfig,
+    teachers: TeacherSet,
+    ranking: Ranking,
+    first: str,
+    together: Together | None = None,
 ) -> TeachingSpec:
     """The ladders of all teachers that may serve, and what changes the checkpoint.
 
@@ -141,14 +158,16 @@ def teaching_of(
         cfg: the schedule, and what goes with it.
         teachers: all that there are.
         ranking: of them.
-        first: the teacher that begins.
+        first: the teacher that begins, where one teaches at a time.
+        together: how several do.
     """
-    (schedule, options), reassess = scheduling(cfg.schedule), cfg.reassess
-    chosen = {n: teachers.teachers[n] for n in ranking.serving}
+    (schedule, options), reassess, several = scheduling(cfg.schedule), cfg.reassess, cfg.several
+    names = ranking.serving if several is None else members_of(several, ranking)
+    chosen = {n: teachers.teachers[n] for n in names}
     soft = ranking.temperatures if cfg.objective.calibrate else {}
     return TeachingSpec(
         ladders={n: softened(t.ladder, soft.get(n, 1.0)) for n, t in chosen.items()},
-        first=first,
+        first=first if several is None else SEVERAL,
         schedule=schedule,
         options=options,
         ranking=ranking.weighted,
@@ -156,6 +175,7 @@ def teaching_of(
             Reassessment(reassess.at_progress, reassess.margin),
             Smoothing(cfg.progress.smoothing, cfg.progress.monotone),
         ),
+        together=together,
     )
 
 

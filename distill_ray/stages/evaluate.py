@@ -44,7 +44,7 @@ class Scores(Result):
 
     @property
     def teacher(self) -> str:
-        """The teacher that taught last, to which KL is measured."""
+        """The teacher that taught last, or the most, to which KL is measured."""
         return str(self._data()["teacher"])
 
     def _data(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Scores(Result):
 def evaluate(run: Run, shards: ShardSet, teachers: TeacherSet, students: Students) -> Scores:
     """Score the student, its initial state, the control and every teacher."""
     cfg = run.cfg.evaluate
-    last, _ = students.distilled.teacher
+    last = students.distilled.teacher
     subjects = _subjects(run, shards, teachers, students, last)
     made = sheets(run, shards, "evaluate", "test", subjects, cfg.text_rows)
     made.require(STUDENT, CONTROL, INITIAL)

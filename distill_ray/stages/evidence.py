@@ -162,6 +162,7 @@ def _row(
         "accuracy": [task["accuracy"] for task in tasks],
         "ece": [task["ece"] for task in tasks],
         "ece_floor": [task["ece_floor"] for task in tasks],
+        "text": dict(row["text"]),
         "domain_nll": [row["text"][name] for name in corpora],
         "untrained_nll": [initial["text"][name] for name in corpora],
         "seeds": [trial["seed"] for trial in trials],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -101,9 +101,11 @@ def _work(cfg: RunConfig) -> Iterator[Work]:
     yield _probe(cfg)
     yield Work("rank", f"{models} teachers at 3 stages of training, {cfg.rank.draws} draws")
     schedule, _ = scheduling(cfg.distill.schedule)
-    student, largest = _sizes(cfg, cfg.student.model), largest_teacher(cfg)
+    student, largest = _sizes(cfg, cfg.student.model), _teaching(cfg)
     known = student if largest is not None else None
+    several = cfg.distill.several
     text = f"student, schedule {schedule}"
+    text += f", several teachers: {several.strategy}" if several is not None else ""
     if isinstance(cfg.distill.serving, CachedServing):
         yield _targets(cfg, cfg.distill.serving, largest)
         known, largest = student, None  # It isn't in the workers.
@@ -114,7 +116,8 @@ def _work(cfg: RunConfig) -> Iterator[Work]:
         largest = _part(largest, cfg.cluster.num_workers)
     if cfg.distill.objective.weighting is not None:
         yield _anchor(cfg)
-    yield _training(cfg, "distill", text, cfg.distill, known, largest)
+    mixed = several is not None
+    yield _training(cfg, "distill", text, cfg.distill, known, largest, mixed=mixed)
     control = without(cfg.distill, {task.prompts_stream for task in cfg.tasks})
     yield _training(cfg, "distill", "control without a teacher", control, student, None)
     yield Work("evaluate", f"{models + 3} models x at most {questions} questions")
@@ -169,6 +172,7 @@ def _training(
     trained: float = 1.0,
     trials: int | None = None,
     workers: int | None = None,
+    mixed: bool = False,
 ) -> Work:
     length = cfg.corpora.sequence_length
     steps = training.num_steps(length)
@@ -183,6 +187,7 @@ def _training(
             width=WIDTHS[training.precision],
             trained=trained,
             teacher=teacher,
+            mixed=mixed,
             checkpointing=training.activation_checkpointing,
             offload=(training.offload.optimizer, training.offload.parameters),
             device="cuda" if cfg.cluster.gpus_per_worker else "cpu",
@@ -262,9 +267,30 @@ def _checkpoints_measured(cfg: RunConfig) -> int:
 
 def largest_teacher(cfg: RunConfig) -> Sizes | None:
     """The teacher that takes the most memory, or None where a size isn't known before loading."""
-    sizes = [_sizes(cfg, teacher.model) for teacher in cfg.teachers]
+    known = _known(cfg, [teacher.name for teacher in cfg.teachers])
+    return max(known, key=lambda s: s.parameters) if known else None
+
+
+def _teaching(cfg: RunConfig) -> Sizes | None:
+    """What is beside the student: the largest teacher, or all that teach at once.
+
+    Of several, the sum is that of parameters, and of the output weights that stay whole.
+    """
+    several = cfg.distill.several
+    if several is None:
+        return largest_teacher(cfg)
+    known = _known(cfg, several.teachers or [teacher.name for teacher in cfg.teachers])
+    if not known:
+        return None
+    parameters, hidden = (sum(getattr(s, of) for s in known) for of in ("parameters", "hidden"))
+    return replace(known[0], parameters=parameters, hidden=hidden)
+
+
+def _known(cfg: RunConfig, names: Sequence[str]) -> list[Sizes]:
+    """The sizes of some teachers; none unless all are known."""
+    sizes = [_sizes(cfg, cfg.teacher(name).model) for name in names]
     known = [size for size in sizes if size is not None]
-    return max(known, key=lambda s: s.parameters) if len(known) == len(sizes) else None
+    return known if len(known) == len(sizes) else []
 
 
 def _sizes(cfg: RunConfig, model: ModelSource) -> Sizes | None:

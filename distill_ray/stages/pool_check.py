@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from distill_ray.core.head import Head
-from distill_ray.core.head_loss import Reference
+from distill_ray.core.head_loss import OneTeacher
 from distill_ray.engine.answers import Answer, Request, head_for
 from distill_ray.engine.job import Job
 from distill_ray.engine.parity import largest_gap, tolerance
@@ -30,7 +30,7 @@ def difference(
     pool: Pool,
     job: Job,
     request: Request,
-    read: Callable[[Answer], Reference],
+    read: Callable[[Answer], OneTeacher],
     device: torch.device,
 ) -> str | None:
     """Why an actor's answer isn't that of the same teacher in this process, which loads it here.

@@ -11,7 +11,7 @@ import torch
 
 from distill_ray.config.training import PoolServing
 from distill_ray.core.head import Head
-from distill_ray.core.head_loss import Reference
+from distill_ray.core.head_loss import OneTeacher
 from distill_ray.data.batches import Batch
 from distill_ray.engine import comm
 from distill_ray.engine.answers import Answer, Request, reference
@@ -89,7 +89,7 @@ class Pooled:
         self._coming += [_Coming(batch, self._steps) for batch in batches]
         self._ask_due()
 
-    def reference(self, batch: Batch, kept: Kept, *, temperature: float) -> Reference:
+    def reference(self, batch: Batch, kept: Kept, *, temperature: float) -> OneTeacher:
         """The answer to a batch, announced or not."""
         self._check_once(batch)
         call = self._taken(batch, temperature) or self._ask(batch, kept, temperature)
@@ -122,7 +122,7 @@ class Pooled:
         self._coming.remove(found)
         return found.call
 
-    def _reference(self, answer: Answer) -> Reference:
+    def _reference(self, answer: Answer) -> OneTeacher:
         known = self._job.data.vocabulary
         if known not in (None, answer.vocabulary):
             what = f"the teacher's head has {answer.vocabulary} outcomes, the tokenizer {known}"

@@ -21,7 +21,7 @@ from distill_ray.stages.evidence import gather
 from distill_ray.stages.probe import ProbeTable
 from distill_ray.stages.race import standing
 
-VERSION = 6
+VERSION = 7
 DRAWS = "draws.npz"
 STAGES = {"early": 0.0, "middle": 0.5, "late": 1.0}
 """Stage of training → the student's progress at it. Weights are linear in progress, so the score

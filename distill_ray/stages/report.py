@@ -204,6 +204,7 @@ def _data(facts: Facts, artifact: Artifact) -> dict[str, Any]:
         "verdict": top(facts),
         "verdicts": said,
         "taught": {"sentence": taught(facts.turns), "turns": facts.turns},
+        "tokens": facts.taught,
         "switches": facts.switches,
         "ranking": ranking,
         "audit": facts.audit,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from distill_ray.config.several import SEVERAL
 from distill_ray.config.training import scheduling
 from distill_ray.stages import report_selection as selection
 from distill_ray.stages import report_tables as tables
@@ -17,6 +18,7 @@ from distill_ray.stages.report_text import (
     above_majority,
     big,
     headline,
+    listed,
     number,
     percent,
     seconds,
@@ -72,6 +74,11 @@ class Facts:
             control=inputs.students.control.curve,
             adaptation=_adaptation(inputs),
         )
+
+    @property
+    def taught(self) -> dict[str, float]:
+        """Teacher → tokens that the student has learned from it."""
+        return dict(self.student.get("taught", {}))
 
     @property
     def teachers(self) -> list[str]:
@@ -148,11 +155,20 @@ def _verdict(facts: Facts) -> Section:
 
 def _who_taught(facts: Facts) -> str:
     first = facts.turns[0]["teacher"]
+    if first == SEVERAL:
+        return f"{taught(facts.turns)} {_together(facts)}"
     rows = facts.inputs.ranking.standings["early"]
     row = next(r for r in rows if r["teacher"] == first)
     why = f"{first} was chosen to begin: score {number(row['score'])} at the early stage"
     chance = f"best of {len(rows)} with probability {percent(row['probability_best'], 0)}"
     return f"{taught(facts.turns)} {why}, {chance}."
+
+
+def _together(facts: Facts) -> str:
+    """Who several teachers are."""
+    several = facts.inputs.run.cfg.distill.several
+    assert several is not None
+    return f"Several teachers at once are {listed(facts.taught)}, by {several.strategy}."
 
 
 def _sizes(facts: Facts) -> str:
@@ -249,9 +265,13 @@ def _probe_cost(facts: Facts) -> str:
 def _training(facts: Facts) -> Section:
     teachers = facts.inputs.teachers.teachers
     best = {name: t.best for name, t in teachers.items()}
+    teaching = facts.inputs.students.distilled.order.job.teaching
+    together = teaching.together if teaching is not None else None
+    assignment = together.options.get("assignment", {}) if together is not None else {}
     read = {"student": facts.student["streams"], "control": facts.control["streams"]}
     found = [tables.turns(facts.turns), tables.switches(facts.switches)]
-    found += [tables.ladder(facts.adaptation, best), tables.read(read)]
+    found += [tables.tokens(facts.taught, assignment), tables.read(read)]
+    found.append(tables.ladder(facts.adaptation, best))
     if facts.inputs.teachers.gains:
         found.append(selection.gains(facts.inputs.teachers.gains))
     text = [_schedule(facts)]

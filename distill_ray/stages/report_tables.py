@@ -152,7 +152,7 @@ def tested(table: Mapping[str, Row], teacher: str) -> Table:
         for model, row in table.items()
     ]
     columns = ["Model", "Parameters", *(f"NLL of {name}" for name in corpora), *terms.values()]
-    note = f"Nats per token; KL from {teacher}, the teacher that taught last."
+    note = f"Nats per token; KL from {teacher}, the teacher that taught last, or the most."
     return Table("Text, and distance to the teacher", columns, rows, note)
 
 
@@ -265,6 +265,26 @@ def switches(found: Sequence[Row]) -> Table:
 
 def _checkpoint(row: Row) -> str:
     return f"{row['teacher']} {row['checkpoint']}"
+
+
+def tokens(taught: Mapping[str, float], assignment: Mapping[str, str]) -> Table:
+    """Whose tokens the student has learned from.
+
+    Args:
+        taught: teacher → tokens.
+        assignment: stream → teacher, where streams have their own.
+    """
+    total = sum(taught.values())
+    streams = {name: [s for s, teacher in assignment.items() if teacher == name] for name in taught}
+    rows = [
+        [name, big(count), percent(count / total if total else None), ", ".join(streams[name])]
+        for name, count in taught.items()
+    ]
+    columns = ["Teacher", "Tokens", "Share", "Streams"]
+    note = "Tokens that teachers supervise; of a mixture, each has its weight."
+    if not assignment:
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    return Table("Tokens by teacher", columns, rows, note)
 
 
 def ladder(curves: Mapping[str, Sequence[Row]], best: Mapping[str, int]) -> Table:

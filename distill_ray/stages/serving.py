@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from distill_ray.config.training import CachedServing, PoolServing
-from distill_ray.engine.job import Job, teacher_bank
-from distill_ray.engine.teacher import Colocated, TeacherSource
+from distill_ray.engine.job import Job, colocated
+from distill_ray.engine.teacher import TeacherSource
 from distill_ray.stages.order import Order
 
 
@@ -35,5 +35,5 @@ def source_of(
 
         return cached_source(order, device)
     if order.serving.shard:
-        return Colocated(teacher_bank(job, device, shard=True))
+        return colocated(job, device, shard=True)
     return None

@@ -190,6 +190,7 @@ def _finish(session: Session, order: Order, wall_s: float) -> None:
         "initial_loss": session.initial_loss,
         "switches": [asdict(s) for s in teaching.switches] if teaching else [],
         "schedule": teaching.state.to_dict() if teaching else None,
+        "taught": session.taught,
         "bad_steps": session.bad.total,
         "best": min(range(len(losses)), key=lambda i: losses[i]),
     }

@@ -16,8 +16,10 @@ import tiny
 from ranks import Task, together, train_all, train_one
 from trouble import Trouble, poisoned
 
+from distill_ray.config.several import SEVERAL
 from distill_ray.config.training import LoraConfig, ObjectiveConfig
 from distill_ray.engine.job import TeachingSpec, mixed_rows
+from distill_ray.engine.several import Together
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -39,6 +41,8 @@ class Case:
     trouble: str | None = None
     silent: bool = False
     shard: bool = False
+    together: str | None = None
+    """A strategy of several teachers."""
     loss: float = 1e-5
     """Relative."""
     norm: float = 2e-4
@@ -61,6 +65,7 @@ CASES = {
     "silent rank": Case(silent=True, stages=(0, 2, 3)),
     "sharded teacher": Case({"rungs": 2}, shard=True, stages=(1, 3)),
     "sharded teacher, matched": Case(MATCHED, shard=True, stages=(3,)),
+    "sharded teachers": Case({"rungs": 2}, shard=True, together="random", stages=(3,)),
     "sharded teacher, bf16": Case(BF16, shard=True, stages=(3,), **LOW),
     "bad loss": Case(trouble="loss"),
     "bad gradient": Case(trouble="gradient"),
@@ -81,8 +86,13 @@ def job(builder, tmp_path_factory):
         changes = {"student": bad if case.trouble == "loss" else STUDENT, **case.changes}
         match = {"hidden": {"layers": {1: 1}}, "attention": {}} if changes.pop("match", 0) else {}
         rungs = [replace(teacher, seed=5 + i) for i in range(changes.pop("rungs", 1))]
+        ladders, first, group = {"big": rungs}, "big", None
+        if case.together is not None:
+            ladders, first = {"big": rungs, "other": [replace(teacher, seed=9)]}, SEVERAL
+            group = Together(case.together, {})
+        spec = TeachingSpec(ladders, first, schedule="equal_stages", together=group)
         work = builder.job(
-            teaching=TeachingSpec({"big": rungs}, "big", schedule="equal_stages"),
+            teaching=spec,
             objective=ObjectiveConfig(alpha=0.5, match=match),
             **{"steps": 5, "micro_batch_rows": 2, "zero_stage": stage, **changes, **layout},
         )
@@ -203,6 +213,15 @@ def test_a_sharded_teacher_is_spread_and_changes_its_rung(trained):
         for found in trained["sharded teacher", "deepspeed", stage]:
             assert found["held_by_teacher"] < 0.1
             assert found["rungs"] == [0, 0, 0, 1, 1]
+
+
+def test_several_sharded_teachers_share_the_tokens_as_they_do_in_one_process(trained, plain):
+    expected = plain["sharded teachers"]["taught"]
+    assert all(min(step.values()) > 0 for step in expected)
+    for backend in ("plain", "deepspeed"):
+        for found in trained["sharded teachers", backend, 3]:
+            assert found["taught"] == [pytest.approx(step) for step in expected]
+            assert found["held_by_teacher"] is None or found["held_by_teacher"] < 0.1
 
 
 def _finite(values):

@@ -1,0 +1,51 @@
+"""Several teachers at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from distill_ray.config.base import Name, Section
+from distill_ray.config.errors import did_you_mean
+
+SEVERAL = "several"
+"""What a group of teachers is called where one teacher's name would stand."""
+STRATEGY_NAMES = ("average", "random", "by_domain", "confidence")
+"""The keys of `core.strategies.STRATEGIES`, known here without importing torch."""
+
+
+class SeveralConfig(Section):
+    """Teachers that teach together."""
+
+    strategy: str = "average"
+    """`average` of their probabilities; `random`, one drawn for each packed row; `by_domain`, one
+    for each stream; `confidence`, by their losses on each sample (CA-MKD). Or
+    `my_package.module:function`, see `core.strategies`."""
+    teachers: tuple[Name, ...] | None = Field(default=None, min_length=2)
+    """Their names; by default all that the ranking lets teach. Those that couldn't be ranked are
+    left out."""
+    assignment: dict[str, Name] = Field(default_factory=dict)
+    """Stream or task → its teacher, for `by_domain`. What isn't listed goes to the one that is best
+    there: on a task by the NLL of what it would teach, on text by its own NLL."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword options of a strategy of your own."""
+
+    @model_validator(mode="after")
+    def _known(self) -> SeveralConfig:
+        chosen, own = self.strategy, ":" in self.strategy
+        if not own and chosen not in STRATEGY_NAMES:
+            hint = did_you_mean(chosen, STRATEGY_NAMES)
+            raise ValueError(f"strategy: no {chosen!r}. {hint}".rstrip("."))
+        if self.options and not own:
+            raise ValueError(f"options: {chosen} takes none, got {', '.join(self.options)}")
+        if self.assignment and chosen != "by_domain":
+            raise ValueError(f"assignment is read by the strategy by_domain, and it is {chosen}")
+        if self.teachers is not None:
+            if len(set(self.teachers)) < len(self.teachers):
+                raise ValueError(f"teachers: each once, got {list(self.teachers)}")
+            for where, teacher in self.assignment.items():
+                if teacher not in self.teachers:
+                    hint = did_you_mean(teacher, self.teachers)
+                    raise ValueError(f"assignment.{where}: {teacher!r} isn't one of them. {hint}")
+        return self

@@ -1,0 +1,117 @@
+"""What several teachers say together: one distribution a token, made when it is read.
+
+N tokens, V vocabulary, M teachers. Probabilities are mixed, never logits: a mean of logits is a
+geometric mean, another distribution, and the student would be pulled elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from distill_ray.core.head import Head, cut, log_softmax
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """p = Σ_m w_m softmax(z_m / τ), with weights of each token's own."""
+
+    heads: tuple[Head | None, ...]
+    """[M] each over the tokens in which it has weight, in their order; none without any."""
+    weights: Tensor
+    """[N, M] float32, 0 or above; each token's sum to 1."""
+
+    def __post_init__(self) -> None:
+        if self.weights.shape[1] != len(self.heads):
+            raise ValueError(f"{len(self.heads)} heads need as many weights: {self.weights.shape}")
+        for m, (head, at) in enumerate(zip(self.heads, self._places)):
+            if (0 if head is None else len(head)) != len(at):
+                raise ValueError(f"head {m} is of another number of tokens than its {len(at)}")
+        sizes = {head.vocabulary for _, head, _ in self.parts()}
+        if len(sizes) > 1:
+            raise ValueError(f"heads of one mixture have {sorted(sizes)} outcomes")
+
+    @classmethod
+    def of(cls, heads: Sequence[Head], weights: Tensor) -> Mixture:
+        """A mixture of heads that are over all N tokens; what has no weight is left out.
+
+        Args:
+            heads: [M].
+            weights: [N, M].
+        """
+        chosen = (weights[:, m].nonzero()[:, 0] for m in range(len(heads)))
+        return cls(
+            tuple(head.at(at) if len(at) else None for head, at in zip(heads, chosen)), weights
+        )
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Outcomes; none where nobody says anything."""
+        return next((head.vocabulary for _, head, _ in self.parts()), None)
+
+    def parts(self) -> Iterator[tuple[int, Head, Tensor]]:
+        """Number, head and places among the N tokens of those that say something."""
+        for m, (head, at) in enumerate(zip(self.heads, self._places)):
+            if head is not None:
+                yield m, head, at
+
+    @cached_property
+    def _places(self) -> list[Tensor]:
+        return [column.nonzero()[:, 0] for column in self.weights.unbind(dim=1)]
+
+    def quiet(self, unused: Tensor) -> Mixture:
+        """Constants, and nothing of the tokens in a [N] bool mask: they can't do any harm."""
+        made = list(self.heads)
+        for m, head, at in self.parts():
+            made[m] = head.quiet(unused[at])
+        return replace(self, heads=tuple(made))
+
+    def log_p(self, rows: slice, temperature: float, out: Tensor, block: int) -> Tensor:
+        """Fill `out` [n, V] with log p of some tokens, in float32.
+
+        log p = logsumexp_m(log w_m + log_softmax(z_m / τ)), one teacher's logits at a time.
+
+        Args:
+            rows: of the N tokens.
+            temperature: τ.
+            out: is returned.
+            block: rows of element-wise work at a time.
+        """
+        out.fill_(-math.inf)
+        spare = torch.empty_like(out)
+        for m, head, at in self.parts():
+            ends = torch.tensor([rows.start, rows.stop], device=at.device)
+            first, last = torch.searchsorted(at, ends).tolist()
+            if first == last:
+                continue
+            z = head.logits(slice(first, last), spare[: last - first])
+            for part in cut(slice(first, last), block):
+                here = at[part]
+                said = log_softmax(z[part.start - first : part.stop - first], temperature)
+                said.add_(self.weights[here, m, None].log())
+                if last - first == len(out):
+                    into = out[part.start - first : part.stop - first]
+                    torch.logaddexp(into, said, out=into)
+                else:
+                    here = here - rows.start
+                    out[here] = torch.logaddexp(out[here], said)
+        return out
+
+    def gold_nll(self, each: Sequence[Tensor]) -> Tensor:
+        """[N] -log p of a token each, at temperature 1.
+
+        Args:
+            each: of those in `parts`, their own on their tokens.
+        """
+        found = self.weights.new_full([len(self)], -math.inf)
+        for (m, _, at), nll in zip(self.parts(), each):
+            found[at] = torch.logaddexp(found[at], self.weights[at, m].log() - nll)
+        return -found

@@ -1,0 +1,149 @@
+"""Several teachers at once: how much each counts in each sample. S samples, M teachers.
+
+A strategy is a function of `Instances` that gives weights [S, M]; each sample's sum to 1. Its
+options are keyword arguments. A teacher is asked for a packed row only if it has weight in it, so
+one teacher a row costs what a single teacher does. What the student imitates is the mixture
+Σ_m w_m p_m of probabilities. KL(Σ w_m p_m ‖ q) and Σ w_m KL(p_m ‖ q) differ by what q has no part
+in, so their gradients are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Instances:
+    """The samples of a batch, and what can be known of them."""
+
+    teachers: Sequence[str]
+    """M names."""
+    keys: Sequence[str]
+    """Of each packed row. No two appearances of rows in a run have the same, nor have runs of two
+    seeds; it doesn't depend on the number of workers."""
+    streams: Sequence[str]
+    """Of each packed row: a corpus, `<task>.labelled` or `<task>.prompts`."""
+    row: Tensor
+    """[S] int64 the packed row that a sample is in."""
+    losses: Callable[[], tuple[Tensor, Tensor]]
+    """Mean -log p_m(gold token) of each sample in nats, [S, M], and which samples have gold tokens,
+    [S] bool. All teachers answer for that, all rows."""
+
+    def one_each(self, chosen: Sequence[int]) -> Tensor:
+        """[S, M] all weight on one teacher.
+
+        Args:
+            chosen: number of each packed row's.
+        """
+        of_rows = torch.tensor(chosen, dtype=torch.int64, device=self.row.device)
+        return torch.nn.functional.one_hot(of_rows[self.row], len(self.teachers)).float()
+
+    def even(self) -> Tensor:
+        """[S, M] equal weights."""
+        size = len(self.teachers)
+        return torch.full((len(self.row), size), 1 / size, device=self.row.device)
+
+
+Strategy = Callable[..., Tensor]
+"""(Instances, options by keyword) → [S, M] weights."""
+
+
+def average(asked: Instances) -> Tensor:
+    """w_m = 1 / M."""
+    return asked.even()
+
+
+def at_random(asked: Instances) -> Tensor:
+    """One teacher for each appearance of a packed row, all as likely: E[w_m] = 1 / M.
+
+    So the expected gradient of the forward KL is the average's, at the cost of one teacher.
+    """
+    size = len(asked.teachers)
+    return asked.one_each([_number(key) % size for key in asked.keys])
+
+
+def by_domain(asked: Instances, *, assignment: Mapping[str, str]) -> Tensor:
+    """Each stream's own teacher.
+
+    Args:
+        asked: the samples.
+        assignment: stream → teacher.
+    """
+    place = {name: m for m, name in enumerate(asked.teachers)}
+    return asked.one_each([place[assignment[stream]] for stream in asked.streams])
+
+
+def confidence(asked: Instances) -> Tensor:
+    """Of each sample by its losses CE_m on the gold tokens; equal weights where it has none.
+
+    CA-MKD, arXiv 2201.00007. It gates weakly: no weight is above 1 / (M - 1).
+    """
+    losses, known = asked.losses()
+    return torch.where(known[:, None], confidence_weights(losses), asked.even())
+
+
+def confidence_weights(losses: Tensor) -> Tensor:
+    """w_m = (1 - softmax_m(CE_m)) / (M - 1), [S, M]; 1 for a single teacher.
+
+    Args:
+        losses: [S, M] CE_m in nats.
+    """
+    size = losses.shape[1]
+    return (1 - losses.softmax(dim=1)) / (size - 1) if size > 1 else torch.ones_like(losses)
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "average": average,
+    "random": at_random,
+    "by_domain": by_domain,
+    "confidence": confidence,
+}
+
+
+def require_weights(weights: Tensor, asked: Instances) -> Tensor:
+    """Weights as they are; what isn't a number passes, and makes the step's loss none either.
+
+    Raises:
+        ValueError: their shape isn't [S, M], one is below 0, or a sample's don't sum to 1.
+    """
+    shape = (len(asked.row), len(asked.teachers))
+    if tuple(weights.shape) != shape:
+        raise ValueError(f"a strategy's weights have shape {list(weights.shape)}, not {shape}")
+    wrong = (weights < 0).any(dim=1) | ((weights.sum(dim=1) - 1).abs() > 1e-3)
+    if bool(wrong.any()):
+        found = weights[wrong][0].tolist()
+        raise ValueError(f"a sample's weights must be 0 or above and sum to 1, got {found}")
+    return weights.float()
+
+
+def best_of(losses: Mapping[str, Mapping[str, float]], order: Sequence[str]) -> dict[str, str]:
+    """Domain → the teacher with the least loss there; of equal ones the first in `order`.
+
+    Args:
+        losses: domain → teacher → nats.
+        order: the teachers that there are.
+    """
+    return {domain: min(order, key=lambda t: row[t]) for domain, row in losses.items()}
+
+
+def member_rung(rung: int, own: int, longest: int) -> int:
+    """A teacher's rung while its group is at `rung`; all begin with their first and end with their
+    best.
+
+    It is where the teacher would be if it climbed its own ladder in equal stages.
+
+    Args:
+        rung: of the group, which has as many as its longest ladder.
+        own: rungs of the teacher's ladder.
+        longest: of the longest.
+    """
+    return rung * own // longest
+
+
+def _number(key: str) -> int:
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big")

@@ -1,0 +1,65 @@
+"""Several teachers at once by the command line: each stream goes to whom the audit says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from findings import config, tiny_model, training
+
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
+
+MIX = {"organ.labelled": 1, "organ.prompts": 2, "findings": 1}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One teacher knows the task, the other one the text."""
+    folder = tmp_path_factory.mktemp("several")
+    data = config(folder)
+    mixes = {"answers": {"organ.labelled": 1}, "prose": {"findings": 1}}
+    data["adapt"] = {"recipes": {n: training(mix=mix, checkpoints=2) for n, mix in mixes.items()}}
+    data["teachers"] = [
+        {"name": "doctor", "model": tiny_model(48, 2), "recipes": ["answers"]},
+        {"name": "writer", "model": tiny_model(32, 3), "recipes": ["prose"]},
+    ]
+    data["tasks"][0]["max_examples"] = 40
+    data["distill"] = training(
+        mix=MIX,
+        validate_every=10,
+        reassess={"at_progress": []},
+        several={"strategy": "by_domain"},
+    )
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(data))
+    return folder
+
+
+def run(folder: Path, *flags: str) -> Any:
+    call = [sys.executable, "-m", "distill_ray", "run", str(folder / "tiny.yaml"), "--json", *flags]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=800)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def test_a_route_with_several_teachers_says_who_taught_what(folder: Path) -> None:
+    run(folder)
+    (path,) = (folder / "runs/tiny/report").rglob("report.json")
+    found = json.loads(path.read_text())
+    ranking = found["ranking"]
+    losses = {n: row["text"]["findings"] for n, row in ranking["evidence"].items()}
+    assert losses["writer"] < losses["doctor"], "each was trained for its own"
+    (curve,) = (folder / "runs/tiny/distill").rglob("student*/curve.json")
+    rows = json.loads(curve.read_text())["history"]
+    taught = {name: sum(row[f"taught.{name}"] for row in rows) for name in losses}
+    assert taught == pytest.approx(found["tokens"])
+    assert sum(taught.values()) == pytest.approx(sum(row["tokens"] for row in rows))
+    assert min(taught.values()) > 0
+    assert {row["teacher"] for row in rows} == {"several"}
+    page = path.with_name("report.md").read_text()
+    assert "Several teachers at once are" in page and "Tokens by teacher" in page
+    assert "| writer | " in page and "findings" in page
