@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from distill_ray.bench.benches import Settings, loss, step, step_work
-from distill_ray.bench.engine_benches import cache, packing, pool, zero
+from distill_ray.bench.engine_benches import cache, packing, pool, switch, zero
 from distill_ray.bench.result import Report
 from distill_ray.bench.table import markdown, remarks, source, tables
 from distill_ray.bench.work import LossWork, SamplesWork, StepWork
@@ -122,6 +122,7 @@ for _name, _bench, _help in (
     ("packing", _packing, "Short samples: padded, grouped by length, packed."),
     ("zero", lambda s, w: zero(s, work=w), "Two processes with ZeRO against one."),
     ("cache", lambda s, w: cache(s, work=w), "Teacher targets from a file against online ones."),
+    ("switch", lambda s, w: switch(s, work=w), "What a change of the teacher's checkpoint costs."),
     ("pool", lambda s, w: pool(s, work=w), "What Ray Train adds; a teacher in its own process."),
 ):
     _add_command(_name, _bench, _help)

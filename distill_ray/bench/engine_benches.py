@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from statistics import median
 from typing import Any
 
 from distill_ray.bench.benches import ARMS, PLAIN, TOLERANCE, Settings
@@ -16,6 +17,7 @@ from distill_ray.bench.work import SamplesWork, StepWork
 PADDED, GROUPED, PACKED = "ours, padded", "ours, grouped", "ours, packed"
 CACHED, TRUNCATED = "cached targets", "in memory, the same entries"
 RAY = "in a Ray Train worker"
+AHEAD, LATE = "read ahead", "read when it is due"
 TRACING = 3
 """Steps until ZeRO-3 is up to speed: DeepSpeed first records in which order weights are used."""
 TRUNCATION_NOTE = (
@@ -116,6 +118,46 @@ def pool(settings: Settings, *, work: StepWork) -> Report:
     )
     targets = [Target(f"time of a step, {RAY} / {plain}", steady.ratio(RAY), 1.03)]
     return _report("pool", [steady, apart], targets, settings, work)
+
+
+def switch(settings: Settings, *, work: StepWork) -> Report:
+    """What a change of the teacher's checkpoint costs, in steps of the same run."""
+    found = [_switch(settings, work, kind) for kind in SWITCHED]
+    targets = [
+        Target(f"stall of a switch, {kind} {AHEAD}, in steps", comparison.arm(AHEAD).cost, bound)
+        for (kind, (_, bound)), comparison in zip(SWITCHED.items(), found)
+    ]
+    notes = [line for comparison in found for line in _beside(comparison)]
+    return _report("switch", found, targets, settings, work, (*notes, CACHED_PAGES))
+
+
+SWITCHED = {"full weights": ("full", 2.0), "an adapter": ("adapter", 1.0)}
+"""What is switched → its function among the arms, and how many steps a switch may take."""
+CACHED_PAGES = (
+    "Files were in the page cache; read from a disk, what is not read ahead takes longer."
+)
+
+
+def _switch(settings: Settings, work: StepWork, kind: str) -> Comparison:
+    run, _ = SWITCHED[kind]
+    arms = [
+        _arm(name, f"switch:{run}", settings, work=work, ahead=name == AHEAD)
+        for name in (LATE, AHEAD)
+    ]
+    title = f"Stall of a switch of {kind}, {work.rows} x {work.length} tokens, {work.precision}"
+    how = {"tolerance": TOLERANCE[work.precision], "unit": "steps", "listen": settings.listen}
+    return compare(title, arms, settings.plan, **how)  # type: ignore[arg-type]
+
+
+def _beside(found: Comparison) -> Iterator[str]:
+    """What other steps than those without a switch take, of each arm."""
+    said = {"beside": "a step beside the reading", "first": "the first step after a switch"}
+    kind = found.title.split(", ")[0].rpartition(" of ")[2]
+    for arm in found.arms:
+        for name, text in said.items():
+            if ratios := arm.figures(name):
+                ends = f"{min(ratios):.3f} - {max(ratios):.3f}"
+                yield f"{kind}, {arm.name}: {text} takes {median(ratios):.3f} of one ({ends})"
 
 
 def _arm(name: str, run: str, settings: Settings, **options: Any) -> Arm:

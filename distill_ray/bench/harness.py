@@ -31,6 +31,7 @@ def compare(
     plan: Plan,
     *,
     tolerance: float = 1e-3,
+    unit: str = "seconds",
     listen: Listener | None = None,
 ) -> Comparison:
     """Let arms do the same work in turns. An arm that fails is reported; the others go on.
@@ -40,6 +41,7 @@ def compare(
         arms: the first one is the reference.
         plan: rounds and patience.
         tolerance: relative loss difference up to which it is the same work.
+        unit: what costs are counted in, if arms tell an amount.
         listen: gets a line at every turn.
     """
     tell = listen or (lambda _: None)
@@ -56,7 +58,7 @@ def compare(
                 teams[i].take_turn()
                 tell(f"{title}: {_label(number, plan)}, {teams[i].last()}")
     results = tuple(team.result() for team in teams)
-    return Comparison(title, results, arms[0].name, tolerance)
+    return Comparison(title, results, arms[0].name, tolerance, unit)
 
 
 def _label(number: int, plan: Plan) -> str:

@@ -26,6 +26,8 @@ class Unit:
     """Most memory so far, above the level before the first unit."""
     others: float = 0.0
     """Share of the machine's CPU time that other processes used meanwhile."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What else was measured."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,20 @@ class ArmResult:
         """The median of the costs."""
         return median(self.costs) if self.costs else None
 
+    def figures(self, name: str) -> tuple[float, ...]:
+        """What else was measured in each measured unit that has it."""
+        units = self.units[self.warmup :]
+        return tuple(unit.figures[name] for unit in units if name in unit.figures)
+
     @property
     def peak_bytes(self) -> int | None:
         """Peak memory above the level before the first unit, of the hungriest process."""
         known = [unit.peak_bytes for unit in self.units if unit.peak_bytes is not None]
         return max(known) if known else None
+
+    @property
+    def _has_figures(self) -> bool:
+        return any(unit.figures for unit in self.units)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; the units' numbers as columns."""
@@ -78,6 +89,7 @@ class ArmResult:
             "amounts": [unit.amount for unit in measured],
             "losses": [list(unit.losses) for unit in self.units],
             "peak_bytes": self.peak_bytes,
+            **({"figures": [dict(u.figures) for u in measured]} if self._has_figures else {}),
             **({"facts": dict(self.facts)} if self.facts else {}),
         }
 
@@ -100,6 +112,8 @@ class Comparison:
     """The arm that ratios are held against, unless another is named."""
     tolerance: float = 1e-3
     """Relative loss difference up to which it is the same work."""
+    unit: str = "seconds"
+    """What costs are counted in."""
 
     def arm(self, name: str) -> ArmResult:
         """The arm of that name."""
@@ -171,6 +185,7 @@ class Comparison:
             "reference": self.reference,
             "same_work": self.same_work,
             "tolerance": self.tolerance,
+            "unit": self.unit,
             "others": self.others,
             "arms": rows,
         }

@@ -9,7 +9,7 @@ from rich.table import Table
 from distill_ray.bench.flops import peak
 from distill_ray.bench.result import ArmResult, Comparison, Report, Target
 
-COLUMNS = ("arm", "seconds", "from - to", "x time", "from - to", "memory", "x memory", "loss apart")
+COLUMNS = ("arm", "", "from - to", "x time", "from - to", "memory", "x memory", "loss apart")
 TARGET_COLUMNS = ("target", "measured", "aim", "met")
 NONE = "-"
 DISTURBED = 0.1
@@ -19,7 +19,9 @@ DISTURBED = 0.1
 def tables(report: Report) -> Iterator[Table]:
     """One a comparison, and one of targets where there are some."""
     for comparison in report.comparisons:
-        yield _table(_title(comparison), COLUMNS, [row(comparison, a) for a in comparison.arms])
+        yield _table(
+            _title(comparison), columns(comparison), [row(comparison, a) for a in comparison.arms]
+        )
     if report.targets:
         yield _table("Targets", TARGET_COLUMNS, [target_row(t) for t in report.targets])
 
@@ -53,7 +55,7 @@ def markdown(report: Report) -> str:
     parts = []
     for comparison in report.comparisons:
         rows = [row(comparison, arm) for arm in comparison.arms]
-        parts += [f"**{_title(comparison)}**", _markdown(COLUMNS, rows)]
+        parts += [f"**{_title(comparison)}**", _markdown(columns(comparison), rows)]
     if report.targets:
         parts.append(_markdown(TARGET_COLUMNS, [target_row(t) for t in report.targets]))
     parts += [f"- {line}" for line in remarks(report)]
@@ -69,6 +71,11 @@ def source(report: Report) -> str:
         f"`{report.environment['command']}` on {machine['cpu']}, {machine['cores']} cores, "
         f"{machine['memory_bytes'] / 2**30:.0f} GiB; {packages}."
     )
+
+
+def columns(comparison: Comparison) -> list[str]:
+    """Heads of the cells of an arm."""
+    return [name or comparison.unit for name in COLUMNS]
 
 
 def row(comparison: Comparison, arm: ArmResult) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -67,22 +67,35 @@ class Turns:
         losses: Sequence[float],
         amount: float = 1.0,
         *,
+        seconds: float | None = None,
         cpu_seconds: float | None = None,
         peak_bytes: int | None = None,
+        figures: Mapping[str, float] | None = None,
     ) -> None:
         """End the turn.
 
         Args:
             losses: what must be equal in all arms: the loss, and more where there is more to check.
             amount: of what was worked on, such as useful tokens, where arms differ in it.
+            seconds: that count, where they aren't all of the turn.
             cpu_seconds: of the process that did the work, where that isn't this one.
             peak_bytes: the same of its memory.
+            figures: what else was measured.
         """
         self.stop_clock()
-        seconds, own_cpu_seconds = self._took
+        own_seconds, own_cpu_seconds = self._took
+        seconds = own_seconds if seconds is None else seconds
         cpu_seconds = own_cpu_seconds if cpu_seconds is None else cpu_seconds
         peak = self._meter.peak() if peak_bytes is None else peak_bytes
-        unit = Unit(self._next, seconds, cpu_seconds, tuple(losses), float(amount), peak)
+        unit = Unit(
+            self._next,
+            seconds,
+            cpu_seconds,
+            tuple(losses),
+            float(amount),
+            peak,
+            figures=dict(figures or {}),
+        )
         self._next += 1
         self._connection.send(unit)
 

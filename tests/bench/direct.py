@@ -11,6 +11,7 @@ class Turns:
 
     def __init__(self, units):
         self.total, self.losses, self.facts = units, [], {}
+        self.figures, self.seconds, self.amounts = [], [], []
 
     def __iter__(self):
         while self.wait():
@@ -25,8 +26,11 @@ class Turns:
     def stop_clock(self):
         pass
 
-    def done(self, losses, amount=1.0):
+    def done(self, losses, amount=1.0, *, seconds=None, figures=None):
         self.losses.append(tuple(losses))
+        self.amounts.append(amount)
+        self.seconds.append(seconds)
+        self.figures.append(figures)
 
 
 def run(function, *, units, **options):

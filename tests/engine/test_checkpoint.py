@@ -13,6 +13,7 @@ from distill_ray.engine import checkpoint
 from distill_ray.engine.held_out import validate
 from distill_ray.engine.loop import distill
 from distill_ray.engine.session import AtSwitch
+from distill_ray.models.adapters import add_lora
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
 
@@ -21,6 +22,9 @@ SCHEDULES = {
     "on_plateau": {"window": 2, "min_gain": 0.9},
     "scd": {"stages": 3},
     "ranked": {"every": 3, "probe_steps": 2, "margin": 0.0},
+    # Whenever it is saved, another checkpoint is being read, or has been.
+    "plans:in_turn": {"every": 3},
+    "plans:in_turn, adapters": {"every": 3},
 }
 RANKING = Weighted(
     {"big": {"ease": 0.0, "peak": 0.2}, "other": {"ease": 0.0, "peak": 1.0}},
@@ -46,8 +50,11 @@ def saved(request, builder, two_rungs, tmp_path_factory):
     for seed, width, ref in zip((0, 5, 6), (0.02, 0.3, 0.3), folders):
         made = tiny.ref(seed, num_hidden_layers=1, initializer_range=width)
         load_model(made).save_pretrained(ref.location)
-    made = {"schedule": request.param, "options": options, "ranking": RANKING}
+    schedule = request.param.partition(",")[0]
+    made = {"schedule": schedule, "options": options, "ranking": RANKING}
     ladders = {"big": folders[:2], "other": folders[2:]}
+    if "adapters" in request.param:
+        ladders["big"] = [_adapter(folders[1], base / f"adapter-{seed}", seed) for seed in (7, 8)]
     teaching = replace(two_rungs, ladders=ladders, **made)
     student = tiny.ref(0, num_hidden_layers=1)
     mixing = {"changes": [{"at": 0.6, "mix": {"triage.labelled": 1}}], "between": "linear"}
@@ -60,8 +67,27 @@ def saved(request, builder, two_rungs, tmp_path_factory):
         (folder / str(step.number)).mkdir()
         checkpoint.save(session, folder / str(step.number), job="test")
         steps.append(step)
+        if ":" in schedule and step.switch is None and step.number > 1:
+            assert _ahead(session) == ladders["big"][1 - step.rung]
     assert session.teaching.switches
     return job, session, steps, folder
+
+
+def _ahead(session):
+    """What has been or is being read for later."""
+    return session.teaching.source._bank._ahead._ref
+
+
+def _adapter(base, folder, seed):
+    model = add_lora(
+        load_model(base), rank=4, alpha=8.0, dropout=0.0, target_modules="all-linear", seed=seed
+    )
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:  # Fresh ones are zero: the adapter would do nothing.
+                weight.copy_(weight.new_tensor(seed / 50).expand_as(weight))
+    model.save_pretrained(str(folder))
+    return base.with_adapter(str(folder))
 
 
 @pytest.mark.parametrize("cut", range(1, STEPS + 1))
