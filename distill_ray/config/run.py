@@ -46,7 +46,7 @@ class RunConfig(Section):
     def _names_fit(self) -> RunConfig:
         problems = [*_repeated_names(self), *_reserved_names(self), *_recipe_problems(self)]
         problems += [*_mix_problems(self), *_batch_problems(self), *_step_problems(self)]
-        problems += [*_draw_problems(self), *_several_problems(self)]
+        problems += [*_draw_problems(self), *_who_teaches_problems(self)]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -136,11 +136,13 @@ def _draw_problems(cfg: RunConfig) -> Iterator[str]:
         )
 
 
-def _several_problems(cfg: RunConfig) -> Iterator[str]:
-    several = cfg.distill.several
+def _who_teaches_problems(cfg: RunConfig) -> Iterator[str]:
+    several, first = cfg.distill.several, cfg.distill.first
+    names = [teacher.name for teacher in cfg.teachers]
+    if first is not None and first not in names:
+        yield f"distill.first: no teacher {first!r}. {did_you_mean(first, names)}".rstrip()
     if several is None:
         return
-    names = [teacher.name for teacher in cfg.teachers]
     places = [*cfg.streams(), *(task.name for task in cfg.tasks)]
     if len(names) < 2:
         yield "distill.several: there is one teacher, give more or leave it out"

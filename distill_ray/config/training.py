@@ -436,6 +436,9 @@ class DistillConfig(TrainingConfig):
     serving: Serving = ColocatedServing()
     """Where the teacher lives."""
     objective: ObjectiveConfig = ObjectiveConfig()
+    first: Name | None = None
+    """The teacher that begins; left out, the one that leads the ranking for an untrained
+    student."""
     schedule: Schedule = EqualStagesSchedule()
     several: SeveralConfig | None = None
     """Several teachers at once; left out, one teaches at a time. As a group they climb their
@@ -491,6 +494,8 @@ class DistillConfig(TrainingConfig):
         if self.several is None:
             return self
         wrong = []
+        if self.first is not None:
+            wrong.append(f"first {self.first} begins alone")
         if self.schedule.kind in ("scd", "ranked"):
             wrong.append(f"schedule {self.schedule.kind} chooses among single checkpoints")
         if self.reassess.at_progress:
@@ -502,8 +507,8 @@ class DistillConfig(TrainingConfig):
         if wrong:
             raise ValueError(
                 f"several: all teach at a time, but {', and '.join(wrong)}. Set a schedule fixed, "
-                "at_steps, equal_stages or on_plateau, reassess.at_progress: [], serving colocated "
-                "and no objective.match, or leave several out"
+                "at_steps, equal_stages or on_plateau, reassess.at_progress: [], serving "
+                "colocated, neither first nor objective.match, or leave several out"
             )
         return self
 

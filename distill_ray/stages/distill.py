@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.several import SEVERAL
 from distill_ray.config.training import DistillConfig, scheduling, without
 from distill_ray.core.plugins import own_functions
@@ -30,7 +31,7 @@ HOW_SERVED = {"actors", "cpus_per_actor", "gpus_per_actor", "lookahead", "parity
 NOT_IN_RESULT: dict[str, Any] = {"save_every": True, "serving": {*HOW_SERVED, "rows_per_file"}}
 """Keys of the config that change how the student is trained, but not what comes out."""
 OF_THE_TEACHER = {
-    *("objective", "serving", "schedule", "reassess", "progress", "at_switch", "several"),
+    *("objective", "serving", "first", "schedule", "several", "reassess", "progress", "at_switch"),
     "save_every",
 }
 """Keys that say nothing to a training without one, or change nothing of what comes out."""
@@ -112,7 +113,7 @@ def _distilled(
 ) -> Order:
     cfg = run.cfg.distill
     together = together_of(run.cfg, ranking)
-    teaching = teaching_of(cfg, teachers, ranking, ranking.best("early"), together)
+    teaching = teaching_of(cfg, teachers, ranking, first_of(cfg, ranking), together)
     own = [cfg.objective.divergence, cfg.objective.weighting, scheduling(cfg.schedule)[0]]
     own += [] if together is None else [together.strategy]
     identity = {
@@ -127,6 +128,22 @@ def _distilled(
     if cfg.objective.weighting is not None:
         identity["anchor"] = control.artifact.fingerprint
     return _order(run, shards, teachers, "student", identity, cfg, teaching)
+
+
+def first_of(cfg: DistillConfig, ranking: Ranking) -> str:
+    """The teacher that begins.
+
+    Raises:
+        InputError: the one that is named can't serve.
+    """
+    if cfg.first is None:
+        return ranking.best("early")
+    if cfg.first not in ranking.serving:
+        left_out = ranking.left_out.get(cfg.first, "")
+        why = "; ".join(ranking.marks.get(cfg.first, [left_out]))
+        problem = Problem("distill.first", f"{cfg.first} can't serve: {why}.")
+        raise InputError("nobody is there to begin:", [problem])
+    return cfg.first
 
 
 def _control(run: Run, shards: ShardSet, teachers: TeacherSet) -> Order:

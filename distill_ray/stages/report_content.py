@@ -68,7 +68,7 @@ class Facts:
             audit=inputs.audited.rows,
             scores=inputs.scores.rows,
             comparisons=inputs.scores.comparisons,
-            turns=segments(curve["switches"], curve["schedule"], steps),
+            turns=segments(curve["switches"], curve["schedule"], steps, *_named(inputs)),
             student=curve,
             switches=inputs.students.distilled.switch_log,
             control=inputs.students.control.curve,
@@ -98,6 +98,11 @@ class Facts:
     def against(self, model: str) -> list[dict[str, Any]]:
         """The student's comparisons with a model on the tasks themselves."""
         return [r for r in self.comparisons if r["against"] == model and r["set"] in self.tasks]
+
+
+def _named(inputs: Inputs) -> list[str]:
+    """Why the first teacher began, where that wasn't the ranking's choice."""
+    return [] if inputs.run.cfg.distill.first is None else ["was named by the config to begin"]
 
 
 def _adaptation(inputs: Inputs) -> dict[str, list[dict[str, Any]]]:
@@ -159,7 +164,9 @@ def _who_taught(facts: Facts) -> str:
         return f"{taught(facts.turns)} {_together(facts)}"
     rows = facts.inputs.ranking.standings["early"]
     row = next(r for r in rows if r["teacher"] == first)
-    why = f"{first} was chosen to begin: score {number(row['score'])} at the early stage"
+    named = facts.inputs.run.cfg.distill.first is not None
+    chosen = "was named by the config to begin" if named else "was chosen to begin"
+    why = f"{first} {chosen}: score {number(row['score'])} at the early stage"
     chance = f"best of {len(rows)} with probability {percent(row['probability_best'], 0)}"
     return f"{taught(facts.turns)} {why}, {chance}."
 
@@ -285,20 +292,27 @@ def _training(facts: Facts) -> Section:
 
 def _schedule(facts: Facts) -> str:
     cfg, state = facts.inputs.run.cfg.distill, facts.student["schedule"]
-    reached = f"progress reached {percent(state['progress'], 0)}"
-    times = {0: "never", 1: "once"}.get(state["reassessed"], f"{state['reassessed']} times")
-    moves = sum(a["teacher"] != b["teacher"] for a, b in zip(facts.turns, facts.turns[1:]))
-    outcome = "" if not state["reassessed"] else (
-        ", which changed the teacher" if moves else ", which changed no teacher"
-    )  # fmt: skip
+    changes = sum(row["changes"] for row in facts.switches)
+    kept = len(facts.switches) - changes
+    logged = f"{_count(changes, 'change')} of teacher or checkpoint"
+    logged += f", and {_count(kept, 'assessment')} that changed nothing" if kept else ""
+    reached = f"Progress reached {percent(state['progress'], 0)}"
+    if cfg.objective.weighting is None:
+        share = f"{percent(cfg.objective.alpha, 0)} {cfg.objective.divergence} to the teacher"
+    else:
+        share = f"{cfg.objective.divergence} to the teacher with a share of each sample's own"
+        share += f" ({cfg.objective.weighting} weighting against the control)"
     return (
-        f"Schedule {scheduling(cfg.schedule)[0]}; the ranking was computed anew {times}{outcome}; "
-        f"{reached} of the gap in validation loss to the best teacher. The objective was "
-        f"{percent(cfg.objective.alpha, 0)} {cfg.objective.divergence} to the teacher and the "
+        f"Schedule {scheduling(cfg.schedule)[0]}: {logged}. {reached} "
+        f"of the gap in validation loss to the best teacher. The objective was {share} and for the "
         f"rest cross-entropy on the data; the control's was cross-entropy alone, for as many steps "
         f"and tokens. Prompts without labels say nothing without a teacher: the control spends "
         f"their share of the tokens on its other rows."
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _scores(facts: Facts) -> Section:

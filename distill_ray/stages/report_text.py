@@ -190,13 +190,19 @@ def above_majority(name: str, row: Mapping[str, Any]) -> str | None:
     )
 
 
-def segments(switches: Sequence[Mapping[str, Any]], schedule: Mapping[str, Any], steps: int) -> Any:
+def segments(
+    switches: Sequence[Mapping[str, Any]],
+    schedule: Mapping[str, Any],
+    steps: int,
+    why: str = "led the ranking at the start",
+) -> Any:
     """Who taught when: `teacher`, `rung`, `first` and `last` step, `reason`.
 
     Args:
         switches: of the distillation, in order.
         schedule: its last state.
         steps: of the whole distillation.
+        why: of the teacher that began.
     """
     first = switches[0] if switches else None
     rows = [
@@ -204,7 +210,7 @@ def segments(switches: Sequence[Mapping[str, Any]], schedule: Mapping[str, Any],
             "teacher": first["from_teacher"] if first else schedule["teacher"],
             "rung": first["from_rung"] if first else schedule["rung"],
             "first": 1,
-            "reason": "led the ranking at the start",
+            "reason": why,
         }
     ]
     for switch in switches:

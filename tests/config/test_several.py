@@ -32,6 +32,7 @@ def test_every_strategy_goes_with_schedules_of_rungs(editor, strategy, kind):
         ({"distill/serving": {"kind": "cached"}}, "serving cached answers for one"),
         ({"distill/serving": {"kind": "pool"}}, "serving pool answers for one"),
         ({"distill/objective": {"match": {"hidden": {}}}}, "objective.match reads the layers"),
+        ({"distill/first": "big"}, "first big begins alone"),
     ],
 )
 def test_what_needs_one_teacher_at_a_time_is_refused(editor, changes, said):
@@ -99,3 +100,9 @@ def test_no_teacher_has_the_name_of_a_group(editor):
 def test_one_teacher_is_no_group(editor):
     (problem,) = editor.problems(several(), drop=["teachers/1"])
     assert "distill.several: there is one teacher" in problem
+
+
+def test_who_begins_must_be_a_teacher(editor):
+    assert editor.load({"distill/first": "wide"}).distill.first == "wide"
+    (problem,) = editor.problems({"distill/first": "wde"})
+    assert "distill.first: no teacher 'wde'. Did you mean 'wide'?" in problem
