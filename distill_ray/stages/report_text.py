@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from distill_ray.config.several import SEVERAL
+
 BETTER, WORSE = "better", "worse"
 NAMES = {
     "student": "the student",
@@ -193,12 +195,13 @@ def segments(switches: Sequence[Mapping[str, Any]], schedule: Mapping[str, Any],
         steps: of the whole distillation.
     """
     first = switches[0] if switches else None
+    teacher = first["from_teacher"] if first else schedule["teacher"]
     rows = [
         {
-            "teacher": first["from_teacher"] if first else schedule["teacher"],
+            "teacher": teacher,
             "rung": first["from_rung"] if first else schedule["rung"],
             "first": 1,
-            "reason": "led the ranking at the start",
+            "reason": "all begin" if teacher == SEVERAL else "led the ranking at the start",
         }
     ]
     for switch in switches:
