@@ -28,6 +28,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"name": "writer", "model": tiny_model(32, 3), "recipes": ["prose"]},
     ]
     data["tasks"][0]["max_examples"] = 40
+    data["probe"] |= {"tokens": 1024, "rungs": 1}
+    data["cluster"]["num_workers"] = 1
     data["distill"] = training(
         mix=MIX,
         validate_every=10,
