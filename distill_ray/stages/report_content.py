@@ -175,7 +175,7 @@ def _together(facts: Facts) -> str:
     """Who several teachers are."""
     several = facts.inputs.run.cfg.distill.several
     assert several is not None
-    return f"Several teachers at once are {listed(facts.taught)}, by {several.strategy}."
+    return f"They are {listed(facts.taught)} at once, by the strategy {several.strategy}."
 
 
 def _sizes(facts: Facts) -> str:

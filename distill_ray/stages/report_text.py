@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from distill_ray.config.several import SEVERAL
+
 BETTER, WORSE = "better", "worse"
 NAMES = {
     "student": "the student",
@@ -205,12 +207,13 @@ def segments(
         why: of the teacher that began.
     """
     first = switches[0] if switches else None
+    teacher = first["from_teacher"] if first else schedule["teacher"]
     rows = [
         {
-            "teacher": first["from_teacher"] if first else schedule["teacher"],
+            "teacher": teacher,
             "rung": first["from_rung"] if first else schedule["rung"],
             "first": 1,
-            "reason": why,
+            "reason": "all begin" if teacher == SEVERAL else why,
         }
     ]
     for switch in switches:

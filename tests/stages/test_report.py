@@ -124,3 +124,10 @@ def test_numbers_are_rounded_and_signed_as_people_read_them():
 
 def test_columns_of_numbers_are_found():
     assert Table("t", ["a", "b"], [["x", "−1.0"], ["–", "+2"]]).numeric == [False, True]
+
+
+def test_several_teachers_begin_together():
+    state = {"teacher": "several", "rung": 0}
+    (only,) = segments([], state, 10)
+    assert only["reason"] == "all begin"
+    assert taught([only]) == "several taught throughout, all 10 steps, with one checkpoint."
