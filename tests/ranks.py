@@ -118,9 +118,10 @@ def train_one(task: Task) -> dict[str, Any]:
         task.trouble.plant(session)
     gradients = _recorded(session) if task.gradients else []
     held = _held(session)
-    steps, digests = [], []
+    steps, digests, optimiser = [], [], []
     for step in distill(session):
         steps.append(step)
+        optimiser.append(_moments(session))
         digests += [_digest(session)] if task.digests else []
     held_by_teacher = max(_held_by_teachers(teacher)) if teacher else None
     with session.backend.whole() as model:
@@ -139,7 +140,21 @@ def train_one(task: Task) -> dict[str, Any]:
         "held_by_teacher": held_by_teacher,
         "rungs": [step.rung for step in steps],
         "taught": [step.taught for step in steps],
+        "teachers": [step.teacher for step in steps],
+        "rates": [step.learning_rate for step in steps],
+        "log": session.teaching.log if session.teaching else [],
+        "counts": [counts for counts, _ in optimiser],
+        "moments": [largest for _, largest in optimiser],
     }
+
+
+def _moments(session: Session) -> tuple[set[int], float]:
+    """Steps that this rank's optimiser has counted, and its largest first moment."""
+    backend: Any = session.backend
+    optimiser = backend._torchs() if hasattr(backend, "_torchs") else backend._optimiser
+    states = [state for state in optimiser.state.values() if state]
+    counts = {int(state["step"]) for state in states}
+    return counts, max((float(s["exp_avg"].abs().max()) for s in states), default=0.0)
 
 
 def _held(session: Session) -> float:

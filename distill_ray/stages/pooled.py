@@ -43,6 +43,7 @@ class Pooled:
         self._serving, self._job, self._pool, self._device = serving, job, pool, device
         self._temperature = job.objective.temperature if job.objective else 1.0
         self._checkpoint: tuple[str, int] | None = None
+        self._expected: tuple[str, int] | None = None
         self._coming: deque[_Coming] = deque()
         self._steps = 0
         self._output: Call | None = None
@@ -67,12 +68,16 @@ class Pooled:
         for one in self._coming:
             one.call = None
         self._checkpoint, self._output, self._head = (teacher, rung), None, None
+        self._expected = None
         if self._serving.is_exact:
             self._output = self._pool.call(next(self._turns), "output", teacher, rung)
         self._ask_due()
 
     def expect(self, teacher: str, rung: int) -> None:
-        """Every actor reads its weights while it answers for another."""
+        """Every actor is told once, and reads the weights while it answers for another."""
+        if self._expected == (teacher, rung):
+            return
+        self._expected = (teacher, rung)
         for actor in range(len(self._pool.actors)):
             self._pool.call(actor, "expect", teacher, rung)
 

@@ -8,7 +8,7 @@ import pytest
 
 from distill_ray.bench.flops import Decoder, distillation_step
 from distill_ray.bench.result import ArmResult, Comparison, Report, Target, Unit
-from distill_ray.bench.table import markdown, remarks, row, tables, utilisation
+from distill_ray.bench.table import columns, markdown, remarks, row, tables, utilisation
 
 
 def arm(name, seconds, *, peak=None, losses=None, amount=1.0, **more):
@@ -47,6 +47,18 @@ def test_memory_is_held_against_the_reference(found):
 def test_work_that_differs_in_amount_is_compared_per_amount():
     both = Comparison("title", (arm("padded", [1.0]), arm("packed", [2.0], amount=4.0)), "padded")
     assert both.ratio("packed") == 0.5
+
+
+def test_costs_may_be_counted_in_something_else_and_more_be_told_of_measured_units():
+    units = [Unit(i, 3.0, 1.0, (1.0,), 2.0, figures={"beside": 1.0 + i}) for i in range(3)]
+    one = ArmResult("one", tuple(units), warmup=1, device="cpu")
+    found = Comparison("title", (one, arm("two", [1.0])), "one", unit="steps")
+    assert columns(found)[:3] == ["arm", "steps", "from - to"]
+    assert found.arm("one").cost == 1.5
+    assert found.arm("one").figures("beside") == (2.0, 3.0)
+    assert found.arm("two").figures("beside") == ()
+    rows = found.to_dict()["arms"]
+    assert [row.get("figures") for row in rows] == [[{"beside": 2.0}, {"beside": 3.0}], None]
 
 
 def test_unlike_numbers_of_losses_are_not_the_same_work():

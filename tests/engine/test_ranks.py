@@ -18,8 +18,10 @@ from trouble import Trouble, poisoned
 
 from distill_ray.config.several import SEVERAL
 from distill_ray.config.training import LoraConfig, ObjectiveConfig
+from distill_ray.core.schedule import Weighted
 from distill_ray.engine.job import TeachingSpec, mixed_rows
 from distill_ray.engine.several import Together
+from distill_ray.engine.session import AtSwitch
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -27,6 +29,7 @@ STAGES = (0, 1, 2, 3)
 BAD = 2
 """The step that goes wrong, counted from 0."""
 # Beyond DeepSpeed's threshold for parameters that stage 3 keeps whole, 100 000 numbers.
+RANKING = Weighted({"big": {"ease": 0.0}, "other": {"ease": 0.0}}, {"ease": 1.0}, {"ease": 1.0})
 LARGE = {"vocab_size": 3400, "intermediate_size": 3200, "num_hidden_layers": 1}
 STUDENT = tiny.ref(0, **LARGE)
 
@@ -55,6 +58,8 @@ BF16 = {"precision": "bfloat16"}
 LOW = {"loss": 2e-3, "norm": 5e-2, "near_zero": 5e-4}
 """bfloat16 has 8 bits; at stages 1 to 3 weights and gradients are rounded to it, too."""
 MATCHED = {"attention": "eager", "match": True}
+RANKED = {"options": {"every": 2, "probe_steps": 1, "margin": 0.0}, "ranking": RANKING}
+"""What a probe has moved furthest towards serves next."""
 CASES = {
     "full": Case(),
     "tied": Case({"student": tiny.ref(0, tie_word_embeddings=True, **LARGE)}),
@@ -62,6 +67,7 @@ CASES = {
     "bf16": Case(BF16, **LOW),
     "checkpointed": Case({"activation_checkpointing": True}, stages=(3,)),
     "matched": Case(MATCHED, stages=(0, 1, 3)),
+    "ranked": Case({"ranked": True}),
     "silent rank": Case(silent=True, stages=(0, 2, 3)),
     "sharded teacher": Case({"rungs": 2}, shard=True, stages=(1, 3)),
     "sharded teacher, matched": Case(MATCHED, shard=True, stages=(3,)),
@@ -91,12 +97,20 @@ def job(builder, tmp_path_factory):
             ladders, first = {"big": rungs, "other": [replace(teacher, seed=9)]}, SEVERAL
             group = Together(case.together, {})
         spec = TeachingSpec(ladders, first, schedule="equal_stages", together=group)
+        ranked = changes.pop("ranked", False)
+        if ranked:
+            # Who has more to say moves a student further.
+            rungs = [tiny.ref(seed, **LARGE, initializer_range=0.15) for seed in (5, 6)]
+            ladders = {"big": rungs, "other": [tiny.ref(9, **LARGE, initializer_range=0.3)]}
+            spec = TeachingSpec(ladders, "big", schedule="ranked", **RANKED)
         work = builder.job(
             teaching=spec,
             objective=ObjectiveConfig(alpha=0.5, match=match),
             **{"steps": 5, "micro_batch_rows": 2, "zero_stage": stage, **changes, **layout},
         )
         work = replace(work, backend=backend, lora=case.lora, validate_every=5)
+        if ranked:
+            work = replace(work, at_switch=AtSwitch(reset=True, warmup=2))
         trouble = Trouble((BAD,), rank=1, what=case.trouble) if case.trouble else None
         silent = _rows_of_rank_1(work) if case.silent else ()
         sharded = case.shard and backend != "plain"
@@ -222,6 +236,41 @@ def test_several_sharded_teachers_share_the_tokens_as_they_do_in_one_process(tra
         for found in trained["sharded teachers", backend, 3]:
             assert found["taught"] == [pytest.approx(step) for step in expected]
             assert found["held_by_teacher"] is None or found["held_by_teacher"] < 0.1
+
+
+def _switches(found):
+    return [(s.step, s.to_teacher, s.to_rung) for s in found["log"]]
+
+
+@pytest.mark.parametrize("stage", [None, *STAGES])
+def test_all_ranks_switch_on_the_same_step_to_what_one_process_would_choose(trained, plain, stage):
+    key = ("plain", 3) if stage is None else ("deepspeed", stage)
+    one, other = trained[("ranked", *key)]
+    expected = plain["ranked"]
+    assert one["log"] == other["log"]
+    assert _switches(one) == _switches(expected)
+    for found, alone in zip(one["log"], expected["log"], strict=True):
+        assert found.numbers == pytest.approx(alone.numbers, rel=1e-3, abs=1e-3)
+    assert one["rates"] == other["rates"] == pytest.approx(expected["rates"], rel=1e-6)
+    for rank in (one, other):
+        assert list(zip(rank["teachers"], rank["rungs"], strict=True)) == list(
+            zip(expected["teachers"], expected["rungs"], strict=True)
+        )
+    assert len({*zip(expected["teachers"], expected["rungs"], strict=True)}) > 1
+
+
+@pytest.mark.parametrize("stage", [None, *STAGES])
+def test_a_switch_resets_the_optimiser_of_every_rank_and_a_probe_leaves_it_alone(trained, stage):
+    key = ("plain", 3) if stage is None else ("deepspeed", stage)
+    for found in trained[("ranked", *key)]:
+        begun, counts = 0, []
+        for step in range(1, 6):
+            changed = any(s.step == step and s.changes for s in found["log"])
+            begun = 0 if changed else begun + 1
+            counts.append(begun)
+        assert 0 in counts and max(counts) > 1
+        assert found["counts"] == [{count} for count in counts]
+        assert [moment > 0 for moment in found["moments"]] == [count > 0 for count in counts]
 
 
 def _finite(values):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import time
 from dataclasses import replace
 
 import packed
@@ -19,7 +20,9 @@ from distill_ray.engine.job import DataSpec, Job, TeachingSpec, build_session
 from distill_ray.engine.loop import distill, train_step
 from distill_ray.models.causal import hidden_states
 from distill_ray.models.execution import Execution
-from distill_ray.models.load import load_model
+from distill_ray.models.load import load_frozen, load_model
+from distill_ray.models.ref import ModelRef
+from distill_ray.models.teachers import TeacherBank
 
 pytestmark = [
     pytest.mark.gpu,
@@ -217,3 +220,26 @@ def test_samples_of_a_packed_row_do_not_see_each_other(attention):
         gap = (row[start : start + length] - alone).norm() / alone.norm()
         assert float(gap) < 2e-2
         start += length
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_weights_that_were_read_ahead_take_the_place_of_those_in_use(tmp_path, precision):
+    refs = [ModelRef("path", str(tmp_path / str(seed))) for seed in range(2)]
+    for seed, ref in enumerate(refs):
+        load_model(replace(TEACHER, seed=seed)).save_pretrained(ref.location)
+    bank = TeacherBank({"a": refs}, device=CUDA, execution=Execution(precision))
+    bank.use("a", 0)
+    model = bank._model.model
+    places = {name: weight.data_ptr() for name, weight in model.state_dict().items()}
+    held = torch.cuda.memory_allocated()
+    bank.expect("a", 1)
+    while bank.reading:
+        time.sleep(0.001)
+    assert torch.cuda.memory_allocated() == held, "it waits in the main memory"
+    assert all(weight.is_pinned() for weight in bank._ahead._weights.result().values())
+    bank.use("a", 1)
+    assert bank._model.model is model
+    found = model.state_dict()
+    assert {name: weight.data_ptr() for name, weight in found.items()} == places
+    for name, weight in load_frozen(refs[1], precision=precision, device=CUDA).state_dict().items():
+        assert torch.equal(found[name], weight)

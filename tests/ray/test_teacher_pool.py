@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import ray
@@ -19,12 +20,12 @@ import torch
 
 from distill_ray.config import RunConfig
 from distill_ray.config.errors import InputError
-from distill_ray.config.training import PoolServing, TopKTargets
+from distill_ray.config.training import HiddenTargets, PoolServing, TopKTargets
 from distill_ray.core import sparse
 from distill_ray.core.schedule import Reassessment, Rules, Weighted
 from distill_ray.core.sparse_bytes import encode
 from distill_ray.data.batches import Batch
-from distill_ray.engine.answers import Answer, Request
+from distill_ray.engine.answers import Answer, Request, answer
 from distill_ray.engine.job import Job, TeachingSpec, build_session
 from distill_ray.engine.loop import distill
 from distill_ray.engine.objective import Kept
@@ -35,7 +36,7 @@ from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
 from distill_ray.stages import teacher_pool
 from distill_ray.stages.order import Order
-from distill_ray.stages.pool_actor import versions
+from distill_ray.stages.pool_actor import LocalTeachers, versions
 from distill_ray.stages.pooled import Pooled
 from distill_ray.stages.rows import data_spec
 from distill_ray.stages.shard import ShardSet, shard
@@ -51,6 +52,7 @@ from distill_ray.stages.training import local, train
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
 
 CPU = torch.device("cpu")
+WHOLE = HiddenTargets()
 SMALL = {"cpus_per_actor": 0.25}
 """Several pools share the two processors of a test machine."""
 
@@ -288,7 +290,7 @@ class Gate:
         self.shut()
 
     def shut(self) -> None:
-        self._open, self._seen = threading.Event(), []
+        self._open, self._seen, self._expected = threading.Event(), [], []
 
     def open(self) -> None:
         self._open.set()
@@ -296,6 +298,13 @@ class Gate:
     def seen(self) -> list[tuple[int, str]]:
         """Rung and rows of each request."""
         return self._seen
+
+    def expect(self, teacher: str, rung: int) -> None:
+        self._expected.append((teacher, rung))
+
+    def expected(self) -> list[tuple[str, int]]:
+        """Checkpoints that it was told of."""
+        return self._expected
 
     def targets(self, request: Request) -> Answer:
         self._seen.append((request.rung, *request.row_ids))
@@ -416,6 +425,41 @@ def test_after_a_switch_the_new_checkpoint_answers_and_the_old_one_isn_t_asked_a
     assert new == ["0.0", "0.1", "1.0", "1.1"], "once each"
     # On a busy machine even half a second may be too short for one of them.
     assert old[0] == "0.0" and len(old) < 4, "what waited was cancelled"
+
+
+def test_every_actor_is_told_once_of_each_checkpoint_that_comes(work: Job, gates: Any) -> None:
+    ray.get([gate.open.remote() for gate in gates])
+    with heard(*gates) as (pool, _):
+        source = alone(work, pool)
+        for rung in (1, 1, 2, 2, 1):  # The schedule says so after every step, or thinks better.
+            source.expect("a", rung)
+        source.use("a", 1)
+        source.expect("a", 0)
+        source.announce(batches(0))
+        for gate in gates:
+            # A call of the same thread comes behind what was asked before it.
+            ray.get(gate.describe.options(concurrency_group=THREAD).remote())
+            assert ray.get(gate.expected.remote()) == [("a", 1), ("a", 2), ("a", 1), ("a", 0)]
+
+
+def test_a_process_of_the_pool_answers_with_what_it_has_read_ahead(
+    work: Job, shards: ShardSet, tiny: RunConfig
+) -> None:
+    here = local(ordered(tiny, work, shards, "ahead"))
+    teachers = LocalTeachers(here, CPU)
+    batch = first_batch(ordered(tiny, work, shards, "ahead"))[0]
+    kept = Kept.of(batch)
+    requests = [Request.of("a", rung, batch, kept, temperature=2.0) for rung in (0, 1)]
+    exact = [answer(LocalTeachers(here, CPU).bank("a", r.rung), r, WHOLE, CPU) for r in requests]
+    bank = teachers.bank("a", 0)
+    answer(bank, requests[0], WHOLE, CPU)
+    model = bank._model.model  # type: ignore[union-attr]
+    teachers.bank("a", 1).expect("a", 1)
+    found = answer(teachers.bank("a", 1), requests[1], WHOLE, CPU)
+    assert bank._model.model is model  # type: ignore[union-attr]
+    for one, other in zip(found.features, exact[1].features, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(found.features[0], exact[0].features[0])
 
 
 def test_what_was_not_announced_is_asked_when_it_is_wanted(work: Job, gates: Any) -> None:
