@@ -106,21 +106,28 @@ def _target(found: Outcome, group: str) -> str:
     )
 
 
+SAID = {
+    "better": "as published",
+    "worse": "the opposite of what is published",
+    "no difference shown": "no difference shown",
+}
+
+
 def _shape(found: Outcome, group: str) -> str:
     """The papers' order, step by step, as it was found."""
-    parts = []
-    for step in found.overall[group]["steps"]:
-        value = step["accuracy"]
-        how = {"better": "better", "worse": "worse"}.get(value["verdict"], "no different by it")
-        parts.append(f"`{step['to']}` over `{step['from']}` {points(value)} points, {how}")
-    against = [s for s in found.overall[group]["steps"] if s["accuracy"]["verdict"] == "worse"]
-    shown = [s for s in found.overall[group]["steps"] if s["accuracy"]["verdict"] == "better"]
-    total = len(parts)
-    told = f"{len(shown)} of its {_count(total, 'step')} are shown here"
-    odd = f" and {len(against)} go the other way" if against else ""
+    steps = found.overall[group]["steps"]
+    parts = [
+        f"`{step['to']}` over `{step['from']}` {points(step['accuracy'])} points, "
+        f"{SAID[step['accuracy']['verdict']]}"
+        for step in steps
+    ]
+    against = [f"`{s['to']}`" for s in steps if s["accuracy"]["verdict"] == "worse"]
+    agreed = sum(step["accuracy"]["verdict"] == "better" for step in steps)
+    said = f"{agreed} of {_count(len(steps), 'step')} stand as published"
+    end = f", and at {listed(against)} the data disagree with the papers" if against else ""
     return (
-        f"{_on(found, group)}, the published shape (control < plain KD < ordered checkpoints ≤ SCD "
-        f"< SCD with adaptive weights): {told}{odd}. {'; '.join(parts)}."
+        f"{_on(found, group)}, the published order, control < plain KD < ordered checkpoints ≤ SCD "
+        f"< SCD with adaptive weights: {'; '.join(parts)}. So {said}{end}."
     )
 
 
