@@ -20,8 +20,8 @@ from distill_ray.config.several import SEVERAL
 from distill_ray.config.training import LoraConfig, ObjectiveConfig
 from distill_ray.core.schedule import Weighted
 from distill_ray.engine.job import TeachingSpec, mixed_rows
-from distill_ray.engine.several import Together
 from distill_ray.engine.session import AtSwitch
+from distill_ray.engine.several import Together
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
