@@ -7,7 +7,8 @@ from typing import Annotated
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from distill_ray.config.base import Fraction, Section
-from distill_ray.config.training import ObjectiveConfig, TrainingConfig, require_match
+from distill_ray.config.objective import ObjectiveConfig
+from distill_ray.config.training import TrainingConfig, require_match
 
 
 class RaceConfig(Section):

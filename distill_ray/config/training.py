@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     model_validator,
 )
 
-from distill_ray.config.base import Fraction, Name, OpenFraction, Section
-from distill_ray.config.errors import did_you_mean
+from distill_ray.config.base import Fraction, Name, Section
 from distill_ray.config.mixing import Mix, MixingConfig
+from distill_ray.config.objective import ObjectiveConfig
+from distill_ray.config.schedule import (
+    STEP_SCHEDULES,
+    AtSwitchConfig,
+    EqualStagesSchedule,
+    ProgressConfig,
+    ReassessConfig,
+    Schedule,
+)
+from distill_ray.config.serving import ColocatedServing, PoolServing, SampledTargets, Serving
 from distill_ray.config.several import SeveralConfig
 
 
@@ -144,288 +152,6 @@ class AdaptConfig(Section):
     """Packed validation rows per stream that choose the best checkpoint."""
     save_every: PositiveInt = 200
     """Steps between checkpoints for resuming."""
-
-
-class FixedSchedule(Section):
-    """The teacher's best checkpoint from start to end."""
-
-    kind: Literal["fixed"] = "fixed"
-
-
-class AtStepsSchedule(Section):
-    """One rung up at each of the given steps."""
-
-    kind: Literal["at_steps"] = "at_steps"
-    steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-    """Increasing step numbers; the first step that sees the next rung."""
-
-    @model_validator(mode="after")
-    def _increasing(self) -> AtStepsSchedule:
-        if list(self.steps) != sorted(set(self.steps)):
-            raise ValueError(f"steps must increase, got {list(self.steps)}")
-        return self
-
-
-class EqualStagesSchedule(Section):
-    """The rungs in order, each for an equal share of the tokens."""
-
-    kind: Literal["equal_stages"] = "equal_stages"
-
-
-class OnPlateauSchedule(Section):
-    """Hand over once the student stops gaining on the current rung."""
-
-    kind: Literal["on_plateau"] = "on_plateau"
-    window: Annotated[int, Field(ge=1, le=1000)] = 200
-    """Steps in each of the two windows that are compared."""
-    min_gain: OpenFraction = 0.02
-    """Move on when the relative fall in loss between the windows is smaller than this."""
-
-
-class ScdSchedule(Section):
-    """At each stage the checkpoint that is closest to the student and to the best checkpoint."""
-
-    kind: Literal["scd"] = "scd"
-    stages: PositiveInt | None = None
-    """Stages of equal length; null for as many as the teacher has checkpoints."""
-
-
-class RankedSchedule(Section):
-    """The ranking is computed anew with short probes from the student as it is: it may change the
-    teacher, the checkpoint, or nothing."""
-
-    kind: Literal["ranked"] = "ranked"
-    every: PositiveInt | None = None
-    """Steps between two assessments; null waits until the loss no longer falls."""
-    window: Annotated[int, Field(ge=1, le=1000)] = 100
-    """Steps in each of the two windows that are compared for that."""
-    min_gain: OpenFraction = 0.02
-    """It no longer falls when its relative fall between the windows is smaller than this."""
-    probe_steps: PositiveInt = 8
-    """Optimiser steps with each candidate, undone afterwards."""
-    probe_rows: PositiveInt = 16
-    """Packed validation rows per stream on which these steps are measured."""
-    margin: Fraction = 0.02
-    """Another must lead the current one's score by this much."""
-
-
-ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
-"""`my_package.module:function`."""
-
-
-class PluginSchedule(Section):
-    """One of your own: a function like those of `core.schedules`."""
-
-    kind: Literal["plugin"] = "plugin"
-    function: ImportPath
-    """`my_package.module:function`; every worker must be able to import it."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Its keyword-only arguments."""
-
-
-Schedule = Annotated[
-    FixedSchedule
-    | AtStepsSchedule
-    | EqualStagesSchedule
-    | OnPlateauSchedule
-    | ScdSchedule
-    | RankedSchedule
-    | PluginSchedule,
-    Field(discriminator="kind"),
-]
-STEP_SCHEDULES = ("fixed", "at_steps", "equal_stages")
-"""Those that read nothing but step numbers."""
-
-
-def scheduling(schedule: Schedule) -> tuple[str, dict[str, Any]]:
-    """Name or import path of a schedule's function, and its options."""
-    if isinstance(schedule, PluginSchedule):
-        return schedule.function, dict(schedule.options)
-    return schedule.kind, schedule.model_dump(exclude={"kind"})
-
-
-class ProgressConfig(Section):
-    """How measurements of the student become the progress that decides."""
-
-    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Weight of what was believed before; 0 believes the last measurement alone."""
-    monotone: bool = True
-    """Noise never takes progress back."""
-
-
-class AtSwitchConfig(Section):
-    """What happens to the optimiser when another checkpoint begins to teach."""
-
-    optimizer: Literal["keep", "reset"] = "keep"
-    """`reset` forgets its moments, as SCD does."""
-    warmup: Fraction = 0.0
-    """Share of all steps over which the learning rate rises anew to where it would be; 0 leaves
-    it."""
-
-
-class ReassessConfig(Section):
-    """The ranking is computed anew with the student's progress, and the teacher may change."""
-
-    at_progress: tuple[OpenFraction, ...] = (0.5,)
-    """Shares of the closed gap to the best teacher at which it happens."""
-    margin: Fraction = 0.02
-    """A new teacher must lead the current one's score by this much."""
-
-
-DIVERGENCE_NAMES = (
-    "forward_kl",
-    "reverse_kl",
-    "jsd",
-    "skew_forward_kl",
-    "skew_reverse_kl",
-    "adaptive_kl",
-    "total_variation",
-)
-"""The keys of `core.divergence.DIVERGENCES`, known here without importing torch."""
-
-
-WEIGHTING_NAMES = ("adaptive",)
-"""The keys of `core.weighting.WEIGHTINGS`."""
-
-
-Layers = Literal["last", "uniform"] | dict[PositiveInt, PositiveInt]
-"""`last`: the last layer of both. `uniform`: every layer of the student, with the teacher's at
-the same relative depth. Or layer of the student → layer of the teacher, counted from 1."""
-
-
-class HiddenMatch(Section):
-    """Hidden states of inner layers are pulled towards the teacher's."""
-
-    weight: PositiveFloat = 1.0
-    """Against the rest of the loss."""
-    layers: Annotated[Layers, Field(min_length=1)] = "last"
-    distance: Literal["cosine", "mse"] = "cosine"
-    projection: bool = True
-    """Compare through a matrix that is learned with the student and then dropped; without it, both
-    hidden sizes must be equal."""
-
-
-class AttentionMatch(Section):
-    """Attention maps, averaged over their heads, are pulled towards the teacher's."""
-
-    weight: PositiveFloat = 1.0
-    """Against the rest of the loss."""
-    layers: Annotated[Layers, Field(min_length=1)] = "last"
-    distance: Literal["kl", "squared_error"] = "kl"
-
-
-class MatchConfig(Section):
-    """What of the inner layers is matched; nothing, when left out."""
-
-    hidden: HiddenMatch | None = None
-    attention: AttentionMatch | None = None
-
-    @property
-    def wanted(self) -> bool:
-        """Whether anything is."""
-        return self.hidden is not None or self.attention is not None
-
-
-class ObjectiveConfig(Section):
-    """What the student is pulled towards."""
-
-    divergence: str = "forward_kl"
-    """One of ours (see docs/methods.md), or `my_package.module:function`."""
-    options: dict[str, float] = Field(default_factory=dict)
-    """Keyword options of the divergence, such as `beta` of jsd or `skew`."""
-    temperature: PositiveFloat = 1.0
-    alpha: Fraction = 0.9
-    """Share of the divergence to the teacher; the rest is cross-entropy on the data."""
-    calibrate: bool = False
-    """Divide each teacher's logits by the temperature that the audit fitted for it (Guo et al.
-    2017). With `temperature` τ and a teacher's T it acts as τ·T on the teacher's side alone."""
-    weighting: str | None = None
-    """`adaptive` weighs each sample by what a frozen student, fine-tuned without a teacher, and the
-    teacher know of it: its weight takes the place of alpha. Or `my_package.module:function`."""
-    match: MatchConfig = MatchConfig()
-    """Added to both; the teacher must be colocated."""
-
-    @model_validator(mode="after")
-    def _known_divergence(self) -> ObjectiveConfig:
-        if ":" not in self.divergence and self.divergence not in DIVERGENCE_NAMES:
-            hint = did_you_mean(self.divergence, DIVERGENCE_NAMES)
-            raise ValueError(f"divergence: no {self.divergence!r}. {hint}".rstrip("."))
-        chosen = self.weighting
-        if chosen is not None and ":" not in chosen and chosen not in WEIGHTING_NAMES:
-            hint = did_you_mean(chosen, WEIGHTING_NAMES)
-            raise ValueError(f"weighting: no {chosen!r}. {hint}".rstrip("."))
-        return self
-
-
-class TopKTargets(Section):
-    """The teacher's likeliest tokens, and the mass of all others as one."""
-
-    kind: Literal["top_k"] = "top_k"
-    k: PositiveInt = 64
-
-
-class SampledTargets(Section):
-    """Tokens drawn from the teacher: unbiased for the forward KL (arXiv 2503.16870)."""
-
-    kind: Literal["samples"] = "samples"
-    samples: PositiveInt = 64
-
-
-class HiddenTargets(Section):
-    """The teacher's last hidden states; its output weights are in each worker. Exact."""
-
-    kind: Literal["hidden"] = "hidden"
-
-
-SparseTarget = Annotated[TopKTargets | SampledTargets, Field(discriminator="kind")]
-AnyTarget = Annotated[HiddenTargets | TopKTargets | SampledTargets, Field(discriminator="kind")]
-
-
-class ColocatedServing(Section):
-    """The teacher is in each worker."""
-
-    kind: Literal["colocated"] = "colocated"
-    shard: bool = False
-    """Shard it over the workers' accelerators (ZeRO-3, no optimiser), for one that doesn't fit in
-    each. Its output weights stay whole; each worker's main memory must hold it while it loads."""
-
-
-class PoolServing(Section):
-    """The teacher is in processes of its own, on other accelerators, and works ahead."""
-
-    kind: Literal["pool"] = "pool"
-    actors: PositiveInt = 1
-    cpus_per_actor: PositiveFloat = 1.0
-    gpus_per_actor: NonNegativeFloat = 0.0
-    lookahead: PositiveInt = 2
-    """Steps that may be asked for ahead: beyond them the pool waits for the student."""
-    targets: AnyTarget = HiddenTargets()
-    """What it sends."""
-    parity_rows: NonNegativeInt = 1
-    """Rows that are compared with a local forward pass before training; 0 where the teacher
-    doesn't fit beside the student."""
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether it sends hidden states, for which each worker has the output weights."""
-        return isinstance(self.targets, HiddenTargets)
-
-
-class CachedServing(Section):
-    """The teacher's targets are computed once, beside the shards, and read in every epoch."""
-
-    kind: Literal["cached"] = "cached"
-    targets: SparseTarget = TopKTargets()
-    actors: PositiveInt = 1
-    """Processes that compute them."""
-    rows_per_file: PositiveInt = 256
-    """What an interrupted pass can lose, for each process."""
-
-
-Serving = Annotated[
-    ColocatedServing | PoolServing | CachedServing,
-    Field(discriminator="kind"),
-]
 
 
 class DistillConfig(TrainingConfig):

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from distill_ray.config.training import AnyTarget, HiddenTargets, SparseTarget, TopKTargets
+from distill_ray.config.serving import AnyTarget, HiddenTargets, SparseTarget, TopKTargets
 from distill_ray.core.head import Head
 from distill_ray.core.head_loss import OneTeacher
 from distill_ray.core.sparse import SparseTargets

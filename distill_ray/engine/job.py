@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.several import SEVERAL
-from distill_ray.config.training import LoraConfig, ObjectiveConfig, TrainingConfig
+from distill_ray.config.training import LoraConfig, TrainingConfig
 from distill_ray.core.matching import Matching
 from distill_ray.core.plugins import find
 from distill_ray.core.schedule import Decide, Ladders, Rules, ScheduleState, Weighted, begin

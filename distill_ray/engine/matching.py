@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from distill_ray.config.training import HiddenMatch, MatchConfig
+from distill_ray.config.objective import HiddenMatch, MatchConfig
 from distill_ray.core.matching import Match, Matching, pairs_of
 from distill_ray.models.load import config_of
 from distill_ray.models.ref import ModelRef

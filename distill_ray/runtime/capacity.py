@@ -9,7 +9,7 @@ from pathlib import Path
 
 from distill_ray.config.cluster import ClusterConfig
 from distill_ray.config.errors import Problem
-from distill_ray.config.training import PoolServing
+from distill_ray.config.serving import PoolServing
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import ray
 
 from distill_ray.config.cluster import ClusterConfig
 from distill_ray.config.errors import InputError, Problem
-from distill_ray.config.training import PoolServing
+from distill_ray.config.serving import PoolServing
 from distill_ray.runtime.capacity import capacity_problems
 from distill_ray.runtime.environment import WORKER_ENV, python_path, variables_set
 from distill_ray.runtime.progress import Event, Progress

@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import torch
 
-from distill_ray.config.training import CachedServing, ObjectiveConfig, TopKTargets
+from distill_ray.config.objective import ObjectiveConfig
+from distill_ray.config.serving import CachedServing, TopKTargets
 from distill_ray.engine.cached import Cached
 from distill_ray.engine.job import ANCHOR, TeachingSpec
 from distill_ray.runtime.run import Run

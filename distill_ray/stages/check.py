@@ -11,13 +11,10 @@ from typing import Any
 from distill_ray.config.data import RowSource
 from distill_ray.config.errors import InputError, Problem, did_you_mean
 from distill_ray.config.models import ModelSource, TokenizerSource
+from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.run import RunConfig
-from distill_ray.config.training import (
-    AtStepsSchedule,
-    CachedServing,
-    ObjectiveConfig,
-    PluginSchedule,
-)
+from distill_ray.config.schedule import AtStepsSchedule, PluginSchedule
+from distill_ray.config.serving import CachedServing
 from distill_ray.core.divergence import DIVERGENCES
 from distill_ray.core.plugins import PluginError, check_options, find
 from distill_ray.core.weighting import WEIGHTINGS

@@ -10,8 +10,9 @@ from importlib.util import find_spec
 
 from distill_ray.config.errors import Problem
 from distill_ray.config.models import ModelSource
+from distill_ray.config.objective import HiddenMatch, MatchConfig, ObjectiveConfig
 from distill_ray.config.run import RunConfig
-from distill_ray.config.training import HiddenMatch, MatchConfig, ObjectiveConfig, TrainingConfig
+from distill_ray.config.training import TrainingConfig
 from distill_ray.core.matching import pairs_of
 from distill_ray.core.memory import Sizes
 from distill_ray.models.inspect import shape_of

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill_ray.config.errors import InputError, Problem
+from distill_ray.config.schedule import scheduling
 from distill_ray.config.several import SEVERAL
-from distill_ray.config.training import DistillConfig, scheduling, without
+from distill_ray.config.training import DistillConfig, without
 from distill_ray.core.plugins import own_functions
 from distill_ray.core.schedule import Reassessment, Rules, Smoothing
 from distill_ray.engine.job import Job, TeachingSpec

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from distill_ray.config.training import ColocatedServing, Serving
+from distill_ray.config.serving import ColocatedServing, Serving
 from distill_ray.engine.job import Job
 from distill_ray.engine.loop import checkpoint_losses
 from distill_ray.engine.timetable import Checkpoint

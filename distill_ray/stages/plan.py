@@ -9,16 +9,9 @@ from typing import Any
 from distill_ray.config.fingerprint import canonical
 from distill_ray.config.models import ModelSource
 from distill_ray.config.run import RunConfig
-from distill_ray.config.training import (
-    CachedServing,
-    ColocatedServing,
-    PoolServing,
-    RecipeConfig,
-    TopKTargets,
-    TrainingConfig,
-    scheduling,
-    without,
-)
+from distill_ray.config.schedule import scheduling
+from distill_ray.config.serving import CachedServing, ColocatedServing, PoolServing, TopKTargets
+from distill_ray.config.training import RecipeConfig, TrainingConfig, without
 from distill_ray.core.memory import Need, Sizes, serving_need, targets_bytes, training_need
 from distill_ray.data.mixing import mean_shares
 from distill_ray.models.inspect import shape_of

@@ -8,7 +8,7 @@ import ray
 import torch
 import transformers
 
-from distill_ray.config.training import PoolServing
+from distill_ray.config.serving import PoolServing
 from distill_ray.engine.answers import Answer, Output, Request, answer, output
 from distill_ray.engine.job import Job, teacher_bank
 from distill_ray.models.teachers import TeacherBank

@@ -9,7 +9,7 @@ from itertools import cycle, islice
 
 import torch
 
-from distill_ray.config.training import PoolServing
+from distill_ray.config.serving import PoolServing
 from distill_ray.core.head import Head
 from distill_ray.core.head_loss import OneTeacher
 from distill_ray.data.batches import Batch

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from distill_ray.config.schedule import scheduling
 from distill_ray.config.several import SEVERAL
-from distill_ray.config.training import scheduling
 from distill_ray.stages import report_selection as selection
 from distill_ray.stages import report_tables as tables
 from distill_ray.stages.audit import INITIAL

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from distill_ray.config.training import CachedServing, PoolServing
+from distill_ray.config.serving import CachedServing, PoolServing
 from distill_ray.engine.job import Job, colocated
 from distill_ray.engine.teacher import TeacherSource
 from distill_ray.stages.order import Order

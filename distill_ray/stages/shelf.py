@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
-from distill_ray.config.training import CachedServing, TopKTargets
+from distill_ray.config.serving import CachedServing, TopKTargets
 from distill_ray.core.memory import targets_bytes
 from distill_ray.engine.targets import TargetCounts, TargetSpec
 from distill_ray.engine.timetable import Checkpoint, Rows

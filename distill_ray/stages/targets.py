@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 
 from distill_ray.config.errors import InputError, Problem
-from distill_ray.config.training import CachedServing
+from distill_ray.config.serving import CachedServing
 from distill_ray.engine.cached import Cached
 from distill_ray.engine.job import Job
 from distill_ray.engine.timetable import rows_needed

@@ -19,7 +19,7 @@ import torch
 
 from distill_ray.config.cluster import ClusterConfig
 from distill_ray.config.errors import InputError
-from distill_ray.config.training import CachedServing
+from distill_ray.config.serving import CachedServing
 from distill_ray.data.batches import Stream
 from distill_ray.engine.job import load_streams, teacher_bank
 from distill_ray.engine.targets import (

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from distill_ray.config.training import PoolServing
+from distill_ray.config.serving import PoolServing
 from distill_ray.engine.job import Job
 from distill_ray.runtime.cluster import check_capacity
 from distill_ray.runtime.progress import Event

@@ -18,7 +18,7 @@ import ray.train.torch
 from distill_ray.config.cluster import ClusterConfig
 from distill_ray.config.errors import Problem
 from distill_ray.config.fingerprint import fingerprint
-from distill_ray.config.training import PoolServing
+from distill_ray.config.serving import PoolServing
 from distill_ray.data.batches import MixedRows
 from distill_ray.engine import checkpoint, comm
 from distill_ray.engine.bad_steps import TooManyBadStepsError

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distill_ray.config.training import LoraConfig, ObjectiveConfig, TrainingConfig
+from distill_ray.config.objective import ObjectiveConfig
+from distill_ray.config.training import LoraConfig, TrainingConfig
 from distill_ray.data.examples import Questions
 from distill_ray.engine.job import Job, TeachingSpec
 from distill_ray.engine.session import AtSwitch

@@ -14,15 +14,11 @@ from pydantic import TypeAdapter
 import distill_ray
 from distill_ray.config import RunConfig, load_config
 from distill_ray.config.load import load_study
+from distill_ray.config.objective import DIVERGENCE_NAMES, WEIGHTING_NAMES
+from distill_ray.config.schedule import Schedule, scheduling
 from distill_ray.config.selection import Importances, Level
 from distill_ray.config.study import STUDIES
-from distill_ray.config.training import (
-    DIVERGENCE_NAMES,
-    WEIGHTING_NAMES,
-    DistillConfig,
-    Schedule,
-    scheduling,
-)
+from distill_ray.config.training import DistillConfig
 from distill_ray.core.divergence import DIVERGENCES
 from distill_ray.core.plugins import check_options, find
 from distill_ray.core.ranking import FACTORS, LEVELS

@@ -2,12 +2,7 @@
 
 import pytest
 
-from distill_ray.config.training import (
-    AtSwitchConfig,
-    ProgressConfig,
-    RankedSchedule,
-    ScdSchedule,
-)
+from distill_ray.config.schedule import AtSwitchConfig, ProgressConfig, RankedSchedule, ScdSchedule
 
 
 def test_what_is_left_out_is_as_before():

@@ -8,7 +8,8 @@ import tiny
 import torch
 import trouble
 
-from distill_ray.config.training import ObjectiveConfig, TrainingConfig
+from distill_ray.config.objective import ObjectiveConfig
+from distill_ray.config.training import TrainingConfig
 from distill_ray.engine.job import DataSpec, Job, TeachingSpec, build_session
 
 LENGTH = 16

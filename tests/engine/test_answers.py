@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from distill_ray.config.training import HiddenTargets, SampledTargets, TopKTargets
+from distill_ray.config.serving import HiddenTargets, SampledTargets, TopKTargets
 from distill_ray.core import sparse
 from distill_ray.core.memory import CHUNK_BYTES
 from distill_ray.data.batches import Rows, collate

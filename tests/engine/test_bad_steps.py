@@ -9,7 +9,7 @@ import tiny
 import torch
 from trouble import POISON, Trouble, poisoned
 
-from distill_ray.config.training import ObjectiveConfig
+from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.engine import checkpoint
 from distill_ray.engine.bad_steps import TooManyBadStepsError
 from distill_ray.engine.job import TeachingSpec

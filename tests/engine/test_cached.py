@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from distill_ray.config.training import ObjectiveConfig
+from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.core.memory import targets_bytes
 from distill_ray.core.sparse import SparseTargets, top_k
 from distill_ray.core.sparse_bytes import decode, encode

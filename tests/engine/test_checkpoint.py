@@ -7,7 +7,8 @@ import pytest
 import tiny
 import torch
 
-from distill_ray.config.training import LoraConfig, ObjectiveConfig
+from distill_ray.config.objective import ObjectiveConfig
+from distill_ray.config.training import LoraConfig
 from distill_ray.core.schedule import Weighted
 from distill_ray.engine import checkpoint
 from distill_ray.engine.held_out import validate

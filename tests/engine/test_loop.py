@@ -8,7 +8,8 @@ import tiny
 import torch
 from oracles.objective import objective
 
-from distill_ray.config.training import LossWeights, ObjectiveConfig
+from distill_ray.config.objective import ObjectiveConfig
+from distill_ray.config.training import LossWeights
 from distill_ray.data.batches import Batch
 from distill_ray.engine import checkpoint
 from distill_ray.engine.held_out import validate

@@ -7,7 +7,8 @@ import tiny
 import torch
 import torch.nn.functional as F
 
-from distill_ray.config.training import LoraConfig, ObjectiveConfig
+from distill_ray.config.objective import ObjectiveConfig
+from distill_ray.config.training import LoraConfig
 from distill_ray.engine import checkpoint
 from distill_ray.engine.job import TeachingSpec
 from distill_ray.engine.loop import distill, train_step

@@ -9,7 +9,8 @@ import torch
 from oracles import matching as oracle
 from oracles.objective import objective
 
-from distill_ray.config.training import LossWeights, ObjectiveConfig
+from distill_ray.config.objective import ObjectiveConfig
+from distill_ray.config.training import LossWeights
 from distill_ray.engine import checkpoint
 from distill_ray.engine.held_out import validate
 from distill_ray.engine.job import TeachingSpec

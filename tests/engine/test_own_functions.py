@@ -8,7 +8,8 @@ import tiny
 from findings import config
 
 from distill_ray.config import RunConfig
-from distill_ray.config.training import ObjectiveConfig, PluginSchedule, scheduling
+from distill_ray.config.objective import ObjectiveConfig
+from distill_ray.config.schedule import PluginSchedule, scheduling
 from distill_ray.core.plugins import own_functions
 from distill_ray.engine.loop import distill
 from distill_ray.stages.check import find_problems

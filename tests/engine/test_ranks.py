@@ -16,8 +16,9 @@ import tiny
 from ranks import Task, together, train_all, train_one
 from trouble import Trouble, poisoned
 
+from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.several import SEVERAL
-from distill_ray.config.training import LoraConfig, ObjectiveConfig
+from distill_ray.config.training import LoraConfig
 from distill_ray.core.schedule import Weighted
 from distill_ray.engine.job import TeachingSpec, mixed_rows
 from distill_ray.engine.session import AtSwitch

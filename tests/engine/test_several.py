@@ -10,8 +10,8 @@ import pytest
 import tiny
 import torch
 
+from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.several import SEVERAL
-from distill_ray.config.training import ObjectiveConfig
 from distill_ray.core.strategies import Instances, at_random, confidence_weights
 from distill_ray.engine import checkpoint
 from distill_ray.engine.held_out import validate

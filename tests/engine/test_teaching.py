@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from distill_ray.config.training import ObjectiveConfig
+from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.core.schedule import Reassessment, Rules, Weighted
 from distill_ray.engine.held_out import task_loss, validate
 from distill_ray.engine.job import TeachingSpec

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from distill_ray.config.training import ObjectiveConfig
+from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.engine.held_out import validate
 from distill_ray.engine.job import ANCHOR, TeachingSpec, build_session
 from distill_ray.engine.loop import distill, train_step

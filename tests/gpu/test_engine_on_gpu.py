@@ -12,7 +12,8 @@ import pytest
 import tiny
 import torch
 
-from distill_ray.config.training import ObjectiveConfig, TrainingConfig
+from distill_ray.config.objective import ObjectiveConfig
+from distill_ray.config.training import TrainingConfig
 from distill_ray.core.divergence import DIVERGENCES
 from distill_ray.core.head import Head
 from distill_ray.core.head_loss import Supervision, head_loss

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from distill_ray.config import RunConfig
-from distill_ray.config.training import CachedServing, ObjectiveConfig, TopKTargets
+from distill_ray.config.objective import ObjectiveConfig
+from distill_ray.config.serving import CachedServing, TopKTargets
 from distill_ray.engine.job import Job, TeachingSpec, build_session
 from distill_ray.engine.loop import distill
 from distill_ray.models.load import load_model

@@ -20,7 +20,7 @@ import torch
 
 from distill_ray.config import RunConfig
 from distill_ray.config.errors import InputError
-from distill_ray.config.training import HiddenTargets, PoolServing, TopKTargets
+from distill_ray.config.serving import HiddenTargets, PoolServing, TopKTargets
 from distill_ray.core import sparse
 from distill_ray.core.schedule import Reassessment, Rules, Weighted
 from distill_ray.core.sparse_bytes import encode

@@ -13,7 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from distill_ray.config import InputError, RunConfig
-from distill_ray.config.training import ColocatedServing, EqualStagesSchedule, LoraConfig
+from distill_ray.config.schedule import EqualStagesSchedule
+from distill_ray.config.serving import ColocatedServing
+from distill_ray.config.training import LoraConfig
 from distill_ray.engine.job import Job, TeachingSpec, build_session, mixed_rows
 from distill_ray.engine.loop import distill
 from distill_ray.models.load import load_frozen, load_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distill_ray.config.cluster import ClusterConfig
-from distill_ray.config.training import PoolServing
+from distill_ray.config.serving import PoolServing
 from distill_ray.runtime.capacity import capacity_problems
 
 

@@ -14,13 +14,9 @@ from findings import config, training
 
 from distill_ray import console
 from distill_ray.config import RunConfig
-from distill_ray.config.training import (
-    CachedServing,
-    ObjectiveConfig,
-    SampledTargets,
-    TopKTargets,
-    TrainingConfig,
-)
+from distill_ray.config.objective import ObjectiveConfig
+from distill_ray.config.serving import CachedServing, SampledTargets, TopKTargets
+from distill_ray.config.training import TrainingConfig
 from distill_ray.core.memory import targets_bytes
 from distill_ray.engine.job import DataSpec, Job, TeachingSpec
 from distill_ray.engine.timetable import rows_needed

@@ -12,7 +12,7 @@ import tiny
 import torch
 from prepared import run_of
 
-from distill_ray.config.training import ObjectiveConfig
+from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.data.examples import Questions
 from distill_ray.engine.job import DataSpec, TeachingSpec
 from distill_ray.engine.score import option_scores

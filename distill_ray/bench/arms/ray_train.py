@@ -22,7 +22,7 @@ from distill_ray.bench.arms.sharded_rows import STEPS, job, rows, shard_folder
 from distill_ray.bench.memory import meter
 from distill_ray.bench.turns import Turns
 from distill_ray.bench.work import StepWork
-from distill_ray.config.training import PoolServing
+from distill_ray.config.serving import PoolServing
 from distill_ray.engine.job import mixed_rows
 from distill_ray.engine.session import Session
 from distill_ray.models.load import config_of

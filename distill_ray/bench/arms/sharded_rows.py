@@ -14,7 +14,8 @@ from distill_ray.bench.arms.engine import one_step, session_of
 from distill_ray.bench.arms.inputs import load_pair
 from distill_ray.bench.turns import Turns
 from distill_ray.bench.work import StepWork
-from distill_ray.config.training import ObjectiveConfig, TrainingConfig
+from distill_ray.config.objective import ObjectiveConfig
+from distill_ray.config.training import TrainingConfig
 from distill_ray.data.batches import Batch
 from distill_ray.data.packing import pack, text_sample
 from distill_ray.data.rows import PACKED

@@ -1,0 +1,94 @@
+"""What the student is pulled towards."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from distill_ray.config.base import Fraction, Section
+from distill_ray.config.errors import did_you_mean
+
+DIVERGENCE_NAMES = (
+    "forward_kl",
+    "reverse_kl",
+    "jsd",
+    "skew_forward_kl",
+    "skew_reverse_kl",
+    "adaptive_kl",
+    "total_variation",
+)
+"""The keys of `core.divergence.DIVERGENCES`, known here without importing torch."""
+
+
+WEIGHTING_NAMES = ("adaptive",)
+"""The keys of `core.weighting.WEIGHTINGS`."""
+
+
+Layers = Literal["last", "uniform"] | dict[PositiveInt, PositiveInt]
+"""`last`: the last layer of both. `uniform`: every layer of the student, with the teacher's at
+the same relative depth. Or layer of the student → layer of the teacher, counted from 1."""
+
+
+class HiddenMatch(Section):
+    """Hidden states of inner layers are pulled towards the teacher's."""
+
+    weight: PositiveFloat = 1.0
+    """Against the rest of the loss."""
+    layers: Annotated[Layers, Field(min_length=1)] = "last"
+    distance: Literal["cosine", "mse"] = "cosine"
+    projection: bool = True
+    """Compare through a matrix that is learned with the student and then dropped; without it, both
+    hidden sizes must be equal."""
+
+
+class AttentionMatch(Section):
+    """Attention maps, averaged over their heads, are pulled towards the teacher's."""
+
+    weight: PositiveFloat = 1.0
+    """Against the rest of the loss."""
+    layers: Annotated[Layers, Field(min_length=1)] = "last"
+    distance: Literal["kl", "squared_error"] = "kl"
+
+
+class MatchConfig(Section):
+    """What of the inner layers is matched; nothing, when left out."""
+
+    hidden: HiddenMatch | None = None
+    attention: AttentionMatch | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is."""
+        return self.hidden is not None or self.attention is not None
+
+
+class ObjectiveConfig(Section):
+    """What the student is pulled towards."""
+
+    divergence: str = "forward_kl"
+    """One of ours (see docs/methods.md), or `my_package.module:function`."""
+    options: dict[str, float] = Field(default_factory=dict)
+    """Keyword options of the divergence, such as `beta` of jsd or `skew`."""
+    temperature: PositiveFloat = 1.0
+    alpha: Fraction = 0.9
+    """Share of the divergence to the teacher; the rest is cross-entropy on the data."""
+    calibrate: bool = False
+    """Divide each teacher's logits by the temperature that the audit fitted for it (Guo et al.
+    2017). With `temperature` τ and a teacher's T it acts as τ·T on the teacher's side alone."""
+    weighting: str | None = None
+    """`adaptive` weighs each sample by what a frozen student, fine-tuned without a teacher, and the
+    teacher know of it: its weight takes the place of alpha. Or `my_package.module:function`."""
+    match: MatchConfig = MatchConfig()
+    """Added to both; the teacher must be colocated."""
+
+    @model_validator(mode="after")
+    def _known_divergence(self) -> ObjectiveConfig:
+        if ":" not in self.divergence and self.divergence not in DIVERGENCE_NAMES:
+            hint = did_you_mean(self.divergence, DIVERGENCE_NAMES)
+            raise ValueError(f"divergence: no {self.divergence!r}. {hint}".rstrip("."))
+        chosen = self.weighting
+        if chosen is not None and ":" not in chosen and chosen not in WEIGHTING_NAMES:
+            hint = did_you_mean(chosen, WEIGHTING_NAMES)
+            raise ValueError(f"weighting: no {chosen!r}. {hint}".rstrip("."))
+        return self

@@ -1,0 +1,135 @@
+"""Who teaches when: schedules of teacher checkpoints, and what happens at a switch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from distill_ray.config.base import Fraction, OpenFraction, Section
+
+
+class FixedSchedule(Section):
+    """The teacher's best checkpoint from start to end."""
+
+    kind: Literal["fixed"] = "fixed"
+
+
+class AtStepsSchedule(Section):
+    """One rung up at each of the given steps."""
+
+    kind: Literal["at_steps"] = "at_steps"
+    steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    """Increasing step numbers; the first step that sees the next rung."""
+
+    @model_validator(mode="after")
+    def _increasing(self) -> AtStepsSchedule:
+        if list(self.steps) != sorted(set(self.steps)):
+            raise ValueError(f"steps must increase, got {list(self.steps)}")
+        return self
+
+
+class EqualStagesSchedule(Section):
+    """The rungs in order, each for an equal share of the tokens."""
+
+    kind: Literal["equal_stages"] = "equal_stages"
+
+
+class OnPlateauSchedule(Section):
+    """Hand over once the student stops gaining on the current rung."""
+
+    kind: Literal["on_plateau"] = "on_plateau"
+    window: Annotated[int, Field(ge=1, le=1000)] = 200
+    """Steps in each of the two windows that are compared."""
+    min_gain: OpenFraction = 0.02
+    """Move on when the relative fall in loss between the windows is smaller than this."""
+
+
+class ScdSchedule(Section):
+    """At each stage the checkpoint that is closest to the student and to the best checkpoint."""
+
+    kind: Literal["scd"] = "scd"
+    stages: PositiveInt | None = None
+    """Stages of equal length; null for as many as the teacher has checkpoints."""
+
+
+class RankedSchedule(Section):
+    """The ranking is computed anew with short probes from the student as it is: it may change the
+    teacher, the checkpoint, or nothing."""
+
+    kind: Literal["ranked"] = "ranked"
+    every: PositiveInt | None = None
+    """Steps between two assessments; null waits until the loss no longer falls."""
+    window: Annotated[int, Field(ge=1, le=1000)] = 100
+    """Steps in each of the two windows that are compared for that."""
+    min_gain: OpenFraction = 0.02
+    """It no longer falls when its relative fall between the windows is smaller than this."""
+    probe_steps: PositiveInt = 8
+    """Optimiser steps with each candidate, undone afterwards."""
+    probe_rows: PositiveInt = 16
+    """Packed validation rows per stream on which these steps are measured."""
+    margin: Fraction = 0.02
+    """Another must lead the current one's score by this much."""
+
+
+ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+"""`my_package.module:function`."""
+
+
+class PluginSchedule(Section):
+    """One of your own: a function like those of `core.schedules`."""
+
+    kind: Literal["plugin"] = "plugin"
+    function: ImportPath
+    """`my_package.module:function`; every worker must be able to import it."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Its keyword-only arguments."""
+
+
+Schedule = Annotated[
+    FixedSchedule
+    | AtStepsSchedule
+    | EqualStagesSchedule
+    | OnPlateauSchedule
+    | ScdSchedule
+    | RankedSchedule
+    | PluginSchedule,
+    Field(discriminator="kind"),
+]
+STEP_SCHEDULES = ("fixed", "at_steps", "equal_stages")
+"""Those that read nothing but step numbers."""
+
+
+def scheduling(schedule: Schedule) -> tuple[str, dict[str, Any]]:
+    """Name or import path of a schedule's function, and its options."""
+    if isinstance(schedule, PluginSchedule):
+        return schedule.function, dict(schedule.options)
+    return schedule.kind, schedule.model_dump(exclude={"kind"})
+
+
+class ProgressConfig(Section):
+    """How measurements of the student become the progress that decides."""
+
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Weight of what was believed before; 0 believes the last measurement alone."""
+    monotone: bool = True
+    """Noise never takes progress back."""
+
+
+class AtSwitchConfig(Section):
+    """What happens to the optimiser when another checkpoint begins to teach."""
+
+    optimizer: Literal["keep", "reset"] = "keep"
+    """`reset` forgets its moments, as SCD does."""
+    warmup: Fraction = 0.0
+    """Share of all steps over which the learning rate rises anew to where it would be; 0 leaves
+    it."""
+
+
+class ReassessConfig(Section):
+    """The ranking is computed anew with the student's progress, and the teacher may change."""
+
+    at_progress: tuple[OpenFraction, ...] = (0.5,)
+    """Shares of the closed gap to the best teacher at which it happens."""
+    margin: Fraction = 0.02
+    """A new teacher must lead the current one's score by this much."""

@@ -1,0 +1,80 @@
+"""Where the teacher lives, and what it sends."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from distill_ray.config.base import Section
+
+
+class TopKTargets(Section):
+    """The teacher's likeliest tokens, and the mass of all others as one."""
+
+    kind: Literal["top_k"] = "top_k"
+    k: PositiveInt = 64
+
+
+class SampledTargets(Section):
+    """Tokens drawn from the teacher: unbiased for the forward KL (arXiv 2503.16870)."""
+
+    kind: Literal["samples"] = "samples"
+    samples: PositiveInt = 64
+
+
+class HiddenTargets(Section):
+    """The teacher's last hidden states; its output weights are in each worker. Exact."""
+
+    kind: Literal["hidden"] = "hidden"
+
+
+SparseTarget = Annotated[TopKTargets | SampledTargets, Field(discriminator="kind")]
+AnyTarget = Annotated[HiddenTargets | TopKTargets | SampledTargets, Field(discriminator="kind")]
+
+
+class ColocatedServing(Section):
+    """The teacher is in each worker."""
+
+    kind: Literal["colocated"] = "colocated"
+    shard: bool = False
+    """Shard it over the workers' accelerators (ZeRO-3, no optimiser), for one that doesn't fit in
+    each. Its output weights stay whole; each worker's main memory must hold it while it loads."""
+
+
+class PoolServing(Section):
+    """The teacher is in processes of its own, on other accelerators, and works ahead."""
+
+    kind: Literal["pool"] = "pool"
+    actors: PositiveInt = 1
+    cpus_per_actor: PositiveFloat = 1.0
+    gpus_per_actor: NonNegativeFloat = 0.0
+    lookahead: PositiveInt = 2
+    """Steps that may be asked for ahead: beyond them the pool waits for the student."""
+    targets: AnyTarget = HiddenTargets()
+    """What it sends."""
+    parity_rows: NonNegativeInt = 1
+    """Rows that are compared with a local forward pass before training; 0 where the teacher
+    doesn't fit beside the student."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether it sends hidden states, for which each worker has the output weights."""
+        return isinstance(self.targets, HiddenTargets)
+
+
+class CachedServing(Section):
+    """The teacher's targets are computed once, beside the shards, and read in every epoch."""
+
+    kind: Literal["cached"] = "cached"
+    targets: SparseTarget = TopKTargets()
+    actors: PositiveInt = 1
+    """Processes that compute them."""
+    rows_per_file: PositiveInt = 256
+    """What an interrupted pass can lose, for each process."""
+
+
+Serving = Annotated[
+    ColocatedServing | PoolServing | CachedServing,
+    Field(discriminator="kind"),
+]
