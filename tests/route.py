@@ -82,7 +82,7 @@ def write_domain_study(path: Path, workers: int) -> Path:
         "fine-tune": training(mix={"organ.labelled": 1}, tokens=10240),
     }
     del data["probe"]
-    data["distill"] = training(objective={"alpha": 0.9}, tokens=40960)
+    data["distill"] = training(objective={"alpha": 0.9}, tokens=15360)
     data["cluster"] |= {"num_workers": workers, "max_failures": 0}
     shared = {k: v for k, v in data.items() if k not in ("name", "storage")}
     mixes = {"talk": {"talk": 1}, "mixed": {"talk": 7, "findings": 3}, "findings": {"findings": 1}}

@@ -9,6 +9,7 @@ from typing import Any
 
 from distill_ray.config.study import ArmConfig
 from distill_ray.config.training import DistillConfig
+from distill_ray.core.plugins import own_functions
 from distill_ray.core.schedule import Checkpoint
 from distill_ray.engine.job import TeachingSpec
 from distill_ray.engine.session import AtSwitch
@@ -145,6 +146,7 @@ def trial_of(
             "distill": cfg.model_dump(mode="json", exclude=silent),
             "teaching": _identity(found, teaching),
             "rungs": rungs,
+            **_own_functions(cfg, teaching),
         },
         objective=cfg.objective if teaching is not None else None,
         teaching=teaching,
@@ -169,6 +171,12 @@ def _label(arm: Arm) -> str:
         return CONTROL
     what = spec.first if spec.schedule == "fixed" else spec.schedule
     return f"{what}-weighted" if arm.weighted else what
+
+
+def _own_functions(cfg: DistillConfig, spec: TeachingSpec | None) -> dict[str, Any]:
+    if spec is None:
+        return {}
+    return own_functions(cfg.objective.divergence, cfg.objective.weighting, spec.schedule)
 
 
 def _identity(found: Route, spec: TeachingSpec | None) -> dict[str, Any] | None:
