@@ -112,7 +112,10 @@ class DeepSpeedBackend:
     def snapshot(self) -> Snapshot:
         """All that a step changes on this rank."""
         counts = {name: getattr(self._engine, name) for name in COUNTS}
-        return Snapshot.of(self._engine.module, self._torchs(), self._engine, counts)
+        # Stage 3 lends its optimiser one copy at a time; its groups are empty between two steps.
+        whole = self._engine.optimizer
+        copies = whole.fp32_partitioned_groups_flat if self._stage == 3 else ()
+        return Snapshot.of(self._engine.module, self._torchs(), copies, self._engine, counts)
 
     def _torchs(self) -> Any:
         """The optimiser inside DeepSpeed's; stage 0 has no other."""

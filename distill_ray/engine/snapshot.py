@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ class Snapshot:
     """Copies, in the order of `_tensors`."""
     moments: dict[Tensor, dict[str, Any]]
     """Parameter → the optimiser's state of it."""
+    copies: Sequence[Tensor] = ()
+    """Of weights, which the optimiser works on and doesn't know of between two steps."""
     counter: Any = None
     counts: Mapping[str, int] | None = None
     """Attribute of `counter` → its value."""
@@ -29,6 +31,7 @@ class Snapshot:
         cls,
         module: nn.Module,
         optimiser: torch.optim.Optimizer,
+        copies: Sequence[Tensor] = (),
         counter: Any = None,
         counts: Mapping[str, int] | None = None,
     ) -> Snapshot:
@@ -37,17 +40,19 @@ class Snapshot:
         Args:
             module: the student; its parameters may be shards.
             optimiser: torch's own, of its parameters or of float32 copies of its shards.
+            copies: of shards, where the optimiser has them only during a step.
             counter: what counts steps beside them.
             counts: what it has counted.
         """
         moments = {p: {k: _copy(v) for k, v in s.items()} for p, s in optimiser.state.items()}
-        tensors = [t.detach().to("cpu", copy=True) for t in _tensors(module, optimiser)]
-        return cls(module, optimiser, tensors, moments, counter, counts)
+        tensors = [_copy(tensor) for tensor in _tensors(module, optimiser, copies)]
+        return cls(module, optimiser, tensors, moments, copies, counter, counts)
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put everything back, in place."""
-        for there, kept in zip(_tensors(self.module, self.optimiser), self.tensors, strict=True):
+        places = _tensors(self.module, self.optimiser, self.copies)
+        for there, kept in zip(places, self.tensors, strict=True):
             there.copy_(kept)
         for parameter in list(self.optimiser.state):
             if parameter not in self.moments:  # It had had no step yet.
@@ -74,7 +79,9 @@ def forget(optimiser: torch.optim.Optimizer) -> None:
                 state[name] = 0
 
 
-def _tensors(module: nn.Module, optimiser: torch.optim.Optimizer) -> Iterator[Tensor]:
+def _tensors(
+    module: nn.Module, optimiser: torch.optim.Optimizer, copies: Sequence[Tensor]
+) -> Iterator[Tensor]:
     """This rank's part of the weights, and the float32 copies that the optimiser has of them."""
     for parameter in module.parameters():
         yield parameter.data
@@ -83,6 +90,7 @@ def _tensors(module: nn.Module, optimiser: torch.optim.Optimizer) -> Iterator[Te
     yield from module.buffers()
     for group in optimiser.param_groups:
         yield from (parameter.data for parameter in group["params"])
+    yield from (copy.data for copy in copies)
 
 
 def _copy(value: Any) -> Any:

@@ -53,6 +53,8 @@ class Case:
     """Relative; DeepSpeed adds up the norm in another order, in float32."""
     near_zero: float = 1e-6
     """Nats; divergences of models that know nothing are small."""
+    weight: float = 1e-4
+    """Of a weight; where a gradient is next to nothing, AdamW's first step has rounding's sign."""
 
 
 BF16 = {"precision": "bfloat16"}
@@ -68,7 +70,8 @@ CASES = {
     "bf16": Case(BF16, **LOW),
     "checkpointed": Case({"activation_checkpointing": True}, stages=(3,)),
     "matched": Case(MATCHED, stages=(0, 1, 3)),
-    "ranked": Case({"ranked": True}),
+    # A first step again, at a larger learning rate.
+    "ranked": Case({"ranked": True}, weight=1e-3),
     "silent rank": Case(silent=True, stages=(0, 2, 3)),
     "sharded teacher": Case({"rungs": 2}, shard=True, stages=(1, 3)),
     "sharded teacher, matched": Case(MATCHED, shard=True, stages=(3,)),
@@ -180,7 +183,8 @@ def test_deepspeed_on_two_ranks_gives_the_curve_of_the_plain_loop(trained, plain
 def test_deepspeed_leaves_the_weights_of_the_plain_loop(trained, plain, name, stage):
     for found in trained[name, "deepspeed", stage]:
         for key, expected in plain[name]["weights"].items():
-            np.testing.assert_allclose(found["weights"][key], expected, rtol=1e-3, atol=1e-4)
+            absolute = CASES[name].weight
+            np.testing.assert_allclose(found["weights"][key], expected, rtol=1e-3, atol=absolute)
 
 
 @pytest.mark.parametrize("name", [n for n, case in CASES.items() if not case.trouble])
