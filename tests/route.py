@@ -16,6 +16,7 @@ import yaml
 from findings import config, rows, tiny_model, training
 
 Files = dict[str, str]
+INTERRUPTED = 130
 STUDIES = {
     "study.yaml": ["study", "ranking"],
     "schedule.yaml": ["study", "schedule"],
@@ -134,8 +135,14 @@ def run(
     return events, lines[-1]["result"], time.monotonic() - started
 
 
-def kill_in(folder: Path, stage: str, done: int, file: str = "tiny.yaml") -> list[dict[str, Any]]:
-    """Start the run and SIGKILL the driver once `stage` has got that far."""
+def kill_in(
+    folder: Path,
+    stage: str,
+    done: int,
+    file: str = "tiny.yaml",
+    how: signal.Signals = signal.SIGKILL,
+) -> list[dict[str, Any]]:
+    """Start the run and kill the driver, or interrupt it, once `stage` has got that far."""
     process = subprocess.Popen(
         [*command(folder, file=file), "--json"],
         stdout=subprocess.PIPE,
@@ -147,9 +154,10 @@ def kill_in(folder: Path, stage: str, done: int, file: str = "tiny.yaml") -> lis
     for line in process.stdout:
         events.append(json.loads(line).get("event", {}))
         if events[-1].get("stage") == stage and events[-1].get("done", 0) >= done:
-            os.kill(process.pid, signal.SIGKILL)
+            os.kill(process.pid, how)
             break
-    assert process.wait(timeout=60) == -signal.SIGKILL, f"ended before {stage} was reached"
+    ends = {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: INTERRUPTED}
+    assert process.wait(timeout=60) == ends[how], f"ended before {stage} was reached"
     return events
 
 

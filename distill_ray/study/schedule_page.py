@@ -56,8 +56,8 @@ def _summary(found: Outcome) -> Iterator[str]:
         "checkpoint of one teacher from start to end; the best static one is that of the highest "
         "accuracy on the validation split, and everything below is measured on the test split. An "
         f"interval ({percent(cfg.confidence, 0)}) is paired: it resamples the questions, of which "
-        "near copies stay together, with the seeds averaged. How far seeds lie apart is shown "
-        "beside it."
+        "near copies stay together, with the seeds averaged. What the order of the rows does is not"
+        " in it, and is seen by how many seeds agree."
     )
     for group in ("untouched", "all"):
         if group in found.overall:
@@ -106,21 +106,28 @@ def _target(found: Outcome, group: str) -> str:
     )
 
 
+SAID = {
+    "better": "as published",
+    "worse": "the opposite of what is published",
+    "no difference shown": "no difference shown",
+}
+
+
 def _shape(found: Outcome, group: str) -> str:
     """The papers' order, step by step, as it was found."""
-    parts = []
-    for step in found.overall[group]["steps"]:
-        value = step["accuracy"]
-        how = {"better": "better", "worse": "worse"}.get(value["verdict"], "no different by it")
-        parts.append(f"`{step['to']}` over `{step['from']}` {points(value)} points, {how}")
-    against = [s for s in found.overall[group]["steps"] if s["accuracy"]["verdict"] == "worse"]
-    shown = [s for s in found.overall[group]["steps"] if s["accuracy"]["verdict"] == "better"]
-    total = len(parts)
-    told = f"{len(shown)} of its {_count(total, 'step')} are shown here"
-    odd = f" and {len(against)} go the other way" if against else ""
+    steps = found.overall[group]["steps"]
+    parts = [
+        f"`{step['to']}` over `{step['from']}` {points(step['accuracy'])} points, "
+        f"{SAID[step['accuracy']['verdict']]}"
+        for step in steps
+    ]
+    against = [f"`{s['to']}`" for s in steps if s["accuracy"]["verdict"] == "worse"]
+    agreed = sum(step["accuracy"]["verdict"] == "better" for step in steps)
+    said = f"{agreed} of {_count(len(steps), 'step')} stand as published"
+    end = f", and at {listed(against)} the data disagree with the papers" if against else ""
     return (
-        f"{_on(found, group)}, the published shape (control < plain KD < ordered checkpoints ≤ SCD "
-        f"< SCD with adaptive weights): {told}{odd}. {'; '.join(parts)}."
+        f"{_on(found, group)}, the published order, control < plain KD < ordered checkpoints ≤ SCD "
+        f"< SCD with adaptive weights: {'; '.join(parts)}. So {said}{end}."
     )
 
 
@@ -180,7 +187,7 @@ def _arm_of(row: Row, arm: str) -> Row:
 
 
 def _overall(found: Outcome, group: str) -> Table:
-    columns = ["Arm", "Accuracy", "Minus best static, points", "better", "worse"]
+    columns = ["Arm", "Accuracy", "Minus best static, points", "better", "worse", "seeds ahead"]
     columns += ["Minus control, points", "NLL minus best static", "Matches its last teacher"]
     columns += ["beats it", "no lower", "Matches the strongest", "Probes", "Time"]
     whole = found.overall[group]
@@ -194,6 +201,7 @@ def _overall(found: Outcome, group: str) -> Table:
                 "–" if name == BEST_STATIC else points(to_static["accuracy"]),
                 str(to_static["better"]),
                 str(to_static["worse"]),
+                "–" if name == BEST_STATIC else f"{to_static['ahead']} of {to_static['seeds']}",
                 "–" if name == CONTROL else points(row["against"][CONTROL]["accuracy"]),
                 "–" if name == BEST_STATIC else difference(to_static["nll"]),
                 "–" if name == CONTROL else percent(last["matches"], 0),
@@ -205,7 +213,8 @@ def _overall(found: Outcome, group: str) -> Table:
             ]
         )
     note = (
-        "Better, worse: tasks on which the interval of the difference excludes 0. Matches: tasks on"
+        "Better, worse: tasks on which the interval of the difference excludes 0. Seeds ahead: of "
+        "all tasks, both arms having read the same batches. Matches: tasks on"
         " which the student is not worse than the teacher's best checkpoint by its interval; beats:"
         " better by it; no lower: by the plain mean. Probes: optimiser steps of assessments beside"
         f" the budget, undone afterwards, as a share of it. Time: of training, against `{PLAIN}`."

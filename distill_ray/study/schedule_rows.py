@@ -60,7 +60,7 @@ def compared(
     _require(arms, whole)
     outcomes = {name: [t.row() for t in found] for name, found in whole.items()}
     statics = [name for name in whole if arms[name].static is not None]
-    best = max(statics, key=lambda n: _validation(outcomes[n], "accuracy"))
+    best = max(statics, key=lambda n: _standing(outcomes[n]))
     tasks = [_answered(cfg, domain, q, whole, teachers, outcomes, best_teacher) for q in questions]
     right = {n: fmean(float(t.arms[n]["accuracy"].mean()) for t in tasks) for n in statics}
     oracle = max(statics, key=lambda n: right[n])
@@ -92,6 +92,11 @@ def _require(arms: Mapping[str, Arm], whole: Mapping[str, Any]) -> None:
         what = f"{' and '.join(missing)} failed with some seed."
         fix = "Look at why, and try again with --retry-failed."
         raise InputError("the study can't compare:", [Problem("arms", what, fix)])
+
+
+def _standing(outcomes: Sequence[Row]) -> tuple[float, float]:
+    """On the validation split: accuracy, and the NLL where that is equal."""
+    return _validation(outcomes, "accuracy"), -_validation(outcomes, "nll")
 
 
 def _validation(outcomes: Sequence[Row], figure: str) -> float:

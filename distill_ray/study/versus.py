@@ -1,7 +1,7 @@
 """Arms against each other and against teachers, question by question. S seeds, n questions.
 
 Seeds are averaged first, questions are resampled in their groups: an interval says how much the
-questions decide. How much the seeds do is seen where each seed's figure is shown.
+questions decide. How much the seeds do is seen by how many of them agree.
 """
 
 from __future__ import annotations
@@ -39,6 +39,10 @@ class Answered:
         ours, theirs = (self.arms[name][figure].mean(axis=0) for name in (arm, other))
         return np.asarray(ours - theirs)
 
+    def seeds(self, arm: str) -> Floats:
+        """[S] an arm's accuracy."""
+        return np.asarray(self.arms[arm]["accuracy"].mean(axis=1))
+
     def over_last(self, arm: str, figure: str) -> Floats:
         """[n] an arm's figure minus that of the teacher that served last, seed by seed."""
         pairs = zip(self.arms[arm][figure], self.last[arm])
@@ -64,9 +68,12 @@ def interval_of(differences: Sequence[tuple[Resamples, Floats]]) -> Interval:
 
 
 def against(tasks: Sequence[Answered], arm: str, other: str) -> dict[str, Any]:
-    """`accuracy` and `nll`: an arm minus another over tasks, each with `verdict`; and on how many
-    tasks it is `better` and `worse` in accuracy."""
-    return _compared(tasks, [{f: t.lead(arm, other, f) for f in FIGURES} for t in tasks])
+    """`accuracy` and `nll`: an arm minus another over tasks, each with `verdict`; on how many tasks
+    it is `better` and `worse` in accuracy; with how many of the `seeds` of all tasks it is `ahead`,
+    both having read the same batches."""
+    row = _compared(tasks, [{f: t.lead(arm, other, f) for f in FIGURES} for t in tasks])
+    leads = [t.seeds(arm) - t.seeds(other) for t in tasks]
+    return row | {"ahead": sum(int((x > 0).sum()) for x in leads), "seeds": sum(map(len, leads))}
 
 
 def against_teacher(tasks: Sequence[Answered], arm: str, which: str) -> dict[str, Any]:

@@ -94,11 +94,28 @@ def test_a_lead_that_the_interval_does_not_show_is_said_to_be_one(tmp_path: Path
     assert "which the interval doesn't show" in said and "is met" in said
 
 
-def test_each_step_of_the_published_shape_is_told_as_it_was_found(page: str) -> None:
-    own = paragraph(page, "On seen_last, untouched by any choice, the published shape")
-    assert "`strongest` over `control`" in own and "of its 1 step" in own
+def test_each_step_of_the_published_order_is_told_as_it_was_found(page: str) -> None:
+    own = paragraph(page, "On seen_last, untouched by any choice, the published order")
+    assert "`strongest` over `control`" in own and "no difference shown" in own
+    assert "So 0 of 1 step stand as published." in own
     table = rows_of(page, "All")
     assert table["control"][0] == "strongest" and table["control"][-1] == "0.655 to 0.727"
+
+
+@pytest.mark.parametrize(
+    ("right", "said", "end"),
+    [
+        (0.95, "as published", "So 1 of 1 step stand as published."),
+        (0.1, "the opposite of what", ", and at `strongest` the data disagree with the papers."),
+    ],
+)
+def test_where_the_data_disagree_with_the_papers_the_page_says_so(
+    tmp_path: Path, right: float, said: str, end: str
+) -> None:
+    found = outcome(tmp_path, one={"strongest": (right, right)})
+    text = write_page(found, tmp_path / "page", "x").read_text()
+    order = paragraph(text, "On all domains, the published order")
+    assert said in order and order.endswith(end)
 
 
 def test_arms_stand_by_what_they_reached_over_the_domains(study: Outcome, page: str) -> None:

@@ -14,7 +14,7 @@ from distill_ray.config import InputError
 from distill_ray.core.resampling import Resamples
 from distill_ray.study.arms import CONTROL
 from distill_ray.study.schedule_rows import BEST_STATIC, ORACLE, Taught, overall_of
-from distill_ray.study.versus import interval_of
+from distill_ray.study.versus import against, interval_of
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +43,15 @@ def test_the_best_static_choice_is_made_on_the_validation_split(domain: Taught) 
     assert lead["value"] == pytest.approx(ours - theirs)
     assert task.arms[BEST_STATIC] is task.arms["big 1"]
     assert task.arms[ORACLE] is task.arms["big 2"]
+
+
+def test_seeds_that_agree_are_counted_one_by_one(domain: Taught) -> None:
+    """ranked .66 and .70 against .60 and .62; the control below with both."""
+    arms = domain.row["arms"]
+    assert [arms["ranked"]["against"][BEST_STATIC][k] for k in ("ahead", "seeds")] == [2, 2]
+    assert arms[CONTROL]["against"][BEST_STATIC]["ahead"] == 0
+    mixed = against(domain.tasks, "ranked", "strongest")
+    assert (mixed["ahead"], mixed["seeds"]) == (0, 2), "behind, and equal"
 
 
 def test_an_arm_is_no_different_from_itself(domain: Taught) -> None:
