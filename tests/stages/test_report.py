@@ -2,6 +2,7 @@
 
 import pytest
 
+from distill_ray.stages import report_tables as tables
 from distill_ray.stages.report_text import (
     Table,
     above_majority,
@@ -12,6 +13,7 @@ from distill_ray.stages.report_text import (
     seconds,
     segments,
     sentence,
+    shares_read,
     signed,
     taught,
 )
@@ -131,3 +133,14 @@ def test_several_teachers_begin_together():
     (only,) = segments([], state, 10)
     assert only["reason"] == "all begin"
     assert taught([only]) == "several taught throughout, all 10 steps, with one checkpoint."
+
+
+def test_what_a_student_read_is_told_in_shares_of_its_tokens():
+    streams = {"notes": {"rows": 10, "tokens": 700}, "organ.labelled": {"rows": 9, "tokens": 300}}
+    assert shares_read(streams) == "70.0% notes, 30.0% organ.labelled"
+    table = tables.read({"student": streams, "control": {"notes": {"rows": 9, "tokens": 1000}}})
+    assert [list(row) for row in table.rows] == [
+        ["student", "notes", "10", "700", "70.0%"],
+        ["student", "organ.labelled", "9", "300", "30.0%"],
+        ["control", "notes", "9", "1 k", "100.0%"],
+    ]
