@@ -44,9 +44,10 @@ class Place:
     def run(self, stage: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.command(stage), capture_output=True, text=True, timeout=400)
 
-    def files(self) -> dict[str, str]:
-        """Every file of the targets → its digest, as seen from inside."""
-        find = ["find", str(self.targets), "-type", "f", "-exec", "sha256sum", "{}", "+"]
+    def files(self, of: str = "wide") -> dict[str, str]:
+        """Every file of a teacher's targets → its digest, as seen from inside."""
+        found = ["find", str(self.targets), "-type", "f", "-path", f"*/targets/{of}-*"]
+        find = [*found, "-exec", "sha256sum", "{}", "+"]
         found = subprocess.run([*self.inside, *find], capture_output=True, text=True, check=True)
         lines = [line.split(maxsplit=1) for line in found.stdout.splitlines()]
         return {path: digest for digest, path in lines}
@@ -123,6 +124,8 @@ def test_a_killed_pass_leaves_the_files_that_were_done(place: Place, tmp_path: P
     assert 5 <= len(found) < event["total"]
     assert all(place.whole(path, tmp_path / "copy") for path in found)
     assert not any(path.endswith("manifest.json") for path in place.files())
+    of_the_control = [Path(path).name for path in place.files("anchor")]
+    assert "manifest.json" in of_the_control and len(of_the_control) > 1, "it comes first"
 
 
 def test_a_full_disk_is_one_message_and_leaves_no_torn_file(place: Place, tmp_path: Path) -> None:
