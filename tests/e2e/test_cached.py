@@ -160,6 +160,6 @@ def test_the_same_command_goes_on_from_there_and_ends(place: Place) -> None:
     assert len(told) == 1 and "% of the mass" in told[0]["text"]
     students = json.loads(done.stdout.splitlines()[-1])["result"]
     assert len(students) == 2 and all((Path(s) / "manifest.json").is_file() for s in students)
-    (curve,) = place.folder.glob("runs/tiny/distill/student/*/curve.json")
+    (curve,) = place.folder.glob("runs/tiny/distill/student-*/curve.json")
     shares = [row["share"] for row in json.loads(curve.read_text())["history"]]
     assert shares and all(0 < share < 1 for share in shares), "samples are weighted"
