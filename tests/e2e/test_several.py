@@ -22,7 +22,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("several")
     data = config(folder)
     mixes = {"answers": {"organ.labelled": 1}, "prose": {"findings": 3, "organ.labelled": 1}}
-    data["adapt"] = {"recipes": {n: training(mix=mix, checkpoints=2) for n, mix in mixes.items()}}
+    # Long enough that both gain on the task: without that they would teach as they were.
+    made = {n: training(mix=mix, checkpoints=2, tokens=40960) for n, mix in mixes.items()}
+    data["adapt"] = {"recipes": made}
     data["teachers"] = [
         {"name": "doctor", "model": tiny_model(48, 2), "recipes": ["answers"]},
         {"name": "writer", "model": tiny_model(32, 3), "recipes": ["prose"]},
