@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -81,16 +82,18 @@ def run_trials(
                 verbose=0,
             ),
         )
+        # Tune would take Ctrl-C for itself and come back without a word.
+        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
         results = tuner.fit()
     for trial, result in zip(trials, results):
         if not trial.artifact.done() and trial.artifact.failure() is None:
-            if result.error is None:  # Tune takes Ctrl-C for itself and comes back without a word.
-                raise KeyboardInterrupt
             trial.artifact.record_failure(_reason(result.error))
     run.storage.delete(state)
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException | None) -> str:
+    if error is None:
+        return "it ended without a result"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
