@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -82,9 +85,21 @@ def train(run: Run, orders: Sequence[Order]) -> None:
                 timeout_s=int(run.cfg.cluster.worker_timeout_s)
             ),
         )
-        trainer.fit()
+        with _interruptible():
+            trainer.fit()
     raise_reason(run.storage.sub(stopped))
     run.storage.delete(f".state/train-{identity}")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C means afterwards what it meant before: Ray Train's way of taking it stays behind."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def _scaling(cfg: ClusterConfig) -> Any:
