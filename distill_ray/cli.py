@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -176,12 +176,8 @@ def study_ranking(
 
         found = compare(study, runs)
         page = write_page(found, Path(study.results), f"distill-ray study ranking {config}")
-    if as_json:
-        console.write_json({"result": {"page": str(page), "overall": found.overall}})
-    else:
-        for group, table in found.overall.items():
-            out.print(console.predictors(group, table))
-        out.print(f"Page: {page}", soft_wrap=True, highlight=False, markup=False)
+    tables = [console.predictors(group, table) for group, table in found.overall.items()]
+    _told(page, found.overall, tables, as_json, out)
 
 
 @studies.command("schedule")
@@ -203,12 +199,8 @@ def study_schedule(
 
         found = compare(study, runs)
         page = write_page(found, Path(study.results), f"distill-ray study schedule {config}")
-    if as_json:
-        console.write_json({"result": {"page": str(page), "overall": found.overall}})
-    else:
-        for group, table in found.overall.items():
-            out.print(console.arms(group, table["arms"]))
-        out.print(f"Page: {page}", soft_wrap=True, highlight=False, markup=False)
+    tables = [console.arms(group, table["arms"]) for group, table in found.overall.items()]
+    _told(page, found.overall, tables, as_json, out)
 
 
 @studies.command("domain-data")
@@ -230,12 +222,22 @@ def study_domain_data(
 
         found = compare(study, runs)
         page = write_page(found, Path(study.results), f"distill-ray study domain-data {config}")
+    tables = [console.contrasts(group, rows) for group, rows in found.overall.items()]
+    _told(page, found.overall, tables, as_json, out)
+
+
+def _told(
+    page: Path, overall: Mapping[str, Any], tables: Sequence[Any], as_json: bool, out: Console
+) -> None:
+    """What a study ends with: its figures and its page."""
+    from distill_ray import console
+
     if as_json:
-        console.write_json({"result": {"page": str(page), "overall": found.overall}})
-    else:
-        for group, rows in found.overall.items():
-            out.print(console.contrasts(group, rows))
-        out.print(f"Page: {page}", soft_wrap=True, highlight=False, markup=False)
+        console.write_json({"result": {"page": str(page), "overall": overall}})
+        return
+    for table in tables:
+        out.print(table)
+    out.print(f"Page: {page}", soft_wrap=True, highlight=False, markup=False)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
@@ -41,6 +41,17 @@ class StudyConfig(Section):
         if unknown := sorted({*self.untouched} - {*self.domains}):
             raise ValueError(f"untouched: {', '.join(unknown)} is no domain of this study")
         return self
+
+    def groups(self, domains: Collection[str]) -> dict[str, list[str]]:
+        """`all`, and if some are untouched `chosen on` and `untouched` → those of these domains.
+
+        A group without any is left out.
+        """
+        found = {"all": list(domains)}
+        if self.untouched:
+            found["chosen on"] = [name for name in domains if name not in self.untouched]
+            found["untouched"] = list(self.untouched)
+        return {group: names for group, names in found.items() if names}
 
 
 class RankingStudy(StudyConfig):

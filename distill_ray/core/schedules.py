@@ -148,7 +148,12 @@ def ranked(
     if "probes" not in seen.measured:
         how = {"steps": probe_steps, "rows": probe_rows}
         return Measure("probes", _candidates(state, ladders), how)
-    scores = candidate_scores(seen.measured["probes"], ladders.ranking, state.progress)
+    return _assessed(state, seen, ladders.ranking, margin)
+
+
+def _assessed(state: ScheduleState, seen: Observation, ranking: Weighted, margin: float) -> Choice:
+    """What the probes say, if it leads by the margin; else what serves."""
+    scores = candidate_scores(seen.measured["probes"], ranking, state.progress)
     best = max(scores, key=lambda c: (scores[c], c == state.checkpoint))
     lead = scores[best] - scores[state.checkpoint]
     if lead < margin:

@@ -53,14 +53,9 @@ def study(cfg: DomainDataStudy, runs: Mapping[str, Run]) -> Outcome:
     """
     require(cfg, {name: run.cfg for name, run in runs.items()})
     told = {name: _domain(cfg, run) for name, run in runs.items()}
-    groups = {"all": list(told)}
-    if cfg.untouched:
-        groups["chosen on"] = [name for name in told if name not in cfg.untouched]
-        groups["untouched"] = list(cfg.untouched)
     overall = {
         group: overall_of(cfg, [told[name] for name in names])
-        for group, names in groups.items()
-        if names
+        for group, names in cfg.groups(told).items()
     }
     return Outcome(cfg, {name: found.row for name, found in told.items()}, overall)
 

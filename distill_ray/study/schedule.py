@@ -40,14 +40,9 @@ def study(cfg: ScheduleStudy, runs: Mapping[str, Run]) -> Outcome:
     """
     wanted = load_arms(cfg, {name: run.cfg for name, run in runs.items()})
     taught = {name: _domain(cfg, run, wanted[name]) for name, run in runs.items()}
-    groups = {"all": list(taught)}
-    if cfg.untouched:
-        groups["chosen on"] = [name for name in taught if name not in cfg.untouched]
-        groups["untouched"] = list(cfg.untouched)
     overall = {
         group: overall_of([taught[name] for name in names])
-        for group, names in groups.items()
-        if names
+        for group, names in cfg.groups(taught).items()
     }
     return Outcome(cfg, {name: found.row for name, found in taught.items()}, overall)
 

@@ -44,14 +44,9 @@ def study(cfg: RankingStudy, runs: Mapping[str, Run]) -> Study:
         runs: domain → its run.
     """
     domains = {name: _domain(cfg, run) for name, run in runs.items()}
-    groups = {"all": list(domains)}
-    if cfg.untouched:
-        groups["chosen on"] = [name for name in domains if name not in cfg.untouched]
-        groups["untouched"] = list(cfg.untouched)
     overall = {
         group: _overall(cfg, [domains[name] for name in names])
-        for group, names in groups.items()
-        if names
+        for group, names in cfg.groups(domains).items()
     }
     return Study(cfg, domains, overall)
 
