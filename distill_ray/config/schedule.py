@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from distill_ray.config.base import Fraction, OpenFraction, Section
 
@@ -53,13 +53,22 @@ class ScdSchedule(Section):
     """Stages of equal length; null for as many as the teacher has checkpoints."""
 
 
+def _steps_or_share(value: float) -> float:
+    if value < 1:
+        return value
+    if value != int(value):
+        raise ValueError("1 and up are steps, in whole numbers; below 1 is a share of all steps")
+    return int(value)
+
+
 class RankedSchedule(Section):
     """The ranking is computed anew with short probes from the student as it is: it may change the
     teacher, the checkpoint, or nothing."""
 
     kind: Literal["ranked"] = "ranked"
-    every: PositiveInt | None = None
-    """Steps between two assessments; null waits until the loss no longer falls."""
+    every: Annotated[float, Field(gt=0), AfterValidator(_steps_or_share)] | None = 0.25
+    """Steps between two assessments, below 1 a share of all; null waits until the loss no longer
+    falls."""
     window: Annotated[int, Field(ge=1, le=1000)] = 100
     """Steps in each of the two windows that are compared for that."""
     min_gain: OpenFraction = 0.02
@@ -129,7 +138,7 @@ class AtSwitchConfig(Section):
 class ReassessConfig(Section):
     """The ranking is computed anew with the student's progress, and the teacher may change."""
 
-    at_progress: tuple[OpenFraction, ...] = (0.5,)
+    at_progress: tuple[OpenFraction, ...] = ()
     """Shares of the closed gap to the best teacher at which it happens."""
     margin: Fraction = 0.02
     """A new teacher must lead the current one's score by this much."""

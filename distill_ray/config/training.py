@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     Field,
@@ -19,8 +19,9 @@ from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.schedule import (
     STEP_SCHEDULES,
     AtSwitchConfig,
-    EqualStagesSchedule,
+    FixedSchedule,
     ProgressConfig,
+    RankedSchedule,
     ReassessConfig,
     Schedule,
 )
@@ -154,6 +155,12 @@ class AdaptConfig(Section):
     """Steps between checkpoints for resuming."""
 
 
+def _default_schedule(known: Mapping[str, Any]) -> Schedule:
+    """The ranking anew, where it is one teacher that is chosen, and can be on the way."""
+    cached = getattr(known.get("serving"), "kind", "") == "cached"
+    return FixedSchedule() if cached or known.get("several") is not None else RankedSchedule()
+
+
 class DistillConfig(TrainingConfig):
     """The distillation proper."""
 
@@ -165,10 +172,11 @@ class DistillConfig(TrainingConfig):
     first: Name | None = None
     """The teacher that begins; left out, the one that leads the ranking for an untrained
     student."""
-    schedule: Schedule = EqualStagesSchedule()
     several: SeveralConfig | None = None
     """Several teachers at once; left out, one teaches at a time. As a group they climb their
     ladders in step: each is at the share of its own that the schedule has reached."""
+    schedule: Schedule = Field(default_factory=_default_schedule)
+    """Left out, `ranked`; `fixed` for several at once and for cached targets."""
     reassess: ReassessConfig = ReassessConfig()
     progress: ProgressConfig = ProgressConfig()
     at_switch: AtSwitchConfig = AtSwitchConfig()

@@ -162,7 +162,7 @@ Decide = Callable[[ScheduleState, Observation, Ladders], Choice | Measure]
 class Reassessment:
     """At which progress the ranking is computed anew, and what a lead must be."""
 
-    at_progress: tuple[float, ...] = (0.5,)
+    at_progress: tuple[float, ...] = ()
     margin: float = 0.0
 
 

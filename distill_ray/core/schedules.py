@@ -113,7 +113,7 @@ def ranked(
     seen: Observation,
     ladders: Ladders,
     *,
-    every: int | None = None,
+    every: float | None = 0.25,
     window: int = 100,
     min_gain: float = 0.02,
     probe_steps: int = 8,
@@ -123,13 +123,14 @@ def ranked(
     """The ranking anew, with the student's progress and short probes from the student as it is.
 
     Asked every `every` steps, or where the loss has stopped falling. Candidates are the checkpoint
-    that serves, the next of its ladder, and each teacher's best. Of a candidate's factors, ease
-    comes from its probe; the others are its teacher's, times the share of its teacher's way from
-    the initial student that it has gone itself. The best score serves if it leads by `margin`.
+    that serves, the next of its ladder, and each teacher's best; nothing is measured of a single
+    one. Of a candidate's factors, ease comes from its probe; the others are its teacher's, times
+    the share of its teacher's way from the initial student that it has gone itself. The best score
+    serves if it leads by `margin`.
 
     Args:
         state, seen, ladders: as for every schedule; the ladders with their ranking.
-        every: steps between two assessments; none waits for a plateau.
+        every: steps between two assessments, below 1 a share of all; none waits for a plateau.
         window, min_gain: of a plateau, as in `on_plateau`.
         probe_steps: optimiser steps with each candidate.
         probe_rows: held-out rows of each stream on which a candidate's steps are measured.
@@ -142,12 +143,15 @@ def ranked(
         raise ValueError("the schedule `ranked` needs the ladders' ranking")
     since = seen.step - int(state.memory.get("asked", 0))
     gain = _gain(state, window)
-    due = since >= every if every else gain is not None and gain < min_gain and since >= window
-    if not due:
+    if every is not None:
+        due = since >= (every if every >= 1 else max(1, round(every * ladders.max_steps)))
+    else:
+        due = gain is not None and gain < min_gain and since >= window
+    candidates = _candidates(state, ladders)
+    if not due or len(candidates) == 1:
         return Choice(state.teacher, state.rung, "not assessed")
     if "probes" not in seen.measured:
-        how = {"steps": probe_steps, "rows": probe_rows}
-        return Measure("probes", _candidates(state, ladders), how)
+        return Measure("probes", candidates, {"steps": probe_steps, "rows": probe_rows})
     return _assessed(state, seen, ladders.ranking, margin)
 
 

@@ -6,11 +6,28 @@ from distill_ray.config.schedule import AtSwitchConfig, ProgressConfig, RankedSc
 
 
 def test_what_is_left_out_is_as_before():
-    # SCD has as many stages as checkpoints; a ranking is looked at where the loss stays.
+    # SCD has as many stages as checkpoints; a ranking is looked at three times on the way.
     assert ScdSchedule().stages is None
-    assert RankedSchedule().every is None
+    assert RankedSchedule().every == 0.25
     assert (ProgressConfig().smoothing, ProgressConfig().monotone) == (0.0, True)
     assert (AtSwitchConfig().optimizer, AtSwitchConfig().warmup) == ("keep", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({}, "ranked"),
+        ({"serving": {"kind": "pool"}}, "ranked"),
+        ({"serving": {"kind": "cached"}}, "fixed"),
+        ({"several": {}}, "fixed"),
+        ({"several": {}, "schedule": {"kind": "on_plateau"}}, "on_plateau"),
+    ],
+)
+def test_without_a_schedule_it_is_the_ranking_anew_where_that_can_be(editor, change, kind):
+    changed = {f"distill/{key}": value for key, value in change.items()}
+    dropped = () if "schedule" in change else ("distill/schedule",)
+    distill = editor.load(changed, drop=dropped).distill
+    assert distill.schedule.kind == kind and distill.reassess.at_progress == ()
 
 
 @pytest.mark.parametrize(
@@ -22,6 +39,7 @@ def test_what_is_left_out_is_as_before():
             "schedule.scd.stage: unknown key, got 3. Did you mean 'stages'?",
         ),
         ({"schedule": {"kind": "ranked", "every": 0}}, "schedule.ranked.every: Input should be"),
+        ({"schedule": {"kind": "ranked", "every": 2.5}}, "schedule.ranked.every: 1 and up are"),
         ({"schedule": {"kind": "ranked", "window": 1001}}, "schedule.ranked.window: Input should"),
         ({"schedule": {"kind": "ranked", "margin": -0.1}}, "schedule.ranked.margin: Input should"),
         ({"schedule": {"kind": "ranked", "min_gain": 0}}, "schedule.ranked.min_gain: Input should"),
@@ -64,7 +82,6 @@ def test_scd_compares_whole_distributions(editor, targets):
 def test_targets_aren_t_cached_for_a_schedule_that_decides_on_the_way(editor, kind):
     schedule = {"kind": kind, **({"function": "mine:turns"} if kind == "plugin" else {})}
     changes = {"distill/serving": {"kind": "cached"}, "distill/schedule": schedule}
-    changes |= {"distill/reassess": {"at_progress": []}}
     (problem,) = editor.problems(changes)
     assert f"decided on the way, by schedule {kind}. Set reassess.at_progress: []" in problem
 

@@ -3,7 +3,8 @@
 import pytest
 
 CACHED = {"distill/serving": {"kind": "cached"}}
-KNOWN = {"distill/schedule": {"kind": "fixed"}, "distill/reassess": {"at_progress": []}}
+KNOWN = {"distill/schedule": {"kind": "fixed"}}
+REASSESSED = {"distill/reassess": {"at_progress": [0.5]}}
 
 
 @pytest.mark.parametrize("kind", ["fixed", "equal_stages"])
@@ -22,11 +23,9 @@ def test_a_cache_is_refused_where_the_teacher_is_chosen_on_the_way(editor):
         "of is decided on the way, by "
     )
     plateau, progress = "schedule on_plateau", "reassess.at_progress [0.5]"
-    assert editor.problems(CACHED) == [f"{start}{plateau} and {progress}{fix}"]
-    kept = {"distill/reassess": KNOWN["distill/reassess"]}
-    assert editor.problems({**CACHED, **kept}) == [f"{start}{plateau}{fix}"]
-    kept = {"distill/schedule": KNOWN["distill/schedule"]}
-    assert editor.problems({**CACHED, **kept}) == [f"{start}{progress}{fix}"]
+    assert editor.problems({**CACHED, **REASSESSED}) == [f"{start}{plateau} and {progress}{fix}"]
+    assert editor.problems(CACHED) == [f"{start}{plateau}{fix}"]
+    assert editor.problems({**CACHED, **KNOWN, **REASSESSED}) == [f"{start}{progress}{fix}"]
 
 
 @pytest.mark.parametrize("kind", ["cached", "pool"])

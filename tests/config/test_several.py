@@ -5,7 +5,7 @@ import pytest
 from distill_ray.config.several import STRATEGY_NAMES
 from distill_ray.core.strategies import STRATEGIES
 
-KNOWN = {"distill/schedule": {"kind": "fixed"}, "distill/reassess": {"at_progress": []}}
+KNOWN = {"distill/schedule": {"kind": "fixed"}}
 
 
 def several(**changes):
@@ -28,7 +28,10 @@ def test_every_strategy_goes_with_schedules_of_rungs(editor, strategy, kind):
     [
         ({"distill/schedule": {"kind": "scd"}}, "schedule scd chooses among single checkpoints"),
         ({"distill/schedule": {"kind": "ranked"}}, "schedule ranked chooses among single"),
-        ({"distill/reassess": {}}, "reassess.at_progress [0.5] changes the one"),
+        (
+            {"distill/reassess": {"at_progress": [0.5]}},
+            "reassess.at_progress [0.5] changes the one",
+        ),
         ({"distill/serving": {"kind": "cached"}}, "serving cached answers for one"),
         ({"distill/serving": {"kind": "pool"}}, "serving pool answers for one"),
         ({"distill/objective": {"match": {"hidden": {}}}}, "objective.match reads the layers"),

@@ -220,6 +220,24 @@ def test_it_is_asked_every_so_many_steps_since_the_last_time():
     assert asked == [10, 20, 30]
 
 
+@pytest.mark.parametrize(("every", "first"), [(0.25, 25), (0.001, 1)])
+def test_an_interval_below_one_is_a_share_of_all_steps(every, first):
+    asked = [s for s in range(1, 40) if ranked_at(s, PROBES, progress=0.1, every=every)[0]]
+    assert asked[0] == first
+
+
+def test_nothing_is_measured_where_there_is_nothing_to_choose():
+    state, alone = ScheduleState("a", 1), Ladders({"a": 2}, max_steps=8, ranking=EASY_EARLY)
+    moved = advance(state, Observation(4, 1.0), alone, partial(schedules.ranked, every=2))
+    assert (moved.state.checkpoint, moved.switch) == (("a", 1), None)
+    assert isinstance(
+        advance(
+            ScheduleState("a", 0), Observation(4, 1.0), alone, partial(schedules.ranked, every=2)
+        ),
+        Measure,
+    )
+
+
 def test_without_an_interval_it_is_asked_where_the_loss_is_flat_and_a_window_later_again():
     asked = []
     state = ScheduleState("easy", 1)

@@ -96,8 +96,9 @@ def test_only_schedules_that_may_change_the_teacher_have_all_ladders(made: Made)
 
 def test_arms_that_come_to_the_same_thing_share_a_training(made: Made) -> None:
     assert made.path("strongest") == made.path("strong 3")
+    assert made.path("default") == made.path("ranked"), "what a run does that says nothing"
     paths = [made.path(name) for name in made.arms]
-    assert len(set(paths)) == len(paths) - 1
+    assert len(set(paths)) == len(paths) - 2
 
 
 def test_scd_and_ordered_checkpoints_reset_the_optimiser_others_keep_it(made: Made) -> None:
@@ -128,9 +129,11 @@ def test_weighted_arms_are_anchored_at_the_control_of_their_seed(made: Made) -> 
     assert made.trial("scd").job.anchor is None
 
 
-def test_progress_is_measured_only_where_it_decides(made: Made) -> None:
-    assert made.trial("default").job.validate_every == made.run.cfg.distill.validate_every
-    assert made.trial("scd").job.validate_every is None
+def test_progress_is_measured_only_where_it_decides(tmp_path: Path) -> None:
+    made = Made(tmp_path, distill={"reassess": {"at_progress": [0.5]}, "validate_every": 7})
+    assert made.trial("default").job.validate_every == 7
+    assert made.trial("ranked").job.validate_every is None, "its probes tell it"
+    assert made.arms["default"].settings()["reassess"]["at_progress"] == [0.5]
 
 
 def test_what_a_default_says_touches_no_other_arm(tmp_path: Path, made: Made) -> None:
@@ -156,4 +159,3 @@ def test_settings_tell_what_makes_an_arm_one_of_its_kind(made: Made) -> None:
     }  # fmt: skip
     ranked = made.arms["ranked"].settings()
     assert ranked["probe_steps"] == 8 and "reassess" not in ranked
-    assert made.arms["default"].settings()["reassess"]["at_progress"] == [0.5]
