@@ -274,3 +274,34 @@ def _groups() -> Iterator[tuple[Any, int, torch.dtype]]:
         if group is None or rank > 0:
             yield group, members, torch.float32
             yield group, members, torch.bfloat16
+
+
+def train_part(job: Job, start: Path | None, until: int, end: Path | None) -> dict[str, Any]:
+    """Some steps of a job on this group of ranks, from one checkpoint to another."""
+    from distill_ray.engine import checkpoint
+    from distill_ray.engine.job import build_session
+    from distill_ray.engine.loop import distill
+
+    session = build_session(job, torch.device("cpu"))
+    if start is not None:
+        checkpoint.restore(session, start)
+    steps, rows = [], []
+    source: Any = session.source
+    for step in distill(session):
+        steps.append(step)
+        for micro in range(session.num_micro):
+            rows += source.batch(step.number - 1, micro).row_ids
+        if step.number == until:
+            break
+    if end is not None:
+        end.mkdir(exist_ok=True)
+        checkpoint.save(session, end, job="test")
+        dist.barrier()
+    with session.backend.whole() as model:
+        weights = {k: v.detach().float().numpy().copy() for k, v in model.state_dict().items()}
+    return {
+        "loss": [s.loss for s in steps],
+        "rows": rows,
+        "weights": weights,
+        "moments": _moments(session),
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from distill_ray.config.base import Section
 
@@ -14,6 +14,12 @@ class ClusterConfig(Section):
     """A Ray address (`auto`, `host:6379`); none starts Ray on this machine alone."""
     num_workers: PositiveInt = 1
     """Data-parallel workers of adapt and distill."""
+    min_workers: PositiveInt | None = None
+    """With as few of them training begins, and goes on when nodes are lost; as nodes come, it goes
+    on with more, up to `num_workers`. Left out, there are always `num_workers`."""
+    resize_every_s: PositiveFloat = 60.0
+    """How long a group of workers trains before it may be made larger: work since the last
+    checkpoint is done again then."""
     cpus_per_worker: PositiveFloat = 1.0
     gpus_per_worker: NonNegativeFloat = 0.0
     memory_gib_per_worker: PositiveFloat | None = None
@@ -25,3 +31,22 @@ class ClusterConfig(Section):
     """How long workers may wait for each other."""
     max_failures: NonNegativeInt = 2
     """Failures of workers that a training stage survives before it gives up."""
+    max_preemptions: NonNegativeInt | None = None
+    """Nodes that may be taken back from a training stage before it gives up, counted apart from
+    failures; null for any number."""
+    checkpoint_every_s: PositiveFloat | None = 600.0
+    """Seconds of training that a loss may cost at most: beside every `save_every` steps, a
+    checkpoint is written after this long. null writes by steps alone."""
+
+    @property
+    def fewest_workers(self) -> int:
+        """With which training goes on."""
+        return self.min_workers or self.num_workers
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ClusterConfig:
+        if self.fewest_workers > self.num_workers:
+            raise ValueError(
+                f"min_workers: {self.min_workers} is more than num_workers {self.num_workers}"
+            )
+        return self

@@ -186,10 +186,11 @@ def _step_problems(cfg: RunConfig) -> Iterator[str]:
 
 def _batch_problems(cfg: RunConfig) -> Iterator[str]:
     for where, training in cfg.trainings():
-        workers = 1 if where == "probe" else cfg.cluster.num_workers
-        part = workers * training.micro_batch_rows
-        if training.batch_rows % part:
-            yield (
-                f"{where}.batch_rows: {training.batch_rows} is not a multiple of {workers} workers"
-                f" x micro_batch_rows {training.micro_batch_rows} = {part}"
-            )
+        sizes = range(cfg.cluster.fewest_workers, cfg.cluster.num_workers + 1)
+        for workers in [1] if where == "probe" else sizes:
+            part = workers * training.micro_batch_rows
+            if training.batch_rows % part:
+                yield (
+                    f"{where}.batch_rows: {training.batch_rows} is not a multiple of {workers} "
+                    f"workers x micro_batch_rows {training.micro_batch_rows} = {part}"
+                )

@@ -58,8 +58,8 @@ class Backend(Protocol):
     def save(self, folder: Path) -> None:
         """Write this rank's part of weights and optimiser state."""
 
-    def load(self, folder: Path) -> None:
-        """Read what `save` wrote."""
+    def load(self, folder: Path, world: int) -> None:
+        """Read what `save` wrote on `world` ranks; there may be more or fewer now."""
 
     def whole(self) -> AbstractContextManager[Any]:
         """The student as a model whose parameters are whole; entered by every rank."""

@@ -59,23 +59,23 @@ def job_of(folder: Path) -> str:
     return str(json.loads((folder / STATE).read_text())["job"])
 
 
-def restore(session: Session, folder: Path) -> None:
-    """Bring a freshly built session to where `save` left it.
+def world_of(folder: Path) -> int:
+    """How many ranks have written it."""
+    return int(json.loads((folder / STATE).read_text())["world_size"])
 
-    Raises:
-        ValueError: the checkpoint was made by another number of workers.
+
+def restore(session: Session, folder: Path) -> None:
+    """Bring a freshly built session to where `save` left it; every rank calls it.
+
+    There may be more or fewer ranks than there were. Batches are the same ones then; sums are
+    added up in another order, and dropout draws anew.
     """
     state = json.loads((folder / STATE).read_text())
-    if state["world_size"] != comm.world():
-        raise ValueError(
-            f"the checkpoint was made by {state['world_size']} workers, now there are "
-            f"{comm.world()}: run with cluster.num_workers={state['world_size']}"
-        )
-    session.backend.load(folder)
-    random = torch.load(folder / f"random-{comm.rank()}.pt", weights_only=True)
-    torch.set_rng_state(random["cpu"])
-    if random["cuda"]:
-        torch.cuda.set_rng_state_all(random["cuda"])
+    session.backend.load(folder, state["world_size"])
+    if state["world_size"] == comm.world():
+        _restore_random(folder / f"random-{comm.rank()}.pt")
+    else:
+        torch.manual_seed(hash((state["step"], comm.world(), comm.rank())))
     session.step = state["step"]
     session.initial_loss = state["initial_loss"]
     session.history = state["history"]
@@ -86,6 +86,13 @@ def restore(session: Session, folder: Path) -> None:
         session.taught = state["taught"]
         session.teaching.log = [Switch(**row) for row in state["log"]]
         session.teaching.stalls = [(step, seconds) for step, seconds in state["stalls"]]
+
+
+def _restore_random(file: Path) -> None:
+    random = torch.load(file, weights_only=True)
+    torch.set_rng_state(random["cpu"])
+    if random["cuda"]:
+        torch.cuda.set_rng_state_all(random["cuda"])
 
 
 def export(session: Session, folder: Path) -> None:

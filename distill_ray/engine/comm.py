@@ -36,6 +36,15 @@ def from_rank_zero(value: T) -> T:
     return box[0]  # type: ignore[no-any-return]
 
 
+def of_all_ranks(value: T) -> list[T]:
+    """Every rank's value, on every rank."""
+    if world() == 1:
+        return [value]
+    found: list[Any] = [None] * world()
+    dist.all_gather_object(found, value)
+    return found
+
+
 def barrier() -> None:
     """Wait for every rank."""
     if world() > 1:

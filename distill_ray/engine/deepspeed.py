@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
+import tempfile
+from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -25,6 +29,8 @@ from distill_ray.engine.snapshot import Snapshot, forget
 from distill_ray.engine.student import Student
 
 TESTED = "0.19"
+WEIGHTS = "weights"
+"""What DeepSpeed calls a checkpoint's tag: its folder."""
 CPU_ZERO = {
     "reduce_bucket_size": 8_000_000,
     "reduce_scatter": False,
@@ -127,11 +133,23 @@ class DeepSpeedBackend:
 
     def save(self, folder: Path) -> None:
         """Write this rank's shard; shards are named by rank and merge in storage."""
-        self._engine.save_checkpoint(str(folder), tag="weights")
+        self._engine.save_checkpoint(str(folder), tag=WEIGHTS)
 
-    def load(self, folder: Path) -> None:
-        """Read what `save` wrote."""
-        path, _ = self._engine.load_checkpoint(str(folder), tag="weights")
+    def load(self, folder: Path, world: int) -> None:
+        """Read what `save` wrote on `world` ranks; on another number of them by way of DeepSpeed's
+        universal checkpoint (arXiv 2406.18820), in which each parameter is whole."""
+        if self._stage == 0 or world == comm.world():
+            self._load(folder, WEIGHTS)
+            return
+        with _universal(folder) as converted, _mended(self._torchs()):
+            self._engine._config.load_universal_checkpoint = True
+            try:
+                self._load(converted, WEIGHTS)
+            finally:
+                self._engine._config.load_universal_checkpoint = False
+
+    def _load(self, folder: Path, tag: str) -> None:
+        path, _ = self._engine.load_checkpoint(str(folder), tag=tag)
         if path is None:  # DeepSpeed says so by a None, not by an error.
             raise FileNotFoundError(f"{folder} holds no DeepSpeed checkpoint")
 
@@ -144,6 +162,56 @@ class DeepSpeedBackend:
             return
         with self._zero.GatheredParameters(list(model.parameters())):
             yield model
+
+
+@contextmanager
+def _universal(folder: Path) -> Iterator[Path]:
+    """A checkpoint that any number of ranks can load; made once on each node, for the block."""
+    place = Path(tempfile.gettempdir()) / f"distill-ray-{comm.from_rank_zero(uuid4().hex)}"
+    first_here = os.environ.get("LOCAL_RANK", "0") == "0"
+    try:
+        if first_here:
+            _convert(folder / WEIGHTS, place / WEIGHTS)
+        comm.barrier()
+        yield place
+        comm.barrier()
+    finally:
+        if first_here:
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _convert(shards: Path, place: Path) -> None:
+    """Shards of a checkpoint → whole parameters and moments, by DeepSpeed's own converter."""
+    from deepspeed.checkpoint import ds_to_universal
+
+    place.mkdir(parents=True)
+    how = Namespace(
+        input_folder=str(shards),
+        output_folder=str(place),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,
+    )
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        ds_to_universal.main(how)
+
+
+@contextmanager
+def _mended(optimiser: torch.optim.Optimizer) -> Iterator[None]:
+    """Undo what stage 3 does wrong in the block, where it loads a universal checkpoint.
+
+    It gives all groups the weight decay of the first one, and all parameters one tensor as their
+    number of steps, which each of them would then count.
+    """
+    options = [{k: v for k, v in g.items() if k != "params"} for g in optimiser.param_groups]
+    yield
+    for group, before in zip(optimiser.param_groups, options, strict=True):
+        group.update(before)
+    for state in optimiser.state.values():
+        if isinstance(state.get("step"), Tensor):
+            state["step"] = state["step"].clone()
 
 
 def import_deepspeed(device: torch.device) -> Any:

@@ -79,8 +79,8 @@ class PlainBackend:
             state = {"student": student, "optimiser": self._optimiser.state_dict()}
             torch.save(state, folder / "plain.pt")
 
-    def load(self, folder: Path) -> None:
-        """Read what `save` wrote."""
+    def load(self, folder: Path, world: int) -> None:
+        """Read what `save` wrote: the same for any number of ranks."""
         state = torch.load(folder / "plain.pt", map_location=self.device, weights_only=True)
         self._student.load_state_dict(state["student"])
         self._optimiser.load_state_dict(state["optimiser"])

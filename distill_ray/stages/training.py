@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -36,6 +33,7 @@ from distill_ray.runtime.storage import cache_folder
 from distill_ray.stages.anchor import anchor_of
 from distill_ray.stages.local_files import CURVE, SWITCHES, local_ref
 from distill_ray.stages.order import Order
+from distill_ray.stages.saving import Saving, kept, prepare, resume, save
 from distill_ray.stages.serving import source_of
 from distill_ray.stages.set_aside import (
     FOLDER,
@@ -58,10 +56,9 @@ def train(run: Run, orders: Sequence[Order]) -> None:
     run.ray()
     hush("ray.train")
     # Of all orders, also those that are done: an attempt that was cut off had the same ones.
-    # A checkpoint can be read by as many workers as have written it, so their number counts too.
-    paths = [order.artifact.path for order in orders]
-    identity = fingerprint([paths, run.cfg.cluster.num_workers])
-    state = run.storage.sub(".state")
+    identity = fingerprint([order.artifact.path for order in orders])
+    state, name = run.storage.sub(".state"), f"train-{identity}"
+    prepare(state.sub(name))
     stopped = f".state/stopped-{identity}"
     run.storage.delete(stopped)
     with mailbox(run.progress) as box, teacher_pools(run, orders, box) as started:
@@ -72,14 +69,16 @@ def train(run: Run, orders: Sequence[Order]) -> None:
                 "mailbox": box,
                 "pools": started,
                 "stopped": run.storage.sub(stopped),
+                "state": state.sub(name),
+                "cluster": run.cfg.cluster,
             },
             scaling_config=_scaling(run.cfg.cluster),
             run_config=ray.train.RunConfig(
                 # Equal orders, equal name: a run that was cut off goes on from its checkpoints.
-                name=f"train-{identity}",
+                name=name,
                 storage_path=state.uri,
-                failure_config=ray.train.FailureConfig(max_failures=run.cfg.cluster.max_failures),
-                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+                failure_config=_failures(run.cfg.cluster),
+                checkpoint_config=kept(),
             ),
             torch_config=ray.train.torch.TorchConfig(
                 timeout_s=int(run.cfg.cluster.worker_timeout_s)
@@ -88,7 +87,7 @@ def train(run: Run, orders: Sequence[Order]) -> None:
         with _interruptible():
             trainer.fit()
     raise_reason(run.storage.sub(stopped))
-    run.storage.delete(f".state/train-{identity}")
+    state.delete(name)
 
 
 @contextmanager
@@ -103,10 +102,19 @@ def _interruptible() -> Iterator[None]:
 
 
 def _scaling(cfg: ClusterConfig) -> Any:
+    elastic = cfg.fewest_workers < cfg.num_workers
     return ray.train.ScalingConfig(
-        num_workers=cfg.num_workers,
+        num_workers=(cfg.fewest_workers, cfg.num_workers) if elastic else cfg.num_workers,
+        elastic_resize_monitor_interval_s=cfg.resize_every_s,
         use_gpu=cfg.gpus_per_worker > 0,
         resources_per_worker=worker_resources(cfg),
+    )
+
+
+def _failures(cfg: ClusterConfig) -> Any:
+    preemptions = -1 if cfg.max_preemptions is None else cfg.max_preemptions
+    return ray.train.FailureConfig(
+        max_failures=cfg.max_failures, max_preemption_failures=preemptions
     )
 
 
@@ -116,7 +124,7 @@ def _worker(payload: Mapping[str, Any]) -> None:
         # Decided once: a slow rank must not see what a fast one has just finished.
         if not comm.from_rank_zero(order.artifact.done()):
             try:
-                _fill(order, payload["mailbox"], payload["pools"])
+                _fill(order, payload)
             except TooManyBadStepsError as error:  # On every rank, at the same step.
                 if comm.rank() == 0:
                     job, place = f"{order.stage} {order.job.name}", order.artifact.uri
@@ -129,18 +137,22 @@ def _worker(payload: Mapping[str, Any]) -> None:
         comm.barrier()
 
 
-def _fill(order: Order, box: Any, pools: Mapping[str, Any]) -> None:
-    started = time.monotonic()
+def _fill(order: Order, payload: Mapping[str, Any]) -> None:
+    started, box, pools = time.monotonic(), payload["mailbox"], payload["pools"]
     job, device = local(order), ray.train.torch.get_device()
     source = source_of(order, job, device, pools)
     session = build_session(job, device, source, anchor_of(order, device))
     session.bad.keep = keeper(order.artifact.storage.sub(order.artifact.path))
-    _resume(session, order)
+    torn = resume(session, order, payload["state"])
+    saving = Saving.of(order, payload["cluster"])
+    if comm.rank() == 0:
+        for line in torn:
+            box.push.remote(Event("progress", order.stage, line))
     for step in distill(session):
         if (rung := _rung(order, step)) is not None:
             _export(session, order, f"checkpoints/{rung}")
-        if step.number % order.save_every == 0 and step.number < order.job.steps:
-            _save(session, order, step)
+        if step.number < order.job.steps and saving.due(step.number):
+            save(session, order, step)
         if comm.rank() == 0:
             box.push.remote(_event(order, step, session.bad.total))
     comm.barrier()
@@ -161,23 +173,6 @@ def local(order: Order) -> Job:
     if isinstance(order.serving, PoolServing):  # Its actors read the teachers.
         return replace(order.job, data=data, student=local_ref(order.job.student))
     return replace(order.job.with_refs(local_ref), data=data)
-
-
-def _resume(session: Session, order: Order) -> None:
-    found = ray.train.get_checkpoint()
-    if found is None:
-        return
-    with found.as_directory() as folder:
-        if checkpoint.job_of(Path(folder)) == order.artifact.path:
-            checkpoint.restore(session, Path(folder))
-
-
-def _save(session: Session, order: Order, step: Step) -> None:
-    folder = Path(tempfile.mkdtemp(prefix="distill-ray-"))
-    checkpoint.save(session, folder, job=order.artifact.path)
-    saved = ray.train.Checkpoint.from_directory(str(folder))
-    ray.train.report({"step": step.number, "loss": step.loss}, checkpoint=saved)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _export(session: Session, order: Order, path: str) -> None:
