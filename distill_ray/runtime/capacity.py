@@ -34,28 +34,32 @@ def machine() -> Machine:
 def capacity_problems(
     cfg: ClusterConfig, cpus: float, gpus: float, pools: Sequence[PoolServing] = ()
 ) -> list[Problem]:
-    """What the workers, and the teachers' actors beside them, ask for beyond `cpus` and `gpus`."""
-    problems = []
+    """What the workers, and the teachers' actors beside them, ask for beyond `cpus` and `gpus`.
+
+    Workers whose number may change are counted at their fewest.
+    """
+    problems, workers = [], cfg.fewest_workers
     for unit, each, there in (
         ("CPU", cfg.cpus_per_worker, cpus),
         ("GPU", cfg.gpus_per_worker, gpus),
     ):
-        if cfg.num_workers * each > there:
+        if workers * each > there:
             what = (
-                f"{cfg.num_workers} workers x {each:g} {unit} = {cfg.num_workers * each:g} {unit}s,"
+                f"{workers} workers x {each:g} {unit} = {workers * each:g} {unit}s,"
                 f" the cluster has {there:g}."
             )
             fit = int(there // each)
             fix = f"At most {fit} such workers fit." if fit else f"Set {unit.lower()}s_per_worker."
-            problems.append(Problem("cluster.num_workers", what, fix))
+            where = "cluster.min_workers" if cfg.min_workers else "cluster.num_workers"
+            problems.append(Problem(where, what, fix))
         else:
-            problems += _beside(cfg.num_workers, each, unit, there, pools)
+            problems += _beside(workers, each, unit, there, pools)
     return problems
 
 
 def actor_problems(cfg: ClusterConfig, actors: int, cpus: float, gpus: float) -> list[Problem]:
     """What actors that compute targets ask for; each is as large as a worker, and before them."""
-    asked = cfg.model_copy(update={"num_workers": actors})
+    asked = cfg.model_copy(update={"num_workers": actors, "min_workers": None})
     where = "distill.serving.actors"
     return [replace(problem, where=where) for problem in capacity_problems(asked, cpus, gpus)]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distill_ray.config.cluster import ClusterConfig
 from distill_ray.config.errors import InputError, Problem
@@ -16,6 +17,10 @@ from distill_ray.config.serving import PoolServing
 from distill_ray.runtime.capacity import capacity_problems
 from distill_ray.runtime.environment import WORKER_ENV, python_path, variables_set
 from distill_ray.runtime.progress import Event, Progress
+
+TESTED = "2.60"
+AWAIT_S = 3.0
+"""Between two looks at what the cluster has."""
 
 
 def is_up() -> bool:
@@ -31,7 +36,7 @@ def ensure_ray(cfg: ClusterConfig, pools: Sequence[PoolServing] = ()) -> None:
     """
     if not is_up():
         _init(cfg)
-    check_capacity(cfg, ray.cluster_resources(), pools)
+    check_capacity(cfg, reachable(), pools)
 
 
 def _init(cfg: ClusterConfig) -> None:
@@ -77,6 +82,63 @@ def check_capacity(
         raise InputError("the cluster is too small:", problems)
 
 
+def reachable() -> dict[str, float]:
+    """Resources that the cluster has, or may scale to as its autoscaler says."""
+    there = dict(ray.cluster_resources())
+    most = _most_by_autoscaler()
+    return {key: max(there.get(key, 0.0), most.get(key, 0.0)) for key in {*there, *most}}
+
+
+def _most_by_autoscaler() -> Mapping[str, float]:
+    """What Ray Train and Ray Data ask, too; Ray has no public name for it."""
+    if not ray.__version__.startswith(TESTED):
+        return {}
+    from ray._private.state import state
+
+    return state.get_max_resources_from_cluster_config() or {}
+
+
+@contextmanager
+def awaited(progress: Progress, stage: str, wanted: Mapping[str, float]) -> Iterator[None]:
+    """While the block runs, progress says for which resources nodes are awaited.
+
+    Args:
+        progress: is told when something begins to lack, and when all is there.
+        stage: that waits.
+        wanted: all that it asks for at a time.
+    """
+    stop, said = threading.Event(), ""
+
+    def watch() -> None:
+        nonlocal said
+        while not stop.wait(AWAIT_S):
+            try:
+                text = _lacking(wanted, ray.cluster_resources())
+            except Exception:
+                return  # Ray is going down.
+            if text != said:
+                progress.emit(Event("progress", stage, text or "the nodes are there"))
+            said = text
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=30)
+
+
+def _lacking(wanted: Mapping[str, float], there: Mapping[str, float]) -> str:
+    """What nodes are awaited for; nothing where all is there."""
+    parts = [
+        f"{count:g} {kind}s, {there.get(kind, 0.0):g} there"
+        for kind, count in wanted.items()
+        if count > there.get(kind, 0.0)
+    ]
+    return f"waiting for nodes: {' and '.join(parts)}" if parts else ""
+
+
 def worker_resources(cfg: ClusterConfig) -> dict[str, float]:
     """Resources of one worker, as Tune and Train name them."""
     resources = {"CPU": cfg.cpus_per_worker}
@@ -107,7 +169,9 @@ class Mailbox:
 @contextmanager
 def mailbox(progress: Progress, interval_s: float = 0.5) -> Iterator[Any]:
     """A Mailbox whose events are shown while the block runs."""
-    actor = ray.remote(num_cpus=0)(Mailbox).remote()
+    # On the driver's node: another may be taken away in the middle of it.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
     stop = threading.Event()
 
     def pump() -> None:

@@ -96,17 +96,18 @@ def resume(session: Session, order: Order, state: Storage) -> list[str]:
         state: the folder of its training's checkpoints.
 
     Returns:
-        What was found torn on the way, a line each.
+        What is worth telling of it, a line each.
     """
-    torn: list[str] = []
+    said: list[str] = []
     for name in comm.from_rank_zero(_newest_first(state, order.artifact.path)):
         with ray.train.Checkpoint(state.sub(name).uri).as_directory() as folder:
             problem = _problem(Path(folder), session)
             if not problem:
                 checkpoint.restore(session, Path(folder))
-                return torn
-        torn.append(f"checkpoint {name} is passed over: {problem}")
-    return torn
+                workers = f"{comm.world()} worker{'s' * (comm.world() > 1)}"
+                return [*said, f"goes on after step {session.step}, with {workers}"]
+        said.append(f"{name} is passed over: {problem}")
+    return said
 
 
 def _newest_first(state: Storage, job: str) -> list[str]:

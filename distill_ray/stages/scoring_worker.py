@@ -19,7 +19,7 @@ from distill_ray.config.selection import AuditConfig
 from distill_ray.models.load import load_frozen
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
-from distill_ray.runtime.cluster import hush
+from distill_ray.runtime.cluster import hush, reachable
 from distill_ray.runtime.storage import is_full
 from distill_ray.stages.desk import Desk
 from distill_ray.stages.local_files import local_ref
@@ -61,7 +61,7 @@ class Pool:
             gpus=cluster.gpus_per_worker if gpus is None else gpus,
             attempts=audit.attempts,
         )
-        problems = list(pool._problems(ray.cluster_resources()))
+        problems = list(pool._problems(reachable()))
         if problems:
             raise InputError("the cluster is too small:", problems)
         return pool

@@ -30,7 +30,7 @@ from distill_ray.engine.targets import (
     targets_of,
 )
 from distill_ray.runtime.capacity import actor_problems
-from distill_ray.runtime.cluster import hush, worker_device, worker_resources
+from distill_ray.runtime.cluster import hush, reachable, worker_device, worker_resources
 from distill_ray.runtime.storage import Storage, is_full
 from distill_ray.stages.order import Order
 from distill_ray.stages.shelf import spec_of
@@ -96,7 +96,7 @@ def _pass(cfg: ClusterConfig, order: Order, items: list[Item]) -> Iterator[dict[
 
 
 def _require_room(cfg: ClusterConfig, actors: int) -> None:
-    there = ray.cluster_resources()
+    there = reachable()
     problems = actor_problems(cfg, actors, there.get("CPU", 0), there.get("GPU", 0))
     if problems:
         raise InputError("the cluster is too small:", problems)

@@ -26,7 +26,7 @@ from distill_ray.engine.held_out import task_loss
 from distill_ray.engine.job import Job, build_session
 from distill_ray.engine.loop import Step, checkpoint_losses, distill, validation_of
 from distill_ray.engine.session import Session
-from distill_ray.runtime.cluster import hush, mailbox, worker_resources
+from distill_ray.runtime.cluster import awaited, hush, mailbox, worker_resources
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import cache_folder
@@ -61,7 +61,15 @@ def train(run: Run, orders: Sequence[Order]) -> None:
     prepare(state.sub(name))
     stopped = f".state/stopped-{identity}"
     run.storage.delete(stopped)
-    with mailbox(run.progress) as box, teacher_pools(run, orders, box) as started:
+    wanted = {
+        k: run.cfg.cluster.num_workers * v for k, v in worker_resources(run.cfg.cluster).items()
+    }
+    stage = orders[0].stage
+    with (
+        mailbox(run.progress) as box,
+        teacher_pools(run, orders, box) as started,
+        awaited(run.progress, stage, wanted),
+    ):
         trainer = ray.train.torch.TorchTrainer(
             _worker,
             train_loop_config={
@@ -143,11 +151,11 @@ def _fill(order: Order, payload: Mapping[str, Any]) -> None:
     source = source_of(order, job, device, pools)
     session = build_session(job, device, source, anchor_of(order, device))
     session.bad.keep = keeper(order.artifact.storage.sub(order.artifact.path))
-    torn = resume(session, order, payload["state"])
+    said = resume(session, order, payload["state"])
     saving = Saving.of(order, payload["cluster"])
     if comm.rank() == 0:
-        for line in torn:
-            box.push.remote(Event("progress", order.stage, line))
+        for line in said:
+            box.push.remote(Event("progress", order.stage, f"{order.job.name}: {line}"))
     for step in distill(session):
         if (rung := _rung(order, step)) is not None:
             _export(session, order, f"checkpoints/{rung}")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from ray import tune
 
+from distill_ray.config.cluster import ClusterConfig
 from distill_ray.core.calibration import nll_each, normalise, right_each
 from distill_ray.data.batches import MixedRows
 from distill_ray.data.examples import Questions
@@ -24,7 +25,14 @@ from distill_ray.engine.loop import distill
 from distill_ray.engine.score import option_scores
 from distill_ray.engine.session import Session, Teaching
 from distill_ray.runtime.artifacts import Building
-from distill_ray.runtime.cluster import hush, mailbox, worker_device, worker_resources
+from distill_ray.runtime.cluster import (
+    awaited,
+    hush,
+    mailbox,
+    reachable,
+    worker_device,
+    worker_resources,
+)
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import cache_folder
@@ -59,9 +67,10 @@ def run_trials(
     # A trial's artifact is its checkpoint: what Tune itself kept of an attempt is disposable.
     state = f".state/{stage}"
     run.storage.delete(state)
-    at_once = run.cfg.probe.max_concurrent or run.cfg.cluster.num_workers
-    with mailbox(run.progress) as box:
-        resources = {key.lower(): value for key, value in worker_resources(run.cfg.cluster).items()}
+    at_once = run.cfg.probe.max_concurrent or _most_at_once(run.cfg.cluster)
+    each = worker_resources(run.cfg.cluster)
+    with mailbox(run.progress) as box, awaited(run.progress, stage, each):
+        resources = {key.lower(): value for key, value in each.items()}
         parameters = tune.with_parameters(
             _trial,
             stage=stage,
@@ -89,6 +98,14 @@ def run_trials(
         if not trial.artifact.done() and trial.artifact.failure() is None:
             trial.artifact.record_failure(_reason(result.error))
     run.storage.delete(state)
+
+
+def _most_at_once(cfg: ClusterConfig) -> int:
+    """As many workers as there are here; on a cluster, as many as it has room for, or may have."""
+    if cfg.address is None:
+        return cfg.num_workers
+    there = reachable()
+    return max(1, int(min(there.get(k, 0) // each for k, each in worker_resources(cfg).items())))
 
 
 def _reason(error: BaseException | None) -> str:

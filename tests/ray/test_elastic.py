@@ -1,0 +1,95 @@
+"""Nodes are lost and come while a student trains; it ends as if nothing had happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from findings import config
+from ray.cluster_utils import Cluster
+
+from distill_ray.config import RunConfig
+from distill_ray.engine.job import Job
+from distill_ray.models.ref import ModelRef
+from distill_ray.runtime.cluster import ensure_ray, shutdown
+from distill_ray.runtime.progress import Event
+from distill_ray.runtime.run import Run
+from distill_ray.stages.order import Order
+from distill_ray.stages.rows import data_spec
+from distill_ray.stages.shard import shard
+from distill_ray.stages.training import train
+
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
+
+STEPS = 400
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A head and a node, each with room for one worker."""
+    shutdown()
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    made.add_node(num_cpus=1)
+    yield made
+    shutdown()
+    made.shutdown()
+
+
+@pytest.fixture
+def cfg(cluster: Cluster, tmp_path: Path) -> RunConfig:
+    where = {"address": cluster.address, "num_workers": 2, "min_workers": 1, "resize_every_s": 5}
+    return RunConfig.model_validate(config(tmp_path) | {"cluster": where})
+
+
+@dataclass
+class Weather:
+    """Takes the node away at one step, and brings another at a later one."""
+
+    cluster: Cluster
+    lost_at: int = 60
+    back_at: int = 120
+    done: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    def emit(self, event: Event) -> None:
+        self.said.append(event.text)
+        step = event.done or 0
+        if not event.text.startswith("moved"):
+            return
+        if not self.done and step >= self.lost_at:
+            self.done.append("lost")
+            self.cluster.remove_node(next(iter(self.cluster.worker_nodes)), allow_graceful=False)
+        elif self.done == ["lost"] and step >= self.back_at:
+            self.done.append("back")
+            self.cluster.add_node(num_cpus=1)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_lost_node_is_done_without_and_a_new_one_is_taken_in(
+    cluster: Cluster, cfg: RunConfig, stage: int
+) -> None:
+    ensure_ray(cfg.cluster)
+    run = Run.open(cfg, "tiny.yaml")
+    shards = shard(run)
+    changes: dict[str, Any] = {"tokens": STEPS * 8 * 64, "zero_stage": stage}
+    training = cfg.distill.model_copy(update=changes)
+    student = ModelRef.of(cfg.student.model, shards.counts["tokenizer"])
+    work = Job("", student, training, data_spec(shards, 0, 4))
+    straight, moved = (
+        Order("distill", replace(work, name=name), run.artifact(name, "", {}), shards.artifact, 10)
+        for name in ("straight", "moved")
+    )
+    weather = Weather(cluster)
+    train(replace(run, progress=weather), [moved, straight])
+    assert weather.done == ["lost", "back"], weather.said[-60:]
+    went_on = [text for text in weather.said if "goes on after step" in text]
+    assert [text.rpartition("with ")[2] for text in went_on[:2]] == ["1 worker", "2 workers"]
+    curves = [order.curve()["history"] for order in (straight, moved)]
+    assert [row["step"] for row in curves[1]] == list(range(1, STEPS + 1))
+    expected, found = (np.array([row["loss"] for row in curve]) for curve in curves)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    assert [row["tokens"] for row in curves[1]] == [row["tokens"] for row in curves[0]]
