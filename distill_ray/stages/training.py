@@ -21,7 +21,7 @@ import ray.train.torch
 from distill_ray.config.cluster import ClusterConfig
 from distill_ray.config.errors import Problem
 from distill_ray.config.fingerprint import fingerprint
-from distill_ray.config.serving import PoolServing
+from distill_ray.config.serving import CachedServing, PoolServing
 from distill_ray.data.batches import MixedRows
 from distill_ray.engine import checkpoint, comm
 from distill_ray.engine.bad_steps import TooManyBadStepsError
@@ -29,7 +29,7 @@ from distill_ray.engine.held_out import task_loss
 from distill_ray.engine.job import Job, build_session
 from distill_ray.engine.loop import Step, checkpoint_losses, distill, validation_of
 from distill_ray.engine.session import Session
-from distill_ray.runtime.cluster import hush, mailbox, worker_resources
+from distill_ray.runtime.cluster import hush, mailbox, teacher_nodes, worker_resources
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import cache_folder
@@ -73,7 +73,7 @@ def train(run: Run, orders: Sequence[Order]) -> None:
                 "pools": started,
                 "stopped": run.storage.sub(stopped),
             },
-            scaling_config=_scaling(run.cfg.cluster),
+            scaling_config=_scaling(run.cfg.cluster, orders),
             run_config=ray.train.RunConfig(
                 # Equal orders, equal name: a run that was cut off goes on from its checkpoints.
                 name=f"train-{identity}",
@@ -102,8 +102,10 @@ def _interruptible() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-def _scaling(cfg: ClusterConfig) -> Any:
+def _scaling(cfg: ClusterConfig, orders: Sequence[Order]) -> Any:
+    elsewhere = any(isinstance(o.serving, PoolServing | CachedServing) for o in orders)
     return ray.train.ScalingConfig(
+        label_selector=None if elsewhere else teacher_nodes(cfg),
         num_workers=cfg.num_workers,
         use_gpu=cfg.gpus_per_worker > 0,
         resources_per_worker=worker_resources(cfg),

@@ -24,7 +24,13 @@ from distill_ray.engine.loop import distill
 from distill_ray.engine.score import option_scores
 from distill_ray.engine.session import Session, Teaching
 from distill_ray.runtime.artifacts import Building
-from distill_ray.runtime.cluster import hush, mailbox, worker_device, worker_resources
+from distill_ray.runtime.cluster import (
+    hush,
+    mailbox,
+    teacher_nodes,
+    worker_device,
+    worker_resources,
+)
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import cache_folder
@@ -61,7 +67,11 @@ def run_trials(
     run.storage.delete(state)
     at_once = run.cfg.probe.max_concurrent or run.cfg.cluster.num_workers
     with mailbox(run.progress) as box:
-        resources = {key.lower(): value for key, value in worker_resources(run.cfg.cluster).items()}
+        nodes = teacher_nodes(run.cfg.cluster)
+        resources = tune.PlacementGroupFactory(
+            [worker_resources(run.cfg.cluster)],
+            **({"bundle_label_selector": [nodes]} if nodes else {}),
+        )
         parameters = tune.with_parameters(
             _trial,
             stage=stage,
