@@ -15,6 +15,7 @@ from distill_ray.cluster.needs import STUDENT, Group, groups
 from distill_ray.config.errors import InputError, Problem, did_you_mean
 from distill_ray.config.run import RunConfig
 from distill_ray.core.memory import GIB
+from distill_ray.models.inspect import check_model
 from distill_ray.stages.plan import largest_teacher, plan
 from distill_ray.stages.render import render as fill_in
 
@@ -95,10 +96,11 @@ def render(
         path below the folder → text.
 
     Raises:
-        InputError: memory isn't known, no machine fits, the storage is one node's own, or a fill
-            has a name that there isn't.
+        InputError: a model can't be used or its memory isn't known, no machine fits, the storage
+            is one node's own, or a fill has a name that there isn't.
     """
     filled = _filled(provider, fills or {})
+    _require_models(cfg)
     _require_shared(cfg.storage)
     nodes = _nodes(provider, cfg)
     context: dict[str, Any] = {
@@ -138,6 +140,15 @@ def _filled(provider: str, fills: Mapping[str, str]) -> dict[str, str]:
         ]
         raise InputError("a flag can't be used:", problems)
     return {**known, **fills}
+
+
+def _require_models(cfg: RunConfig) -> None:
+    """Those on this machine are sound: their sizes are read."""
+    sources = {f"teachers.{i}.model": teacher.model for i, teacher in enumerate(cfg.teachers)}
+    sources["student.model"] = cfg.student.model
+    problems = [p for where, source in sources.items() for p in check_model(source, where)]
+    if problems:
+        raise InputError("no cluster can be rendered:", problems)
 
 
 def _require_shared(storage: str) -> None:

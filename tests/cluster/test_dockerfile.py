@@ -40,6 +40,8 @@ def test_it_asks_for_a_token_and_holds_none() -> None:
     sources = {word for word in copied if not word.startswith("--")}
     assert sources == {"pyproject.toml", "README.md", "LICENSE", "distill_ray", "configs", "jobs"}
     assert all((ROOT / source).exists() for source in sources)
+    sent = (ROOT / "cluster" / "Dockerfile.dockerignore").read_text().splitlines()
+    assert "*" in sent and {line[1:] for line in sent if line.startswith("!")} == sources
 
 
 def test_the_source_comes_last() -> None:

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonschema import Draft7Validator
 
 from distill_ray.cluster.render import render
+from distill_ray.cluster.schemas import kinds
 from distill_ray.cluster.validate import document_problems, validate
 from distill_ray.config import RunConfig, load_config
 
@@ -95,6 +97,22 @@ def test_a_misspelt_key_is_refused_wherever_it_stands(name: str) -> None:
                 missed.append(".".join(map(str, pattern)))
     assert not missed
     assert len(tried) > 5
+
+
+def test_the_schemas_are_sound_and_leave_no_key_open() -> None:
+    for name, schema in kinds().items():
+        Draft7Validator.check_schema(schema)
+        listed = [n for n in objects(schema) if n.get("type") == "object" and n.get("properties")]
+        assert listed, name
+        assert all(node["additionalProperties"] is False for node in listed)
+
+
+def objects(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        yield node
+    for value in node.values() if isinstance(node, dict) else node:
+        if isinstance(value, dict | list):
+            yield from objects(value)
 
 
 def key_paths(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -13,9 +13,12 @@ from distill_ray.cluster.machines import MACHINES, RESERVE, choose
 from distill_ray.cluster.needs import Group, groups
 from distill_ray.cluster.render import render
 from distill_ray.config import InputError, RunConfig
+from distill_ray.config.models import ModelSource, StudentConfig
 from distill_ray.config.serving import CachedServing, ColocatedServing, PoolServing
 from distill_ray.core.memory import GIB
 from distill_ray.stages.plan import plan
+
+MISSING = StudentConfig(model=ModelSource(path="nowhere"))
 
 
 def with_cluster(cfg: RunConfig, **changes: Any) -> RunConfig:
@@ -143,6 +146,7 @@ def test_kubernetes_is_asked_for_memory_by_the_gpu_s_label(cloud: RunConfig) -> 
         ({"storage": "runs"}, {}, "may be one node's own folder"),
         ({"storage": "file:///runs"}, {}, "may be one node's own folder"),
         ({}, {"subnett": "x"}, "Did you mean 'subnet'"),
+        ({"student": MISSING}, {}, "student.model.path: no such folder"),
     ],
 )
 def test_what_cannot_work_on_a_cluster_is_refused(
