@@ -182,6 +182,21 @@ def test_workers_are_spot_nodes_that_come_and_go() -> None:
         assert not any("watch" in command for command in config["head_start_ray_commands"])
 
 
+def test_pods_come_and_go_by_the_second_autoscaler() -> None:
+    scaling = [spec for name, spec in ray_clusters() if "kueue" not in name]
+    assert len(scaling) == 2
+    for spec in scaling:
+        assert spec["enableInTreeAutoscaling"] is True
+        assert spec["autoscalerOptions"]["version"] == "v2"
+        # The second version takes a pod that restarts for a node that it has lost.
+        assert {pod["restartPolicy"] for pod in pods(spec)} == {"Never"}
+        for group in spec["workerGroupSpecs"]:
+            assert group["replicas"] == group["minReplicas"] == 0 < group["maxReplicas"]
+            assert group["idleTimeoutSeconds"] > 0
+            keys = {rule["key"] for rule in group["template"]["spec"]["tolerations"]}
+            assert {"nvidia.com/gpu", "cloud.google.com/gke-spot"} <= keys
+
+
 def test_a_pod_that_is_stopped_drains_its_node_within_its_grace() -> None:
     for _, spec in ray_clusters():
         for group in spec["workerGroupSpecs"]:
