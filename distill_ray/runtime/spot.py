@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from http import HTTPStatus
+from http.client import HTTPException
 from urllib.error import HTTPError
 from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
 
@@ -61,7 +62,12 @@ class AwsMetadata:
         self._token = ""
 
     def ask(self) -> Notice | None:
-        """The notice, if there is one. An expired token is replaced."""
+        """The notice, if there is one. An expired token is replaced.
+
+        Raises:
+            OSError, HTTPException: no answer.
+            ValueError, KeyError: an answer that can't be read.
+        """
         try:
             return self._asked()
         except HTTPError as error:
@@ -97,7 +103,7 @@ class GcpMetadata:
         self._etag = "0"  # That of no answer: the first one comes at once.
 
     def ask(self) -> Notice | None:
-        """The notice, if there is one; waits up to a minute for it."""
+        """The notice, if there is one; waits up to a minute for it. Raises as EC2's does."""
         query = f"wait_for_change=true&timeout_sec={GCP_WAIT_S}&last_etag={self._etag}"
         place = f"{self._url}/computeMetadata/v1/instance/preempted?{query}"
         said, headers = _call("GET", place, {"Metadata-Flavor": "Google"}, CALL_S + GCP_WAIT_S)
@@ -128,7 +134,7 @@ def watch(
     while True:
         try:
             notice = metadata.ask()
-        except (OSError, ValueError) as error:
+        except (OSError, HTTPException, ValueError, KeyError) as error:
             if not silent:
                 tell(f"no answer from the metadata service ({error}); asking on")
             silent, notice = True, None

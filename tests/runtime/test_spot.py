@@ -62,6 +62,19 @@ def test_a_notice_from_before_the_watch_counts() -> None:
         assert GcpMetadata(service.url).ask() == Notice("preempted", 30)
 
 
+@pytest.mark.parametrize("garbage", ["<html>", "{}", '{"action": "stop", "time": "soon"}'])
+def test_an_answer_that_cannot_be_read_does_not_end_the_watch(
+    monkeypatch: pytest.MonkeyPatch, garbage: str
+) -> None:
+    monkeypatch.setattr("distill_ray.runtime.spot.RETRY_S", 0.02)
+    drained: list[Notice] = []
+    with served(Ec2) as service:
+        service.give(garbage)
+        threading.Timer(0.1, service.give, [instance_action(60)]).start()
+        watch(AwsMetadata(service.url), drained.append, lambda text: None)
+    assert len(drained) == 1 and drained[0].what.startswith("terminate")
+
+
 def test_a_silent_service_is_asked_on_and_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distill_ray.runtime.spot.RETRY_S", 0.02)
     said: list[str] = []
