@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,6 +71,50 @@ def test_work_with_a_teacher_keeps_off_the_students_nodes(
     assert ray.get(anywhere.where.remote(), timeout=60) == student.node_id
     for actor in (first, second, anywhere):
         ray.kill(actor)
+
+
+def test_so_do_trials_trainings_and_pools_of_ray_data(
+    two_nodes: tuple[Cluster, Any, Any], tmp_path: Path
+) -> None:
+    import ray.data
+    import ray.train.torch
+    from ray import tune
+
+    # Local, so that they are sent by value: workers can't import the tests.
+    class WhereBatches:
+        def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+            return {"node": [ray.get_runtime_context().get_node_id()] * len(batch["item"])}
+
+    def where_trial(_: dict[str, Any]) -> None:
+        tune.report({"node": ray.get_runtime_context().get_node_id()})
+
+    def where_worker(payload: dict[str, Any]) -> None:
+        Path(payload["file"]).write_text(ray.get_runtime_context().get_node_id())
+
+    cluster, _, teacher = two_nodes
+    nodes = teacher_nodes(ClusterConfig(address=cluster.address))
+    pool = ray.data.ActorPoolStrategy(size=1)
+    items = ray.data.from_items([1, 2, 3], override_num_blocks=3)
+    how = {"compute": pool, "num_cpus": 1, "batch_size": 1, "label_selector": nodes}
+    rows = items.map_batches(WhereBatches, **how).take_all()
+    assert {row["node"] for row in rows} == {teacher.node_id}
+
+    bundles = tune.PlacementGroupFactory([{"CPU": 1}], bundle_label_selector=[nodes])
+    space = {"number": tune.grid_search([0, 1])}
+    stored = tune.RunConfig(storage_path=str(tmp_path), name="trials", verbose=0)
+    tuner = tune.Tuner(
+        tune.with_resources(where_trial, bundles), param_space=space, run_config=stored
+    )
+    assert {result.metrics["node"] for result in tuner.fit()} == {teacher.node_id}
+
+    file = tmp_path / "worker"
+    ray.train.torch.TorchTrainer(
+        where_worker,
+        train_loop_config={"file": str(file)},
+        scaling_config=ray.train.ScalingConfig(num_workers=1, label_selector=nodes),
+        run_config=ray.train.RunConfig(storage_path=str(tmp_path), name="training"),
+    ).fit()
+    assert file.read_text() == teacher.node_id
 
 
 def test_a_notice_drains_the_node_which_ends_with_its_work(
