@@ -16,6 +16,7 @@ from rich.console import Console
 
 from distill_ray import __version__
 from distill_ray.bench.commands import app as bench
+from distill_ray.cluster.commands import app as cluster
 from distill_ray.config import InputError, RunConfig, load_config
 from distill_ray.config.load import load_study
 from distill_ray.config.study import (
@@ -149,6 +150,7 @@ def rank(
 data = typer.Typer(help="Look at the rows that training reads.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")
+app.add_typer(cluster, name="cluster")
 studies = typer.Typer(help="Show on your own data what predicts a student.", no_args_is_help=True)
 app.add_typer(studies, name="study")
 

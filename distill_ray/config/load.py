@@ -39,6 +39,11 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
+def load_documents(text: str) -> list[Any]:
+    """Every document in a YAML text; a key that is given twice is an error, as in a config."""
+    return list(yaml.load_all(text, _Loader))
+
+
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read, override and check a config.
 

@@ -121,7 +121,10 @@ def _all_known(init: Mapping[str, Any]) -> bool:
 
 
 def shape_of(source: ModelSource, vocab_size: int | None) -> Sizes | None:
-    """Sizes from the architecture and the weights' headers, or None where only the hub knows."""
+    """Sizes from the architecture and the weights' headers, or None where only the hub knows.
+
+    Of a hub model, `config.json` in the hub's cache is enough.
+    """
     if source.init is not None:
         config = {"vocab_size": vocab_size or 32000, **source.init}
         parameters = _count_llama(config) or _count_on_meta(config)
@@ -140,7 +143,22 @@ def shape_of(source: ModelSource, vocab_size: int | None) -> Sizes | None:
             layers=source.layers or header.layers,
             vocabulary=header.vocabulary,
         )
-    return None
+    cached = _cached_config(source)
+    if cached is None:
+        return None
+    return _shape(cached, _count_llama(cached) or _count_on_meta(cached))
+
+
+def _cached_config(source: ModelSource) -> dict[str, Any] | None:
+    """Architecture of a hub model whose `config.json` was downloaded before; asks no network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(str(source.hub), "config.json", revision=source.revision)
+    if not isinstance(found, str):
+        return None
+    config = json.loads(Path(found).read_text())
+    layers = dict.fromkeys((key for key in LAYERS if key in config), source.layers)
+    return {**config, **(layers if source.layers else {})}
 
 
 def _shape(config: Mapping[str, Any], parameters: int, layers: int | None = None) -> Sizes:

@@ -145,6 +145,18 @@ def worker_resources(cfg: ClusterConfig) -> dict[str, float]:
     return resources | ({"GPU": cfg.gpus_per_worker} if cfg.gpus_per_worker else {})
 
 
+HOSTS = "distill-ray/hosts"
+"""Label of a cluster's nodes: `student` where the GPUs are too small for a teacher."""
+
+
+def teacher_nodes(cfg: ClusterConfig) -> dict[str, str] | None:
+    """Which nodes work with a teacher in it may be on; None where all will do.
+
+    It is said by exclusion, so that it holds on clusters without labels too. This machine has none.
+    """
+    return None if cfg.address is None else {HOSTS: "!student"}
+
+
 def worker_device(cfg: ClusterConfig) -> str:
     """Where a worker computes: on the accelerator that the config gives it, else on the CPU."""
     return "cuda" if cfg.gpus_per_worker else "cpu"

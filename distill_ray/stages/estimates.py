@@ -45,13 +45,14 @@ def estimate_all(
     if not artifact.done():
         import ray
 
-        from distill_ray.runtime.cluster import worker_device, worker_resources
+        from distill_ray.runtime.cluster import teacher_nodes, worker_device, worker_resources
 
         run.ray()
         asked = task_questions(shards, "validation")
         said = {name: _said(sheet, asked) for name, sheet in sheets.items()}
         needs = worker_resources(run.cfg.cluster)
-        work = ray.remote(num_cpus=needs["CPU"], num_gpus=needs.get("GPU", 0))(_estimate)
+        cpus, gpus, nodes = needs["CPU"], needs.get("GPU", 0), teacher_nodes(run.cfg.cluster)
+        work = ray.remote(num_cpus=cpus, num_gpus=gpus, label_selector=nodes)(_estimate)
         vocabulary = shards.counts["tokenizer"]["vocab_size"]
         run.note("probe", "reading the teachers' answers")
         with artifact.building() as building:

@@ -34,6 +34,10 @@ class Work:
     """Stream → its share of the tokens."""
     need: Need | None = None
     """Memory of the largest worker; None where a hub model's size isn't known yet."""
+    workers: int = 1
+    """Workers of that size at a time."""
+    beside: bool = False
+    """Whether it runs together with the work that follows."""
     disk_bytes: int | None = None
     """What it writes into the storage at most, where that is much."""
 
@@ -68,7 +72,9 @@ class Plan:
 
 def plan(cfg: RunConfig) -> Plan:
     """Work and memory of every stage."""
-    free = Storage(cfg.storage).free_bytes()
+    # A bucket has room, and isn't asked: a plan needs no network.
+    remote = "://" in cfg.storage and not cfg.storage.startswith("file://")
+    free = None if remote else Storage(cfg.storage).free_bytes()
     return Plan(cfg.name, list(_work(cfg)), cfg.cluster.num_workers, _available(cfg), free)
 
 
@@ -188,7 +194,11 @@ def _training(
     tokens = steps * training.batch_rows * length
     shares = mean_shares(training, steps)
     streams = {name: round(share * tokens) for name, share in shares.items()}
-    return Work(stage, text, tokens, steps, trials, streams, need)
+    if trials is not None:
+        at_once = min(cfg.probe.max_concurrent or cfg.cluster.num_workers, trials)
+    else:
+        at_once = cfg.cluster.num_workers
+    return Work(stage, text, tokens, steps, trials, streams, need, at_once)
 
 
 def _targets(cfg: RunConfig, serving: CachedServing, teacher: Sizes | None) -> Work:
@@ -200,7 +210,8 @@ def _targets(cfg: RunConfig, serving: CachedServing, teacher: Sizes | None) -> W
     tokens = trained + _checkpoints_measured(cfg) * held_out
     text = f"{chosen.kind} of {k}, for at most {tokens:,} tokens"
     need = _serving_need(cfg, teacher, True, "cuda" if cfg.cluster.gpus_per_worker else "cpu")
-    return Work("targets", text, need=need, disk_bytes=targets_bytes(tokens, k))
+    room = targets_bytes(tokens, k)
+    return Work("targets", text, need=need, workers=serving.actors, disk_bytes=room)
 
 
 def _anchor(cfg: RunConfig) -> Work:
@@ -216,7 +227,8 @@ def _pool(cfg: RunConfig, pool: PoolServing, teacher: Sizes | None) -> Work:
     device = "cuda" if pool.gpus_per_actor else "cpu"
     need = _serving_need(cfg, teacher, not pool.is_exact, device)
     actors = f"{pool.actors} actor{'s' * (pool.actors > 1)} beside the workers"
-    return Work("distill", f"teacher pool: {actors}, {pool.targets.kind} targets", need=need)
+    text = f"teacher pool: {actors}, {pool.targets.kind} targets"
+    return Work("distill", text, need=need, workers=pool.actors, beside=True)
 
 
 def _serving_need(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -34,6 +35,7 @@ def _environment() -> Environment:
         loader=FunctionLoader(_template),
     )
     environment.filters["cell"] = _cell
+    environment.filters["json"] = json.dumps
     return environment
 
 

@@ -19,7 +19,7 @@ from distill_ray.config.selection import AuditConfig
 from distill_ray.models.load import load_frozen
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
-from distill_ray.runtime.cluster import hush, reachable
+from distill_ray.runtime.cluster import hush, reachable, teacher_nodes
 from distill_ray.runtime.storage import is_full
 from distill_ray.stages.desk import Desk
 from distill_ray.stages.local_files import local_ref
@@ -45,6 +45,8 @@ class Pool:
     cpus: float
     gpus: float
     attempts: int
+    nodes: dict[str, str] | None = None
+    """Labels of the nodes that they may be on."""
 
     @classmethod
     def of(cls, cluster: ClusterConfig, audit: AuditConfig) -> Pool:
@@ -60,6 +62,7 @@ class Pool:
             cpus=cluster.cpus_per_worker if cpus is None else cpus,
             gpus=cluster.gpus_per_worker if gpus is None else gpus,
             attempts=audit.attempts,
+            nodes=teacher_nodes(cluster),
         )
         problems = list(pool._problems(reachable()))
         if problems:
@@ -113,6 +116,7 @@ def _items(pool: Pool, jobs: Sequence[Job], scoring: Scoring) -> Any:
         ),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
+        label_selector=pool.nodes,
         batch_size=1,
     )
 

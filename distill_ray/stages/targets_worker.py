@@ -30,7 +30,13 @@ from distill_ray.engine.targets import (
     targets_of,
 )
 from distill_ray.runtime.capacity import actor_problems
-from distill_ray.runtime.cluster import hush, reachable, worker_device, worker_resources
+from distill_ray.runtime.cluster import (
+    hush,
+    reachable,
+    teacher_nodes,
+    worker_device,
+    worker_resources,
+)
 from distill_ray.runtime.storage import Storage, is_full
 from distill_ray.stages.order import Order
 from distill_ray.stages.shelf import spec_of
@@ -87,6 +93,7 @@ def _pass(cfg: ClusterConfig, order: Order, items: list[Item]) -> Iterator[dict[
             compute=ray.data.ActorPoolStrategy(size=actors),
             num_cpus=resources["CPU"],
             num_gpus=resources.get("GPU"),
+            label_selector=teacher_nodes(cfg),
             # A dead actor ends the pass. Ray Data would start another, and should that one run
             # out of memory too, another, without end.
             max_restarts=0,

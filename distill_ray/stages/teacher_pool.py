@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from distill_ray.config.serving import PoolServing
 from distill_ray.engine.job import Job
-from distill_ray.runtime.cluster import check_capacity, reachable
+from distill_ray.runtime.cluster import check_capacity, reachable, teacher_nodes
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
 from distill_ray.stages.order import Order
@@ -122,20 +122,24 @@ def teacher_pools(run: Run, orders: Sequence[Order], mailbox: Any) -> Iterator[M
     made: dict[str, Pool] = {}
     try:
         for path, (order, serving) in asked.items():
-            made[path] = Pool(start_actors(order.job, serving), mailbox, order.stage, timeout_s)
+            actors = start_actors(order.job, serving, teacher_nodes(run.cfg.cluster))
+            made[path] = Pool(actors, mailbox, order.stage, timeout_s)
         yield made
     finally:
         for pool in made.values():
             pool.end()
 
 
-def start_actors(job: Job, serving: PoolServing) -> tuple[Any, ...]:
-    """The actors of a pool; they start in the background."""
+def start_actors(
+    job: Job, serving: PoolServing, nodes: Mapping[str, str] | None = None
+) -> tuple[Any, ...]:
+    """The actors of a pool, on nodes with such labels; they start in the background."""
     kind = ray.remote(
         num_cpus=serving.cpus_per_actor,
         num_gpus=serving.gpus_per_actor,
         max_restarts=-1,
         max_task_retries=RETRIES,
         concurrency_groups={THREAD: 1},
+        label_selector=dict(nodes) if nodes else None,
     )(TeacherActor)
     return tuple(kind.remote(job, serving) for _ in range(serving.actors))

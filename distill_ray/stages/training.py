@@ -18,7 +18,7 @@ import ray.train.torch
 from distill_ray.config.cluster import ClusterConfig
 from distill_ray.config.errors import Problem
 from distill_ray.config.fingerprint import fingerprint
-from distill_ray.config.serving import PoolServing
+from distill_ray.config.serving import CachedServing, PoolServing
 from distill_ray.data.batches import MixedRows
 from distill_ray.engine import checkpoint, comm
 from distill_ray.engine.bad_steps import TooManyBadStepsError
@@ -26,7 +26,13 @@ from distill_ray.engine.held_out import task_loss
 from distill_ray.engine.job import Job, build_session
 from distill_ray.engine.loop import Step, checkpoint_losses, distill, validation_of
 from distill_ray.engine.session import Session
-from distill_ray.runtime.cluster import awaited, hush, mailbox, worker_resources
+from distill_ray.runtime.cluster import (
+    awaited,
+    hush,
+    mailbox,
+    teacher_nodes,
+    worker_resources,
+)
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import cache_folder
@@ -80,7 +86,7 @@ def train(run: Run, orders: Sequence[Order]) -> None:
                 "state": state.sub(name),
                 "cluster": run.cfg.cluster,
             },
-            scaling_config=_scaling(run.cfg.cluster),
+            scaling_config=_scaling(run.cfg.cluster, orders),
             run_config=ray.train.RunConfig(
                 # Equal orders, equal name: a run that was cut off goes on from its checkpoints.
                 name=name,
@@ -109,9 +115,11 @@ def _interruptible() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-def _scaling(cfg: ClusterConfig) -> Any:
+def _scaling(cfg: ClusterConfig, orders: Sequence[Order]) -> Any:
+    elsewhere = any(isinstance(o.serving, PoolServing | CachedServing) for o in orders)
     elastic = cfg.fewest_workers < cfg.num_workers
     return ray.train.ScalingConfig(
+        label_selector=None if elsewhere else teacher_nodes(cfg),
         num_workers=(cfg.fewest_workers, cfg.num_workers) if elastic else cfg.num_workers,
         elastic_resize_monitor_interval_s=cfg.resize_every_s,
         use_gpu=cfg.gpus_per_worker > 0,

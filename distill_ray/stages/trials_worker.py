@@ -30,6 +30,7 @@ from distill_ray.runtime.cluster import (
     hush,
     mailbox,
     reachable,
+    teacher_nodes,
     worker_device,
     worker_resources,
 )
@@ -68,9 +69,11 @@ def run_trials(
     state = f".state/{stage}"
     run.storage.delete(state)
     at_once = run.cfg.probe.max_concurrent or _most_at_once(run.cfg.cluster)
-    each = worker_resources(run.cfg.cluster)
+    each, nodes = worker_resources(run.cfg.cluster), teacher_nodes(run.cfg.cluster)
     with mailbox(run.progress) as box, awaited(run.progress, stage, each):
-        resources = {key.lower(): value for key, value in each.items()}
+        resources = tune.PlacementGroupFactory(
+            [each], **({"bundle_label_selector": [nodes]} if nodes else {})
+        )
         parameters = tune.with_parameters(
             _trial,
             stage=stage,

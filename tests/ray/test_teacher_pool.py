@@ -217,8 +217,8 @@ def test_killed_actors_are_replaced_and_the_curve_stays_and_another_teacher_stop
     refused = ordered(cfg, replace(work, name="refused"), shards, "refused")
     start = teacher_pool.start_actors
 
-    def swapped(job: Job, serving: PoolServing) -> tuple[Any, ...]:
-        return start(with_other_teachers(job) if job is refused.job else job, serving)
+    def swapped(job: Job, serving: PoolServing, nodes: Any = None) -> tuple[Any, ...]:
+        return start(with_other_teachers(job) if job is refused.job else job, serving, nodes)
 
     monkeypatch.setattr(teacher_pool, "start_actors", swapped)
     killer = Killer(8, 24)

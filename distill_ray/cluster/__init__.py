@@ -1,0 +1,1 @@
+"""Cluster files: rendered from a run's plan, and checked before nodes are paid for."""

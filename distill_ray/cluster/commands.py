@@ -1,0 +1,132 @@
+"""`distill-ray cluster ...`: the files of a cluster, and what runs on its nodes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from distill_ray.config.load import load_config
+
+app = typer.Typer(
+    help="Cluster files for a run, their check, and the watch for spot notices.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+FAILED = 1
+Provider = Annotated[str, typer.Option("--provider", metavar="NAME", help="Of which cloud.")]
+
+
+@app.command("render")
+def render_command(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.")],
+    provider: Annotated[str, typer.Option("--provider", help="aws, gcp or kuberay.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Write there; default: print.")
+    ] = None,
+    fill: Annotated[
+        list[str] | None,
+        typer.Option("--fill", metavar="NAME=VALUE", help="What a plan can't know; repeatable."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override section.key; repeatable."),
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option("--storage", metavar="URI", help="Where artifacts go.")
+    ] = None,
+) -> None:
+    """Fill the cluster files from a run's plan: which machines, and how many at most."""
+    from distill_ray.cluster.render import FILLS, render
+
+    _require(provider, FILLS)
+    flags = [*(overrides or []), *([f"storage={storage}"] if storage is not None else [])]
+    made = render(provider, load_config(config, flags), str(config), _pairs(fill or []))
+    for name, text in made.items():
+        if out is None:
+            sys.stdout.write(text if len(made) == 1 else f"# {name}\n{text}---\n")
+            continue
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(text, encoding="utf-8")
+        _say(Console(), str(out / name))
+
+
+@app.command("validate")
+def validate_command(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Cluster files.")],
+) -> None:
+    """Check cluster files before nodes are paid for; needs no cloud and no Kubernetes."""
+    from distill_ray.cluster.validate import validate
+
+    out = Console()
+    for checked in [validate(file) for file in files]:
+        _say(out, f"{checked.file}: {', '.join(checked.objects)}")
+        if checked.open_places:
+            _say(out, f"  still to be filled in: {', '.join(checked.open_places)}")
+
+
+@app.command("watch")
+def watch_command(
+    provider: Provider,
+    address: Annotated[str, typer.Option("--address", help="The cluster's.")] = "auto",
+    node_id: Annotated[
+        str | None, typer.Option("--node-id", help="Ray's id of the node; default: this one.")
+    ] = None,
+    metadata: Annotated[
+        str | None, typer.Option("--metadata", metavar="URL", help="The service to ask.")
+    ] = None,
+) -> None:
+    """Wait for the cloud to take this node back, then drain it in Ray. For spot nodes."""
+    from distill_ray.runtime.spot import PROVIDERS, drain_node, this_node, watch
+
+    _require(provider, PROVIDERS)
+    service = PROVIDERS[provider](metadata) if metadata else PROVIDERS[provider]()
+    out = Console()
+    try:
+        node = node_id or this_node(address)
+        _say(out, f"watching for a spot notice of {provider}; this is node {node}")
+        watch(service, lambda notice: drain_node(node, notice, address), lambda t: _say(out, t))
+    except (RuntimeError, ConnectionError) as error:
+        _say(Console(stderr=True), str(error))
+        raise typer.Exit(FAILED) from None
+    _say(out, "drained")
+
+
+@app.command("drain")
+def drain_command(
+    seconds: Annotated[int, typer.Option("--seconds", min=1, help="Until this node is gone.")],
+    address: Annotated[str, typer.Option("--address", help="The cluster's.")] = "auto",
+    node_id: Annotated[
+        str | None, typer.Option("--node-id", help="Ray's id of the node; default: this one.")
+    ] = None,
+) -> None:
+    """Drain this node now, and leave its work that long. For a pod that is being stopped."""
+    from distill_ray.runtime.spot import Notice, drain_node, this_node
+
+    ends = time.monotonic() + seconds
+    try:
+        drain_node(node_id or this_node(address), Notice("stopped", seconds), address)
+    except (RuntimeError, ConnectionError) as error:
+        _say(Console(stderr=True), str(error))
+        raise typer.Exit(FAILED) from None
+    time.sleep(max(0.0, ends - time.monotonic()))
+
+
+def _say(out: Console, text: str) -> None:
+    out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _require(provider: str, known: Any) -> None:
+    if provider not in known:
+        raise typer.BadParameter(f"no provider {provider!r}; there are {', '.join(known)}")
+
+
+def _pairs(fills: list[str]) -> dict[str, str]:
+    wrong = [fill for fill in fills if "=" not in fill]
+    if wrong:
+        raise typer.BadParameter(f"--fill needs NAME=VALUE, got {wrong[0]!r}")
+    return dict(fill.split("=", 1) for fill in fills)
