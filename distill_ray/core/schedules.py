@@ -146,13 +146,18 @@ def ranked(
         gain = _gain(state, window)
         due = gain is not None and gain < min_gain and since >= window
     else:
-        due = since >= (every if every >= 1 else max(1, round(every * ladders.max_steps)))
+        due = since >= interval(every, ladders.max_steps)
     candidates = _candidates(state, ladders) if due else ()
     if len(candidates) < 2:
         return Choice(state.teacher, state.rung, "not assessed")
     if "probes" not in seen.measured:
         return Measure("probes", candidates, {"steps": probe_steps, "rows": probe_rows})
     return _assessed(state, seen, ladders.ranking, margin)
+
+
+def interval(every: float, max_steps: int) -> float:
+    """Steps between two assessments; below 1, `every` is a share of all."""
+    return every if every >= 1 else max(1, round(every * max_steps))
 
 
 def _assessed(state: ScheduleState, seen: Observation, ranking: Weighted, margin: float) -> Choice:
