@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, Group
@@ -13,7 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 from rich.text import Text
 
-from distill_ray.core.memory import GIB
+from distill_ray.core.memory import GIB, Need
 from distill_ray.runtime.progress import Event
 from distill_ray.stages.plan import Plan, Work
 from distill_ray.stages.show import PADDING, RowShown, SampleShown, counts
@@ -163,7 +164,7 @@ def _memory(work: Work) -> str:
 
 def memory_table(made: Plan) -> Table:
     """Where the memory of each training worker goes."""
-    uses = ("parameters", "gradients", "optimiser", "activations", "loss", "teacher", "runtime")
+    uses = tuple(field.name for field in fields(Need))
     table = Table(title="Memory of one worker, in MiB", title_justify="left")
     table.add_column("stage")
     for use in (*uses, "total"):

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from trouble import Trouble
 
     from distill_ray.engine.job import Job
-    from distill_ray.engine.session import Session
+    from distill_ray.engine.snapshot import Snapshot
+from distill_ray.engine.session import Session
 
 LIMIT_S = 540
 
@@ -137,6 +138,7 @@ def train_one(task: Task) -> dict[str, Any]:
         "gradient": gradients[:1],
         "digests": digests,
         "held": held,
+        "snapshot": _bytes(session.backend.snapshot()),
         "held_by_teacher": held_by_teacher,
         "rungs": [step.rung for step in steps],
         "taught": [step.taught for step in steps],
@@ -155,6 +157,12 @@ def _moments(session: Session) -> tuple[set[int], float]:
     states = [state for state in optimiser.state.values() if state]
     counts = {int(state["step"]) for state in states}
     return counts, max((float(s["exp_avg"].abs().max()) for s in states), default=0.0)
+
+
+def _bytes(taken: Snapshot) -> int:
+    """All that it copied."""
+    moments = [v for state in taken.moments.values() for v in state.values()]
+    return sum(v.nbytes for v in [*taken.tensors, *moments] if isinstance(v, torch.Tensor))
 
 
 def _held(session: Session) -> float:

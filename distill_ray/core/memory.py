@@ -38,12 +38,41 @@ class Need:
     loss: int
     """Chunks of logits, and the gradient of the output weights."""
     teacher: int
+    snapshot: int = 0
+    """The student as it was, while probes from it run: copies in the main memory."""
     runtime: int = RUNTIME
 
     @property
     def total(self) -> int:
         """All of it."""
         return sum(vars(self).values())
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What one worker holds of a student that AdamW trains."""
+
+    weights: int
+    gradients: int
+    states: int
+    """AdamW's moments, and the float32 weights that the optimiser's shards work on."""
+
+    @classmethod
+    def of(
+        cls, parameters: int, trained: float, width: int, zero_stage: int, workers: int
+    ) -> _Held:
+        """By ZeRO's stage."""
+
+        def shared(size: float, from_stage: int) -> int:
+            return int(size / workers if zero_stage >= from_stage else size)
+
+        moves = trained * parameters
+        if zero_stage == 0:  # Weights in float32, and autocast's narrow copies of them.
+            cast = width * moves if width < 4 else 0.0
+            return cls(int(4 * parameters + cast), int(4 * moves), int(8 * moves))
+        return cls(
+            shared(width * parameters, 3), shared(width * moves, 2), shared((8 + 4) * moves, 1)
+        )
 
 
 def training_need(
@@ -57,6 +86,7 @@ def training_need(
     trained: float = 1.0,
     teacher: Sizes | None = None,
     mixed: bool = False,
+    probing: bool = False,
     checkpointing: bool = False,
     offload: tuple[bool, bool] = (False, False),
     device: str = "cpu",
@@ -64,8 +94,8 @@ def training_need(
     """Memory of one worker that trains with AdamW.
 
     Weights, gradients and optimiser states follow ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054):
-    stage 1 shards the states, 2 the gradients too, 3 the weights too. In 2 bytes a number, stages 1
-    to 3 keep a float32 copy of the trained weights with the states; stage 0 has float32 weights and
+    stage 1 shards the states, 2 the gradients too, 3 the weights too. Stages 1 to 3 keep a float32
+    copy of the trained weights with the states, in float32 too; stage 0 has float32 weights and
     gradients, and autocast's narrow copies. Activations follow Korthikanti et al. 2022 (arXiv
     2205.05198, eq. 2) without its attention matrix, which SDPA doesn't keep: 34 bytes a token,
     layer and hidden unit at 2 bytes a number; with checkpointing, each layer's input and one
@@ -81,30 +111,45 @@ def training_need(
         trained: share of the parameters that is trained (adapters train few).
         teacher: the frozen model beside it, or all of them together.
         mixed: whether several teach at once.
+        probing: whether steps are tried from the student as it is, and undone.
         checkpointing: whether activations are computed again.
         offload: whether optimiser states, and weights, are kept elsewhere.
         device: `cpu` or `cuda`.
     """
-    count, tokens = student.parameters, rows * length
-
-    def shared(size: float, from_stage: int) -> int:
-        return int(size / workers if zero_stage >= from_stage else size)
-
-    moves = trained * count
-    copies = moves if width < 4 else 0.0
-    whole, cast, master = (4, width * copies, 0.0) if zero_stage == 0 else (width, 0.0, 4 * copies)
-    layer = 17 * width * tokens * student.hidden
-    kept = width * tokens * student.hidden
-    matrix = min(4 * tokens * student.vocabulary, CHUNK_BYTES[device])
+    held = _Held.of(student.parameters, trained, width, zero_stage, workers)
+    copied = snapshot_bytes(student, workers=workers, zero_stage=zero_stage, width=width)
+    matrix = min(4 * rows * length * student.vocabulary, CHUNK_BYTES[device])
     chunks = CHUNKS[device] + (MIXING[device] if mixed else 0)
     return Need(
-        parameters=0 if offload[1] else shared(count * whole + cast, 3),
-        gradients=shared(moves * whole, 2),
-        optimiser=0 if offload[0] else shared(8 * moves + master, 1),
-        activations=layer + kept * student.layers if checkpointing else layer * student.layers,
+        parameters=0 if offload[1] else held.weights,
+        gradients=held.gradients,
+        optimiser=0 if offload[0] else held.states,
+        activations=_activations(student, rows * length, width, checkpointing),
         loss=chunks * matrix + 4 * student.vocabulary * student.hidden,
         teacher=0 if teacher is None else teacher.parameters * width,
+        # On a GPU it isn't in the memory that training takes.
+        snapshot=copied if probing and device == "cpu" else 0,
     )
+
+
+def snapshot_bytes(student: Sizes, *, workers: int, zero_stage: int, width: int) -> int:
+    """What a copy of one worker's student and optimiser states takes, all of it trained.
+
+    Args:
+        student: the trained model.
+        workers: data-parallel workers.
+        zero_stage: 0 to 3; at 3 DeepSpeed keeps small weights whole, which this leaves out.
+        width: bytes of a number, 2 or 4; stage 0 has float32 weights.
+    """
+    held = _Held.of(student.parameters, 1.0, 4 if zero_stage == 0 else width, zero_stage, workers)
+    return held.weights + held.states
+
+
+def _activations(student: Sizes, tokens: int, width: int, checkpointing: bool) -> int:
+    layer = 17 * width * tokens * student.hidden
+    if checkpointing:
+        return layer + width * tokens * student.hidden * student.layers
+    return layer * student.layers
 
 
 def serving_need(

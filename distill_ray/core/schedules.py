@@ -142,17 +142,22 @@ def ranked(
     if ladders.ranking is None:
         raise ValueError("the schedule `ranked` needs the ladders' ranking")
     since = seen.step - int(state.memory.get("asked", 0))
-    gain = _gain(state, window)
-    if every is not None:
-        due = since >= (every if every >= 1 else max(1, round(every * ladders.max_steps)))
-    else:
+    if every is None:
+        gain = _gain(state, window)
         due = gain is not None and gain < min_gain and since >= window
-    candidates = _candidates(state, ladders)
-    if not due or len(candidates) == 1:
+    else:
+        due = since >= interval(every, ladders.max_steps)
+    candidates = _candidates(state, ladders) if due else ()
+    if len(candidates) < 2:
         return Choice(state.teacher, state.rung, "not assessed")
     if "probes" not in seen.measured:
         return Measure("probes", candidates, {"steps": probe_steps, "rows": probe_rows})
     return _assessed(state, seen, ladders.ranking, margin)
+
+
+def interval(every: float, max_steps: int) -> float:
+    """Steps between two assessments; below 1, `every` is a share of all."""
+    return every if every >= 1 else max(1, round(every * max_steps))
 
 
 def _assessed(state: ScheduleState, seen: Observation, ranking: Weighted, margin: float) -> Choice:

@@ -82,14 +82,16 @@ def forget(optimiser: torch.optim.Optimizer) -> None:
 def _tensors(
     module: nn.Module, optimiser: torch.optim.Optimizer, copies: Sequence[Tensor]
 ) -> Iterator[Tensor]:
-    """This rank's part of the weights, and the float32 copies that the optimiser has of them."""
-    for parameter in module.parameters():
+    """This rank's part of what is trained, and the float32 copies that the optimiser has of it."""
+    own = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in own:
         yield parameter.data
         if hasattr(parameter, "ds_tensor"):  # ZeRO-3: `data` is empty, or a small one kept whole.
             yield parameter.ds_tensor.data
     yield from module.buffers()
+    known = set(own)  # A tensor's hash is its identity.
     for group in optimiser.param_groups:
-        yield from (parameter.data for parameter in group["params"])
+        yield from (parameter.data for parameter in group["params"] if parameter not in known)
     yield from (copy.data for copy in copies)
 
 

@@ -9,10 +9,11 @@ from typing import Any
 from distill_ray.config.fingerprint import canonical
 from distill_ray.config.models import ModelSource
 from distill_ray.config.run import RunConfig
-from distill_ray.config.schedule import scheduling
+from distill_ray.config.schedule import RankedSchedule, scheduling
 from distill_ray.config.serving import CachedServing, ColocatedServing, PoolServing, TopKTargets
 from distill_ray.config.training import RecipeConfig, TrainingConfig, without
 from distill_ray.core.memory import Need, Sizes, serving_need, targets_bytes, training_need
+from distill_ray.core.schedules import interval
 from distill_ray.data.mixing import mean_shares
 from distill_ray.models.inspect import shape_of
 from distill_ray.runtime.capacity import machine
@@ -29,6 +30,8 @@ class Work:
     what: str
     tokens: int | None = None
     steps: int | None = None
+    undone_steps: int | None = None
+    """Steps that a schedule's probes take beside them, at most: from the student as it is."""
     trials: int | None = None
     streams: dict[str, int] | None = None
     """Stream → its share of the tokens."""
@@ -99,12 +102,13 @@ def _work(cfg: RunConfig) -> Iterator[Work]:
     yield Work("audit", f"{models + raw + 1} models x at most {questions} questions")
     yield _probe(cfg)
     yield Work("rank", f"{models} teachers at 3 stages of training, {cfg.rank.draws} draws")
-    schedule, _ = scheduling(cfg.distill.schedule)
     student, largest = _sizes(cfg, cfg.student.model), _teaching(cfg)
     known = student if largest is not None else None
     several = cfg.distill.several
-    text = f"student, schedule {schedule}"
+    text = f"student, schedule {scheduling(cfg.distill.schedule)[0]}"
     text += f", several teachers: {several.strategy}" if several is not None else ""
+    undone = _undone_steps(cfg)
+    text += f", at most {undone:,} more steps in its probes" if undone else ""
     if isinstance(cfg.distill.serving, CachedServing):
         yield _targets(cfg, cfg.distill.serving, largest)
         known, largest = student, None  # It isn't in the workers.
@@ -115,12 +119,22 @@ def _work(cfg: RunConfig) -> Iterator[Work]:
         largest = _part(largest, cfg.cluster.num_workers)
     if cfg.distill.objective.weighting is not None:
         yield _anchor(cfg)
-    mixed = several is not None
-    yield _training(cfg, "distill", text, cfg.distill, known, largest, mixed=mixed)
+    uses = {"mixed": several is not None, "probing": undone is not None}
+    work = _training(cfg, "distill", text, cfg.distill, known, largest, **uses)
+    yield replace(work, undone_steps=undone)
     control = without(cfg.distill, {task.prompts_stream for task in cfg.tasks})
     yield _training(cfg, "distill", "control without a teacher", control, student, None)
     yield Work("evaluate", f"{models + 3} models x at most {questions} questions")
     yield Work("report", "report.html, report.md, report.json, the student's folder")
+
+
+def _undone_steps(cfg: RunConfig) -> int | None:
+    """Of the schedule `ranked`, which assesses each teacher's best; none where it never does."""
+    schedule, steps = cfg.distill.schedule, cfg.distill.num_steps(cfg.corpora.sequence_length)
+    if not isinstance(schedule, RankedSchedule) or len(cfg.teachers) < 2:
+        return None
+    apart = schedule.window if schedule.every is None else interval(schedule.every, steps)
+    return int((steps - 1) // apart) * len(cfg.teachers) * schedule.probe_steps or None
 
 
 def _adaptations(cfg: RunConfig) -> Iterator[Work]:
@@ -172,6 +186,7 @@ def _training(
     trials: int | None = None,
     workers: int | None = None,
     mixed: bool = False,
+    probing: bool = False,
 ) -> Work:
     length = cfg.corpora.sequence_length
     steps = training.num_steps(length)
@@ -187,6 +202,7 @@ def _training(
             trained=trained,
             teacher=teacher,
             mixed=mixed,
+            probing=probing,
             checkpointing=training.activation_checkpointing,
             offload=(training.offload.optimizer, training.offload.parameters),
             device="cuda" if cfg.cluster.gpus_per_worker else "cpu",
@@ -198,7 +214,8 @@ def _training(
         at_once = min(cfg.probe.max_concurrent or cfg.cluster.num_workers, trials)
     else:
         at_once = cfg.cluster.num_workers
-    return Work(stage, text, tokens, steps, trials, streams, need, at_once)
+    work = Work(stage, text, tokens, steps, trials=trials, streams=streams, need=need)
+    return replace(work, at_once=at_once)
 
 
 def _targets(cfg: RunConfig, serving: CachedServing, teacher: Sizes | None) -> Work:
@@ -310,6 +327,7 @@ def plain(made: Plan) -> dict[str, Any]:
     for work in made.work:
         row: dict[str, Any] = {"stage": work.stage, "what": work.what}
         numbers = {"tokens": work.tokens, "steps": work.steps, "trials": work.trials}
+        numbers["undone_steps"] = work.undone_steps
         row |= {key: value for key, value in numbers.items() if value is not None}
         row |= {"streams": work.streams} if work.streams else {}
         if work.need is not None:

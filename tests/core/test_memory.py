@@ -42,7 +42,8 @@ def test_weights_gradients_and_states_are_what_torch_holds() -> None:
 
 @pytest.mark.parametrize(
     ("stage", "parameters", "gradients", "optimiser"),
-    [(0, 4, 4, 8), (1, 4, 4, 2), (2, 4, 1, 2), (3, 1, 1, 2)],
+    # Stages 1 to 3 have a copy of the weights in their shards of the states.
+    [(0, 4, 4, 8), (1, 4, 4, 3), (2, 4, 1, 3), (3, 1, 1, 3)],
 )
 def test_zero_shards_states_then_gradients_then_weights(
     stage: int, parameters: int, gradients: int, optimiser: int
@@ -78,6 +79,14 @@ def test_the_loss_needs_chunks_however_many_tokens_there_are() -> None:
 def test_checkpointing_keeps_each_layer_s_input_and_one_layer_s_activations() -> None:
     assert need().activations == 2 * 17 * 4 * 4 * 32 * 64
     assert need(checkpointing=True).activations == 17 * 4 * 4 * 32 * 64 + 2 * 4 * 4 * 32 * 64
+
+
+def test_probes_from_the_student_keep_a_copy_of_it_in_the_main_memory() -> None:
+    assert need().snapshot == 0
+    assert need(probing=True).snapshot == (4 + 8) * 1_000_000
+    assert need(probing=True, zero_stage=2).snapshot == (4 + 3) * 1_000_000
+    assert need(probing=True, zero_stage=3).snapshot == (1 + 3) * 1_000_000
+    assert need(probing=True, device="cuda").snapshot == 0
 
 
 def test_what_is_offloaded_takes_no_room() -> None:

@@ -19,6 +19,7 @@ from trouble import Trouble, poisoned
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.several import SEVERAL
 from distill_ray.config.training import LoraConfig
+from distill_ray.core.memory import Sizes, snapshot_bytes
 from distill_ray.core.schedule import Weighted
 from distill_ray.engine.job import TeachingSpec, mixed_rows
 from distill_ray.engine.session import AtSwitch
@@ -277,6 +278,18 @@ def test_a_switch_resets_the_optimiser_of_every_rank_and_a_probe_leaves_it_alone
         assert 0 in counts and max(counts) > 1
         assert found["counts"] == [{count} for count in counts]
         assert [moment > 0 for moment in found["moments"]] == [count > 0 for count in counts]
+
+
+@pytest.mark.parametrize("name", ["full", "bf16"])
+@pytest.mark.parametrize("stage", [None, *STAGES])
+def test_a_snapshot_for_probes_takes_what_the_plan_says(trained, plain, name, stage):
+    key = ("plain", 3) if stage is None else ("deepspeed", stage)
+    count = sum(weight.size for weight in plain[name]["weights"].values())
+    width = 2 if name == "bf16" else 4
+    said = snapshot_bytes(Sizes(count, 48, 1, 3400), workers=2, zero_stage=stage or 0, width=width)
+    for found in trained[(name, *key)]:
+        # Stage 3 keeps small weights whole.
+        assert found["snapshot"] == pytest.approx(said, rel=0.1 if stage == 3 else 1e-3)
 
 
 def _finite(values):

@@ -76,3 +76,18 @@ def test_a_plan_tells_the_tokens_of_each_stream(tmp_path: Path) -> None:
     assert student.tokens == control.tokens == 20480
     assert student.streams == {name: part * 20480 for name, part in parts.items()}
     assert control.streams == {"findings": 10240, "organ.labelled": 10240}
+
+
+def test_a_plan_counts_the_probes_of_a_ranked_schedule(tmp_path: Path) -> None:
+    def student(**schedule: Any) -> Work:
+        distill = training(mix={"organ.labelled": 1, "organ.prompts": 2}, schedule=schedule)
+        return distilling(plan(RunConfig.model_validate(config(tmp_path, distill=distill))))[0]
+
+    fixed, ranked = student(kind="fixed"), student(kind="ranked", every=0.25, probe_steps=8)
+    assert fixed.need and ranked.need
+    assert (fixed.undone_steps, fixed.need.snapshot) == (None, 0)
+    # After 10, 20 and 30 of 40 steps, with the best checkpoint of each of the two teachers.
+    assert ranked.undone_steps == 3 * 2 * 8
+    assert "at most 48 more steps in its probes" in ranked.what
+    assert ranked.need.total - fixed.need.total == ranked.need.snapshot > 0
+    assert student(kind="ranked", every=40).undone_steps is None
