@@ -16,7 +16,7 @@ smollm2: $(VENV)/.examples $(VENV)/.smollm2  ## the same with a real language mo
 study: $(VENV)/.studies  ## does the ranking predict the student? 80 minutes on 2 cores
 	$(BIN)/distill-ray study ranking configs/studies/ranking.yaml
 
-study-schedule: $(VENV)/.studies  ## is a schedule worth it? 75 minutes on 2 cores
+study-schedule: $(VENV)/.studies  ## is a schedule worth it? 100 minutes on 2 cores
 	$(BIN)/distill-ray study schedule configs/studies/schedule.yaml
 
 study-domain-data: $(VENV)/.studies  ## which text to distil on? 30 minutes on 2 cores
