@@ -215,7 +215,7 @@ def _training(
     else:
         at_once = cfg.cluster.num_workers
     work = Work(stage, text, tokens, steps, trials=trials, streams=streams, need=need)
-    return replace(work, at_once=at_once)
+    return replace(work, workers=at_once)
 
 
 def _targets(cfg: RunConfig, serving: CachedServing, teacher: Sizes | None) -> Work:
