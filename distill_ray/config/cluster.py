@@ -5,13 +5,15 @@ from __future__ import annotations
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from distill_ray.config.base import Section
+from distill_ray.config.job import JobConfig
 
 
 class ClusterConfig(Section):
     """Where it runs: here in Ray's single-node mode, or on a cluster that is already up."""
 
     address: str | None = None
-    """A Ray address (`auto`, `host:6379`); none starts Ray on this machine alone."""
+    """A Ray address (`auto`, `host:6379`); none starts Ray on this machine alone, unless
+    RAY_ADDRESS names a cluster, as it does in a job."""
     num_workers: PositiveInt = 1
     """Data-parallel workers of adapt and distill."""
     cpus_per_worker: PositiveFloat = 1.0
@@ -25,3 +27,5 @@ class ClusterConfig(Section):
     """How long workers may wait for each other."""
     max_failures: NonNegativeInt = 2
     """Failures of workers that a training stage survives before it gives up."""
+    job: JobConfig = JobConfig()
+    """For `distill-ray submit`."""

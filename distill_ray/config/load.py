@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,6 +38,14 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def flags(overrides: Sequence[str] | None, storage: str | None) -> list[str]:
+    """Overrides, `--storage` among them."""
+    return [
+        *(overrides or ()),
+        *([f"storage={json.dumps(storage)}"] if storage is not None else []),
+    ]
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -9,7 +9,7 @@ from pydantic import Field, NonNegativeInt, model_validator
 
 from distill_ray.config.base import Name, Section
 from distill_ray.config.cluster import ClusterConfig
-from distill_ray.config.data import CorporaConfig, TaskConfig
+from distill_ray.config.data import CorporaConfig, RowSource, TaskConfig
 from distill_ray.config.errors import did_you_mean
 from distill_ray.config.models import StudentConfig, TeacherConfig
 from distill_ray.config.probing import ProbeConfig
@@ -67,6 +67,17 @@ class RunConfig(Section):
             yield f"adapt.recipes.{name}", recipe
         yield "probe", self.probe
         yield "distill", self.distill
+
+    def sources(self) -> Iterator[tuple[str, RowSource]]:
+        """Every source of rows, with its place in the file."""
+        for i, corpus in enumerate(self.corpora.sources):
+            yield f"corpora.sources.{i}.source", corpus.source
+        for i, task in enumerate(self.tasks):
+            yield f"tasks.{i}.source", task.source
+            if task.prompts is not None:
+                yield f"tasks.{i}.prompts", task.prompts
+            for j, shifted in enumerate(task.shifted):
+                yield f"tasks.{i}.shifted.{j}.source", shifted.source
 
     def teacher(self, name: str) -> TeacherConfig:
         """The teacher of that name."""

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from distill_ray.config.cluster import ClusterConfig
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.serving import PoolServing
 from distill_ray.runtime.capacity import capacity_problems
-from distill_ray.runtime.environment import WORKER_ENV, python_path, variables_set
+from distill_ray.runtime.environment import TOKEN_FIX, WORKER_ENV, python_path, variables_set
 from distill_ray.runtime.progress import Event, Progress
 
 
@@ -38,12 +39,7 @@ def _init(cfg: ClusterConfig) -> None:
     variables = {**WORKER_ENV, **python_path(), "DS_ACCELERATOR": worker_device(cfg)}
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if cfg.address is not None:
-        try:
-            ray.init(address=cfg.address, runtime_env={"env_vars": variables}, **common)
-        except ConnectionError as error:
-            fix = "Start it, or leave cluster.address out to run on this machine."
-            problem = Problem("cluster.address", f"no Ray at {cfg.address!r} ({error}).", fix)
-            raise InputError("the cluster can't be reached:", [problem]) from None
+        _join(cfg.address, {"runtime_env": {"env_vars": variables}, **common})
         return
     # Inherited, not a runtime environment: for one of those, Ray starts its first workers twice.
     with variables_set(variables):
@@ -53,6 +49,17 @@ def _init(cfg: ClusterConfig) -> None:
             object_store_memory=int(cfg.object_store_gib * 2**30),
             **common,
         )
+
+
+def _join(address: str, options: dict[str, Any]) -> None:
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, AuthenticationError) as error:
+        why = str(error).partition(". ")[0]  # What follows is advice for other cases.
+        fix = "Start it, or leave cluster.address out to run on this machine. "
+        fix += f"Where it asks for a token: {TOKEN_FIX}"
+        problem = Problem("cluster.address", f"no Ray at {address!r} for us ({why}).", fix)
+        raise InputError("the cluster can't be reached:", [problem]) from None
 
 
 def hush(library: str) -> None:
