@@ -4,6 +4,7 @@ of its own."""
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -42,23 +43,33 @@ def clean_environment(home: Path, **variables: str) -> dict[str, str]:
     return {**kept, "HOME": str(home), "PATH": path, "PYTHONPATH": code, **variables}
 
 
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
 @contextmanager
-def head(home: Path, ports: int, variables: Mapping[str, str]) -> Iterator[Head]:
+def head(home: Path, variables: Mapping[str, str]) -> Iterator[Head]:
     """Start a head on this machine, reachable from it alone, and end it by its processes.
 
     Args:
-        home: where it keeps all its files.
-        ports: the first of the eight that it listens on.
+        home: where it keeps all its files; short, as sockets' paths have 107 characters at most.
         variables: more of its environment, the token among them.
     """
-    # Sockets' paths have room for 107 characters.
     temporary = home / "r"
     temporary.mkdir(parents=True)
     own = {"RAY_TMPDIR": str(temporary), "RAY_USAGE_STATS_ENABLED": "0"}
     own |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
     names += ("node-manager-port", "object-manager-port", "metrics-export-port")
-    flags = [f"--{name}={ports + i}" for i, name in enumerate(names)]
+    ports = free_ports(len(names))
+    flags = [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
     flags += ["--head", "--block", "--num-cpus=4", "--object-store-memory=100000000"]
     with (home / "head.log").open("w") as log:
         started = psutil.Popen(
@@ -69,8 +80,8 @@ def head(home: Path, ports: int, variables: Mapping[str, str]) -> Iterator[Head]
             start_new_session=True,
         )
     up = Head(
-        f"http://127.0.0.1:{ports + 1}",
-        f"127.0.0.1:{ports}",
+        f"http://127.0.0.1:{ports[1]}",
+        f"127.0.0.1:{ports[0]}",
         temporary / "ray" / "session_latest",
         psutil.Process(started.pid),
     )

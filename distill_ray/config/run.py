@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from pydantic import Field, NonNegativeInt, model_validator
 
@@ -46,7 +47,7 @@ class RunConfig(Section):
     def _names_fit(self) -> RunConfig:
         problems = [*_repeated_names(self), *_reserved_names(self), *_recipe_problems(self)]
         problems += [*_mix_problems(self), *_batch_problems(self), *_step_problems(self)]
-        problems += [*_draw_problems(self), *_who_teaches_problems(self)]
+        problems += [*_draw_problems(self), *_who_teaches_problems(self), *_secret_problems(self)]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -104,6 +105,13 @@ def _reserved_names(cfg: RunConfig) -> Iterator[str]:
             yield f"teachers: {teacher.name!r} is what a student is called, choose another name"
         if teacher.name == SEVERAL:
             yield f"teachers: {SEVERAL!r} is what a group is called, choose another name"
+
+
+def _secret_problems(cfg: RunConfig) -> Iterator[str]:
+    """The storage's URI is in logs and reports."""
+    user, at, _ = urlsplit(cfg.storage).netloc.rpartition("@")
+    if at and ":" in user:
+        yield "storage: leave the password out of the URI, and give it by the environment"
 
 
 def _recipe_problems(cfg: RunConfig) -> Iterator[str]:

@@ -34,6 +34,9 @@ LOCAL_ENV = {
     # Ray's processes listen on every interface, unless it takes the machine for one that can't be
     # part of a cluster; then the node's address is 127.0.0.1, and all of them bind to it.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # So do gloo and NCCL, between workers.
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
 }
 """For a Ray that we start on this machine alone."""
 

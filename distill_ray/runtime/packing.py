@@ -102,11 +102,12 @@ def _not_sent(package: Package, where: str, path: str) -> Iterator[Problem]:
 
 
 def _files(place: Path) -> Iterator[Path]:
-    """A file, or those of a folder but hidden ones; none where there is nothing."""
+    """A file, or those of a folder but hidden ones and byte code; none where there is nothing."""
     if place.is_file():
         yield place
     for found in place.rglob("*"):
-        if found.is_file() and not any(p.startswith(".") for p in found.relative_to(place).parts):
+        parts = found.relative_to(place).parts
+        if found.is_file() and not any(part.startswith((".", "__pycache__")) for part in parts):
             yield found
 
 
