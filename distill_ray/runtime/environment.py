@@ -94,8 +94,8 @@ def cluster_address(configured: str | None) -> str | None:
 def prepare_client() -> None:
     """Set what Ray's job client reads when Ray is imported: a token that is given is sent."""
     given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if given:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if given and not os.environ.get("RAY_AUTH_MODE"):
+        os.environ["RAY_AUTH_MODE"] = "token"
 
 
 def prepare(address: str | None) -> None:

@@ -36,6 +36,7 @@ from distill_ray.runtime.storage import cache_folder
 from distill_ray.stages.anchor import anchor_of
 from distill_ray.stages.local_files import CURVE, SWITCHES, local_ref
 from distill_ray.stages.order import Order
+from distill_ray.stages.rendezvous import MeetingConfig
 from distill_ray.stages.serving import source_of
 from distill_ray.stages.set_aside import (
     FOLDER,
@@ -81,9 +82,7 @@ def train(run: Run, orders: Sequence[Order]) -> None:
                 failure_config=ray.train.FailureConfig(max_failures=run.cfg.cluster.max_failures),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             ),
-            torch_config=ray.train.torch.TorchConfig(
-                timeout_s=int(run.cfg.cluster.worker_timeout_s)
-            ),
+            torch_config=MeetingConfig(timeout_s=int(run.cfg.cluster.worker_timeout_s)),
         )
         with _interruptible():
             trainer.fit()

@@ -1,4 +1,4 @@
-"""A run as a job of a real cluster with a token: let in or not, killed, stopped, submitted again."""
+"""A run as a job of a real cluster with a token: let in or not, killed, stopped, sent again."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ class Desk:
     def command(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """The command, with the token unless told otherwise, to its end."""
         variables = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN} | SECRETS | variables
+        variables = {name: value for name, value in variables.items() if value}
         return subprocess.run(
             [sys.executable, "-m", "distill_ray", *words, "--address", self.cluster.url],
             cwd=self.work,
