@@ -40,6 +40,7 @@ class Desk:
         data["corpora"]["sources"][0]["source"] = {"text": "corpus.txt"}
         data["tasks"][0]["source"] = {"jsonl": "task.jsonl"}
         data["cluster"]["num_workers"] = 1
+        data["adapt"]["recipes"]["full"]["tokens"] = 102400
         (self.work / "tiny.yaml").write_text(yaml.safe_dump(data))
 
     def command(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -59,17 +60,22 @@ class Desk:
         to = ("--storage", str(self.storage))
         return self.command("submit", "tiny.yaml", *to, *words, **variables)
 
-    def logs(self, name: str) -> str:
-        return self.command("jobs", "logs", name).stdout
+    def ask(self, path: str = "") -> Any:
+        """What the cluster's job server knows."""
+        bearer = {"Authorization": f"Bearer {TOKEN}"}
+        return requests.get(
+            f"{self.cluster.url}/api/jobs/{path}", headers=bearer, timeout=60
+        ).json()
+
+    def logs(self, job_id: str) -> str:
+        return str(self.ask(f"{job_id}/logs")["logs"])
 
     def jobs(self) -> list[dict[str, Any]]:
         """All that the cluster keeps of its jobs."""
-        bearer = {"Authorization": f"Bearer {TOKEN}"}
-        answer = requests.get(f"{self.cluster.url}/api/jobs/", headers=bearer, timeout=30)
-        return [job for job in answer.json() if job["submission_id"]]
+        return [job for job in self.ask() if job["submission_id"]]
 
-    def wait_for(self, name: str, said: str) -> None:
-        _until(lambda: said in self.logs(name), f"{name} never said {said!r}")
+    def wait_for(self, job_id: str, said: str) -> None:
+        _until(lambda: said in self.logs(job_id), f"{job_id} never said {said!r}")
 
     def status(self, job_id: str) -> str:
         return next(str(j["status"]) for j in self.jobs() if j["submission_id"] == job_id)
@@ -157,14 +163,14 @@ def _killed(desk: Desk) -> None:
     """The driver dies without a word, in the middle of the teachers' training."""
     done = desk.submit()
     assert done.returncode == 0, done.stderr
-    desk.wait_for("tiny", "full: loss")
-    again = desk.submit()
-    assert again.returncode == 2 and "tiny-1 is RUNNING" in again.stderr
+    desk.wait_for("tiny-1", "full: loss")
     processes = desk.cluster.processes()
     assert len(listening(processes)) >= 5
     assert beyond_loopback(processes) == []
     lines = [" ".join(process.cmdline()) for process in processes if process.is_running()]
     assert not [line for line in lines for secret in (TOKEN, *SECRETS.values()) if secret in line]
+    again = desk.submit()
+    assert again.returncode == 2 and "tiny-1 is RUNNING" in again.stderr
     desk.driver().send_signal(signal.SIGKILL)
     _until(lambda: desk.status("tiny-1") == "FAILED", "a killed job never failed")
     assert desk.command("jobs", "logs", "tiny-1", "--follow").returncode == 137
@@ -173,7 +179,7 @@ def _killed(desk: Desk) -> None:
 def _stopped(desk: Desk) -> None:
     """By the command, once the teachers are trained."""
     assert "Submitted tiny-2" in desk.submit().stdout
-    desk.wait_for("tiny", "adapt  done")
+    desk.wait_for("tiny-2", "audit  started")
     done = desk.command("jobs", "stop", "tiny")
     assert (done.returncode, done.stdout.strip()) == (0, "tiny-2 STOPPED")
     assert _reused(desk.logs("tiny-2")) == {"shard"}
