@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -53,13 +55,28 @@ def _init(cfg: ClusterConfig) -> None:
 
 def _join(address: str, options: dict[str, Any]) -> None:
     try:
-        ray.init(address=address, **options)
+        with _core_silent():
+            ray.init(address=address, **options)
     except (ConnectionError, AuthenticationError) as error:
         why = str(error).partition(". ")[0]  # What follows is advice for other cases.
         fix = "Start it, or leave cluster.address out to run on this machine. "
         fix += f"Where it asks for a token: {TOKEN_FIX}"
         problem = Problem("cluster.address", f"no Ray at {address!r} for us ({why}).", fix)
         raise InputError("the cluster can't be reached:", [problem]) from None
+
+
+@contextmanager
+def _core_silent() -> Iterator[None]:
+    """Ray's core tells each of twenty attempts to connect on standard error; we tell the end."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def hush(library: str) -> None:

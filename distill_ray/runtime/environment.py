@@ -41,13 +41,6 @@ LOCAL_ENV = {
 """For a Ray that we start on this machine alone."""
 
 
-CLUSTER_ENV = {
-    # Else Ray's core tells each of the twenty times that it tries a token in vain.
-    "RAY_BACKEND_LOG_LEVEL": "error",
-}
-"""For a driver that joins a cluster; workers have their node's."""
-
-
 TOKEN_FIX = (
     "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (a file), or RAY_AUTH_TOKEN, as the cluster "
     "was started with."
@@ -92,7 +85,7 @@ def cluster_address(configured: str | None) -> str | None:
 
 
 def prepare_client() -> None:
-    """Set what Ray's job client reads when Ray is imported: a token that is given is sent."""
+    """Set what Ray reads of its clients when it is imported: a token that is given is used."""
     given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     if given and not os.environ.get("RAY_AUTH_MODE"):
         os.environ["RAY_AUTH_MODE"] = "token"
@@ -104,9 +97,11 @@ def prepare(address: str | None) -> None:
     A Ray of our own gets a token of its own, so that nothing else on this machine can use it and
     no token is written to the home folder. On a cluster, the user's token decides.
     """
-    ours = {**WORKER_ENV, **DRIVER_ENV, **(LOCAL_ENV if address is None else CLUSTER_ENV)}
+    ours = {**WORKER_ENV, **DRIVER_ENV, **(LOCAL_ENV if address is None else {})}
     for name, value in ours.items():
         os.environ.setdefault(name, value)
-    if address is None and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+    if address is not None:
+        prepare_client()
+    elif "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))

@@ -120,6 +120,23 @@ def test_without_the_token_nothing_is_sent(desk: Desk, variables: dict[str, str]
     assert TOKEN not in done.stderr and desk.jobs() == []
 
 
+def test_a_driver_with_another_token_isn_t_let_in(desk: Desk) -> None:
+    secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "another"}
+    local = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # The head is on loopback alone.
+    flags = ["--set", f"cluster.address={desk.cluster.gcs}", "--storage", str(desk.folder / "no")]
+    done = subprocess.run(
+        [sys.executable, "-m", "distill_ray", "shard", "tiny.yaml", *flags],
+        cwd=desk.work,
+        env=clean_environment(desk.folder, **secret, **local),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 2, "one message, no traceback"
+    assert "no Ray at" in done.stderr and "RAY_AUTH_TOKEN_PATH" in done.stderr
+
+
 def test_a_token_in_a_file_is_enough(desk: Desk) -> None:
     file = desk.folder / "token"
     file.write_text(TOKEN)
@@ -169,8 +186,6 @@ def _killed(desk: Desk) -> None:
     assert beyond_loopback(processes) == []
     lines = [" ".join(process.cmdline()) for process in processes if process.is_running()]
     assert not [line for line in lines for secret in (TOKEN, *SECRETS.values()) if secret in line]
-    again = desk.submit()
-    assert again.returncode == 2 and "tiny-1 is RUNNING" in again.stderr
     desk.driver().send_signal(signal.SIGKILL)
     _until(lambda: desk.status("tiny-1") == "FAILED", "a killed job never failed")
     assert desk.command("jobs", "logs", "tiny-1", "--follow").returncode == 137
@@ -179,6 +194,8 @@ def _killed(desk: Desk) -> None:
 def _stopped(desk: Desk) -> None:
     """By the command, once the teachers are trained."""
     assert "Submitted tiny-2" in desk.submit().stdout
+    again = desk.submit()
+    assert again.returncode == 2 and "tiny-2 is " in again.stderr and len(desk.jobs()) == 2
     desk.wait_for("tiny-2", "audit  started")
     done = desk.command("jobs", "stop", "tiny")
     assert (done.returncode, done.stdout.strip()) == (0, "tiny-2 STOPPED")
