@@ -92,6 +92,14 @@ def head(home: Path, variables: Mapping[str, str]) -> Iterator[Head]:
         _end(up)
 
 
+def command_line(process: psutil.Process) -> list[str]:
+    """Its words; none of a process that has just ended."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
 def _wait_for(up: Head, log: Path) -> None:
     import requests
 

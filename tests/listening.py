@@ -24,7 +24,7 @@ def listening(processes: Iterable[psutil.Process]) -> list[tuple[str, psutil._co
         try:
             connections = process.net_connections(kind="inet")
             found += [(process.name(), c) for c in connections if c.status == "LISTEN"]
-        except psutil.NoSuchProcess:
+        except psutil.Error:
             continue
     return found
 

@@ -17,7 +17,7 @@ import pytest
 import requests
 import yaml
 from findings import config
-from head import Head, clean_environment, head
+from head import Head, clean_environment, command_line, head
 from listening import beyond_loopback, listening
 from route import manifests
 
@@ -85,7 +85,7 @@ class Desk:
         (found,) = (
             process
             for process in self.cluster.processes()
-            if "distill_ray" in process.cmdline() and "sh" not in process.name()
+            if command_line(process)[1:3] == ["-m", "distill_ray"]
         )
         return found
 
@@ -184,7 +184,7 @@ def _killed(desk: Desk) -> None:
     processes = desk.cluster.processes()
     assert len(listening(processes)) >= 5
     assert beyond_loopback(processes) == []
-    lines = [" ".join(process.cmdline()) for process in processes if process.is_running()]
+    lines = [" ".join(command_line(process)) for process in processes]
     assert not [line for line in lines for secret in (TOKEN, *SECRETS.values()) if secret in line]
     desk.driver().send_signal(signal.SIGKILL)
     _until(lambda: desk.status("tiny-1") == "FAILED", "a killed job never failed")
