@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from findings import config
 
-from distill_ray.config import InputError, RunConfig
+from distill_ray.config import InputError, RunConfig, load_config
 from distill_ray.runtime.jobs import _Tail, _url
-from distill_ray.runtime.packing import Package
+from distill_ray.runtime.packing import MIB, Package, survey
 from distill_ray.runtime.submission import (
     Attempt,
     Submission,
@@ -23,6 +23,8 @@ from distill_ray.runtime.submission import (
     storage_problems,
 )
 from distill_ray.stages.submitting import elsewhere, submit_problems
+
+ROOT = Path(__file__).parents[2]
 
 
 def attempts(**statuses: str) -> list[Attempt]:
@@ -164,6 +166,18 @@ def test_what_only_the_cluster_has_is_left_to_the_job_and_the_rest_is_checked_he
     file.write_text("")
     found = [str(problem) for problem in submit_problems(cfg, file, unsent)]
     assert any(line.startswith("CONFIG: run.yaml isn't sent") for line in found)
+
+
+def test_the_quickstart_can_be_submitted_from_its_repository(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    config_file = Path("configs/quickstart.yaml")
+    cfg = load_config(config_file, ["storage=s3://bucket/runs"])
+    package = survey(ROOT, cfg.cluster.job.excludes, cfg.cluster.job.max_file_mib * MIB)
+    assert list(submit_problems(cfg, config_file, package)) == []
+    assert {"configs/quickstart.yaml", "distill_ray/cli.py", "jobs/run.py"} <= set(package.files)
+    assert package.size_bytes < 20 * MIB
 
 
 def test_an_address_is_a_dashboard_s_url() -> None:
