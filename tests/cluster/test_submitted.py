@@ -21,7 +21,7 @@ from head import Head, clean_environment, command_line, head
 from listening import beyond_loopback, listening
 from route import manifests
 
-pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(1800)]
 
 TOKEN = "token-of-this-cluster-and-no-other"
 SECRETS = {"AWS_SECRET_ACCESS_KEY": "planted-key-9431", "HF_TOKEN": "planted-token-7725"}
@@ -36,11 +36,14 @@ class Desk:
         self.work = folder / "work"
         self.work.mkdir(parents=True)
         data = config(self.work)
-        # Relative: they travel with the job. Two recipes and enough steps to be killed within.
+        # Relative: they travel with the job.
         data["corpora"]["sources"][0]["source"] = {"text": "corpus.txt"}
         data["tasks"][0]["source"] = {"jsonl": "task.jsonl"}
         data["cluster"]["num_workers"] = 1
-        data["adapt"]["recipes"]["full"]["tokens"] = 102400
+        # One teacher, with enough steps to be killed within, and little after it.
+        data["teachers"] = data["teachers"][:1]
+        data["adapt"]["recipes"] = {"full": data["adapt"]["recipes"]["full"] | {"tokens": 102400}}
+        data["distill"] |= {"tokens": 10240, "schedule": {"kind": "fixed"}}
         (self.work / "tiny.yaml").write_text(yaml.safe_dump(data))
 
     def command(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -53,7 +56,7 @@ class Desk:
             env=clean_environment(self.folder, **variables),
             capture_output=True,
             text=True,
-            timeout=500,
+            timeout=1200,
         )
 
     def submit(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
