@@ -18,7 +18,7 @@ from distill_ray import __version__
 from distill_ray.bench.commands import app as bench
 from distill_ray.cluster.commands import app as cluster
 from distill_ray.config import InputError, RunConfig, load_config
-from distill_ray.config.load import load_study
+from distill_ray.config.load import flags, load_study
 from distill_ray.config.study import (
     STUDIES,
     DomainDataStudy,
@@ -26,6 +26,8 @@ from distill_ray.config.study import (
     ScheduleStudy,
     StudyConfig,
 )
+from distill_ray.job_commands import app as jobs
+from distill_ray.job_commands import submit
 
 if TYPE_CHECKING:
     from distill_ray.runtime.run import Run
@@ -151,6 +153,8 @@ data = typer.Typer(help="Look at the rows that training reads.", no_args_is_help
 app.add_typer(data, name="data")
 app.add_typer(bench, name="bench")
 app.add_typer(cluster, name="cluster")
+app.command("submit")(submit)
+app.add_typer(jobs, name="jobs")
 studies = typer.Typer(help="Show on your own data what predicts a student.", no_args_is_help=True)
 app.add_typer(studies, name="study")
 
@@ -253,7 +257,8 @@ def _study(
     retry_failed: bool,
 ) -> Iterator[tuple[Study, dict[str, Run]]]:
     """A study and the opened runs of its domains, for as long as the block works on them."""
-    study, cfgs = load_study(section, config, _flags(overrides, storage))
+    study, cfgs = load_study(section, config, flags(overrides, storage))
+    cfgs = {name: _joined(cfg) for name, cfg in cfgs.items()}
     with _working(as_json, out) as progress:
         from distill_ray.runtime.run import Run
         from distill_ray.stages.check import check_all
@@ -318,14 +323,15 @@ def root(
 
 
 def _load(config: Path, overrides: list[str] | None, storage: str | None) -> RunConfig:
-    return load_config(config, _flags(overrides, storage))
+    return _joined(load_config(config, flags(overrides, storage)))
 
 
-def _flags(overrides: list[str] | None, storage: str | None) -> list[str]:
-    return [
-        *(overrides or []),
-        *([f"storage={json.dumps(storage)}"] if storage is not None else []),
-    ]
+def _joined(cfg: RunConfig) -> RunConfig:
+    """With the cluster that this process belongs to, as the driver of a job does."""
+    from distill_ray.runtime.environment import cluster_address
+
+    address = cluster_address(cfg.cluster.address)
+    return cfg.model_copy(update={"cluster": cfg.cluster.model_copy(update={"address": address})})
 
 
 def _stage(

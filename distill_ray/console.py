@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, Group
@@ -20,6 +21,7 @@ from distill_ray.stages.plan import Plan, Work
 from distill_ray.stages.show import PADDING, RowShown, SampleShown, counts
 
 if TYPE_CHECKING:
+    from distill_ray.runtime.submission import Attempt
     from distill_ray.stages.rank import Ranking
 
 QUIET_S = 2.0
@@ -259,6 +261,25 @@ def ranking(found: Ranking) -> dict[str, Any]:
     """The leaderboard as plain values."""
     names = ("standings", "calls", "marks", "left_out")
     return {name: getattr(found, name) for name in names}
+
+
+def attempts(found: Sequence[Attempt]) -> Table:
+    """Jobs: how far they are, or how they ended."""
+    table = Table(title="Jobs", title_justify="left")
+    for name in ("job", "up to", "status", "started", "took", "exit code"):
+        table.add_column(name)
+    for attempt in found:
+        began, ended = attempt.started, attempt.ended
+        took = ((ended or datetime.now(timezone.utc)) - began) if began else None
+        table.add_row(
+            attempt.id,
+            attempt.stage,
+            attempt.status,
+            began.astimezone().strftime("%Y-%m-%d %H:%M:%S") if began else "",
+            f"{took.total_seconds():.0f} s" if took else "",
+            str(attempt.exit_code) if attempt.over else "",
+        )
+    return table
 
 
 def predictors(group: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from distill_ray.config.base import Section
+from distill_ray.config.job import JobConfig
 
 
 class ClusterConfig(Section):
     """Where it runs: here in Ray's single-node mode, or on a cluster that is already up."""
 
     address: str | None = None
-    """A Ray address (`auto`, `host:6379`); none starts Ray on this machine alone."""
+    """A Ray address (`auto`, `host:6379`); none starts Ray on this machine alone, unless
+    RAY_ADDRESS names a cluster, as it does in a job."""
     num_workers: PositiveInt = 1
     """Data-parallel workers of adapt and distill."""
     min_workers: PositiveInt | None = None
@@ -37,6 +39,8 @@ class ClusterConfig(Section):
     checkpoint_every_s: PositiveFloat | None = 600.0
     """Seconds of training that a loss may cost at most: beside every `save_every` steps, a
     checkpoint is written after this long. null writes by steps alone."""
+    job: JobConfig = JobConfig()
+    """For `distill-ray submit`."""
 
     @property
     def fewest_workers(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,6 +43,14 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 def load_documents(text: str) -> list[Any]:
     """Every document in a YAML text; a key that is given twice is an error, as in a config."""
     return list(yaml.load_all(text, _Loader))
+
+
+def flags(overrides: Sequence[str] | None, storage: str | None) -> list[str]:
+    """Overrides, `--storage` among them."""
+    return [
+        *(overrides or ()),
+        *([f"storage={json.dumps(storage)}"] if storage is not None else []),
+    ]
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from pydantic import Field, NonNegativeInt, model_validator
 
 from distill_ray.config.base import Name, Section
 from distill_ray.config.cluster import ClusterConfig
-from distill_ray.config.data import CorporaConfig, TaskConfig
+from distill_ray.config.data import CorporaConfig, RowSource, TaskConfig
 from distill_ray.config.errors import did_you_mean
 from distill_ray.config.models import StudentConfig, TeacherConfig
 from distill_ray.config.probing import ProbeConfig
@@ -46,7 +47,7 @@ class RunConfig(Section):
     def _names_fit(self) -> RunConfig:
         problems = [*_repeated_names(self), *_reserved_names(self), *_recipe_problems(self)]
         problems += [*_mix_problems(self), *_batch_problems(self), *_step_problems(self)]
-        problems += [*_draw_problems(self), *_who_teaches_problems(self)]
+        problems += [*_draw_problems(self), *_who_teaches_problems(self), *_secret_problems(self)]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -67,6 +68,17 @@ class RunConfig(Section):
             yield f"adapt.recipes.{name}", recipe
         yield "probe", self.probe
         yield "distill", self.distill
+
+    def sources(self) -> Iterator[tuple[str, RowSource]]:
+        """Every source of rows, with its place in the file."""
+        for i, corpus in enumerate(self.corpora.sources):
+            yield f"corpora.sources.{i}.source", corpus.source
+        for i, task in enumerate(self.tasks):
+            yield f"tasks.{i}.source", task.source
+            if task.prompts is not None:
+                yield f"tasks.{i}.prompts", task.prompts
+            for j, shifted in enumerate(task.shifted):
+                yield f"tasks.{i}.shifted.{j}.source", shifted.source
 
     def teacher(self, name: str) -> TeacherConfig:
         """The teacher of that name."""
@@ -93,6 +105,13 @@ def _reserved_names(cfg: RunConfig) -> Iterator[str]:
             yield f"teachers: {teacher.name!r} is what a student is called, choose another name"
         if teacher.name == SEVERAL:
             yield f"teachers: {SEVERAL!r} is what a group is called, choose another name"
+
+
+def _secret_problems(cfg: RunConfig) -> Iterator[str]:
+    """The storage's URI is in logs and reports."""
+    user, at, _ = urlsplit(cfg.storage).netloc.rpartition("@")
+    if at and ":" in user:
+        yield "storage: leave the password out of the URI, and give it by the environment"
 
 
 def _recipe_problems(cfg: RunConfig) -> Iterator[str]:

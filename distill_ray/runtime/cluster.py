@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distill_ray.config.cluster import ClusterConfig
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.serving import PoolServing
 from distill_ray.runtime.capacity import capacity_problems
-from distill_ray.runtime.environment import WORKER_ENV, python_path, variables_set
+from distill_ray.runtime.environment import TOKEN_FIX, WORKER_ENV, python_path, variables_set
 from distill_ray.runtime.progress import Event, Progress
 
 TESTED = "2.60"
@@ -43,12 +47,7 @@ def _init(cfg: ClusterConfig) -> None:
     variables = {**WORKER_ENV, **python_path(), "DS_ACCELERATOR": worker_device(cfg)}
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if cfg.address is not None:
-        try:
-            ray.init(address=cfg.address, runtime_env={"env_vars": variables}, **common)
-        except ConnectionError as error:
-            fix = "Start it, or leave cluster.address out to run on this machine."
-            problem = Problem("cluster.address", f"no Ray at {cfg.address!r} ({error}).", fix)
-            raise InputError("the cluster can't be reached:", [problem]) from None
+        _join(cfg.address, {"runtime_env": {"env_vars": variables}, **common})
         return
     # Inherited, not a runtime environment: for one of those, Ray starts its first workers twice.
     with variables_set(variables):
@@ -58,6 +57,32 @@ def _init(cfg: ClusterConfig) -> None:
             object_store_memory=int(cfg.object_store_gib * 2**30),
             **common,
         )
+
+
+def _join(address: str, options: dict[str, Any]) -> None:
+    try:
+        with _core_silent():
+            ray.init(address=address, **options)
+    except (ConnectionError, AuthenticationError) as error:
+        why = str(error).partition(". ")[0]  # What follows is advice for other cases.
+        fix = "Start it, or leave cluster.address out to run on this machine. "
+        fix += f"Where it asks for a token: {TOKEN_FIX}"
+        problem = Problem("cluster.address", f"no Ray at {address!r} for us ({why}).", fix)
+        raise InputError("the cluster can't be reached:", [problem]) from None
+
+
+@contextmanager
+def _core_silent() -> Iterator[None]:
+    """Ray's core tells each of twenty attempts to connect on standard error; we tell the end."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def hush(library: str) -> None:

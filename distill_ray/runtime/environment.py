@@ -31,7 +31,21 @@ LOCAL_ENV = {
     # No cloud takes this machine back. The actor that looks out for it starts while the workers
     # import their libraries: 2 s of 2 cores.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Ray's processes listen on every interface, unless it takes the machine for one that can't be
+    # part of a cluster; then the node's address is 127.0.0.1, and all of them bind to it.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # So do gloo and NCCL, between workers.
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
 }
+"""For a Ray that we start on this machine alone."""
+
+
+TOKEN_FIX = (
+    "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH (a file), or RAY_AUTH_TOKEN, as the cluster "
+    "was started with."
+)
+"""What would do where a cluster doesn't let us in."""
 
 
 def python_path() -> dict[str, str]:
@@ -55,6 +69,28 @@ def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def cluster_address(configured: str | None) -> str | None:
+    """The cluster that a run joins; None starts Ray on this machine.
+
+    As in every Ray program, RAY_ADDRESS stands in for an address that isn't given. Ray sets it in a
+    job, so that a submitted run joins the cluster that it was submitted to.
+
+    Args:
+        configured: `cluster.address`.
+    """
+    named = os.environ.get("RAY_ADDRESS") or None
+    # The dashboard's URL is for submitting; nothing can be joined there.
+    at_dashboard = named is not None and named.startswith(("http://", "https://"))
+    return configured if configured is not None or at_dashboard else named
+
+
+def prepare_client() -> None:
+    """Set what Ray reads of its clients when it is imported: a token that is given is used."""
+    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if given and not os.environ.get("RAY_AUTH_MODE"):
+        os.environ["RAY_AUTH_MODE"] = "token"
+
+
 def prepare(address: str | None) -> None:
     """Set what must be there before Ray is imported; what the user has set stays.
 
@@ -64,6 +100,8 @@ def prepare(address: str | None) -> None:
     ours = {**WORKER_ENV, **DRIVER_ENV, **(LOCAL_ENV if address is None else {})}
     for name, value in ours.items():
         os.environ.setdefault(name, value)
-    if address is None and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+    if address is not None:
+        prepare_client()
+    elif "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(16))

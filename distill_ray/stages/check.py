@@ -65,39 +65,35 @@ def check_all(cfgs: Mapping[str, RunConfig], config_file: str) -> None:
         raise InputError("the study can't start:", problems)
 
 
-def find_problems(cfg: RunConfig, config_file: str) -> Iterator[Problem]:
-    """Every problem that shows without starting anything."""
+def find_problems(cfg: RunConfig, config_file: str, *, here: bool = True) -> Iterator[Problem]:
+    """Every problem that shows without starting anything.
+
+    Args:
+        cfg: the config.
+        config_file: name of the file that it was read from.
+        here: whether this machine, or one that sees the same storage, is to run it.
+    """
     yield from check_model(cfg.student.model, "student.model")
     for i, teacher in enumerate(cfg.teachers):
         yield from check_model(teacher.model, f"teachers.{i}.model")
     yield from _tokenizers(cfg)
     yield from _chats(cfg)
-    for where, source in _sources(cfg):
+    for where, source in cfg.sources():
         yield from _source(where, source)
     yield from _schedule(cfg)
-    yield from _storage(cfg, config_file)
+    if here:
+        yield from _storage(cfg, config_file)
     for where in ("probe", "distill"):
         yield from _objective(f"{where}.objective", getattr(cfg, where).objective)
     yield from match_problems(cfg)
     yield from _several(cfg)
-    if cfg.cluster.address is None:
+    if here and cfg.cluster.address is None:
         kernels = Kernels.here(cfg.cluster.gpus_per_worker)
         for where, training in cfg.trainings():
             yield from kernel_problems(where, training, kernels)
         there = machine()
         yield from capacity_problems(cfg.cluster, there.cpus, there.gpus, cfg.distill.pools())
         yield from _serving(cfg, there)
-
-
-def _sources(cfg: RunConfig) -> Iterator[tuple[str, RowSource]]:
-    for i, corpus in enumerate(cfg.corpora.sources):
-        yield f"corpora.sources.{i}.source", corpus.source
-    for i, task in enumerate(cfg.tasks):
-        yield f"tasks.{i}.source", task.source
-        if task.prompts is not None:
-            yield f"tasks.{i}.prompts", task.prompts
-        for j, shifted in enumerate(task.shifted):
-            yield f"tasks.{i}.shifted.{j}.source", shifted.source
 
 
 def _source(where: str, source: RowSource) -> Iterator[Problem]:

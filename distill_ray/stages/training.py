@@ -39,6 +39,7 @@ from distill_ray.runtime.storage import cache_folder
 from distill_ray.stages.anchor import anchor_of
 from distill_ray.stages.local_files import CURVE, SWITCHES, local_ref
 from distill_ray.stages.order import Order
+from distill_ray.stages.rendezvous import MeetingConfig
 from distill_ray.stages.saving import Saving, kept, prepare, resume, save
 from distill_ray.stages.serving import source_of
 from distill_ray.stages.set_aside import (
@@ -94,9 +95,7 @@ def train(run: Run, orders: Sequence[Order]) -> None:
                 failure_config=_failures(run.cfg.cluster),
                 checkpoint_config=kept(),
             ),
-            torch_config=ray.train.torch.TorchConfig(
-                timeout_s=int(run.cfg.cluster.worker_timeout_s)
-            ),
+            torch_config=MeetingConfig(timeout_s=int(run.cfg.cluster.worker_timeout_s)),
         )
         with _interruptible():
             trainer.fit()

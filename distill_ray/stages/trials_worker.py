@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from ray import tune
+from ray.tune.execution import class_cache
 
 from distill_ray.config.cluster import ClusterConfig
 from distill_ray.core.calibration import nll_each, normalise, right_each
@@ -96,6 +97,7 @@ def run_trials(
         )
         # Tune would take Ctrl-C for itself and come back without a word.
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+        _keep_keys_out_of_logs()
         results = tuner.fit()
     for trial, result in zip(trials, results):
         if not trial.artifact.done() and trial.artifact.failure() is None:
@@ -109,6 +111,16 @@ def _most_at_once(cfg: ClusterConfig) -> int:
         return cfg.num_workers
     there = reachable()
     return max(1, int(min(there.get(k, 0) // each for k, each in worker_resources(cfg).items())))
+
+
+def _keep_keys_out_of_logs() -> None:
+    """Nodes have their keys from their own environment.
+
+    Tune would give the trials those of the driver, as a runtime environment, and Ray writes these
+    into the logs of its agents.
+    """
+    keys = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(keys)
 
 
 def _reason(error: BaseException | None) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
+from listening import beyond_loopback, listening
 
 from distill_ray.runtime.environment import WORKER_ENV
 
@@ -18,3 +20,10 @@ def test_workers_have_our_variables_and_the_folder_of_the_command() -> None:
     assert {name: found[name] for name in WORKER_ENV} == WORKER_ENV
     assert found["DS_ACCELERATOR"] == "cpu" and "DS_ACCELERATOR" not in os.environ
     assert str(Path.cwd()) in found["PYTHONPATH"].split(os.pathsep)
+
+
+def test_no_process_of_it_can_be_reached_from_another_machine() -> None:
+    ray.get(ray.remote(num_cpus=0)(lambda: None).remote())  # A worker listens, too.
+    processes = psutil.Process().children(recursive=True)
+    assert len(listening(processes)) >= 5
+    assert beyond_loopback(processes) == []

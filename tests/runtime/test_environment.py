@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from distill_ray.runtime.environment import variables_set
+from distill_ray.runtime.environment import cluster_address, prepare_client, variables_set
 
 WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 TOLD = "import os; print(os.environ['OURS'], os.environ['KNOWN'])"
@@ -43,3 +43,43 @@ print(os.environ.get("{WATCHER}"))
     started = [sys.executable, "-c", said]
     found = subprocess.run(started, capture_output=True, text=True, env={**bare, **known})
     assert found.stdout.split() == [expected], found.stderr
+
+
+@pytest.mark.parametrize(
+    ("configured", "named", "expected"),
+    [
+        (None, None, None),
+        (None, "", None),
+        (None, "10.0.0.7:6379", "10.0.0.7:6379"),
+        ("10.0.0.8:6379", "10.0.0.7:6379", "10.0.0.8:6379"),
+        ("auto", "10.0.0.7:6379", "auto"),
+        (None, "http://127.0.0.1:8265", None),
+    ],
+)
+def test_a_run_joins_the_cluster_that_is_configured_or_that_ray_names(
+    monkeypatch: pytest.MonkeyPatch, configured: str | None, named: str | None, expected: str | None
+) -> None:
+    if named is None:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    else:
+        monkeypatch.setenv("RAY_ADDRESS", named)
+    assert cluster_address(configured) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "mode", "expected"),
+    [
+        ({}, "", ""),
+        ({"RAY_AUTH_TOKEN": "x"}, "", "token"),
+        ({"RAY_AUTH_TOKEN_PATH": "/x"}, "", "token"),
+        ({"RAY_AUTH_TOKEN": "x"}, "disabled", "disabled"),
+    ],
+)
+def test_a_token_that_is_given_is_used_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], mode: str, expected: str
+) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, given.get(name, ""))
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    prepare_client()
+    assert os.environ["RAY_AUTH_MODE"] == expected
