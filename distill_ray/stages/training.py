@@ -77,7 +77,7 @@ def train(run: Run, orders: Sequence[Order]) -> None:
             run_config=ray.train.RunConfig(
                 # Equal orders, equal name: a run that was cut off goes on from its checkpoints.
                 name=f"train-{identity}",
-                storage_path=state.uri,
+                **state.place,
                 failure_config=ray.train.FailureConfig(max_failures=run.cfg.cluster.max_failures),
                 checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             ),

@@ -77,7 +77,7 @@ def run_trials(
             tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
             run_config=tune.RunConfig(
                 name="trials",
-                storage_path=run.storage.sub(state).uri,
+                **run.storage.sub(state).place,
                 failure_config=tune.FailureConfig(max_failures=run.cfg.cluster.max_failures),
                 verbose=0,
             ),
