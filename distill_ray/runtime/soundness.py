@@ -16,6 +16,7 @@ from pathlib import Path
 from distill_ray.config.cache import cache_folder
 from distill_ray.config.errors import InputError, Problem
 
+DAMAGED = "an artifact is damaged:"
 REMOVE = "Remove {folder}; the same command makes it again."
 
 
@@ -32,7 +33,7 @@ class DamagedError(InputError):
             folder: what to remove.
         """
         problem = Problem(place, what, REMOVE.format(folder=folder))
-        return cls("an artifact is damaged:", [problem])
+        return cls(DAMAGED, [problem])
 
 
 def sha256(file: Path) -> str:

@@ -24,6 +24,7 @@ from distill_ray.engine.loop import distill
 from distill_ray.engine.score import option_scores
 from distill_ray.engine.session import Session, Teaching
 from distill_ray.runtime.artifacts import Building
+from distill_ray.runtime.causes import outside_cause
 from distill_ray.runtime.cluster import hush, mailbox, worker_device, worker_resources
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
@@ -86,6 +87,8 @@ def run_trials(
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
         results = tuner.fit()
     for trial, result in zip(trials, results):
+        if (cause := outside_cause(result.error)) is not None and not trial.artifact.done():
+            raise cause
         if not trial.artifact.done() and trial.artifact.failure() is None:
             trial.artifact.record_failure(_reason(result.error))
     run.storage.delete(state)
@@ -111,6 +114,8 @@ def _trial(
     try:
         result = _fill(trial, exam, device)
     except Exception as error:
+        if outside_cause(error) is not None:
+            raise
         reason = f"{type(error).__name__}: {error}"
         trial.artifact.record_failure(reason)
         said, reported = f"{trial.job.name} failed: {reason}", {"failed": 1}
