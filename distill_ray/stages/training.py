@@ -45,6 +45,7 @@ from distill_ray.stages.set_aside import (
     raise_reason,
 )
 from distill_ray.stages.teacher_pool import PoolRefusedError, teacher_pools
+from distill_ray.stages.train_state import mend
 
 
 def train(run: Run, orders: Sequence[Order]) -> None:
@@ -64,6 +65,7 @@ def train(run: Run, orders: Sequence[Order]) -> None:
     state = run.storage.sub(".state")
     stopped = f".state/stopped-{identity}"
     run.storage.delete(stopped)
+    mend(state.sub(f"train-{identity}"))
     with mailbox(run.progress) as box, teacher_pools(run, orders, box) as started:
         trainer = ray.train.torch.TorchTrainer(
             _worker,
