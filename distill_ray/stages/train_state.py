@@ -7,7 +7,7 @@ import json
 from distill_ray.runtime.storage import Storage
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
-"""Its list of checkpoints. It is written in place: a kill or a full disk cuts it off, and Train then
+"""Its list of checkpoints, written in place: a kill or a full disk cuts it off, and Train then
 refuses the whole run."""
 
 
