@@ -56,7 +56,7 @@ class Manifest:
         Raises:
             DamagedError: it isn't what was written.
         """
-        place = f"{folder.uri}/{MANIFEST}"
+        place = folder.sub(MANIFEST).uri
         try:
             found = json.loads(folder.read_bytes(MANIFEST))
             made = cls(**found)
@@ -108,7 +108,7 @@ class Artifact:
         for name, size in self.manifest().sizes.items():
             if there.get(name) != size:
                 what = f"has {there[name]} bytes of {size}." if name in there else "is missing."
-                raise DamagedError.of(f"{self.uri}/{name}", what, self.uri)
+                raise DamagedError.of(self.folder.sub(name).uri, what, self.uri)
         return True
 
     @property
@@ -212,7 +212,7 @@ def read_file(artifact: Storage, name: str) -> bytes:
     data = artifact.read_bytes(name)
     written = Manifest.of(artifact).files.get(name) if artifact.exists(MANIFEST) else None
     if written is not None and hashlib.sha256(data).hexdigest() != written:
-        raise DamagedError.of(f"{artifact.uri}/{name}", "isn't what was written.", artifact.uri)
+        raise DamagedError.of(artifact.sub(name).uri, "isn't what was written.", artifact.uri)
     return data
 
 
@@ -247,7 +247,7 @@ def local_folder(artifact: Storage, path: str = "") -> Path:
             break
         shutil.rmtree(folder, ignore_errors=True)  # The copy may be what was damaged.
     what = "isn't what was written."
-    raise DamagedError.of(f"{artifact.uri}/{below}{name}", what, artifact.uri)
+    raise DamagedError.of(artifact.sub(f"{below}{name}").uri, what, artifact.uri)
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:
