@@ -98,7 +98,7 @@ def test_a_folder_that_another_node_cannot_see_is_refused_before_any_work(
 ) -> None:
     (tmp_path / "runs").mkdir()
     start("--head", f"--port={port}", "--include-dashboard=false")
-    time.sleep(8)
+    wait_for_nodes(1, port, environment)
     start(f"--address=127.0.0.1:{port}", blind_to=tmp_path / "runs")
     wait_for_nodes(2, port, environment)
     done = shard(tmp_path, port, environment)
@@ -115,7 +115,7 @@ def test_a_folder_that_all_nodes_see_needs_no_declaration(
     tmp_path: Path, port: int, environment: dict[str, str], start: Start
 ) -> None:
     start("--head", f"--port={port}", "--include-dashboard=false")
-    time.sleep(8)
+    wait_for_nodes(1, port, environment)
     start(f"--address=127.0.0.1:{port}")
     wait_for_nodes(2, port, environment)
     done = shard(tmp_path, port, environment)
