@@ -42,7 +42,14 @@ def start(environment: dict[str, str], port: int) -> Iterator[Start]:
     started: list[subprocess.Popen[bytes]] = []
 
     def node(*flags: str, blind_to: Path | None = None) -> None:
-        command = [str(RAY), "start", "--block", "--num-cpus=2", *flags]
+        command = [
+            str(RAY),
+            "start",
+            "--block",
+            "--num-cpus=2",
+            "--node-ip-address=127.0.0.1",
+            *flags,
+        ]
         command += ["--object-store-memory=100000000"]
         if blind_to is not None:
             hide = f"mount -t tmpfs none '{blind_to}' && exec {' '.join(command)}"
