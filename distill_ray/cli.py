@@ -385,6 +385,12 @@ def _working(as_json: bool, out: Console) -> Iterator[Any]:
         except KeyboardInterrupt:
             out.print("Interrupted; the same command goes on from here.")
             sys.exit(130)
+        except Exception as error:
+            from distill_ray.runtime.causes import outside_cause
+
+            if isinstance(error, InputError) or (cause := outside_cause(error)) is None:
+                raise
+            raise cause from None
         finally:
             _leave_ray()
 

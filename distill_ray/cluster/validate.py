@@ -12,8 +12,8 @@ import yaml
 from jsonschema import Draft7Validator
 
 from distill_ray.cluster.schemas import GPU, NODES, POD_RESOURCES, PROVIDERS, RESOURCES, kinds
+from distill_ray.config.document import parse_all
 from distill_ray.config.errors import InputError, Problem, did_you_mean
-from distill_ray.config.load import load_documents
 
 PLACE = re.compile(r"<[a-z][a-z-]*>")
 
@@ -45,7 +45,7 @@ def validate(file: Path) -> Checked:
 
 def _read(file: Path) -> list[dict[str, Any]]:
     try:
-        documents = load_documents(file.read_text(encoding="utf-8"))
+        documents = parse_all(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         problem = Problem(str(file), f"can't be read ({reason}).")

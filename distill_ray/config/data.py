@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from distill_ray.config.base import Name, OpenFraction, Section
+from distill_ray.config.uris import FIX, SECRET_OPTION, Uri
 
 FORMATS = ("jsonl", "csv", "parquet", "text", "dataset", "callable")
 
@@ -15,13 +16,13 @@ FORMATS = ("jsonl", "csv", "parquet", "text", "dataset", "callable")
 class RowSource(Section):
     """Rows from one place: exactly one of the first six keys."""
 
-    jsonl: str | None = None
+    jsonl: Uri | None = None
     """JSON Lines: a file, a folder or a URI."""
-    csv: str | None = None
+    csv: Uri | None = None
     """CSV with a header."""
-    parquet: str | None = None
+    parquet: Uri | None = None
     """Parquet files."""
-    text: str | None = None
+    text: Uri | None = None
     """Plain text, a row a line."""
     dataset: str | None = None
     """A Hugging Face `datasets` id, or a folder made by `save_to_disk`."""
@@ -45,6 +46,8 @@ class RowSource(Section):
             raise ValueError(f"needs exactly one of {', '.join(FORMATS)}, got {given or 'none'}")
         if self.callable is not None and self.callable.count(":") != 1:
             raise ValueError(f"callable {self.callable!r} is not of the form package.module:name")
+        if hidden := sorted(key for key in self.options if SECRET_OPTION.fullmatch(key)):
+            raise ValueError(f"options with {', '.join(hidden)}; {FIX}")
         if self.options and self.format not in ("callable", "dataset"):
             raise ValueError(f"options are for callable and dataset, not for {self.format}")
         return self

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from distill_ray.config import document
 from distill_ray.config.base import Section
 from distill_ray.config.errors import InputError, Problem, did_you_mean
 from distill_ray.config.run import RunConfig
@@ -21,28 +22,6 @@ from distill_ray.config.training import DistillConfig
 
 Config = TypeVar("Config", bound=Section)
 Study = TypeVar("Study", bound=StudyConfig)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    merge = "tag:yaml.org,2002:merge"
-    keys = [loader.construct_object(k, deep=True) for k, _ in node.value if k.tag != merge]
-    for key in keys:
-        if keys.count(key) > 1:
-            line = node.start_mark.line + 1
-            raise yaml.YAMLError(f"key {key!r} is given twice in the mapping at line {line}")
-    return loader.construct_mapping(node, deep=True)  # Merges `<<` too.
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def load_documents(text: str) -> list[Any]:
-    """Every document in a YAML text; a key that is given twice is an error, as in a config."""
-    return list(yaml.load_all(text, _Loader))
 
 
 def flags(overrides: Sequence[str] | None, storage: str | None) -> list[str]:
@@ -150,7 +129,7 @@ def _valid(section: type[Config], data: Mapping[str, Any], title: str) -> Config
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.load(path.read_text(), _Loader)
+        data = document.read(path)
     except FileNotFoundError:
         raise InputError(f"{path} can't be read:", [_no_file(path)]) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -185,7 +164,7 @@ def _override(data: dict[str, Any], override: str) -> None:
 
 def _value(text: str, override: str) -> Any:
     try:
-        return yaml.load(text, _Loader)
+        return document.parse(text)
     except yaml.YAMLError as error:
         raise _bad_override(override, f"not YAML: {error}") from None
 

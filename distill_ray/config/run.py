@@ -17,6 +17,7 @@ from distill_ray.config.probing import ProbeConfig
 from distill_ray.config.selection import AuditConfig, EvaluateConfig, RankConfig, ReportConfig
 from distill_ray.config.several import SEVERAL
 from distill_ray.config.training import AdaptConfig, DistillConfig, TrainingConfig
+from distill_ray.config.uris import Uri
 
 RESERVED = ("student", "control", "initial-student", "anchor")
 """Models that every run has; no teacher may have their names."""
@@ -27,7 +28,7 @@ class RunConfig(Section):
 
     name: Name
     """The run's folder in the storage; a name belongs to one config."""
-    storage: str = "runs"
+    storage: Uri = "runs"
     """Where artifacts go: a folder, or a URI such as `s3://bucket/runs`."""
     seed: NonNegativeInt = 0
     student: StudentConfig

@@ -10,6 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from distill_ray.config.base import Name, OpenFraction, Section
 from distill_ray.config.mixing import Mix
 from distill_ray.config.training import TrainingConfig
+from distill_ray.config.uris import Uri
 
 
 class StudyConfig(Section):
@@ -17,7 +18,7 @@ class StudyConfig(Section):
 
     name: Name
     """The study's folder in the storage; each domain is a run below it."""
-    storage: str = "runs"
+    storage: Uri = "runs"
     """Where artifacts go: a folder, or a URI such as `s3://bucket/runs`."""
     results: str = "results"
     """Folder that the page, its plots and the numbers are written into."""

@@ -1,4 +1,4 @@
-"""Whether a checkpoint's files are those that were written: each rank seals its own."""
+"""Checkpoints with digests: one that is torn, or of which a bit has flipped, is never loaded."""
 
 from __future__ import annotations
 
@@ -7,54 +7,83 @@ import json
 from pathlib import Path
 from typing import Any
 
-SEAL = "seal-{rank}.json"
+SEAL = "seal-{part}.json"
 
 
-class TornError(Exception):
-    """A checkpoint lacks something that its seals name, or has something else in its place."""
+class UnsoundError(ValueError):
+    """A checkpoint isn't what was saved."""
 
 
-def seal(folder: Path, rank: int) -> None:
-    """Write down the size and SHA-256 of each file in a rank's own folder; after all others."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    found = {str(path.relative_to(folder)): [path.stat().st_size, sha256(path)] for path in files}
-    (folder / SEAL.format(rank=rank)).write_text(json.dumps(found))
-
-
-def verify(folder: Path, world: int) -> None:
-    """Compare a checkpoint with its seals.
+def seal(folder: Path, part: int = 0, parts: int = 1) -> None:
+    """Take the digests of all files of a folder; call it when they are written.
 
     Args:
-        folder: of all ranks that have written it.
-        world: their number.
+        folder: one rank's part of a checkpoint; the parts merge in storage.
+        part: which one, from 0.
+        parts: how many make a checkpoint.
+    """
+    files = {name: _digest(folder / name) for name in _files(folder)}
+    body = {"part": part, "parts": parts, "files": files}
+    text = json.dumps({"digest": _of(body), **body}, indent=1)
+    (folder / SEAL.format(part=part)).write_text(text)
+
+
+def verify(folder: Path) -> None:
+    """Refuse a checkpoint that isn't whole.
+
+    Args:
+        folder: with the parts of all ranks.
 
     Raises:
-        TornError: a file or a seal is missing, cut off or changed; it says which.
+        UnsoundError: a part is missing, or a file isn't what it was; names the first one.
     """
-    for rank in range(world):
-        name = SEAL.format(rank=rank)
-        for path, (size, digest) in _sealed(folder / name).items():
-            file = folder / path
+    first = _read(folder, min(_parts(folder), default=0))
+    for part in range(first["parts"]):
+        body = first if part == first["part"] else _read(folder, part)
+        if body["parts"] != first["parts"]:
+            raise UnsoundError(f"{folder}: parts of two checkpoints")
+        for name, (size, digest) in body["files"].items():
+            file = folder / name
             if not file.is_file():
-                raise TornError(f"{path} is missing")
-            if file.stat().st_size != size:
-                raise TornError(f"{path} has {file.stat().st_size} bytes of {size}")
-            if sha256(file) != digest:
-                raise TornError(f"{path} has changed since it was written")
+                raise UnsoundError(f"{file} is missing")
+            # A file that was cut off is told without reading it.
+            if file.stat().st_size != size or _digest(file) != [size, digest]:
+                raise UnsoundError(f"{file} isn't what was saved")
 
 
-def _sealed(file: Path) -> dict[str, tuple[int, str]]:
+def _read(folder: Path, part: int) -> dict[str, Any]:
+    file = folder / SEAL.format(part=part)
     try:
-        found: dict[str, Any] = json.loads(file.read_text())
-        return {path: (int(size), str(digest)) for path, (size, digest) in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        raise TornError(f"{file.name} is missing or cut off") from None
+        found = json.loads(file.read_text())
+        body = {key: found[key] for key in ("part", "parts", "files")}
+        sound = found["digest"] == _of(body) and body["part"] == part
+    except FileNotFoundError:
+        raise UnsoundError(f"{file} is missing: the checkpoint was cut off") from None
+    except (OSError, ValueError, TypeError, KeyError):
+        sound = False
+    if not sound:
+        raise UnsoundError(f"{file} isn't what was saved")
+    return body
 
 
-def sha256(file: Path) -> str:
-    """Digest of a file, read in blocks."""
+def _parts(folder: Path) -> list[int]:
+    names = [file.stem.partition("-")[2] for file in folder.glob(SEAL.format(part="*"))]
+    return [int(name) for name in names if name.isdigit()]
+
+
+def _files(folder: Path) -> list[str]:
+    seals = {SEAL.format(part=part) for part in _parts(folder)}
+    found = (str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    return sorted(name for name in found if name not in seals)
+
+
+def _digest(file: Path) -> list[object]:
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(1 << 22):
             digest.update(block)
-    return digest.hexdigest()
+    return [file.stat().st_size, digest.hexdigest()]
+
+
+def _of(body: object) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -20,6 +20,10 @@ from distill_ray.config.fingerprint import fingerprint, path_identity
 FORMATS = ("B", "b", "H", "h", "I", "i", "f", "?", "", "", "Q", "q", "d")
 """The header's types by number, as `struct` names them; strings and arrays have none."""
 STRING, ARRAY = 8, 9
+LONGEST, LARGEST, MOST_DIMENSIONS = 1 << 26, 1 << 40, 8
+"""Bytes of a text and of a list, dimensions of a tensor: more are garbage."""
+GARBAGE = (struct.error, IndexError, UnicodeDecodeError, OverflowError, RecursionError, OSError)
+"""What reading it as a header comes to."""
 NO_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 """Tensors of the file that become constants of a model."""
 
@@ -71,7 +75,7 @@ def _header(file: Path, size: int, changed: int) -> Header:
             raise ValueError(f"{file} is not a GGUF file")
         try:
             return _read(stream, size)
-        except (struct.error, IndexError, UnicodeDecodeError, OverflowError) as error:
+        except GARBAGE as error:
             raise ValueError(f"{file} is damaged or cut off ({error})") from error
 
 
@@ -89,7 +93,9 @@ def _read(stream: BinaryIO, size: int) -> Header:
     tensors, last = {}, 0
     for _ in range(num_tensors):
         name = _string(stream)
-        tensors[name] = tuple(_number(stream, "Q") for _ in range(_number(stream, "I")))
+        if (dimensions := _number(stream, "I")) > MOST_DIMENSIONS:
+            raise OverflowError(f"a tensor of {dimensions} dimensions")
+        tensors[name] = tuple(_number(stream, "Q") for _ in range(dimensions))
         _, begins = _number(stream, "I"), _number(stream, "Q")  # its type, and its weights' place
         last = max(last, begins)
     if stream.tell() + last >= size:
@@ -103,7 +109,10 @@ def _number(stream: BinaryIO, form: str) -> Any:
 
 
 def _string(stream: BinaryIO) -> str:
-    return stream.read(_number(stream, "Q")).decode()
+    length = _number(stream, "Q")
+    if length > LONGEST:
+        raise OverflowError(f"a text of {length} bytes")
+    return stream.read(length).decode()
 
 
 def _value(stream: BinaryIO, kind: int) -> Any:
@@ -117,12 +126,18 @@ def _value(stream: BinaryIO, kind: int) -> Any:
 def _pass_over(stream: BinaryIO, kind: int, count: int) -> None:
     if kind == STRING:
         for _ in range(count):
-            stream.seek(_number(stream, "Q"), 1)
+            _skip(stream, _number(stream, "Q"))
     elif kind == ARRAY:
         for _ in range(count):
             _pass_over(stream, _number(stream, "I"), _number(stream, "Q"))
     else:
-        stream.seek(count * struct.calcsize(f"<{FORMATS[kind]}"), 1)
+        _skip(stream, count * struct.calcsize(f"<{FORMATS[kind]}"))
+
+
+def _skip(stream: BinaryIO, length: int) -> None:
+    if length > LARGEST:
+        raise OverflowError(f"a list of {length} bytes")
+    stream.seek(length, 1)
 
 
 def weights_folder(file: Path) -> Path:

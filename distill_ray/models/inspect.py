@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import struct
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 from distill_ray.config.errors import Problem, did_you_mean
 from distill_ray.config.models import ModelSource
 from distill_ray.core.memory import Sizes
+from distill_ray.models.folder import folder_problems, read_json, tensors_of
 from distill_ray.models.gguf import read_header
 from distill_ray.models.packages import file_of
 
@@ -56,8 +55,7 @@ def _layers(source: ModelSource) -> int:
     """Layers of a local model that is known to be sound, before it is cut."""
     if source.gguf is not None:
         return read_header(file_of(source.gguf)).layers
-    config = json.loads((Path(str(source.path)) / "config.json").read_text())
-    return _first(config, LAYERS)
+    return _first(read_json(Path(str(source.path)) / "config.json"), LAYERS)
 
 
 def _check_gguf(place: str, where: str) -> list[Problem]:
@@ -81,6 +79,8 @@ def _check_folder(folder: Path, where: str) -> list[Problem]:
         return [Problem(where, f"no such folder: {folder}.", did_you_mean(folder.name, near))]
     if not (folder / "config.json").is_file():
         return [Problem(where, f"{folder} has no config.json.", "Give a Hugging Face folder.")]
+    if problems := folder_problems(folder, where):
+        return problems
     if any(folder.glob("*.safetensors")):
         return []
     pickled = sorted(p.name for pattern in PICKLED for p in folder.glob(pattern))
@@ -131,7 +131,7 @@ def shape_of(source: ModelSource, vocab_size: int | None) -> Sizes | None:
         return _shape(config, parameters)
     if source.path is not None:
         folder = Path(source.path)
-        config = json.loads((folder / "config.json").read_text())
+        config = read_json(folder / "config.json")
         files = [_count_file(file) for file in folder.glob("*.safetensors")]
         counts = {name: count for file in files for name, count in file.items()}
         return _shape(config, _kept(counts, source.layers), source.layers)
@@ -156,7 +156,7 @@ def _cached_config(source: ModelSource) -> dict[str, Any] | None:
     found = try_to_load_from_cache(str(source.hub), "config.json", revision=source.revision)
     if not isinstance(found, str):
         return None
-    config = json.loads(Path(found).read_text())
+    config = read_json(Path(found))
     layers = dict.fromkeys((key for key in LAYERS if key in config), source.layers)
     return {**config, **(layers if source.layers else {})}
 
@@ -175,11 +175,8 @@ def _first(config: Mapping[str, Any], names: Sequence[str]) -> int:
 
 
 def _count_file(path: Path) -> dict[str, int]:
-    """Tensor → parameters of a safetensors file, from its header: u64 length, then JSON."""
-    with path.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(length))
-    return {k: math.prod(v["shape"]) for k, v in header.items() if k != "__metadata__"}
+    """Tensor → parameters of a safetensors file."""
+    return {name: math.prod(shape) for name, shape in tensors_of(path).items()}
 
 
 def _kept(counts: Mapping[str, int], layers: int | None) -> int:

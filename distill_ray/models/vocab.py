@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distill_ray.models.folder import read_json
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -20,9 +22,13 @@ class Fit:
 
 
 def tokenizer_file(folder: Path) -> dict[str, Any] | None:
-    """The parsed `tokenizer.json` of a folder, if there is one."""
+    """The parsed `tokenizer.json` of a folder, if there is one.
+
+    Raises:
+        ValueError: it is garbage.
+    """
     path = folder / "tokenizer.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
 def tokenizer_identity(parsed: dict[str, Any]) -> str:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
+import shutil
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from distill_ray import __version__
+from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.fingerprint import fingerprint
+from distill_ray.runtime.soundness import DamagedError, damage, remember
 from distill_ray.runtime.storage import Storage
 
 MANIFEST = "manifest.json"
 FAILED = ".failed.json"
 """Ends the name of the note beside an artifact that couldn't be made."""
+SHARED_FIX = "Give a storage that all nodes share: a URI such as s3://, or a shared file system."
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "datasets", "peft")
 
 
@@ -38,6 +44,30 @@ class Manifest:
     versions: dict[str, str]
     files: dict[str, str]
     """Path in the folder → SHA-256."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Path in the folder → bytes."""
+    digest: str = ""
+    """SHA-256 of all of the above."""
+
+    @classmethod
+    def of(cls, folder: Storage) -> Manifest:
+        """That of an artifact's folder.
+
+        Raises:
+            DamagedError: it isn't what was written.
+        """
+        place = folder.sub(MANIFEST).uri
+        try:
+            found = json.loads(folder.read_bytes(MANIFEST))
+            made = cls(**found)
+            typed = all(
+                isinstance(getattr(made, name), dict) for name in ("identity", "files", "sizes")
+            )
+        except (ValueError, TypeError) as error:
+            raise DamagedError.of(place, f"can't be read ({error}).", folder.uri) from None
+        if not typed or (made.digest and made.digest != _digest(found)):
+            raise DamagedError.of(place, "isn't what was written.", folder.uri)
+        return made
 
 
 @dataclass(frozen=True)
@@ -67,8 +97,24 @@ class Artifact:
         return self.storage.sub(self.path).uri
 
     def done(self) -> bool:
-        """Is it whole?"""
-        return self.storage.exists(f"{self.path}/{MANIFEST}")
+        """Is it whole? Looks at no file's content.
+
+        Raises:
+            DamagedError: it was, and files of it are missing or cut off.
+        """
+        if not self.storage.exists(f"{self.path}/{MANIFEST}"):
+            return False
+        there = self.folder.sizes()
+        for name, size in self.manifest().sizes.items():
+            if there.get(name) != size:
+                what = f"has {there[name]} bytes of {size}." if name in there else "is missing."
+                raise DamagedError.of(self.folder.sub(name).uri, what, self.uri)
+        return True
+
+    @property
+    def folder(self) -> Storage:
+        """Its folder."""
+        return self.storage.sub(self.path)
 
     def record_failure(self, reason: str) -> None:
         """Leave a note beside its place: why it couldn't be made."""
@@ -78,7 +124,10 @@ class Artifact:
         """Why it couldn't be made, if that is known."""
         if not self.storage.exists(f"{self.path}{FAILED}"):
             return None
-        return str(json.loads(self.storage.read_bytes(f"{self.path}{FAILED}"))["reason"])
+        try:
+            return str(json.loads(self.storage.read_bytes(f"{self.path}{FAILED}"))["reason"])
+        except (ValueError, TypeError, KeyError):
+            return None  # A note that can't be read holds nothing back.
 
     def forget_failure(self) -> None:
         """So that it is tried again."""
@@ -86,15 +135,24 @@ class Artifact:
 
     def manifest(self) -> Manifest:
         """What it says of itself."""
-        return Manifest(**json.loads(self.storage.read_bytes(f"{self.path}/{MANIFEST}")))
+        return Manifest.of(self.folder)
 
     def local(self) -> Path:
-        """A local folder with its files."""
-        return self.storage.get(self.path)
+        """A local folder with its files, which are what was written.
+
+        Raises:
+            DamagedError: one isn't.
+            InputError: this machine doesn't see the artifact.
+        """
+        return local_folder(self.folder)
 
     def read_bytes(self, name: str) -> bytes:
-        """A file of it."""
-        return self.storage.read_bytes(f"{self.path}/{name}")
+        """A file of it.
+
+        Raises:
+            DamagedError: it isn't what was written.
+        """
+        return read_file(self.folder, name)
 
     def read_json(self, name: str) -> Any:
         """A JSON file of it."""
@@ -122,9 +180,12 @@ class Artifact:
             wall_s: how long the work took.
             digests: path → SHA-256 of every file, where they are known; else files are read.
         """
-        folder = self.storage.sub(self.path)
+        folder = self.folder
+        sizes = {path: size for path, size in folder.sizes().items() if path != MANIFEST}
         if digests is None:
-            digests = {path: folder.sha256(path) for path in folder.files() if path != MANIFEST}
+            digests = {path: folder.sha256(path) for path in sizes}
+            if folder.local:
+                remember(Path(folder.uri), digests)
         manifest = Manifest(
             kind=self.kind,
             key=self.key,
@@ -135,9 +196,65 @@ class Artifact:
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             versions=versions(),
             files=dict(sorted(digests.items())),
+            sizes=sizes,
         )
-        text = json.dumps(asdict(manifest), indent=1, sort_keys=True, default=_plain)
+        plain = json.loads(json.dumps(asdict(manifest), default=_plain))
+        text = json.dumps({**plain, "digest": _digest(plain)}, indent=1, sort_keys=True)
         folder.write_bytes(MANIFEST, text.encode())
+
+
+def read_file(artifact: Storage, name: str) -> bytes:
+    """A file of an artifact's folder; one that is yet to be whole has no digests to compare with.
+
+    Raises:
+        DamagedError: it isn't what was written.
+    """
+    data = artifact.read_bytes(name)
+    written = Manifest.of(artifact).files.get(name) if artifact.exists(MANIFEST) else None
+    if written is not None and hashlib.sha256(data).hexdigest() != written:
+        raise DamagedError.of(artifact.sub(name).uri, "isn't what was written.", artifact.uri)
+    return data
+
+
+def local_folder(artifact: Storage, path: str = "") -> Path:
+    """A local folder with an artifact's files below `path`, which are what was written.
+
+    Args:
+        artifact: its folder.
+        path: of a folder in it; all of it by default.
+
+    Raises:
+        DamagedError: a file isn't what was written.
+        InputError: this machine doesn't see the artifact.
+    """
+    if not artifact.exists(MANIFEST):
+        what = f"isn't seen by {socket.gethostname()}."
+        problem = Problem("storage", f"{artifact.uri} {what}", SHARED_FIX)
+        raise InputError("an artifact is missing:", [problem])
+    manifest = Manifest.of(artifact)
+    below = f"{path}/" if path else ""
+    digests = {
+        name.removeprefix(below): digest
+        for name, digest in manifest.files.items()
+        if name.startswith(below)
+    }
+    for again in (False, True):
+        folder = artifact.sub(path).get(state=manifest.digest)
+        name = damage(folder, digests)
+        if name is None:
+            return folder
+        if artifact.local or again:
+            break
+        shutil.rmtree(folder, ignore_errors=True)  # The copy may be what was damaged.
+    what = "isn't what was written."
+    raise DamagedError.of(artifact.sub(f"{below}{name}").uri, what, artifact.uri)
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """Of a manifest's plain values."""
+    known = {f.name for f in fields(Manifest)} - {"digest"}
+    told = {key: value for key, value in manifest.items() if key in known}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ class Run:
     retry_failed: bool = False
     """Try again, once, what failed in an earlier attempt: models in the audit, probes."""
     _tried_again: set[str] = field(default_factory=set)
+    _nodes: set[str] = field(default_factory=set)
+    """Those that are known to see the storage."""
 
     @classmethod
     def open(
@@ -53,13 +55,19 @@ class Run:
         return cls(cfg, storage, progress or Silent(), retry_failed)
 
     def ray(self) -> None:
-        """Start or join Ray; called by stages that have work for it."""
+        """Start or join Ray; called by stages that have work for it.
+
+        Raises:
+            InputError: it can't hold the workers, or a node of it doesn't see the storage.
+        """
         prepare(self.cfg.cluster.address)
         from distill_ray.runtime.cluster import ensure_ray, is_up
+        from distill_ray.runtime.shared import check_shared
 
         if not is_up():
             self.note("ray", "starting" if self.cfg.cluster.address is None else "joining")
         ensure_ray(self.cfg.cluster, self.cfg.distill.pools())
+        check_shared(self.storage, self._nodes)
 
     def artifact(self, kind: str, key: str, identity: Mapping[str, Any]) -> Artifact:
         """The place of a result."""
@@ -108,8 +116,15 @@ def name_problem(cfg: RunConfig, config_file: str, storage: Storage) -> Problem 
     """
     if not storage.exists(OWNER):
         return None
-    owner, mine = json.loads(storage.read_bytes(OWNER)), _owner(cfg, config_file)
-    shared = [n for n in IDENTITY if owner["sections"].get(n) == mine["sections"][n]]
+    mine = _owner(cfg, config_file)
+    try:
+        owner = json.loads(storage.read_bytes(OWNER))
+        shared = [n for n in IDENTITY if owner["sections"].get(n) == mine["sections"][n]]
+        str(owner["config"])
+    except (ValueError, TypeError, KeyError, AttributeError):
+        what = f"{storage.uri}/{OWNER} is damaged, so nothing tells whose name it is."
+        fix = "Remove the file if it is this config's; it is written again."
+        return Problem("name", what, fix)
     same_file = owner["config"] == config_file
     if (same_file and shared) or len(shared) == len(IDENTITY):
         return None

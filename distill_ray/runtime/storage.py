@@ -10,13 +10,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from pyarrow import fs as pafs
 
 from distill_ray.config.cache import cache_folder as cache_folder
 from distill_ray.config.cache import kept
 from distill_ray.config.errors import InputError, Problem
+from distill_ray.runtime.remote import open_uri
 
+FLAT = ("s3", "gcs")
+"""Object stores: they have no folders, an object's name is its path."""
 PART = ".part"
 """Ends the name of a file that is being written; one that stays was cut off."""
 
@@ -32,13 +36,22 @@ class Storage:
         else:
             self.uri = uri.rstrip("/")
             try:
-                self._fs, self._root = pafs.FileSystem.from_uri(self.uri)
+                self._fs, self._root = open_uri(self.uri)
             except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError.
                 problem = Problem("storage", f"{self.uri} can't be used ({error}).", STORAGE_FIX)
                 raise InputError("the storage can't be used:", [problem]) from None
 
+    @property
+    def place(self) -> dict[str, Any]:
+        """Where it is, as Ray Train and Tune take it: with our patience for a remote one."""
+        if self.local:
+            return {"storage_path": self.uri}
+        return {"storage_path": self._root, "storage_filesystem": self._fs}
+
     def sub(self, path: str) -> Storage:
         """The same storage with its root further down."""
+        if not path:
+            return self
         base, question, query = self.uri.partition("?")
         return Storage(f"{base}/{path}{question}{query}")
 
@@ -71,7 +84,8 @@ class Storage:
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a file so that it is there whole or not at all."""
         target = f"{self._root}/{path}"
-        self._fs.create_dir(target.rpartition("/")[0], recursive=True)
+        if self._fs.type_name not in FLAT:
+            self._fs.create_dir(target.rpartition("/")[0], recursive=True)
         if self.local:
             part = Path(f"{target}.{os.getpid()}{PART}")
             try:
@@ -106,10 +120,13 @@ class Storage:
 
     def files(self) -> list[str]:
         """Paths of all files below the root, sorted."""
+        return sorted(self.sizes())
+
+    def sizes(self) -> dict[str, int]:
+        """Path → bytes of all files below the root."""
         selector = pafs.FileSelector(self._root, recursive=True, allow_not_found=True)
         found = self._fs.get_file_info(selector)
-        names = [i.path[len(self._root) :].lstrip("/") for i in found if i.is_file]
-        return sorted(names)
+        return {i.path[len(self._root) :].lstrip("/"): int(i.size) for i in found if i.is_file}
 
     def sha256(self, path: str) -> str:
         """Digest of a file, read in blocks."""
@@ -130,7 +147,13 @@ class Storage:
         with tempfile.TemporaryDirectory(prefix="distill-ray-") as scratch:
             yield Path(scratch)
             self._fs.create_dir(f"{self._root}/{path}", recursive=True)
-            pafs.copy_files(scratch, f"{self._root}/{path}", destination_filesystem=self._fs)
+            pafs.copy_files(
+                scratch,
+                f"{self._root}/{path}",
+                destination_filesystem=self._fs,
+                # Parallel uploads to S3 can block for ever: github.com/apache/arrow/issues/32372.
+                use_threads=self._fs.type_name != "s3",
+            )
 
     @contextmanager
     def reading(self, path: str) -> Iterator[Path]:
@@ -145,11 +168,16 @@ class Storage:
             pafs.copy_files(f"{self._root}/{path}", scratch, source_filesystem=self._fs)
             yield Path(scratch)
 
-    def get(self, path: str = "") -> Path:
-        """A local folder with the files of `path`: itself, or a copy kept for this machine."""
+    def get(self, path: str = "", state: str = "") -> Path:
+        """A local folder with the files of `path`: itself, or a copy kept for this machine.
+
+        Args:
+            path: a folder that doesn't change any more.
+            state: what tells it from one that was there before.
+        """
         if self.local:
             return Path(self._root) / path
-        digest = hashlib.sha256(f"{self.uri}/{path}".encode()).hexdigest()[:16]
+        digest = hashlib.sha256(f"{self.uri}/{path} {state}".encode()).hexdigest()[:16]
         source = f"{self._root}/{path}".rstrip("/")
         return kept(digest, lambda part: self._copy_to(source, part))
 

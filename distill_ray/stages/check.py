@@ -20,6 +20,7 @@ from distill_ray.core.plugins import PluginError, check_options, find
 from distill_ray.core.weighting import WEIGHTINGS
 from distill_ray.data.wording import wording
 from distill_ray.models import vocab
+from distill_ray.models.folder import folder_problems
 from distill_ray.models.inspect import check_model
 from distill_ray.models.tokenizers import SAME, differs, tokenizer_of
 from distill_ray.runtime.capacity import Machine, actor_problems, capacity_problems, machine
@@ -175,6 +176,8 @@ def _tokenizers(cfg: RunConfig) -> Iterator[Problem]:
     for where, tokenizer in chosen:
         if tokenizer is not None and tokenizer.path and not Path(tokenizer.path).is_dir():
             yield Problem(f"{where}.path", f"no such folder: {tokenizer.path}.")
+        elif tokenizer is not None and tokenizer.path:
+            yield from folder_problems(Path(tokenizer.path), f"{where}.path")
     for i, teacher in enumerate(cfg.teachers):
         where = f"teachers.{i}.tokenizer" if teacher.tokenizer else f"teachers.{i}.model"
         theirs = _tokenizer_file(teacher.model, teacher.tokenizer)
@@ -222,4 +225,7 @@ def chat_problems(cfg: RunConfig, tokenizer: Any) -> Iterator[Problem]:
 def _tokenizer_file(model: ModelSource, tokenizer: TokenizerSource | None) -> dict[str, Any] | None:
     """The parsed tokenizer where it lies on this machine."""
     place = (tokenizer.path if tokenizer else None) or (None if tokenizer else model.path)
-    return vocab.tokenizer_file(Path(place)) if place else None
+    try:
+        return vocab.tokenizer_file(Path(place)) if place else None
+    except (OSError, ValueError):
+        return None  # Another check says what is wrong with the folder.

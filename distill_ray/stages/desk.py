@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -10,10 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from distill_ray.runtime.artifacts import Artifact
+from distill_ray.runtime.soundness import DamagedError
 from distill_ray.runtime.storage import Storage
 from distill_ray.stages.sheet_parts import Part, Scores
 
 DONE, BEGUN = "done", "begun"
+DIGEST = 65
+"""Bytes of the line before a part's scores: their SHA-256."""
 
 
 @dataclass(frozen=True)
@@ -29,17 +33,32 @@ class Desk:
         return cls(artifact.storage, f".state/{artifact.path}")
 
     def missing(self, parts: Iterable[Part]) -> list[Part]:
-        """Those that aren't done."""
+        """Those that aren't done, or are damaged."""
         there = self.storage.children(f"{self.path}/{DONE}")
-        return [part for part in parts if f"{part.key}.json" not in there]
+        return [p for p in parts if f"{p.key}.json" not in there or self._found(p) is None]
 
     def write(self, part: Part, scores: Scores) -> None:
         """Put a part's scores down."""
-        self.storage.write_bytes(self._done(part), json.dumps(scores).encode())
+        data = json.dumps(scores).encode()
+        self.storage.write_bytes(self._done(part), _digest(data) + data)
 
     def read(self, part: Part) -> Scores:
-        """A part's scores."""
-        return dict(json.loads(self.storage.read_bytes(self._done(part))))
+        """A part's scores.
+
+        Raises:
+            DamagedError: they aren't what was written.
+        """
+        data = self._found(part)
+        if data is None:
+            place = self.storage.sub(self._done(part)).uri
+            raise DamagedError.of(place, "isn't what was written.", place)
+        return dict(json.loads(data))
+
+    def _found(self, part: Part) -> bytes | None:
+        """A part's scores as they were written, if they are."""
+        written = self.storage.read_bytes(self._done(part))
+        digest, data = written[:DIGEST], written[DIGEST:]
+        return data if digest == _digest(data) else None
 
     def begin(self, part: Part) -> str:
         """Say that this process begins a part; returns what `end` must be told."""
@@ -74,3 +93,8 @@ class Desk:
 
     def _done(self, part: Part) -> str:
         return f"{self.path}/{DONE}/{part.key}.json"
+
+
+def _digest(data: bytes) -> bytes:
+    """The line that goes before a part's scores."""
+    return hashlib.sha256(data).hexdigest().encode() + b"\n"

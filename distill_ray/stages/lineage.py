@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distill_ray.runtime.artifacts import MANIFEST, Artifact
+from distill_ray.runtime.artifacts import Artifact, Manifest
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import Storage
 from distill_ray.stages.adapt import TeacherSet
@@ -92,8 +91,8 @@ def phases(storage: Storage, last: str) -> list[str]:
     at: str | None = last
     while at in folders:
         chain.insert(0, at)
-        manifest = json.loads(storage.read_bytes(f"adapt/{folders[at]}/{MANIFEST}"))
-        at = manifest["identity"]["model"].get("phase")
+        manifest = Manifest.of(storage.sub(f"adapt/{folders[at]}"))
+        at = manifest.identity["model"].get("phase")
     return chain
 
 
@@ -115,12 +114,11 @@ def _with_sheets(artifact: Artifact) -> Iterator[tuple[str, str]]:
 
 
 def _entry(storage: Storage, path: str) -> Entry:
-    manifest = json.loads(storage.read_bytes(f"{path}/{MANIFEST}"))
-    kind = manifest["kind"]
+    found = Manifest.of(storage.sub(path))
     return Entry(
-        stage=BESIDE.get(kind, kind.partition("-")[0]),
+        stage=BESIDE.get(found.kind, found.kind.partition("-")[0]),
         path=path,
-        **{k: manifest[k] for k in ("kind", "key", "fingerprint", "wall_s", "created")},
-        counts={k: v for k, v in manifest["counts"].items() if not isinstance(v, dict)},
-        versions=manifest["versions"],
+        **{k: getattr(found, k) for k in ("kind", "key", "fingerprint", "wall_s", "created")},
+        counts={k: v for k, v in found.counts.items() if not isinstance(v, dict)},
+        versions=found.versions,
     )

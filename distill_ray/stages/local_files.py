@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 from distill_ray.models.ref import ModelRef
+from distill_ray.runtime.artifacts import MANIFEST, local_folder, read_file
 from distill_ray.runtime.storage import Storage
 
 CURVE = "curve.json"
@@ -24,15 +25,13 @@ def local_ref(ref: ModelRef) -> ModelRef:
 
 
 def _fetched(uri: str) -> str:
-    uri = _numbered(uri)
-    return str(Storage(uri).get()) if "://" in uri else uri
-
-
-def _numbered(uri: str) -> str:
-    """A checkpoint's folder, where the best one is asked for by that name."""
     place, question, query = uri.partition("?")
     job, _, name = place.rpartition("/checkpoints/")
-    if name != BEST:
-        return uri
-    best = json.loads(Storage(f"{job}{question}{query}").read_bytes(CURVE))["best"]
-    return f"{job}/checkpoints/{best}{question}{query}"
+    if not job:
+        return str(Storage(uri).get()) if "://" in uri else uri
+    artifact = Storage(f"{job}{question}{query}")
+    if name == BEST:
+        name = json.loads(read_file(artifact, CURVE))["best"]
+    folder = f"checkpoints/{name}"
+    made_here = artifact.exists(MANIFEST)  # Else a user's own, of which nothing is known.
+    return str(local_folder(artifact, folder) if made_here else artifact.sub(folder).get())

@@ -17,7 +17,7 @@ import ray.train
 from distill_ray.config.cluster import ClusterConfig
 from distill_ray.engine import checkpoint, comm
 from distill_ray.engine.loop import Step
-from distill_ray.engine.seal import TornError, seal, verify
+from distill_ray.engine.seal import UnsoundError, seal, verify
 from distill_ray.engine.session import Session
 from distill_ray.runtime.storage import Storage
 from distill_ray.stages.order import Order
@@ -75,7 +75,7 @@ def save(session: Session, order: Order, step: Step) -> None:
     folder = Path(tempfile.mkdtemp(prefix="distill-ray-"))
     try:
         checkpoint.save(session, folder, job=order.artifact.path)
-        seal(folder, comm.rank())
+        seal(folder, comm.rank(), comm.world())
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -100,7 +100,7 @@ def resume(session: Session, order: Order, state: Storage) -> list[str]:
     """
     said: list[str] = []
     for name in comm.from_rank_zero(_newest_first(state, order.artifact.path)):
-        with ray.train.Checkpoint(state.sub(name).uri).as_directory() as folder:
+        with _checkpoint(state.sub(name)).as_directory() as folder:
             problem = _problem(Path(folder), session)
             if not problem:
                 checkpoint.restore(session, Path(folder))
@@ -108,6 +108,10 @@ def resume(session: Session, order: Order, state: Storage) -> list[str]:
                 return [*said, f"goes on after step {session.step}, with {workers}"]
         said.append(f"{name} is passed over: {problem}")
     return said
+
+
+def _checkpoint(at: Storage) -> Any:
+    return ray.train.Checkpoint(at.place["storage_path"], at.place.get("storage_filesystem"))
 
 
 def _newest_first(state: Storage, job: str) -> list[str]:
@@ -134,8 +138,8 @@ def _problem(folder: Path, session: Session) -> str:
     said = ""
     if os.environ.get("LOCAL_RANK", "0") == "0":  # Of those that share the files, one reads them.
         try:
-            verify(folder, checkpoint.world_of(folder))
-        except TornError as error:
+            verify(folder)
+        except UnsoundError as error:
             said = str(error)
     return next((text for text in comm.of_all_ranks(said) if text), "")
 

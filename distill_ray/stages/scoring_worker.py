@@ -19,8 +19,8 @@ from distill_ray.config.selection import AuditConfig
 from distill_ray.models.load import load_frozen
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
+from distill_ray.runtime.causes import outside_cause
 from distill_ray.runtime.cluster import hush, reachable, teacher_nodes
-from distill_ray.runtime.storage import is_full
 from distill_ray.stages.desk import Desk
 from distill_ray.stages.local_files import local_ref
 from distill_ray.stages.sheet_parts import Part, Scoring, score_part
@@ -146,7 +146,7 @@ class _Scorer:
         try:
             scores = score_part(self._loaded(job), job.teacher, self._scoring, part)
         except Exception as error:
-            if is_full(error):
+            if outside_cause(error) is not None:
                 raise
             self._let_go()
             job.artifact.record_failure(_reason(error))

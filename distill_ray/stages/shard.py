@@ -66,6 +66,8 @@ def shard(run: Run) -> ShardSet:
     """Make the shard set, or find it made."""
     artifact = run.artifact("shard", "", _identity(run.cfg))
     if artifact.done():
+        if run.storage.local:
+            artifact.local()  # Damage is told now, not by workers.
         run.reused("shard")
     else:
         with run.stage("shard"):

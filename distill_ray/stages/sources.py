@@ -17,7 +17,9 @@ from distill_ray.config.run import RunConfig
 from distill_ray.core.plugins import import_path
 from distill_ray.data.rows import TEXT
 from distill_ray.data.transforms import Cleaner, bucket_of
+from distill_ray.runtime.causes import outside_cause
 from distill_ray.runtime.cluster import hush
+from distill_ray.runtime.storage import is_full
 
 READ_ERRORS = (ImportError, OSError, ValueError)
 """Errors of reading that are the input's (Arrow's are ValueErrors); others keep their traceback."""
@@ -63,6 +65,8 @@ def write_fragments(cfg: RunConfig, uri: str) -> None:
 
 
 def _whose(error: BaseException) -> BaseException:
+    if is_full(error):
+        return outside_cause(error) or error
     cause = getattr(error, "cause", error)
     if isinstance(cause, READ_ERRORS):
         # Ray adds lines of its own on retries; the first is the cause's.

@@ -14,7 +14,6 @@ from distill_ray.config.data import TaskConfig
 from distill_ray.data.wording import wording
 from distill_ray.models.load import load_frozen
 from distill_ray.models.ref import ModelRef
-from distill_ray.runtime.storage import Storage
 from distill_ray.stages.lineage import Inputs
 from distill_ray.stages.local_files import local_ref
 
@@ -49,7 +48,7 @@ def write_weights(student: ModelRef, folder: Path, precision: str) -> None:
         precision: of merged weights.
     """
     if student.adapter is None:
-        _copy(Storage(student.location).get(), folder)
+        _copy(Path(local_ref(student).location), folder)
         return
     # Saving imports DeepSpeed, which would tell the terminal what it takes this machine for.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")

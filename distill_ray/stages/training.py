@@ -91,7 +91,7 @@ def train(run: Run, orders: Sequence[Order]) -> None:
             run_config=ray.train.RunConfig(
                 # Equal orders, equal name: a run that was cut off goes on from its checkpoints.
                 name=name,
-                storage_path=state.uri,
+                **state.place,
                 failure_config=_failures(run.cfg.cluster),
                 checkpoint_config=kept(),
             ),

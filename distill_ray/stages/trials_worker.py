@@ -26,6 +26,7 @@ from distill_ray.engine.loop import distill
 from distill_ray.engine.score import option_scores
 from distill_ray.engine.session import Session, Teaching
 from distill_ray.runtime.artifacts import Building
+from distill_ray.runtime.causes import outside_cause
 from distill_ray.runtime.cluster import (
     awaited,
     hush,
@@ -90,7 +91,7 @@ def run_trials(
             tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
             run_config=tune.RunConfig(
                 name="trials",
-                storage_path=run.storage.sub(state).uri,
+                **run.storage.sub(state).place,
                 failure_config=tune.FailureConfig(max_failures=run.cfg.cluster.max_failures),
                 verbose=0,
             ),
@@ -100,6 +101,8 @@ def run_trials(
         _keep_keys_out_of_logs()
         results = tuner.fit()
     for trial, result in zip(trials, results):
+        if (cause := outside_cause(result.error)) is not None and not trial.artifact.done():
+            raise cause
         if not trial.artifact.done() and trial.artifact.failure() is None:
             trial.artifact.record_failure(_reason(result.error))
     run.storage.delete(state)
@@ -143,6 +146,8 @@ def _trial(
     try:
         result = _fill(trial, exam, device)
     except Exception as error:
+        if outside_cause(error) is not None:
+            raise
         reason = f"{type(error).__name__}: {error}"
         trial.artifact.record_failure(reason)
         said, reported = f"{trial.job.name} failed: {reason}", {"failed": 1}

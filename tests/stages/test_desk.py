@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from distill_ray.runtime.artifacts import Artifact
+from distill_ray.runtime.soundness import DamagedError
 from distill_ray.runtime.storage import Storage
 from distill_ray.stages.desk import Desk
 from distill_ray.stages.sheet_parts import Part
@@ -27,6 +28,20 @@ def test_what_is_done_is_found_and_read(desk: Desk) -> None:
     assert desk.missing([Part(3, 5)]) == [Part(3, 5)], "another cut's parts are not these"
     desk.clear()
     assert desk.missing(PARTS) == PARTS
+
+
+def test_a_part_that_was_damaged_is_done_again(desk: Desk) -> None:
+    for part in PARTS:
+        desk.write(part, {"options": {"q": [[-1.5]]}})
+    place = f"{desk.path}/done/{PARTS[1].key}.json"
+    whole = desk.storage.read_bytes(place)
+    for damaged in (whole.replace(b"1.5", b"1.4"), whole[:-1], b"", whole[1:]):
+        desk.storage.write_bytes(place, damaged)
+        assert desk.missing(PARTS) == [PARTS[1]]
+        with pytest.raises(DamagedError, match=PARTS[1].key):
+            desk.read(PARTS[1])
+    desk.storage.write_bytes(place, whole)
+    assert desk.missing(PARTS) == []
 
 
 def test_deaths_are_begun_parts_that_nobody_can_be_at(desk: Desk) -> None:

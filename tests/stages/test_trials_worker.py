@@ -39,7 +39,7 @@ def run(tmp_path: Path) -> Run:
         kind = name.partition(".")[2] or "text"
         for split, count in (("train", 40), ("validation", 8)):
             rows = packed.samples(kind, count, vocab=200, seed=seed)
-            packed.write(shards.local() / "packed" / name / split, rows, length=LENGTH)
+            packed.write(Path(shards.uri) / "packed" / name / split, rows, length=LENGTH)
     shards.commit({"tokenizer": {"vocab_size": tiny.VOCAB}}, 0.0)
     return made
 
