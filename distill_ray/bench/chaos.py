@@ -133,8 +133,7 @@ class _Bench:
                 trial_s=self._trial_s(),
                 nodes=nodes,
             )
-            disturbed.go_through(kind)
-            code = driver.wait(PATIENCE_S)
+            code = disturbed.to_the_end(kind)
         found = differences(kind.stage, self._folder / MADE, storage) if code == 0 else {}
         survived = code == 0
         words = "" if survived else f"exit code {code}\n{driver.last_words()}"

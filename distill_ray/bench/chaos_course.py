@@ -18,10 +18,13 @@ JOB = "student"
 """The training that is disturbed; the control's behind it shows that work goes on."""
 PATIENCE_S = 900.0
 """For anything that a run is to come to."""
-NOTICE_S = 20
-"""Between the announcement that a node goes and its loss; clouds give 30 to 120 s."""
+NOTICE_S = 12
+"""Between the announcement that a node goes and its loss; clouds give 30 to 120 s. More than the
+run takes to look for it, less than the rest of the training."""
 LOOK_S = 0.002
 """Between two looks for a checkpoint that is being uploaded."""
+STARTS = 3
+"""Of a run that fails before anything has been done to it."""
 AROUND = 8
 """Kills at a switch fall at most so many steps before it, as far as events tell."""
 TRIAL = "ImplicitFunc"
@@ -58,7 +61,21 @@ class Disturbed:
         self._switches, self._trial_s = switches, trial_s
         self._draw = random.Random(course.seed)
 
-    def go_through(self, kind: Kind) -> None:
+    def to_the_end(self, kind: Kind) -> int | None:
+        """Kill at every moment, and wait for the end.
+
+        Returns:
+            The exit code; None if it never ended.
+        """
+        for _ in range(STARTS):
+            self._go_through(kind)
+            code = self.driver.wait(PATIENCE_S)
+            if code in (0, None) or self.kills:
+                break
+            self.driver.start()  # An overloaded machine may be too slow for Ray's start.
+        return code
+
+    def _go_through(self, kind: Kind) -> None:
         """Kill at every moment, each time work goes on; ends early if the run does."""
         kill = self._kill_trial if kind.stage == "probe" else self._kill_training
         for moment in self._course.moments:

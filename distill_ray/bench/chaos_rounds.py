@@ -43,7 +43,7 @@ KINDS: Mapping[str, Kind] = {
     "node": Kind("a node; then another one comes", nodes=True, per_run=2),
     "fewer": Kind("a node; none comes, one worker goes on", nodes=True, fewest=1, per_run=1),
     "drain": Kind(
-        "a node that was announced to go; another one comes", nodes=True, per_run=1, latest=0.3
+        "a node that was announced to go; another one comes", nodes=True, per_run=1, latest=0.2
     ),
     "trial": Kind("the process of a probe", stage="probe"),
 }

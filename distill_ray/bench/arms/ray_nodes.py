@@ -17,8 +17,8 @@ from ray.cluster_utils import Cluster
 EACH: dict[str, Any] = {
     "num_cpus": 1,
     "object_store_memory": 100 * 2**20,
-    # Nothing listens beyond this machine.
-    "node_ip_address": "127.0.0.1",
+    # Nothing listens beyond this machine; for 127.0.0.1, drivers would look beyond it.
+    "node_ip_address": "127.0.0.2",
 }
 """What a node is started with."""
 
