@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -140,6 +141,8 @@ class _Bench:
         kills, took = tuple(disturbed.kills), time.monotonic() - began
         round_ = Round(course, kills, survived, found, took, words)
         self._tell(f"{name}: {summary(round_)}")
+        if not round_.problems(SAVE_EVERY, TOLERANCE):
+            shutil.rmtree(storage)  # Else it stays for a look at it, where the folder does.
         return round_
 
     def _cluster(self) -> tuple[Nodes, dict[str, str]]:
