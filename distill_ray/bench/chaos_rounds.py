@@ -25,7 +25,7 @@ class Kind:
     """Whether it needs a cluster of several nodes."""
     fewest: int | None = None
     """Workers with which training goes on; none where it waits until all are there again."""
-    per_run: int = 3
+    per_run: int = 5
     """Kills of one run at most."""
     latest: float = LATEST
 
