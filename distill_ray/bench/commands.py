@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from distill_ray.bench import chaos_command
 from distill_ray.bench.benches import Settings, loss, step, step_work
 from distill_ray.bench.engine_benches import cache, packing, pool, switch, zero
 from distill_ray.bench.result import Report
@@ -126,6 +127,9 @@ for _name, _bench, _help in (
     ("pool", lambda s, w: pool(s, work=w), "What Ray Train adds; a teacher in its own process."),
 ):
     _add_command(_name, _bench, _help)
+
+
+app.command("chaos")(chaos_command.command)
 
 
 def _run(

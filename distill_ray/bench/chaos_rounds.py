@@ -1,0 +1,187 @@
+"""Kills, as plain data: when they are to come, what they cost, what their run came to."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+WENT_ON = re.compile(r"goes on after step (\d+), with (\d+) worker")
+EARLIEST, LATEST = 0.05, 0.85
+"""Shares of a training between which kills fall: told late, they must still find it at work."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of kill."""
+
+    what: str
+    """Is killed, for people."""
+    stage: str = "distill"
+    """Is at work then."""
+    nodes: bool = False
+    """Whether it needs a cluster of several nodes."""
+    fewest: int | None = None
+    """Workers with which training goes on; none where it waits until all are there again."""
+    per_run: int = 5
+    """Kills of one run at most."""
+    latest: float = LATEST
+
+    @property
+    def exact(self) -> bool:
+        """Whether the result must be the same bit for bit."""
+        return self.fewest is None
+
+
+KINDS: Mapping[str, Kind] = {
+    "worker": Kind("a worker, anywhere in training"),
+    "upload": Kind("a worker, while a checkpoint is uploaded"),
+    "switch": Kind("a worker, around a switch of the teacher's checkpoint"),
+    "driver": Kind("the driver; then the same command again", per_run=2),
+    "node": Kind("a node; then another one comes", nodes=True, per_run=2),
+    "fewer": Kind("a node; none comes, one worker goes on", nodes=True, fewest=1, per_run=1),
+    "drain": Kind(
+        "a node that was announced to go; another one comes", nodes=True, per_run=1, latest=0.2
+    ),
+    "trial": Kind("the process of a probe", stage="probe"),
+}
+
+
+@dataclass(frozen=True)
+class Course:
+    """A run that is to be disturbed."""
+
+    kind: str
+    moments: tuple[float, ...]
+    """Shares of the work, ascending: at each something is killed."""
+    seed: int
+    """Decides which of several is killed."""
+
+
+def courses(kinds: Sequence[str], kills: int, seed: int) -> list[Course]:
+    """Kills spread over kinds as evenly as can be, at random moments.
+
+    Args:
+        kinds: names in `KINDS`.
+        kills: of all kinds together.
+        seed: equal seeds, equal moments.
+    """
+    draw, found = random.Random(seed), []
+    for place, name in enumerate(kinds):
+        kind, left = KINDS[name], len(range(place, kills, len(kinds)))
+        while left:
+            now = min(left, kind.per_run)
+            moments = sorted(draw.uniform(EARLIEST, kind.latest) for _ in range(now))
+            found.append(Course(name, tuple(moments), draw.randrange(2**32)))
+            left -= now
+    return found
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An event of a run, and when it was seen."""
+
+    at: float
+    stage: str
+    text: str = ""
+    done: float | None = None
+
+
+@dataclass(frozen=True)
+class Kill:
+    """What a kill cost."""
+
+    at_step: int
+    """The last one that was told before it."""
+    lost: int | None
+    """Steps that were done again; none where it isn't counted in steps."""
+    recovery_s: float | None
+    """From the kill until work went on; none where it never did."""
+    workers: int | None = None
+    """With which it went on, where that was told."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def kill_of(seen: Sequence[Seen], at: float, job: str, **facts: Any) -> Kill:
+    """What a kill cost, as the events tell it.
+
+    Args:
+        seen: of the whole run, in order.
+        at: when something was killed.
+        job: that was training then.
+        facts: what else is known of it.
+    """
+    ours = [event for event in seen if event.text.startswith(f"{job}:")]
+    last, workers, went_on = 0, None, None
+    for event in ours:
+        step = int(event.done or 0)
+        if event.at <= at:
+            last = step or last
+        elif match := WENT_ON.search(event.text):
+            went_on, workers = int(match[1]), int(match[2])
+        elif step and went_on is None and step > last:
+            last = step  # Done before the kill, told after it.
+        elif step:
+            lost = last - (step - 1 if went_on is None else went_on)
+            return Kill(last, max(0, lost), event.at - at, workers, facts)
+    return Kill(last, None, None, workers, facts)
+
+
+@dataclass(frozen=True)
+class Round:
+    """A run that was disturbed, and what came of it."""
+
+    course: Course
+    kills: tuple[Kill, ...]
+    survived: bool
+    """It ended by itself, with its result."""
+    differences: Mapping[str, float] = field(default_factory=dict)
+    """What was compared → how far it is from the undisturbed run's, 0 for equal bytes."""
+    seconds: float = 0.0
+    said: str = ""
+    """The end of what a run said that didn't survive."""
+
+    @property
+    def kind(self) -> Kind:
+        """Of its kills."""
+        return KINDS[self.course.kind]
+
+    @property
+    def missed(self) -> int:
+        """Kills that never found anything to kill."""
+        return len(self.course.moments) - len(self.kills)
+
+    @property
+    def difference(self) -> float | None:
+        """The largest one; none where nothing could be compared."""
+        return max(self.differences.values()) if self.differences else None
+
+    def problems(self, save_every: int, tolerance: float) -> list[str]:
+        """What should not have happened.
+
+        Args:
+            save_every: steps between two checkpoints.
+            tolerance: difference that other sums may make where the number of workers changed.
+        """
+        found = [] if self.survived else ["didn't survive"]
+        if self.missed:
+            found.append(f"{self.missed} kills came too late")
+        limit = 0.0 if self.kind.exact else tolerance
+        if self.survived and (self.difference is None or not self.difference <= limit):
+            found.append(f"differs by {self.difference}, not at most {limit:g}")
+        # The newest checkpoint may still have been on its way.
+        lost = [kill.lost for kill in self.kills if kill.lost is not None]
+        if max(lost, default=0) > 2 * save_every:
+            found.append(f"{max(lost)} steps were lost, more than two intervals")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self) | {"difference": self.difference, "missed": self.missed}
+
+
+def of_kind(rounds: Sequence[Round], name: str) -> list[Round]:
+    """Rounds of a kind."""
+    return [round_ for round_ in rounds if round_.course.kind == name]

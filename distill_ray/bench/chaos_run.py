@@ -1,0 +1,116 @@
+"""The small run that `bench chaos` disturbs: rows made on the spot, random weights, no download."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+NAME, FILE = "chaos", "chaos.yaml"
+WORKERS = 2
+STEPS, SAVE_EVERY = 400, 20
+ROWS, LENGTH = 8, 64
+PARTS = ("pump", "valve", "motor", "sensor", "filter", "cable", "bearing", "display")
+FAULTS = ("leaks", "is blocked", "overheats", "is loose", "is worn", "rattles", "is dirty", "fails")
+WHERE = ("upper", "lower", "left", "right", "inner", "outer")
+WHEN = ("at the start", "under load", "at night", "after the service", "now and then")
+
+
+def write(folder: Path) -> Path:
+    """Rows and config of the run; returns the config's file."""
+    rows = list(_rows())
+    (folder / "task.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "text.txt").write_text("\n".join(f"It says that {row['text']}." for row in rows))
+    file = folder / FILE
+    file.write_text(yaml.safe_dump(_config(folder)))
+    return file
+
+
+def _rows() -> Iterator[dict[str, str]]:
+    """Reports of faults; the label is the part."""
+    for part, fault, where, when in product(PARTS, FAULTS, WHERE, WHEN):
+        yield {"text": f"the {where} {part} {fault} {when}", "label": part}
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """A whole run; of its budgets, only that of the student matters."""
+    taught = {"faults.labelled": 1, "faults.prompts": 2, "notes": 1}
+    return {
+        "name": NAME,
+        "storage": str(folder / "made"),
+        "student": {"model": _model(64, 1), "tokenizer": {"train": {"vocab_size": 384}}},
+        "teachers": [
+            {"name": "wide", "model": _model(128, 2), "recipes": ["all"]},
+            {"name": "narrow", "model": _model(96, 3), "recipes": ["all"]},
+        ],
+        "corpora": {
+            "sequence_length": LENGTH,
+            "buckets": 2,
+            "sources": [{"name": "notes", "source": {"text": str(folder / "text.txt")}}],
+        },
+        "tasks": [
+            {
+                "name": "faults",
+                "source": {"jsonl": str(folder / "task.jsonl")},
+                "prompt": "{text}\nPart:",
+                "labelled_rows": 400,
+            }
+        ],
+        "adapt": {
+            "recipes": {"all": _training(60, mix={"faults.labelled": 2, "notes": 1}, checkpoints=5)}
+        },
+        "probe": _training(80, mix=taught, seeds=[0, 1], rungs=2, race=None),
+        "distill": _training(
+            STEPS,
+            mix=taught,
+            save_every=SAVE_EVERY,
+            validate_every=40,
+            zero_stage=2,
+            # Hands over by the number of steps alone: also a run with other sums does so then.
+            schedule={"kind": "equal_stages"},
+        ),
+        "cluster": {"num_workers": WORKERS, "object_store_gib": 0.1, "max_failures": 20},
+    }
+
+
+def _model(hidden: int, seed: int) -> dict[str, Any]:
+    init = {
+        "model_type": "llama",
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 2 * LENGTH,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.06,
+    }
+    return {"init": init, "seed": seed}
+
+
+def _training(steps: int, **more: Any) -> dict[str, Any]:
+    budget = {"tokens": steps * ROWS * LENGTH, "batch_rows": ROWS, "micro_batch_rows": 2}
+    return {**budget, "learning_rate": 2e-3, **more}
+
+
+def copied(made: Path, folder: Path, stage: str) -> Path:
+    """A copy of a finished run without what one of its stages has made.
+
+    Args:
+        made: the finished run's storage.
+        folder: the copy's storage, not there yet. Files are hard links: whoever writes a file anew
+            takes another place for it first.
+        stage: that is to be made again.
+    """
+
+    def passed_over(where: str, names: list[str]) -> set[str]:
+        return {stage, ".state"} if Path(where) == made / NAME else set()
+
+    shutil.copytree(made, folder, copy_function=os.link, ignore=passed_over)
+    return folder
