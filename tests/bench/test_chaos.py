@@ -173,7 +173,7 @@ def test_processes_below_one_are_found_and_ended_by_their_own_identity() -> None
 
 
 @pytest.mark.ray
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_killed_worker_and_a_killed_driver_change_nothing(tmp_path: Path) -> None:
     out, page_file = tmp_path / "found.json", tmp_path / "page.md"

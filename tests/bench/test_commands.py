@@ -15,7 +15,7 @@ from distill_ray.bench.work import PRESETS
 from distill_ray.config.errors import InputError
 
 # Each starts processes that import torch.
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 
 
 def run(*flags):

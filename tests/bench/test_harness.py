@@ -8,7 +8,7 @@ from distill_ray.bench.harness import compare, order
 from distill_ray.bench.plan import Arm, Plan
 
 # Each starts processes that import torch.
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.heavy
 
 MIB = 2**20
 

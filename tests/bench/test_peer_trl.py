@@ -7,7 +7,7 @@ from distill_ray.bench.arms import plain
 from distill_ray.bench.work import PRESETS
 
 pytest.importorskip("trl")
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # TRL warns of itself.
+pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # TRL warns of itself.
 
 
 @pytest.mark.parametrize("tuned", [False, True])

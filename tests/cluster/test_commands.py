@@ -24,7 +24,7 @@ def distill_ray(*words: str, **variables: str) -> subprocess.CompletedProcess[st
     )
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_typo_ends_with_exit_code_2_and_says_what_was_meant(tmp_path: Path) -> None:
     wrong = tmp_path / "aws.yaml"
     text = (ROOT / "cluster" / "aws.yaml").read_text()
@@ -36,7 +36,7 @@ def test_a_typo_ends_with_exit_code_2_and_says_what_was_meant(tmp_path: Path) ->
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_file_is_rendered_filled_in_and_valid(tmp_path: Path) -> None:
     hub = write_hub(tmp_path / "hub")
     words = ["render", "--provider", "kuberay", str(ROOT / "configs" / "cloud.yaml")]

@@ -83,7 +83,7 @@ def test_a_shipped_file_is_valid(name: str) -> None:
     assert ("<registry>" in found.open_places) == (name != "kuberay/network.yaml")
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", FILES)
 def test_a_misspelt_key_is_refused_wherever_it_stands(name: str) -> None:
     tried, missed = set(), []

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from findings import config
 
-pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 RAY = Path(sys.executable).parent / "ray"
 Start = Callable[..., None]
 

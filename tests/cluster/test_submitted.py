@@ -21,7 +21,7 @@ from head import Head, clean_environment, command_line, head
 from listening import beyond_loopback, listening
 from route import manifests
 
-pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 TOKEN = "token-of-this-cluster-and-no-other"
 SECRETS = {"AWS_SECRET_ACCESS_KEY": "planted-key-9431", "HF_TOKEN": "planted-token-7725"}

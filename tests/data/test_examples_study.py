@@ -97,7 +97,7 @@ def test_documents_of_commands_carry_the_groups_of_labelled_commands_and_name_no
     assert documents == list(islice(intents.text(), 200))
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_all_commands_are_of_24_intents_and_none_dominates():
     rows = list(intents.labelled())
     assert_whole(rows)
@@ -138,7 +138,7 @@ def test_without_the_archive_the_error_says_how_to_fetch_it(tmp_path, monkeypatc
         list(dialogue_acts.text())
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_real_archive_has_17_acts_and_no_label_in_an_utterance():
     try:
         dialogue_acts._archive()
@@ -177,7 +177,7 @@ def test_an_error_message_is_the_literal_that_is_raised(tmp_path, monkeypatch):
     assert parsed == (("Module.", "Function."), ("no ... at hand",))
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_docstrings_are_whole_ordered_and_of_all_packages():
     rows = list(docstrings.labelled(rows=600))
     assert_whole(rows)
@@ -191,7 +191,7 @@ def test_docstrings_are_whole_ordered_and_of_all_packages():
     assert all(len(labels) == 1 for labels in of_group.values())
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_neither_docstrings_nor_messages_nor_text_name_a_package():
     rows = [*docstrings.labelled(rows=600), *docstrings.shifted(rows=300)]
     texts = [row["text"].lower() for row in [*rows, *docstrings.text(rows=40)]]

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from findings import config, tiny_model, training
 
-pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @dataclass

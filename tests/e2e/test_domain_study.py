@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from route import kill_in, manifests, run, stages, write_domain_study
 
-pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_a_study_of_text_goes_on_where_it_was_killed(tmp_path: Path) -> None:

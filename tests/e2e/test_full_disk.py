@@ -12,7 +12,7 @@ import pytest
 import yaml
 from findings import config
 
-pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 SIZE = 48 << 20
 ROOM = {"shard": 100_000, "adapt": 150_000, "distill": 300_000, "report": 100_000}
 """Stage → bytes that are left when it begins: it writes some files, and not the next."""

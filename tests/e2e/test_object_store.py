@@ -17,7 +17,7 @@ from findings import config
 from pyarrow import fs as pafs
 from s3_server import CREDENTIALS, Bucket, bucket
 
-pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 FAULTS = ("503", "reset", "torn", "lost", "cut", "500", "slow")
 
 

@@ -11,7 +11,7 @@ from route import kill_in, manifests, run, stages, write_schedule_study
 
 from distill_ray.config.study import ARMS
 
-pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_a_study_of_schedules_goes_on_where_it_was_killed(tmp_path: Path) -> None:

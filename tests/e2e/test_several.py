@@ -11,7 +11,7 @@ import pytest
 import yaml
 from findings import config, tiny_model, training
 
-pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 MIX = {"organ.labelled": 1, "organ.prompts": 2, "findings": 1}
 

@@ -15,7 +15,7 @@ from ranks import together, train_part
 from distill_ray.config.training import LoraConfig
 from distill_ray.engine import checkpoint
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 STEPS = 9
 PARTS = ((2, 3), (1, 6), (2, 9))

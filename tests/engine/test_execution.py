@@ -55,7 +55,7 @@ def test_autocast_computes_in_bfloat16_and_keeps_float32_weights(step_of):
         assert float((one - other).norm() / other.norm()) < 5e-2
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_backbone_gives_the_same_loss_and_gradients(step_of):

@@ -25,7 +25,7 @@ from distill_ray.engine.job import TeachingSpec, mixed_rows
 from distill_ray.engine.session import AtSwitch
 from distill_ray.engine.several import Together
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
 STAGES = (0, 1, 2, 3)
 BAD = 2

@@ -177,7 +177,7 @@ def test_activation_checkpointing_gives_the_same_gradients(session_of):
     _assert_same(again, kept, 1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_compiled_backbone_gives_the_same_loss_and_gradients(session_of):
     eager, compiled = (_gradients(session_of(compile=flag, clip=1e9)) for flag in (False, True))
     _assert_same(compiled, eager, 1e-3)
@@ -185,7 +185,7 @@ def test_a_compiled_backbone_gives_the_same_loss_and_gradients(session_of):
 
 KERNELS = [
     pytest.param("eager", id="eager"),
-    pytest.param("flex_attention", id="flex", marks=pytest.mark.slow),
+    pytest.param("flex_attention", id="flex", marks=pytest.mark.heavy),
     pytest.param(
         "flash_attention_2",
         id="flash",

@@ -136,7 +136,7 @@ def test_the_header_of_a_real_file_tells_its_sizes():
 
 
 @needs_smollm2
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_real_model_knows_what_follows(cache):
     source = ModelSource(gguf=SMOLLM2)
     tokenizer, model = tokenizer_of(source), load_model(ModelRef.of(source)).eval()

@@ -23,7 +23,7 @@ from distill_ray.stages.rows import data_spec
 from distill_ray.stages.shard import shard
 from distill_ray.stages.training import train
 
-pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 STEPS = 1200
 

@@ -22,7 +22,7 @@ from distill_ray.stages.rows import data_spec
 from distill_ray.stages.shard import shard
 from distill_ray.stages.training import train
 
-pytestmark = [pytest.mark.ray, pytest.mark.long, pytest.mark.usefixtures("ray_here")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_here")]
 
 
 class Killer:

@@ -21,7 +21,7 @@ from distill_ray.config.cluster import ClusterConfig
 from distill_ray.runtime.cluster import HOSTS, shutdown, teacher_nodes
 from distill_ray.runtime.spot import DrainError, Notice, drain_node
 
-pytestmark = [pytest.mark.ray, pytest.mark.long]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

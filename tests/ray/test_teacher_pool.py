@@ -203,7 +203,7 @@ def _command(process: psutil.Process) -> list[str]:
         return []  # It has just ended.
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_killed_actors_are_replaced_and_the_curve_stays_and_another_teacher_stops_the_run(
     tiny: RunConfig,
     work: Job,

@@ -114,7 +114,7 @@ def assert_same_result(
         torch.testing.assert_close(exported[name], value, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_one_worker_and_two_at_the_other_stages_give_the_curve_of_the_plain_loop(
     tiny: RunConfig, shards: ShardSet, tmp_path: Path
 ) -> None:
