@@ -12,8 +12,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
+import yaml
+from ray.autoscaler._private.fake_multi_node.node_provider import (
+    FAKE_HEAD_NODE_ID,
+    FAKE_HEAD_NODE_TYPE,
+)
+from ray.util import get_node_ip_address
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[1]
@@ -54,23 +61,75 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+SCALING = {
+    "RAY_FAKE_CLUSTER": "1",
+    "RAY_enable_autoscaler_v2": "1",
+    "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+}
+"""What a head must know whose autoscaler starts its nodes as processes of this machine."""
+
+
+def scaling(address: str, most: int, idle_s: float) -> dict[str, Any]:
+    """What Ray's autoscaler is told.
+
+    Args:
+        address: of the head.
+        most: nodes of one CPU that there may be.
+        idle_s: how long one may have nothing to do.
+    """
+    worker = {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": most}
+    provider = {
+        "type": "external",
+        "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+        "gcs_address": address,
+        "head_node_id": FAKE_HEAD_NODE_ID,
+        "use_node_id_as_ip": True,
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+        "launch_multiple": True,
+    }
+    types = {
+        FAKE_HEAD_NODE_TYPE: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "worker": worker,
+    }
+    return {
+        "cluster_name": "here",
+        "max_workers": most,
+        "idle_timeout_minutes": idle_s / 60,
+        "provider": provider,
+        "available_node_types": types,
+        "head_node_type": FAKE_HEAD_NODE_TYPE,
+    }
+
+
 @contextmanager
-def head(home: Path, variables: Mapping[str, str]) -> Iterator[Head]:
-    """Start a head on this machine, reachable from it alone, and end it by its processes.
+def head(home: Path, variables: Mapping[str, str], most: int | None = None) -> Iterator[Head]:
+    """Start a head on this machine and end it by its processes.
 
     Args:
         home: where it keeps all its files; short, as sockets' paths have 107 characters at most.
         variables: more of its environment, the token among them.
+        most: nodes that its autoscaler may start beside it, which alone have CPUs; none for a head
+            with CPUs, reachable from this machine alone.
     """
     temporary = home / "r"
     temporary.mkdir(parents=True)
     own = {"RAY_TMPDIR": str(temporary), "RAY_USAGE_STATS_ENABLED": "0"}
-    own |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    own |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} if most is None else SCALING
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
     names += ("node-manager-port", "object-manager-port", "metrics-export-port")
     ports = free_ports(len(names))
     flags = [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
-    flags += ["--head", "--block", "--num-cpus=4", "--object-store-memory=100000000"]
+    flags += ["--head", "--block", "--object-store-memory=100000000"]
+    address = f"127.0.0.1:{ports[0]}"
+    if most is None:
+        flags.append("--num-cpus=4")
+    else:
+        address = f"{get_node_ip_address()}:{ports[0]}"  # The autoscaler's nodes look there.
+        (home / "scaling.yaml").write_text(yaml.safe_dump(scaling(address, most, idle_s=15)))
+        flags += ["--num-cpus=0", f"--autoscaling-config={home / 'scaling.yaml'}"]
     with (home / "head.log").open("w") as log:
         started = psutil.Popen(
             [str(BIN / "ray"), "start", *flags],
@@ -81,7 +140,7 @@ def head(home: Path, variables: Mapping[str, str]) -> Iterator[Head]:
         )
     up = Head(
         f"http://127.0.0.1:{ports[1]}",
-        f"127.0.0.1:{ports[0]}",
+        address,
         temporary / "ray" / "session_latest",
         psutil.Process(started.pid),
     )
