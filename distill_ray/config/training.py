@@ -184,8 +184,19 @@ class DistillConfig(TrainingConfig):
     """Steps between measurements of the student's progress."""
     validation_rows: PositiveInt = 64
     """Packed validation rows per stream of these measurements."""
+    checkpoints: PositiveInt = 1
+    """Checkpoints of the student that stay, at equal token spacing; the last is the end."""
+    keep: Literal["last", "best"] = "last"
+    """Which of them is the student that is evaluated and exported: `best` is the one with the least
+    validation loss. The control's is chosen alike."""
     save_every: PositiveInt = 100
     """Steps between checkpoints for resuming."""
+
+    @model_validator(mode="after")
+    def _something_to_choose(self) -> DistillConfig:
+        if self.keep == "best" and self.checkpoints == 1:
+            raise ValueError("keep: the best of 1 checkpoint is the last one. Set checkpoints too")
+        return self
 
     @model_validator(mode="after")
     def _serving_fits(self) -> DistillConfig:

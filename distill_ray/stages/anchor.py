@@ -37,7 +37,7 @@ def with_anchor(run: Run, order: Order, control: Order) -> Order:
     """
     if order.artifact.done():
         return order
-    ladders = {ANCHOR: [control.rung_refs()[-1]]}
+    ladders = {ANCHOR: [control.kept_ref()]}
     # A token's own -log p is kept with its targets, so the least of those will do.
     asked = replace(
         order,

@@ -29,11 +29,15 @@ from distill_ray.stages.targets import with_targets
 
 VERSION = 3
 HOW_SERVED = {"actors", "cpus_per_actor", "gpus_per_actor", "lookahead", "parity_rows"}
-NOT_IN_RESULT: dict[str, Any] = {"save_every": True, "serving": {*HOW_SERVED, "rows_per_file"}}
+NOT_IN_RESULT: dict[str, Any] = {
+    "save_every": True,
+    "keep": True,
+    "serving": {*HOW_SERVED, "rows_per_file"},
+}
 """Keys of the config that change how the student is trained, but not what comes out."""
 OF_THE_TEACHER = {
     *("objective", "serving", "first", "schedule", "several", "reassess", "progress", "at_switch"),
-    "save_every",
+    *("save_every", "keep"),
 }
 """Keys that say nothing to a training without one, or change nothing of what comes out."""
 
@@ -47,7 +51,7 @@ class Student:
     @property
     def ref(self) -> ModelRef:
         """Its weights."""
-        return self.order.rung_refs()[-1]
+        return self.order.kept_ref()
 
     @property
     def curve(self) -> dict[str, Any]:
@@ -62,7 +66,7 @@ class Student:
     @property
     def fingerprint(self) -> str:
         """Identity of its weights."""
-        return self.order.artifact.fingerprint
+        return f"{self.order.artifact.fingerprint}/{self.order.kept()}"
 
     @property
     def teacher(self) -> str:
@@ -127,7 +131,7 @@ def _distilled(
         **own_functions(*own),
     }
     if cfg.objective.weighting is not None:
-        identity["anchor"] = control.artifact.fingerprint
+        identity["anchor"] = [control.artifact.fingerprint, cfg.keep]
     return _order(run, shards, teachers, "student", identity, cfg, teaching)
 
 
@@ -225,6 +229,7 @@ def _order(
         teaching=teaching,
         at_switch=at_switch_of(training, data.sequence_length),
         lora=cfg.distill.lora,
+        rungs=cfg.distill.checkpoints,
         validate_every=cfg.distill.validate_every,
     )
     identity = {

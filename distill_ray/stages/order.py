@@ -41,6 +41,16 @@ class Order:
         """The checkpoint with the least validation loss; known before training, read after it."""
         return self._ref(BEST)
 
+    def kept(self) -> int:
+        """The checkpoint that its outcome is: the last one, or the best, as `distill.keep` says."""
+        if getattr(self.job.training, "keep", "last") == "best":
+            return int(self.curve()["best"])
+        return len(self.rung_losses()) - 1
+
+    def kept_ref(self) -> ModelRef:
+        """The same, as a model."""
+        return self._ref(str(self.kept()))
+
     def _ref(self, rung: str) -> ModelRef:
         folder = self.artifact.storage.sub(f"{self.artifact.path}/checkpoints/{rung}").uri
         if self.job.lora is not None:
