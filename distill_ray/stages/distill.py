@@ -121,7 +121,7 @@ def _distilled(
     teaching = teaching_of(cfg, teachers, ranking, first_of(cfg, ranking), together)
     own = [cfg.objective.divergence, cfg.objective.weighting, scheduling(cfg.schedule)[0]]
     own += [] if together is None else [together.strategy]
-    identity = {
+    identity: dict[str, Any] = {
         "teachers": teachers.fingerprints(),
         "ladders": {n: [r.temperature for r in rungs] for n, rungs in teaching.ladders.items()},
         "first": teaching.first,

@@ -282,6 +282,13 @@ def _training(facts: Facts) -> Section:
     if facts.inputs.teachers.gains:
         found.append(selection.gains(facts.inputs.teachers.gains))
     text = [_schedule(facts)]
+    distilled = facts.inputs.students.distilled.order
+    if distilled.job.rungs > 1:
+        text.append(
+            f"The student is checkpoint {distilled.kept() + 1} of {distilled.job.rungs}, the "
+            f"control {facts.inputs.students.control.order.kept() + 1}: "
+            f"keep: {facts.inputs.run.cfg.distill.keep}, by the validation loss."
+        )
     if facts.adaptation:
         text.append(
             "Teachers keep checkpoints at equal token spacing; those up to the one with the least "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from findings import training
 
-from distill_ray.config.training import LoraConfig, RecipeConfig
+from distill_ray.config.training import DistillConfig, LoraConfig, RecipeConfig
 from distill_ray.engine.job import DataSpec, Job
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
@@ -53,6 +54,20 @@ def test_an_order_has_a_checkpoint_at_every_rung(tmp_path: Path) -> None:
 def test_an_order_that_stopped_early_has_fewer(tmp_path: Path) -> None:
     order = ordered(tmp_path, stopped_after=3)
     assert order.rung_losses() == [3.0, 1.0, 2.0] and len(order.rung_refs()) == 3
+
+
+@pytest.mark.parametrize(("keep", "rung"), [("last", 3), ("best", 1)])
+def test_a_student_is_its_last_checkpoint_or_its_best(tmp_path: Path, keep: str, rung: int) -> None:
+    order = ordered(tmp_path)
+    distill = DistillConfig.model_validate(training(mix={"findings": 1}, checkpoints=4, keep=keep))
+    order = replace(order, job=replace(order.job, training=distill))
+    assert order.kept() == rung
+    assert order.kept_ref() == order.rung_refs()[rung]
+
+
+def test_the_best_of_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="best of 1 checkpoint"):
+        DistillConfig.model_validate(training(mix={"findings": 1}, keep="best"))
 
 
 def test_the_losses_of_tasks_count_before_those_of_text(tmp_path: Path) -> None:
