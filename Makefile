@@ -32,7 +32,7 @@ test: $(VENV)/.dev  ## the suite: twelve minutes on 2 cores
 test-slow: $(VENV)/.dev  ## what there is no time for in it
 	$(BIN)/python -m pytest -m slow
 
-test-fast: $(VENV)/.dev  ## what needs no Ray and less than a second a test
+test-fast: $(VENV)/.dev  ## what is quick and needs no Ray: 90 seconds at most
 	$(BIN)/python -m pytest -m "not ray and not heavy and not slow and not gpu"
 
 check: $(VENV)/.dev  ## lint, format, types, import rules: what CI and pre-commit run

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from trouble import Trouble
 
     from distill_ray.engine.job import Job
+    from distill_ray.engine.session import Session
     from distill_ray.engine.snapshot import Snapshot
-from distill_ray.engine.session import Session
 
 LIMIT_S = 540
 

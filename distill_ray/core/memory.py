@@ -117,9 +117,12 @@ def training_need(
         device: `cpu` or `cuda`.
     """
     held = _Held.of(student.parameters, trained, width, zero_stage, workers)
-    copied = snapshot_bytes(student, workers=workers, zero_stage=zero_stage, width=width)
     matrix = min(4 * rows * length * student.vocabulary, CHUNK_BYTES[device])
     chunks = CHUNKS[device] + (MIXING[device] if mixed else 0)
+    snapshot = 0
+    if probing and device == "cpu":  # On a GPU it isn't in the memory that training takes.
+        moves = int(trained * student.parameters)
+        snapshot = snapshot_bytes(moves, workers=workers, zero_stage=zero_stage, width=width)
     return Need(
         parameters=0 if offload[1] else held.weights,
         gradients=held.gradients,
@@ -127,21 +130,20 @@ def training_need(
         activations=_activations(student, rows * length, width, checkpointing),
         loss=chunks * matrix + 4 * student.vocabulary * student.hidden,
         teacher=0 if teacher is None else teacher.parameters * width,
-        # On a GPU it isn't in the memory that training takes.
-        snapshot=copied if probing and device == "cpu" else 0,
+        snapshot=snapshot,
     )
 
 
-def snapshot_bytes(student: Sizes, *, workers: int, zero_stage: int, width: int) -> int:
-    """What a copy of one worker's student and optimiser states takes, all of it trained.
+def snapshot_bytes(trained: int, *, workers: int, zero_stage: int, width: int) -> int:
+    """What a copy of one worker's trained weights and their optimiser's states takes.
 
     Args:
-        student: the trained model.
+        trained: parameters that are.
         workers: data-parallel workers.
         zero_stage: 0 to 3; at 3 DeepSpeed keeps small weights whole, which this leaves out.
         width: bytes of a number, 2 or 4; stage 0 has float32 weights.
     """
-    held = _Held.of(student.parameters, 1.0, 4 if zero_stage == 0 else width, zero_stage, workers)
+    held = _Held.of(trained, 1.0, 4 if zero_stage == 0 else width, zero_stage, workers)
     return held.weights + held.states
 
 

@@ -6,6 +6,8 @@ from bench import direct
 from distill_ray.bench.arms import engine, plain
 from distill_ray.bench.work import PRESETS, LossWork
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.mark.parametrize(("precision", "rel"), [("float32", 1e-5), ("bfloat16", 2e-2)])
 def test_its_losses_are_those_of_the_plain_loop_step_by_step(precision, rel):

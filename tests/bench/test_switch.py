@@ -9,6 +9,8 @@ from distill_ray.bench.arms import switch
 from distill_ray.bench.work import PRESETS
 from distill_ray.engine.loop import distill
 
+pytestmark = pytest.mark.heavy
+
 WORK = PRESETS["small"].step("float32")
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from distill_ray.stages.pipeline import STAGES
 
+pytestmark = pytest.mark.heavy
+
 JOBS = Path(__file__).parents[2] / "jobs"
 
 

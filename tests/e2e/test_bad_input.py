@@ -16,6 +16,8 @@ from findings import config, tiny_model
 
 from distill_ray.cli import main
 
+pytestmark = pytest.mark.heavy
+
 
 def in_a_shell(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The command as a user starts it."""

@@ -9,6 +9,8 @@ from distill_ray.core.schedule import Switch
 from distill_ray.engine.loop import distill
 from distill_ray.engine.session import AtSwitch
 
+pytestmark = pytest.mark.heavy
+
 SWITCH = 3
 """The first step that sees the new checkpoint, counted from 0."""
 STEPS = 6

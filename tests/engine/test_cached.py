@@ -23,6 +23,8 @@ from distill_ray.engine.teacher import Colocated
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
 
+pytestmark = pytest.mark.heavy
+
 CPU = torch.device("cpu")
 STEPS = 8
 SPEC = TargetSpec("top_k", 4)

@@ -18,6 +18,8 @@ from distill_ray.models.adapters import add_lora
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
 
+pytestmark = pytest.mark.heavy
+
 SCHEDULES = {
     "equal_stages": {},
     "on_plateau": {"window": 2, "min_gain": 0.9},

@@ -3,6 +3,8 @@
 import pytest
 from ranks import gathered, scattered, together
 
+pytestmark = pytest.mark.heavy
+
 
 def test_parts_of_all_ranks_are_gathered_as_torch_does(tmp_path):
     _assert_equal(together(3, tmp_path / "meet", gathered), cases=6)

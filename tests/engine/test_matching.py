@@ -17,6 +17,8 @@ from distill_ray.engine.job import TeachingSpec
 from distill_ray.engine.loop import distill, train_step
 from distill_ray.models.load import load_model
 
+pytestmark = pytest.mark.heavy
+
 HIDDEN = {"hidden": {"weight": 0.5, "layers": "uniform"}}
 ATTENTION = {"attention": {"weight": 2.0, "layers": {1: 2}}}
 STUDENT = tiny.ref(1, num_hidden_layers=2, initializer_range=0.3)

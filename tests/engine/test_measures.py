@@ -15,6 +15,8 @@ from distill_ray.engine.loop import distill, train_step
 from distill_ray.engine.measures import divergences, probes
 from distill_ray.models.load import load_model
 
+pytestmark = pytest.mark.heavy
+
 LADDER = [tiny.ref(seed, num_hidden_layers=1, initializer_range=0.2) for seed in (5, 6, 7)]
 EVEN = {"ease": 1.0, "peak": 1.0}
 RANKING = Weighted({"big": EVEN, "other": EVEN}, early=EVEN, late=EVEN)

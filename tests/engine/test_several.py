@@ -21,6 +21,8 @@ from distill_ray.engine.objective import Kept, starts_of
 from distill_ray.engine.several import Together
 from distill_ray.models.load import load_model
 
+pytestmark = pytest.mark.heavy
+
 STUDENT, BIG, OLD, ANCHOR = (
     tiny.ref(seed, num_hidden_layers=1, initializer_range=0.3) for seed in (0, 5, 6, 7)
 )

@@ -14,6 +14,8 @@ from distill_ray.engine.loop import distill, train_step
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
 
+pytestmark = pytest.mark.heavy
+
 
 def test_the_switch_happens_on_the_step_that_the_schedule_says(builder, two_rungs):
     spec = replace(two_rungs, schedule="at_steps", options={"steps": (3,)})

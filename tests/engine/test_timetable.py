@@ -14,6 +14,8 @@ from distill_ray.engine.loop import distill
 from distill_ray.engine.teacher import Colocated
 from distill_ray.engine.timetable import rows_needed
 
+pytestmark = pytest.mark.heavy
+
 LENGTH = 16
 KINDS = {"notes": "text", "triage.labelled": "task", "triage.prompts": "task"}
 

@@ -17,6 +17,8 @@ from distill_ray.models.load import load_frozen, load_model
 from distill_ray.models.ref import ModelRef
 from distill_ray.models.teachers import TeacherBank
 
+pytestmark = pytest.mark.heavy
+
 IDS = torch.arange(24).reshape(2, 12) + 1
 POSITIONS = torch.arange(12).expand(2, 12)
 

@@ -205,6 +205,7 @@ def test_a_pool_of_two_scores_as_this_process_does(run: Run, shards: ShardSet) -
     assert [event.kind for event in again.events] == ["reused"]
 
 
+@pytest.mark.slow
 def test_teachers_that_fail_or_kill_their_process_are_named_and_the_others_audited(
     run: Run, shards: ShardSet, tmp_path: Path
 ) -> None:

@@ -28,7 +28,7 @@ from distill_ray.stages.shard import ShardSet, shard
 from distill_ray.stages.targets import with_targets
 from distill_ray.stages.training import local, train
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_here")]
 
 FINGERPRINTS = {"t": "one"}
 

@@ -16,6 +16,8 @@ from distill_ray.stages.rank import rank
 from distill_ray.study.predictors import ACCURACY, PREDICTORS, RANKING, Seen, predictions
 from distill_ray.study.study import _compared, _cost, _overall
 
+pytestmark = pytest.mark.heavy
+
 SHARES = {"worst": 0.3, "fair": 0.5, "good": 0.7, "best": 0.9}
 ENDS = {"worst": (0.4, 0.44), "fair": (0.5, 0.48), "good": (0.6, 0.62), "best": (0.7, 0.71)}
 SAID = {"rsr": 2.0, "surprisal": 1.0, "gradient_norm": 3.0, "grace": 4.0}
