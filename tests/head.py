@@ -94,7 +94,9 @@ def scaling(address: str, most: int, idle_s: float) -> dict[str, Any]:
         FAKE_HEAD_NODE_TYPE: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
         "worker": worker,
     }
+    commands = ("setup_commands", "head_setup_commands", "worker_setup_commands")
     return {
+        **{key: [] for key in (*commands, "cluster_synced_files")},
         "cluster_name": "here",
         "max_workers": most,
         "idle_timeout_minutes": idle_s / 60,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ from distill_ray.runtime.environment import TOKEN_FIX, WORKER_ENV, python_path, 
 from distill_ray.runtime.progress import Event, Progress
 
 TESTED = "2.60"
+KNOCK_S = 20.0
+"""For a cluster to answer that there is one."""
 AWAIT_S = 3.0
 """Between two looks at what the cluster has."""
 
@@ -61,6 +64,7 @@ def _init(cfg: ClusterConfig) -> None:
 
 def _join(address: str, options: dict[str, Any]) -> None:
     try:
+        _knock(address)
         with _core_silent():
             ray.init(address=address, **options)
     except (ConnectionError, AuthenticationError) as error:
@@ -69,6 +73,16 @@ def _join(address: str, options: dict[str, Any]) -> None:
         fix += f"Where it asks for a token: {TOKEN_FIX}"
         problem = Problem("cluster.address", f"no Ray at {address!r} for us ({why}).", fix)
         raise InputError("the cluster can't be reached:", [problem]) from None
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nothing listens; Ray would try for minutes, without a word."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in host:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+        except (OSError, UnicodeError) as error:  # Nothing there, or not a name of a machine.
+            raise ConnectionError(str(error)) from None
 
 
 @contextmanager
