@@ -19,11 +19,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from distill_ray.config.cluster import ClusterConfig
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.serving import PoolServing
+from distill_ray.runtime.autoscaler import grows, may_have
 from distill_ray.runtime.capacity import capacity_problems
 from distill_ray.runtime.environment import TOKEN_FIX, WORKER_ENV, python_path, variables_set
 from distill_ray.runtime.progress import Event, Progress
 
-TESTED = "2.60"
 KNOCK_S = 20.0
 """For a cluster to answer that there is one."""
 AWAIT_S = 3.0
@@ -43,7 +43,7 @@ def ensure_ray(cfg: ClusterConfig, pools: Sequence[PoolServing] = ()) -> None:
     """
     if not is_up():
         _init(cfg)
-    check_capacity(cfg, reachable(), pools)
+    check_capacity(cfg, pools)
 
 
 def _init(cfg: ClusterConfig) -> None:
@@ -108,33 +108,37 @@ def hush(library: str) -> None:
     logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
-def check_capacity(
-    cfg: ClusterConfig, resources: dict[str, float], pools: Sequence[PoolServing] = ()
-) -> None:
-    """Refuse a demand that this cluster can't meet.
+def check_capacity(cfg: ClusterConfig, pools: Sequence[PoolServing] = ()) -> None:
+    """Refuse a demand that this cluster can't meet, and will never be able to.
 
     Raises:
         InputError: it has fewer CPUs or GPUs than all workers and actors of pools need together.
     """
-    problems = capacity_problems(cfg, resources.get("CPU", 0), resources.get("GPU", 0), pools)
-    if problems:
+    there = ray.cluster_resources()
+    problems = capacity_problems(cfg, there.get("CPU", 0), there.get("GPU", 0), pools)
+    workers = [worker_resources(cfg)] * cfg.fewest_workers
+    refuse(problems, [*workers, *pool_resources(pools)], None)
+
+
+def refuse(
+    problems: Sequence[Problem],
+    bundles: Sequence[Mapping[str, float]],
+    labels: Mapping[str, str] | None,
+) -> None:
+    """Refuse a demand, unless an autoscaler starts nodes for it.
+
+    Args:
+        problems: what the cluster lacks as it is.
+        bundles: resources that are asked for, each on one node.
+        labels: that these nodes must have.
+
+    Raises:
+        InputError: there are problems, and they will stay.
+    """
+    if problems and not grows():
         raise InputError("the cluster is too small:", problems)
-
-
-def reachable() -> dict[str, float]:
-    """Resources that the cluster has, or may scale to as its autoscaler says."""
-    there = dict(ray.cluster_resources())
-    most = _most_by_autoscaler()
-    return {key: max(there.get(key, 0.0), most.get(key, 0.0)) for key in {*there, *most}}
-
-
-def _most_by_autoscaler() -> Mapping[str, float]:
-    """What Ray Train and Ray Data ask, too; Ray has no public name for it."""
-    if not ray.__version__.startswith(TESTED):
-        return {}
-    from ray._private.state import state
-
-    return state.get_max_resources_from_cluster_config() or {}
+    if problems and not may_have(bundles, labels):
+        raise InputError("the cluster is too small, and may not grow so far:", problems)
 
 
 @contextmanager
@@ -176,6 +180,15 @@ def _lacking(wanted: Mapping[str, float], there: Mapping[str, float]) -> str:
         if count > there.get(kind, 0.0)
     ]
     return f"waiting for nodes: {' and '.join(parts)}" if parts else ""
+
+
+def pool_resources(pools: Sequence[PoolServing]) -> list[dict[str, float]]:
+    """Resources of each actor of teacher pools."""
+    return [
+        {"CPU": pool.cpus_per_actor} | ({"GPU": pool.gpus_per_actor} if pool.gpus_per_actor else {})
+        for pool in pools
+        for _ in range(pool.actors)
+    ]
 
 
 def worker_resources(cfg: ClusterConfig) -> dict[str, float]:

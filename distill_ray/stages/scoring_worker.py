@@ -14,13 +14,13 @@ import ray.data
 import torch
 
 from distill_ray.config.cluster import ClusterConfig
-from distill_ray.config.errors import InputError, Problem
+from distill_ray.config.errors import Problem
 from distill_ray.config.selection import AuditConfig
 from distill_ray.models.load import load_frozen
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.causes import outside_cause
-from distill_ray.runtime.cluster import hush, reachable, teacher_nodes
+from distill_ray.runtime.cluster import hush, refuse, teacher_nodes
 from distill_ray.stages.desk import Desk
 from distill_ray.stages.local_files import local_ref
 from distill_ray.stages.sheet_parts import Part, Scoring, score_part
@@ -64,9 +64,9 @@ class Pool:
             attempts=audit.attempts,
             nodes=teacher_nodes(cluster),
         )
-        problems = list(pool._problems(reachable()))
-        if problems:
-            raise InputError("the cluster is too small:", problems)
+        each = {kind: n for kind, n in (("CPU", pool.cpus), ("GPU", pool.gpus)) if n}
+        problems = list(pool._problems(ray.cluster_resources()))
+        refuse(problems, [each] * pool.smallest, pool.nodes)
         return pool
 
     @property

@@ -18,7 +18,6 @@ import ray.data
 import torch
 
 from distill_ray.config.cluster import ClusterConfig
-from distill_ray.config.errors import InputError
 from distill_ray.config.serving import CachedServing
 from distill_ray.data.batches import Stream
 from distill_ray.engine.job import load_streams, teacher_bank
@@ -32,7 +31,7 @@ from distill_ray.engine.targets import (
 from distill_ray.runtime.capacity import actor_problems
 from distill_ray.runtime.cluster import (
     hush,
-    reachable,
+    refuse,
     teacher_nodes,
     worker_device,
     worker_resources,
@@ -103,10 +102,9 @@ def _pass(cfg: ClusterConfig, order: Order, items: list[Item]) -> Iterator[dict[
 
 
 def _require_room(cfg: ClusterConfig, actors: int) -> None:
-    there = reachable()
+    there = ray.cluster_resources()
     problems = actor_problems(cfg, actors, there.get("CPU", 0), there.get("GPU", 0))
-    if problems:
-        raise InputError("the cluster is too small:", problems)
+    refuse(problems, [worker_resources(cfg)] * actors, teacher_nodes(cfg))
 
 
 class _FullError(Exception):

@@ -12,7 +12,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from distill_ray.config.serving import PoolServing
 from distill_ray.engine.job import Job
-from distill_ray.runtime.cluster import check_capacity, reachable, teacher_nodes
+from distill_ray.runtime.cluster import check_capacity, teacher_nodes
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
 from distill_ray.stages.order import Order
@@ -117,7 +117,7 @@ def teacher_pools(run: Run, orders: Sequence[Order], mailbox: Any) -> Iterator[M
     left = [order for order in orders if order.job.teaching and not order.artifact.done()]
     asked = {o.artifact.path: (o, o.serving) for o in left if isinstance(o.serving, PoolServing)}
     servings = [serving for _, serving in asked.values()]
-    check_capacity(run.cfg.cluster, reachable(), servings)
+    check_capacity(run.cfg.cluster, servings)
     timeout_s = run.cfg.cluster.worker_timeout_s
     made: dict[str, Pool] = {}
     try:

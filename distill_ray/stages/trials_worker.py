@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 from ray import tune
 from ray.tune.execution import class_cache
@@ -26,12 +27,12 @@ from distill_ray.engine.loop import distill
 from distill_ray.engine.score import option_scores
 from distill_ray.engine.session import Session, Teaching
 from distill_ray.runtime.artifacts import Building
+from distill_ray.runtime.autoscaler import grows
 from distill_ray.runtime.causes import outside_cause
 from distill_ray.runtime.cluster import (
     awaited,
     hush,
     mailbox,
-    reachable,
     teacher_nodes,
     worker_device,
     worker_resources,
@@ -70,7 +71,7 @@ def run_trials(
     # A trial's artifact is its checkpoint: what Tune itself kept of an attempt is disposable.
     state = f".state/{stage}"
     run.storage.delete(state)
-    at_once = run.cfg.probe.max_concurrent or _most_at_once(run.cfg.cluster)
+    at_once = run.cfg.probe.max_concurrent or _most_at_once(run.cfg.cluster, len(trials))
     each, nodes = worker_resources(run.cfg.cluster), teacher_nodes(run.cfg.cluster)
     with mailbox(run.progress) as box, awaited(run.progress, stage, each):
         resources = tune.PlacementGroupFactory(
@@ -108,11 +109,16 @@ def run_trials(
     run.storage.delete(state)
 
 
-def _most_at_once(cfg: ClusterConfig) -> int:
-    """As many workers as there are here; on a cluster, as many as it has room for, or may have."""
+def _most_at_once(cfg: ClusterConfig, trials: int) -> int:
+    """As many workers as there are here; on a cluster, as many as it has room for.
+
+    Where it grows, those that find no room wait for nodes.
+    """
     if cfg.address is None:
         return cfg.num_workers
-    there = reachable()
+    if grows():
+        return trials
+    there = ray.cluster_resources()
     return max(1, int(min(there.get(k, 0) // each for k, each in worker_resources(cfg).items())))
 
 
