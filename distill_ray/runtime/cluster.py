@@ -242,10 +242,13 @@ def mailbox(progress: Progress, interval_s: float = 0.5) -> Iterator[Any]:
         while True:
             last = stop.wait(interval_s)
             try:
-                for event in ray.get(actor.drain.remote(), timeout=30):
-                    progress.emit(event)
+                events = ray.get(actor.drain.remote(), timeout=30)
+            except ray.exceptions.GetTimeoutError:
+                events = []  # Ray has more important things to do, such as losing a node.
             except Exception:
                 return  # Ray is going down; progress has no say in how a run ends.
+            for event in events:
+                progress.emit(event)
             if last:
                 return
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from findings import config
-from ray.cluster_utils import Cluster
 
+from distill_ray.bench.chaos_nodes import Nodes
 from distill_ray.config import RunConfig
 from distill_ray.engine.job import Job
 from distill_ray.models.ref import ModelRef
@@ -29,19 +30,19 @@ STEPS = 1200
 
 
 @pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    """A head and a node, each with room for one worker."""
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
+    """A head and nodes beside it, each with room for one worker, in processes of their own."""
     shutdown()
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    made.add_node(num_cpus=1)
+    made = Nodes(dict(os.environ), tmp_path / "nodes.log")
     yield made
     shutdown()
-    made.shutdown()
+    made.close()
 
 
 @pytest.fixture
-def cfg(cluster: Cluster, tmp_path: Path) -> RunConfig:
-    where = {"address": cluster.address, "num_workers": 2, "min_workers": 1, "resize_every_s": 5}
+def cfg(nodes: Nodes, tmp_path: Path) -> RunConfig:
+    address = nodes.ask("have", count=1)["address"]
+    where = {"address": address, "num_workers": 2, "min_workers": 1, "resize_every_s": 5}
     return RunConfig.model_validate(config(tmp_path) | {"cluster": where})
 
 
@@ -49,7 +50,7 @@ def cfg(cluster: Cluster, tmp_path: Path) -> RunConfig:
 class Weather:
     """Takes the node away at one step, and brings another when training goes on without it."""
 
-    cluster: Cluster
+    nodes: Nodes
     lost_at: int = 60
     done: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
@@ -58,15 +59,15 @@ class Weather:
         self.said.append(event.text)
         if not self.done and event.text.startswith("moved: loss") and event.done >= self.lost_at:
             self.done.append("lost")
-            self.cluster.remove_node(next(iter(self.cluster.worker_nodes)), allow_graceful=False)
+            self.nodes.ask("lose")
         elif self.done == ["lost"] and event.text.endswith("with 1 worker"):
             self.done.append("back")
-            self.cluster.add_node(num_cpus=1)
+            self.nodes.ask("add")
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_a_lost_node_is_done_without_and_a_new_one_is_taken_in(
-    cluster: Cluster, cfg: RunConfig, stage: int
+    nodes: Nodes, cfg: RunConfig, stage: int
 ) -> None:
     ensure_ray(cfg.cluster)
     run = Run.open(cfg, "tiny.yaml")
@@ -76,10 +77,10 @@ def test_a_lost_node_is_done_without_and_a_new_one_is_taken_in(
     student = ModelRef.of(cfg.student.model, shards.counts["tokenizer"])
     work = Job("", student, training, data_spec(shards, 0, 4))
     straight, moved = (
-        Order("distill", replace(work, name=name), run.artifact(name, "", {}), shards.artifact, 10)
+        Order("distill", replace(work, name=name), run.artifact(name, "", {}), shards.artifact, 20)
         for name in ("straight", "moved")
     )
-    weather = Weather(cluster)
+    weather = Weather(nodes)
     train(replace(run, progress=weather), [moved, straight])
     assert weather.done == ["lost", "back"], weather.said[-60:]
     went_on = [text for text in weather.said if "goes on after step" in text]
