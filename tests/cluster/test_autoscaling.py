@@ -91,7 +91,8 @@ def test_nodes_come_for_a_run_and_go_after_it(cluster: Head, tmp_path: Path) -> 
 
 def test_more_than_it_may_ever_have_is_refused(cluster: Head, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config(tmp_path)))
-    done = command(cluster, tmp_path, "shard", "tiny.yaml", "--set", "cluster.num_workers=3")
+    done = command(cluster, tmp_path, "shard", "tiny.yaml", "--set", "cluster.num_workers=4")
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "3 workers x 1 CPU = 3 CPUs, the cluster has 2." in done.stderr
+    assert "the cluster is too small, and may not grow so far:" in done.stderr
+    assert "4 workers x 1 CPU = 4 CPUs" in done.stderr
     assert workers(cluster) == 0
