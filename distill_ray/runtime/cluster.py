@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import worker
 from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -24,6 +25,7 @@ from distill_ray.runtime.capacity import capacity_problems
 from distill_ray.runtime.environment import TOKEN_FIX, WORKER_ENV, python_path, variables_set
 from distill_ray.runtime.progress import Event, Progress
 
+log = logging.getLogger(__name__)
 KNOCK_S = 20.0
 """For a cluster to answer that there is one."""
 AWAIT_S = 3.0
@@ -49,6 +51,7 @@ def ensure_ray(cfg: ClusterConfig, pools: Sequence[PoolServing] = ()) -> None:
 def _init(cfg: ClusterConfig) -> None:
     variables = {**WORKER_ENV, **python_path(), "DS_ACCELERATOR": worker_device(cfg)}
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    worker.print_to_stdstream = _aside
     if cfg.address is not None:
         _join(cfg.address, {"runtime_env": {"env_vars": variables}, **common})
         return
@@ -60,6 +63,11 @@ def _init(cfg: ClusterConfig) -> None:
             object_store_memory=int(cfg.object_store_gib * 2**30),
             **common,
         )
+
+
+def _aside(said: Mapping[str, Any], ignore_prefix: bool) -> None:
+    """For each node that dies Ray prints pages of its state; our events tell of nodes."""
+    log.debug("%s", "\n".join(said["lines"]))
 
 
 def _join(address: str, options: dict[str, Any]) -> None:

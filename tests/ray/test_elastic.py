@@ -67,7 +67,7 @@ class Weather:
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_a_lost_node_is_done_without_and_a_new_one_is_taken_in(
-    nodes: Nodes, cfg: RunConfig, stage: int
+    nodes: Nodes, cfg: RunConfig, stage: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     ensure_ray(cfg.cluster)
     run = Run.open(cfg, "tiny.yaml")
@@ -90,3 +90,4 @@ def test_a_lost_node_is_done_without_and_a_new_one_is_taken_in(
     expected, found = (np.array([row["loss"] for row in curve]) for curve in curves)
     np.testing.assert_allclose(found, expected, rtol=1e-3)
     assert [row["tokens"] for row in curves[1]] == [row["tokens"] for row in curves[0]]
+    assert "raylet" not in capfd.readouterr().out, "Ray's pages about a dead node"
