@@ -17,7 +17,8 @@ from findings import config
 from pyarrow import fs as pafs
 from s3_server import CREDENTIALS, Bucket, bucket
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(2400)]
+QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 FAULTS = ("503", "reset", "torn", "lost", "cut", "500", "slow")
 
 
@@ -42,6 +43,8 @@ def file(tmp_path_factory: pytest.TempPathFactory, store: Bucket) -> Path:
     data = config(folder, storage=store.uri)
     data["cluster"]["num_workers"] = 1
     (folder / "tiny.yaml").write_text(yaml.safe_dump(data))
+    done = command(folder / "tiny.yaml")
+    assert done.returncode == 0, done.stderr[-4000:]
     return folder / "tiny.yaml"
 
 
@@ -50,15 +53,19 @@ def command(file: Path, *flags: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "distill_ray", "run", str(file), "--json", *flags],
         capture_output=True,
         text=True,
-        timeout=1000,
+        timeout=2000,
         env=os.environ,
     )
 
 
 def objects(store: Bucket) -> dict[str, bytes]:
-    """Everything in the bucket, past the proxy."""
+    """Everything of the small run in the bucket, past the proxy."""
+    return all_below(store, "tiny")
+
+
+def all_below(store: Bucket, name: str) -> dict[str, bytes]:
     files, root = pafs.FileSystem.from_uri(store.direct)
-    found = files.get_file_info(pafs.FileSelector(root, recursive=True))
+    found = files.get_file_info(pafs.FileSelector(f"{root}/{name}", recursive=True))
     return {
         info.path.removeprefix(f"{root}/"): files.open_input_stream(info.path).read()
         for info in found
@@ -66,16 +73,16 @@ def objects(store: Bucket) -> dict[str, bytes]:
     }
 
 
-def test_the_route_ends_whatever_the_server_does_now_and_then(file: Path, store: Bucket) -> None:
+def test_the_quickstart_ends_whatever_the_server_does_now_and_then(store: Bucket) -> None:
     store.misbehave(*FAULTS, every=11, match=r"/runs/here/|/runs\?", seconds=4)
-    done = command(file)
+    done = command(QUICKSTART, "--storage", store.uri)
     met = store.met()
     store.misbehave()
     assert done.returncode == 0, done.stderr[-4000:]
     assert set(met) == set(FAULTS), "every fault was really met"
     report = json.loads(done.stdout.splitlines()[-1])["result"]["report"]
-    assert report.startswith("s3://runs/here/tiny/report/")
-    left = objects(store)
+    assert report.startswith("s3://runs/here/quickstart/report/")
+    left = all_below(store, "quickstart")
     assert not any("/.state/" in name for name in left)
     everything = b"".join(left.values()) + (done.stdout + done.stderr).encode()
     assert CREDENTIALS["AWS_SECRET_ACCESS_KEY"].encode() not in everything
