@@ -25,7 +25,7 @@ from distill_ray.bench.chaos_rounds import KINDS, Course, Round, courses
 from distill_ray.bench.chaos_run import FILE, NAME, SAVE_EVERY, STEPS, WORKERS, copied, write
 from distill_ray.bench.machine import provenance
 
-TOLERANCE = 1e-2
+TOLERANCE = 1e-4
 """Of a tensor's largest weight: what other sums may come to where workers became fewer."""
 MADE = "made"
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from distill_ray.config.load import load_config
+from distill_ray.config.load import flags, load_config
 
 app = typer.Typer(
     help="Cluster files for a run, their check, and the watch for spot notices.",
@@ -44,8 +44,8 @@ def render_command(
     from distill_ray.cluster.render import FILLS, render
 
     _require(provider, FILLS)
-    flags = [*(overrides or []), *([f"storage={storage}"] if storage is not None else [])]
-    made = render(provider, load_config(config, flags), str(config), _pairs(fill or []))
+    cfg = load_config(config, flags(overrides, storage))
+    made = render(provider, cfg, str(config), _pairs(fill or []))
     for name, text in made.items():
         if out is None:
             sys.stdout.write(text if len(made) == 1 else f"# {name}\n{text}---\n")

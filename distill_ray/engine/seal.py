@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from distill_ray.config.fingerprint import file_sha256
+
 SEAL = "seal-{part}.json"
 
 
@@ -78,11 +80,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def _digest(file: Path) -> list[object]:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    return [file.stat().st_size, digest.hexdigest()]
+    return [file.stat().st_size, file_sha256(file)]
 
 
 def _of(body: object) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from distill_ray.config.cache import cache_folder
 from distill_ray.config.errors import InputError, Problem
+from distill_ray.config.fingerprint import file_sha256
 
 DAMAGED = "an artifact is damaged:"
 REMOVE = "Remove {folder}; the same command makes it again."
@@ -36,15 +37,6 @@ class DamagedError(InputError):
         return cls(DAMAGED, [problem])
 
 
-def sha256(file: Path) -> str:
-    """Digest of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def damage(folder: Path, digests: Mapping[str, str]) -> str | None:
     """The first file that isn't there or isn't what it was; None when all are.
 
@@ -58,7 +50,7 @@ def damage(folder: Path, digests: Mapping[str, str]) -> str | None:
         if not file.is_file():
             return name
         state = [*_state(file), digest]
-        if known.get(name) != state and sha256(file) != digest:
+        if known.get(name) != state and file_sha256(file) != digest:
             return name
         found[name] = state
     if any(known.get(name) != state for name, state in found.items()):
