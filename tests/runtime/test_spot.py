@@ -71,7 +71,9 @@ def test_an_answer_that_cannot_be_read_does_not_end_the_watch(
     with served(Ec2) as service:
         service.give(garbage)
         threading.Timer(0.1, service.give, [instance_action(60)]).start()
-        watch(AwsMetadata(service.url), drained.append, lambda text: None)
+        metadata = AwsMetadata(service.url)
+        metadata.interval_s = 0.02
+        watch(metadata, drained.append, lambda text: None)
     assert len(drained) == 1 and drained[0].what.startswith("terminate")
 
 
