@@ -11,7 +11,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -74,9 +74,9 @@ def chaos(
         tell: gets a line now and then.
     """
     planned = courses(kinds, kills, seed)
-    with ExitStack() as stack:
-        bench = _Bench(folder, tell, stack)
-        took = bench.make()
+    bench = _Bench(folder, tell)
+    took = bench.make()
+    with closing(bench.start_nodes()):
         rounds = [bench.disturb(number, course) for number, course in enumerate(planned, start=1)]
     settings = {"kinds": list(kinds), "kills": kills, "seed": seed, "workers": WORKERS}
     settings |= {"steps": STEPS, "save_every": SAVE_EVERY, "tolerance": TOLERANCE}
@@ -84,12 +84,11 @@ def chaos(
 
 
 class _Bench:
-    """The undisturbed run, and the cluster for those that need one."""
+    """The undisturbed run, and the cluster for the disturbed ones."""
 
-    def __init__(self, folder: Path, tell: Callable[[str], None], stack: ExitStack) -> None:
-        self._folder, self._tell, self._stack = folder, tell, stack
+    def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
+        self._folder, self._tell = folder, tell
         (folder / "ray").mkdir(parents=True, exist_ok=True)
-        self._nodes: Nodes | None = None
         kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
         ours = {"RAY_TMPDIR": str(folder / "ray"), "DISTILL_RAY_CACHE": str(folder / "cache")}
         self._env = {**kept, **ours}
@@ -101,30 +100,38 @@ class _Bench:
             return float(json.loads(note.read_text())["seconds"])
         self._tell("making the undisturbed run")
         began = time.monotonic()
-        with closing(self._driver(["distill", str(config)], self._env, "made")) as driver:
+        with closing(self._driver(["distill", str(config)], "made")) as driver:
             if driver.wait(PATIENCE_S) != 0:
                 raise RuntimeError(f"the undisturbed run failed:\n{driver.last_words()}")
         took = time.monotonic() - began
         note.write_text(json.dumps({"seconds": took}))
         return took
 
-    def _driver(self, arguments: Sequence[str], env: dict[str, str], name: str) -> Driver:
-        return Driver(arguments, env, self._folder / f"{name}.log")
+    def start_nodes(self) -> Nodes:
+        """The cluster for all disturbed runs."""
+        self._env |= {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(16),
+            # Looks for nodes that are about to go as often as a short notice needs it.
+            "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
+        }
+        self._nodes = Nodes(self._env, self._folder / "nodes.log")
+        return self._nodes
+
+    def _driver(self, arguments: Sequence[str], name: str) -> Driver:
+        return Driver(arguments, self._env, self._folder / f"{name}.log")
 
     def disturb(self, number: int, course: Course) -> Round:
         """One run of the stage under test, with its kills."""
         kind, name = KINDS[course.kind], f"run-{number}"
         storage = copied(self._folder / MADE, self._folder / name, kind.stage)
+        address = self._nodes.ask("have", count=WORKERS - 1)["address"]
+        began = time.monotonic()
         arguments = [kind.stage, str(self._folder / FILE), "--storage", str(storage)]
-        env, nodes, began = self._env, None, time.monotonic()
-        if kind.nodes:
-            nodes, cluster_env = self._cluster()
-            env = {**env, **cluster_env}
-            address = nodes.ask("have", count=1)["address"]
-            arguments += ["--set", f"cluster.address={address}"]
+        arguments += ["--set", f"cluster.address={address}"]
         if kind.fewest is not None:
             arguments += ["--set", f"cluster.min_workers={kind.fewest}"]
-        with closing(self._driver(arguments, env, name)) as driver:
+        with closing(self._driver(arguments, name)) as driver:
             disturbed = Disturbed(
                 course,
                 driver,
@@ -132,7 +139,7 @@ class _Bench:
                 steps=STEPS,
                 switches=self._switches(),
                 trial_s=self._trial_s(),
-                nodes=nodes,
+                nodes=self._nodes,
             )
             code = disturbed.to_the_end(kind)
         found = differences(kind.stage, self._folder / MADE, storage) if code == 0 else {}
@@ -144,20 +151,6 @@ class _Bench:
         if not round_.problems(SAVE_EVERY, TOLERANCE):
             shutil.rmtree(storage)  # Else it stays for a look at it, where the folder does.
         return round_
-
-    def _cluster(self) -> tuple[Nodes, dict[str, str]]:
-        """The nodes, started when they are first needed, and what a driver must know of them."""
-        if self._nodes is None:
-            self._secret = {
-                "RAY_AUTH_MODE": "token",
-                "RAY_AUTH_TOKEN": secrets.token_hex(16),
-                # Looks for nodes that are about to go as often as a short notice needs it.
-                "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
-            }
-            log = self._folder / "nodes.log"
-            self._nodes = Nodes({**self._env, **self._secret}, log)
-            self._stack.callback(self._nodes.close)
-        return self._nodes, self._secret
 
     def _switches(self) -> list[int]:
         """Steps at which the student's teacher changed."""

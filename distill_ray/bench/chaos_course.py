@@ -43,7 +43,7 @@ class Disturbed:
         steps: int,
         switches: Sequence[int],
         trial_s: float,
-        nodes: Nodes | None,
+        nodes: Nodes,
     ) -> None:
         """Take over a run that has just been started.
 
@@ -54,7 +54,7 @@ class Disturbed:
             steps: of the training.
             switches: steps at which its teacher changes.
             trial_s: how long a probe takes.
-            nodes: of its cluster, if it has one.
+            nodes: of its cluster.
         """
         self.driver, self.nodes, self.kills = driver, nodes, list[Kill]()
         self._course, self._storage, self._steps = course, storage, steps
@@ -112,11 +112,11 @@ class Disturbed:
         victim = self._one_of(TRIAL)
         if victim is None:
             return None
-        before = {process.pid for process in self.driver.below(TRIAL)}
+        before = {process.pid for process in self.nodes.below(TRIAL)}
         at = time.monotonic()
         victim.kill()
         while not self.driver.over() and time.monotonic() < at + PATIENCE_S:
-            if any(process.pid not in before for process in self.driver.below(TRIAL)):
+            if any(process.pid not in before for process in self.nodes.below(TRIAL)):
                 return Kill(0, None, time.monotonic() - at)
             time.sleep(0.1)
         return Kill(0, None, None)
@@ -125,7 +125,7 @@ class Disturbed:
         """A process of the run, as soon as there is one; None if the run ends before."""
         until = time.monotonic() + PATIENCE_S
         while not self.driver.over() and time.monotonic() < until:
-            if found := self.driver.below(word):
+            if found := self.nodes.below(word):
                 return self._draw.choice(found)
             time.sleep(0.2)
         return None
@@ -141,7 +141,7 @@ class Disturbed:
 
     def kill_uploading(self) -> tuple[float, dict[str, object]] | None:
         """A worker as soon as the files of a new checkpoint begin to be there."""
-        workers, old = self.driver.below("RayTrainWorker"), set(self._checkpoints())
+        workers, old = self.nodes.below("RayTrainWorker"), set(self._checkpoints())
         while not self.driver.over() and workers:
             new = [folder for folder in self._checkpoints() if folder not in old]
             if new:
@@ -164,7 +164,6 @@ class Disturbed:
 
     def kill_node(self) -> tuple[float, dict[str, object]] | None:
         """The node beside the head; another one comes."""
-        assert self.nodes is not None
         at = time.monotonic()
         self.nodes.ask("lose")
         self.nodes.ask("add")
@@ -172,14 +171,12 @@ class Disturbed:
 
     def kill_node_for_good(self) -> tuple[float, dict[str, object]] | None:
         """The node beside the head; none comes."""
-        assert self.nodes is not None
         at = time.monotonic()
         self.nodes.ask("lose")
         return at, {}
 
     def drain_node(self) -> tuple[float, dict[str, object]] | None:
         """As the spot market does it: announced, with another one in its place, then gone."""
-        assert self.nodes is not None
         announced = time.monotonic()
         self.nodes.ask("drain", deadline_s=NOTICE_S)
         self.nodes.ask("add")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from distill_ray.bench.chaos_rounds import Seen
-from distill_ray.bench.processes import Process, below, end
+from distill_ray.bench.processes import below, end
 
 END_S = 60.0
 """What Ray gets to end by itself once its driver is gone."""
@@ -79,13 +79,9 @@ class Driver:
         """Whether it has ended and everything that it said is there."""
         return self._process.poll() is not None and not self._reader.is_alive()
 
-    def below(self, word: str = "") -> list[Process]:
-        """Processes that it has started, directly or not, with a word in their command."""
-        return [process for process in below(self._process.pid) if word in process.command]
-
     def kill(self) -> None:
-        """End it at once, as the system does, and wait until its Ray is gone too."""
-        left = self.below()
+        """End it at once, as the system does, and wait until what it has started is gone too."""
+        left = below(self._process.pid)
         self._process.kill()
         self._process.wait()
         end(left, END_S)
@@ -103,7 +99,7 @@ class Driver:
     def close(self) -> None:
         """Leave nothing of it behind."""
         if self._process.poll() is None:
-            left = self.below()
+            left = below(self._process.pid)
             os.kill(self._process.pid, signal.SIGINT)
             if self.wait(END_S) is None:
                 self._process.kill()

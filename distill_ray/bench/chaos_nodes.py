@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from distill_ray.bench.processes import below, end
+from distill_ray.bench.processes import Process, below, end
 
 END_S = 60.0
 
@@ -54,6 +54,10 @@ class Nodes:
         if "error" in found:
             raise RuntimeError(f"{what}: {found['error']}")
         return found
+
+    def below(self, word: str) -> list[Process]:
+        """Processes of all nodes with a word in their command."""
+        return [process for process in below(self._process.pid) if word in process.command]
 
     def close(self) -> None:
         """End all of them."""

@@ -20,7 +20,8 @@ A small student of random weights is distilled on two workers from a teacher wit
 {steps} steps with a checkpoint every {save_every}, and a control after it. First nothing is killed.
 Then the stage is made again and again from the same artifacts, and in each run something is killed
 with SIGKILL, once or several times, at moments drawn at random before it starts. The command is the
-real one in a process of its own; nodes are raylets on this machine, each with room for one worker.
+real one in a process of its own; it joins a cluster of two nodes, raylets on this machine with room
+for one worker each.
 
 - *steps lost*: the last step that was told before the kill, minus the one that it went on from. A
   probe isn't saved: it starts again, and what it lost isn't counted in steps.

@@ -21,8 +21,6 @@ class Kind:
     """Is killed, for people."""
     stage: str = "distill"
     """Is at work then."""
-    nodes: bool = False
-    """Whether it needs a cluster of several nodes."""
     fewest: int | None = None
     """Workers with which training goes on; none where it waits until all are there again."""
     per_run: int = 5
@@ -40,11 +38,9 @@ KINDS: Mapping[str, Kind] = {
     "upload": Kind("a worker, while a checkpoint is uploaded"),
     "switch": Kind("a worker, around a switch of the teacher's checkpoint"),
     "driver": Kind("the driver; then the same command again", per_run=2),
-    "node": Kind("a node; then another one comes", nodes=True, per_run=2),
-    "fewer": Kind("a node; none comes, one worker goes on", nodes=True, fewest=1, per_run=1),
-    "drain": Kind(
-        "a node that was announced to go; another one comes", nodes=True, per_run=1, latest=0.2
-    ),
+    "node": Kind("a node; then another one comes", per_run=2),
+    "fewer": Kind("a node; none comes, one worker goes on", fewest=1, per_run=1),
+    "drain": Kind("a node that was announced to go; another one comes", per_run=1, latest=0.2),
     "trial": Kind("the process of a probe", stage="probe"),
 }
 

@@ -33,10 +33,10 @@ class Nodes:
         """The oldest one first."""
 
     def have(self, count: int) -> dict[str, Any]:
-        """Start afresh with so many nodes beside the head."""
-        while self._beside:
+        """See to it that there are so many nodes beside the head."""
+        while len(self._beside) > count:
             self.lose()
-        for _ in range(count):
+        while len(self._beside) < count:
             self.add()
         return {"address": self._cluster.address}
 
