@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tiny
+from pyarrow.parquet import read_table
 from ranks import together, train_part
 
 from distill_ray.config.training import LoraConfig
 from distill_ray.engine import checkpoint
+from distill_ray.engine.job import DataSpec
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -43,6 +46,10 @@ CASES = {
 }
 
 
+def row_ids(data: DataSpec, stream: str) -> list[str]:
+    return read_table(data.folder / "packed" / stream / "train")["row_id"].to_pylist()
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_more_or_fewer_workers_go_on_with_the_same_steps(builder, tmp_path: Path, name) -> None:
     case = CASES[name]
@@ -62,6 +69,11 @@ def test_more_or_fewer_workers_go_on_with_the_same_steps(builder, tmp_path: Path
     np.testing.assert_allclose(losses, straight[0]["loss"], rtol=case.loss)
     assert rows == Counter(row for rank in straight for row in rank["rows"])
     assert sum(rows.values()) == STEPS * work.training.batch_rows
+    for stream in work.training.mix:
+        seen = [rows[row] for row in row_ids(work.data, stream)]
+        rounds = sum(seen) / len(seen)
+        assert set(seen) <= {floor(rounds), ceil(rounds)}, "each row once an epoch"
+    assert all(rows[row] for row in row_ids(work.data, "notes")), "a whole epoch, and more"
     for key, weight in straight[0]["weights"].items():
         np.testing.assert_allclose(parts[0]["weights"][key], weight, atol=case.weight, err_msg=key)
     assert parts[0]["moments"] == (
