@@ -9,6 +9,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 
+from distill_ray.runtime.environment import prepare
+
+# Ray reads it when it is imported, so before the test modules are.
+prepare(None)
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():

@@ -8,10 +8,6 @@ import pytest
 from findings import config
 
 from distill_ray.config import RunConfig
-from distill_ray.runtime.environment import prepare
-
-# Ray reads it when it is imported, so before the test modules are.
-prepare(None)
 
 
 @pytest.fixture(scope="session")
