@@ -39,7 +39,7 @@ KINDS: Mapping[str, Kind] = {
     "switch": Kind("a worker, around a switch of the teacher's checkpoint"),
     "driver": Kind("the driver; then the same command again", per_run=2),
     "node": Kind("a node; then another one comes", per_run=2),
-    "fewer": Kind("a node; none comes, one worker goes on", fewest=1, per_run=1),
+    "fewer": Kind("a node; none comes, one worker goes on", fewest=1, per_run=1, latest=0.5),
     "drain": Kind("a node that was announced to go; another one comes", per_run=1, latest=0.2),
     "trial": Kind("the process of a probe", stage="probe"),
 }
@@ -164,6 +164,8 @@ class Round:
         found = [] if self.survived else ["didn't survive"]
         if self.missed:
             found.append(f"{self.missed} kills came too late")
+        if any(kill.recovery_s is None for kill in self.kills):
+            found.append("a kill after which work wasn't seen to go on")
         limit = 0.0 if self.kind.exact else tolerance
         if self.survived and (self.difference is None or not self.difference <= limit):
             found.append(f"differs by {self.difference}, not at most {limit:g}")

@@ -92,6 +92,7 @@ WORKER = Round(
         (replace(WORKER), ""),
         (replace(WORKER, survived=False, differences={}), "didn't survive"),
         (replace(WORKER, kills=WORKER.kills[:1]), "1 kills came too late"),
+        (replace(WORKER, kills=(Kill(400, None, None),)), "wasn't seen to go on"),
         (replace(WORKER, differences={"a": 1e-9}), "differs"),
         (replace(WORKER, differences={"a": math.nan}), "differs"),
         (replace(WORKER, differences={}), "differs"),
