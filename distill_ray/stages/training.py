@@ -50,6 +50,7 @@ from distill_ray.stages.set_aside import (
     raise_reason,
 )
 from distill_ray.stages.teacher_pool import PoolRefusedError, teacher_pools
+from distill_ray.stages.trainer import LeanTrainer
 
 
 def train(run: Run, orders: Sequence[Order]) -> None:
@@ -77,7 +78,7 @@ def train(run: Run, orders: Sequence[Order]) -> None:
         teacher_pools(run, orders, box) as started,
         awaited(run.progress, stage, wanted),
     ):
-        trainer = ray.train.torch.TorchTrainer(
+        trainer = LeanTrainer(
             _worker,
             train_loop_config={
                 "orders": list(orders),
@@ -96,6 +97,7 @@ def train(run: Run, orders: Sequence[Order]) -> None:
                 checkpoint_config=kept(),
             ),
             torch_config=MeetingConfig(timeout_s=int(run.cfg.cluster.worker_timeout_s)),
+            on_cluster=run.cfg.cluster.address is not None,
         )
         with _interruptible():
             trainer.fit()
