@@ -51,11 +51,15 @@ class Manifest:
 
     @classmethod
     def of(cls, folder: Storage) -> Manifest:
-        """That of an artifact's folder.
+        """That of an artifact's folder; of a remote one, it is read once.
 
         Raises:
             DamagedError: it isn't what was written.
         """
+        return folder.once(MANIFEST, lambda: cls._read(folder))
+
+    @classmethod
+    def _read(cls, folder: Storage) -> Manifest:
         place = folder.sub(MANIFEST).uri
         try:
             found = json.loads(folder.read_bytes(MANIFEST))
@@ -102,7 +106,10 @@ class Artifact:
         Raises:
             DamagedError: it was, and files of it are missing or cut off.
         """
-        if not self.storage.exists(f"{self.path}/{MANIFEST}"):
+        return self.folder.once("whole", self._is_whole)
+
+    def _is_whole(self) -> bool:
+        if not _has_manifest(self.folder):
             return False
         there = self.folder.sizes()
         for name, size in self.manifest().sizes.items():
@@ -210,7 +217,7 @@ def read_file(artifact: Storage, name: str) -> bytes:
         DamagedError: it isn't what was written.
     """
     data = artifact.read_bytes(name)
-    written = Manifest.of(artifact).files.get(name) if artifact.exists(MANIFEST) else None
+    written = Manifest.of(artifact).files.get(name) if _has_manifest(artifact) else None
     if written is not None and hashlib.sha256(data).hexdigest() != written:
         raise DamagedError.of(artifact.sub(name).uri, "isn't what was written.", artifact.uri)
     return data
@@ -227,7 +234,7 @@ def local_folder(artifact: Storage, path: str = "") -> Path:
         DamagedError: a file isn't what was written.
         InputError: this machine doesn't see the artifact.
     """
-    if not artifact.exists(MANIFEST):
+    if not _has_manifest(artifact):
         what = f"isn't seen by {socket.gethostname()}."
         problem = Problem("storage", f"{artifact.uri} {what}", SHARED_FIX)
         raise InputError("an artifact is missing:", [problem])
@@ -248,6 +255,10 @@ def local_folder(artifact: Storage, path: str = "") -> Path:
         shutil.rmtree(folder, ignore_errors=True)  # The copy may be what was damaged.
     what = "isn't what was written."
     raise DamagedError.of(artifact.sub(f"{below}{name}").uri, what, artifact.uri)
+
+
+def _has_manifest(folder: Storage) -> bool:
+    return folder.once("has a manifest", lambda: folder.exists(MANIFEST))
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

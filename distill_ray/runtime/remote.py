@@ -25,6 +25,9 @@ class PatientS3(pafs.S3FileSystem):  # type: ignore[misc]
         super().__init__(**options, retry_strategy=retry)
         self.options = options
 
+    def create_dir(self, path: str, *, recursive: bool = True) -> None:
+        """Nothing: a file's name is all of its path. pyarrow writes an object for each folder."""
+
     def __reduce__(self) -> tuple[Any, ...]:
         """pyarrow's own pickle forgets the retries."""
         return PatientS3, (self.options,)

@@ -7,10 +7,10 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pyarrow import fs as pafs
 
@@ -23,12 +23,14 @@ FLAT = ("s3", "gcs")
 """Object stores: they have no folders, an object's name is its path."""
 PART = ".part"
 """Ends the name of a file that is being written; one that stays was cut off."""
+Found = TypeVar("Found")
 
 
 class Storage:
     """Folders below one root. Local roots are used in place; remote ones through copies."""
 
     def __init__(self, uri: str) -> None:
+        self._known: dict[tuple[str, str], Any] = {}
         self.local = "://" not in uri or uri.startswith("file://")
         if self.local:
             root = Path(uri.removeprefix("file://")).expanduser().absolute()
@@ -40,6 +42,10 @@ class Storage:
             except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError.
                 problem = Problem("storage", f"{self.uri} can't be used ({error}).", STORAGE_FIX)
                 raise InputError("the storage can't be used:", [problem]) from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What is known stays in its process."""
+        return Storage, (self.uri,)
 
     @property
     def place(self) -> dict[str, Any]:
@@ -53,7 +59,22 @@ class Storage:
         if not path:
             return self
         base, question, query = self.uri.partition("?")
-        return Storage(f"{base}/{path}{question}{query}")
+        below = object.__new__(Storage)  # With the same client, and what it knows.
+        below.__dict__ |= self.__dict__
+        below.uri, below._root = f"{base}/{path}{question}{query}", f"{self._root}/{path}"
+        return below
+
+    def once(self, what: str, find: Callable[[], Found]) -> Found:
+        """What is found of this folder that doesn't change any more.
+
+        A local folder is looked at each time. A remote one is asked once, until one of its files is
+        written or deleted here; an answer that is false is asked for again.
+        """
+        if self.local:
+            return find()
+        if not (found := self._known.get((self._root, what))):
+            found = self._known[self._root, what] = find()
+        return found
 
     def check_writable(self) -> None:
         """Write and remove a small file.
@@ -84,6 +105,7 @@ class Storage:
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a file so that it is there whole or not at all."""
         target = f"{self._root}/{path}"
+        self._forget(target)
         if self._fs.type_name not in FLAT:
             self._fs.create_dir(target.rpartition("/")[0], recursive=True)
         if self.local:
@@ -105,11 +127,12 @@ class Storage:
 
     def delete(self, path: str) -> None:
         """Remove a folder or a file, if it is there."""
-        kind = self._info(path).type
+        target, kind = f"{self._root}/{path}", self._info(path).type
+        self._forget(target)
         if kind == pafs.FileType.File:
-            self._fs.delete_file(f"{self._root}/{path}")
+            self._fs.delete_file(target)
         elif kind != pafs.FileType.NotFound:
-            self._fs.delete_dir(f"{self._root}/{path}")
+            self._fs.delete_dir(target)
 
     def free_bytes(self) -> int | None:
         """Room on the disk that a local storage is on; None for a remote one."""
@@ -180,6 +203,12 @@ class Storage:
         digest = hashlib.sha256(f"{self.uri}/{path} {state}".encode()).hexdigest()[:16]
         source = f"{self._root}/{path}".rstrip("/")
         return kept(digest, lambda part: self._copy_to(source, part))
+
+    def _forget(self, target: str) -> None:
+        """What is known of folders that it lies in, or that lie in it."""
+        for root, what in list(self._known):
+            if f"{target}/".startswith(f"{root}/") or root.startswith(f"{target}/"):
+                del self._known[root, what]
 
     def _copy_to(self, source: str, folder: Path) -> None:
         pafs.copy_files(source, str(folder), source_filesystem=self._fs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,40 @@ def test_room_is_that_of_the_disk_even_before_the_folder_is_there(storage: Stora
     there, below = storage.free_bytes(), storage.sub("not/yet").free_bytes()
     assert there is not None and below is not None
     assert there > 0 and below > 0
+
+
+def test_a_remote_folder_is_asked_once_and_a_local_one_each_time(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def find(answer: str) -> Callable[[], str]:
+        return lambda: asked.append(answer) or answer
+
+    remote, local = Storage(f"fsspec+memory://{tmp_path}/once"), Storage(str(tmp_path))
+    for answer in ("", "first", "second"):
+        assert remote.sub("a/b").once("what", find(answer)) == ("first" if answer else "")
+        assert local.sub("a/b").once("what", find(answer)) == answer
+    assert asked == ["", "", "first", "first", "second"]
+    assert pickle.loads(pickle.dumps(remote)).sub("a/b").once("what", find("third")) == "third"
+    assert remote.sub("a/b").once("other", find("third")) == "third"
+
+
+@pytest.mark.parametrize(
+    ("change", "known"),
+    [
+        (lambda s: s.write_bytes("a/b/c/file", b""), "asked"),
+        (lambda s: s.sub("a/b").write_bytes("file", b""), "asked"),
+        (lambda s: s.delete("a/b/file"), "asked"),
+        (lambda s: s.sub("a").delete("b"), "asked"),
+        (lambda s: s.delete("a"), "asked"),
+        (lambda s: s.write_bytes("a/file", b""), "known"),
+        (lambda s: s.sub("a/bc").write_bytes("file", b""), "known"),
+        (lambda s: s.delete("a/bc"), "known"),
+    ],
+)
+def test_a_remote_folder_that_was_changed_here_is_asked_again(
+    tmp_path: Path, change: Callable[[Storage], None], known: str
+) -> None:
+    storage = Storage(f"fsspec+memory://{tmp_path}/changed")
+    assert storage.sub("a/b").once("what", lambda: "known") == "known"
+    change(storage)
+    assert storage.sub("a/b").once("what", lambda: "asked") == known
