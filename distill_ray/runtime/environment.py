@@ -24,6 +24,9 @@ DRIVER_ENV = {
     # Seconds between a Train controller's looks at its workers. A worker that reports a checkpoint
     # waits for the look at the one before: at Ray's 2.0, small jobs wait more than they compute.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # How long a group waits for room before Train counts anew what there is. Ray takes a node that
+    # was killed for there a while longer: at Ray's 60, fewer workers would go on a minute later.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
 }
 
 
