@@ -6,8 +6,8 @@ from typing import Any
 
 from pyarrow import fs as pafs
 
-ATTEMPTS = 6
-"""Of each request, with growing pauses: a server that stays away costs a request 20 s."""
+ATTEMPTS = 10
+"""Of each request, with pauses that double: a server that stays away costs a request 25 s."""
 CONNECT_S = 10.0
 ANSWER_S = 30.0
 """Without a byte. The AWS library's own 3 s are less than a busy server takes now and then."""
@@ -21,7 +21,9 @@ class PatientS3(pafs.S3FileSystem):  # type: ignore[misc]
     """
 
     def __init__(self, options: dict[str, Any]) -> None:
-        retry = pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)
+        # Not the standard one: its budget of 100 retries is a client's for all its life, since
+        # pyarrow never tells it of what succeeded. The next fault would then end the run.
+        retry = pafs.AwsDefaultS3RetryStrategy(max_attempts=ATTEMPTS)
         super().__init__(**options, retry_strategy=retry)
         self.options = options
 
