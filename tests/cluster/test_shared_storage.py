@@ -16,6 +16,7 @@ import psutil
 import pytest
 import yaml
 from findings import config
+from head import clean_environment
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 RAY = Path(sys.executable).parent / "ray"
@@ -33,7 +34,8 @@ def port() -> int:
 def environment(tmp_path: Path) -> dict[str, str]:
     own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     own |= {"DISTILL_RAY_CACHE": str(tmp_path / "cache"), "RAY_USAGE_STATS_ENABLED": "0"}
-    return {**os.environ, **own}
+    # Of Ray's variables only these: the tests' own Ray has no peers.
+    return clean_environment(tmp_path, **own)
 
 
 @pytest.fixture
