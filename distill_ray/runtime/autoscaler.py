@@ -14,6 +14,8 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 
 VERDICT_S = 90.0
 """For the autoscaler's verdict; it looks every five seconds, unless it is starting a node."""
+SURE_S = 20.0
+"""For so long it must be called infeasible: a node that is just going still counts for a while."""
 LOOK_S = 0.5
 
 
@@ -47,7 +49,7 @@ def may_have(bundles: Sequence[Mapping[str, float]], labels: Mapping[str, str] |
 
 def _verdict(group: PlacementGroup) -> bool:
     client, name = GcsClient(_address()), group.id.hex()
-    until, asked_at = time.monotonic() + VERDICT_S, None
+    until, asked_at, refused_at = time.monotonic() + VERDICT_S, None, None
     while time.monotonic() < until:
         if group.wait(timeout_seconds=0):
             return True
@@ -57,7 +59,11 @@ def _verdict(group: PlacementGroup) -> bool:
             asked_at = status.cluster_resource_state.cluster_resource_state_version
         seen = status.autoscaling_state.last_seen_cluster_resource_state_version
         if asked_at is not None and seen >= asked_at:
-            return not _among(name, status.autoscaling_state.infeasible_gang_resource_requests)
+            if not _among(name, status.autoscaling_state.infeasible_gang_resource_requests):
+                return True
+            refused_at = refused_at or time.monotonic()
+        if refused_at is not None and time.monotonic() - refused_at >= SURE_S:
+            return False
         time.sleep(LOOK_S)
     return False
 
