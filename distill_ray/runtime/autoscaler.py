@@ -15,7 +15,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 VERDICT_S = 90.0
 """For the autoscaler's verdict; it looks every five seconds, unless it is starting a node."""
 SURE_S = 20.0
-"""For so long it must be called infeasible: a node that is just going still counts for a while."""
+"""For so long it must be called infeasible: a verdict may pass, as nodes come and go."""
 LOOK_S = 0.5
 
 
