@@ -109,7 +109,7 @@ class Artifact:
         return self.folder.once("whole", self._is_whole)
 
     def _is_whole(self) -> bool:
-        if not _has_manifest(self.folder):
+        if not has_manifest(self.folder):
             return False
         there = self.folder.sizes()
         for name, size in self.manifest().sizes.items():
@@ -217,7 +217,7 @@ def read_file(artifact: Storage, name: str) -> bytes:
         DamagedError: it isn't what was written.
     """
     data = artifact.read_bytes(name)
-    written = Manifest.of(artifact).files.get(name) if _has_manifest(artifact) else None
+    written = Manifest.of(artifact).files.get(name) if has_manifest(artifact) else None
     if written is not None and hashlib.sha256(data).hexdigest() != written:
         raise DamagedError.of(artifact.sub(name).uri, "isn't what was written.", artifact.uri)
     return data
@@ -234,7 +234,7 @@ def local_folder(artifact: Storage, path: str = "") -> Path:
         DamagedError: a file isn't what was written.
         InputError: this machine doesn't see the artifact.
     """
-    if not _has_manifest(artifact):
+    if not has_manifest(artifact):
         what = f"isn't seen by {socket.gethostname()}."
         problem = Problem("storage", f"{artifact.uri} {what}", SHARED_FIX)
         raise InputError("an artifact is missing:", [problem])
@@ -257,7 +257,8 @@ def local_folder(artifact: Storage, path: str = "") -> Path:
     raise DamagedError.of(artifact.sub(f"{below}{name}").uri, what, artifact.uri)
 
 
-def _has_manifest(folder: Storage) -> bool:
+def has_manifest(folder: Storage) -> bool:
+    """Whether an artifact is there; a remote one that was once there isn't asked for again."""
     return folder.once("has a manifest", lambda: folder.exists(MANIFEST))
 
 

@@ -62,8 +62,8 @@ def _verdict(group: PlacementGroup) -> bool:
             if not _among(name, status.autoscaling_state.infeasible_gang_resource_requests):
                 return True
             refused_at = refused_at or time.monotonic()
-        if refused_at is not None and time.monotonic() - refused_at >= SURE_S:
-            return False
+            if time.monotonic() - refused_at >= SURE_S:
+                return False
         time.sleep(LOOK_S)
     return False
 

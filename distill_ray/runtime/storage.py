@@ -169,6 +169,7 @@ class Storage:
             return
         with tempfile.TemporaryDirectory(prefix="distill-ray-") as scratch:
             yield Path(scratch)
+            self._forget(f"{self._root}/{path}")
             self._fs.create_dir(f"{self._root}/{path}", recursive=True)
             pafs.copy_files(
                 scratch,

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 from distill_ray.models.ref import ModelRef
-from distill_ray.runtime.artifacts import MANIFEST, local_folder, read_file
+from distill_ray.runtime.artifacts import has_manifest, local_folder, read_file
 from distill_ray.runtime.storage import Storage
 
 CURVE = "curve.json"
@@ -33,5 +33,5 @@ def _fetched(uri: str) -> str:
     if name == BEST:
         name = json.loads(read_file(artifact, CURVE))["best"]
     folder = f"checkpoints/{name}"
-    made_here = artifact.exists(MANIFEST)  # Else a user's own, of which nothing is known.
+    made_here = has_manifest(artifact)  # Else a user's own, of which nothing is known.
     return str(local_folder(artifact, folder) if made_here else artifact.sub(folder).get())

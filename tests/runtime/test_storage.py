@@ -70,15 +70,22 @@ def test_a_remote_folder_is_asked_once_and_a_local_one_each_time(tmp_path: Path)
     assert remote.sub("a/b").once("other", find("third")) == "third"
 
 
+def fill(storage: Storage, path: str) -> None:
+    with storage.folder(path) as folder:
+        (folder / "file").write_bytes(b"")
+
+
 @pytest.mark.parametrize(
     ("change", "known"),
     [
         (lambda s: s.write_bytes("a/b/c/file", b""), "asked"),
         (lambda s: s.sub("a/b").write_bytes("file", b""), "asked"),
+        (lambda s: fill(s, "a/b/c"), "asked"),
         (lambda s: s.delete("a/b/file"), "asked"),
         (lambda s: s.sub("a").delete("b"), "asked"),
         (lambda s: s.delete("a"), "asked"),
         (lambda s: s.write_bytes("a/file", b""), "known"),
+        (lambda s: fill(s, "a/c"), "known"),
         (lambda s: s.sub("a/bc").write_bytes("file", b""), "known"),
         (lambda s: s.delete("a/bc"), "known"),
     ],
