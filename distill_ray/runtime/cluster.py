@@ -7,8 +7,9 @@ import os
 import socket
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from distill_ray.config.serving import PoolServing
 from distill_ray.runtime.autoscaler import grows, may_have
 from distill_ray.runtime.capacity import capacity_problems
 from distill_ray.runtime.environment import TOKEN_FIX, WORKER_ENV, python_path, variables_set
-from distill_ray.runtime.progress import Event, Progress
+from distill_ray.runtime.progress import Event, Progress, Silent
 
 log = logging.getLogger(__name__)
 KNOCK_S = 20.0
@@ -37,7 +38,9 @@ def is_up() -> bool:
     return bool(ray.is_initialized())
 
 
-def ensure_ray(cfg: ClusterConfig, pools: Sequence[PoolServing] = ()) -> None:
+def ensure_ray(
+    cfg: ClusterConfig, pools: Sequence[PoolServing] = (), progress: Progress | None = None
+) -> None:
     """Start or join Ray, once.
 
     Raises:
@@ -45,7 +48,7 @@ def ensure_ray(cfg: ClusterConfig, pools: Sequence[PoolServing] = ()) -> None:
     """
     if not is_up():
         _init(cfg)
-    check_capacity(cfg, pools)
+    check_capacity(cfg, pools, progress or Silent())
 
 
 def _init(cfg: ClusterConfig) -> None:
@@ -116,7 +119,7 @@ def hush(library: str) -> None:
     logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
-def check_capacity(cfg: ClusterConfig, pools: Sequence[PoolServing] = ()) -> None:
+def check_capacity(cfg: ClusterConfig, pools: Sequence[PoolServing], progress: Progress) -> None:
     """Refuse a demand that this cluster can't meet, and will never be able to.
 
     Raises:
@@ -125,13 +128,14 @@ def check_capacity(cfg: ClusterConfig, pools: Sequence[PoolServing] = ()) -> Non
     there = ray.cluster_resources()
     problems = capacity_problems(cfg, there.get("CPU", 0), there.get("GPU", 0), pools)
     workers = [worker_resources(cfg)] * cfg.fewest_workers
-    refuse(problems, [*workers, *pool_resources(pools)], None)
+    refuse(problems, [*workers, *pool_resources(pools)], None, progress)
 
 
 def refuse(
     problems: Sequence[Problem],
     bundles: Sequence[Mapping[str, float]],
     labels: Mapping[str, str] | None,
+    progress: Progress,
 ) -> None:
     """Refuse a demand, unless an autoscaler starts nodes for it.
 
@@ -139,14 +143,21 @@ def refuse(
         problems: what the cluster lacks as it is.
         bundles: resources that are asked for, each on one node.
         labels: that these nodes must have.
+        progress: is told what nodes are awaited, while the autoscaler decides.
 
     Raises:
         InputError: there are problems, and they will stay.
     """
-    if problems and not grows():
+    if not problems:
+        return
+    if not grows():
         raise InputError("the cluster is too small:", problems)
-    if problems and not may_have(bundles, labels):
-        raise InputError("the cluster is too small, and may not grow so far:", problems)
+    wanted: Counter[str] = Counter()
+    for bundle in bundles:
+        wanted.update(bundle)
+    with awaited(progress, "ray", wanted):
+        if not may_have(bundles, labels):
+            raise InputError("the cluster is too small, and may not grow so far:", problems)
 
 
 @contextmanager
@@ -160,17 +171,19 @@ def awaited(progress: Progress, stage: str, wanted: Mapping[str, float]) -> Iter
     """
     stop, said = threading.Event(), ""
 
-    def watch() -> None:
+    def look() -> None:
         nonlocal said
-        while not stop.wait(AWAIT_S):
-            try:
-                text = _lacking(wanted, ray.cluster_resources())
-            except Exception:
-                return  # Ray is going down.
-            if text != said:
-                progress.emit(Event("progress", stage, text or "the nodes are there"))
-            said = text
+        text = _lacking(wanted, ray.cluster_resources())
+        if text != said:
+            progress.emit(Event("note", stage, text or "the nodes are there"))
+        said = text
 
+    def watch() -> None:
+        with suppress(Exception):  # Ray is going down.
+            while not stop.wait(AWAIT_S):
+                look()
+
+    look()  # At once: what lacks now may be there before the first interval is over.
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:

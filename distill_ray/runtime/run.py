@@ -66,7 +66,7 @@ class Run:
 
         if not is_up():
             self.note("ray", "starting" if self.cfg.cluster.address is None else "joining")
-        ensure_ray(self.cfg.cluster, self.cfg.distill.pools())
+        ensure_ray(self.cfg.cluster, self.cfg.distill.pools(), self.progress)
         check_shared(self.storage, self._nodes)
 
     def artifact(self, kind: str, key: str, identity: Mapping[str, Any]) -> Artifact:

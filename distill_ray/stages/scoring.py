@@ -189,7 +189,7 @@ def _score(
 ) -> None:
     from distill_ray.stages.scoring_worker import Job, Pool, score_in_pool
 
-    pool = Pool.of(run.cfg.cluster, run.cfg.audit)
+    pool = Pool.of(run.cfg.cluster, run.cfg.audit, run.progress)
     questions = held_out_questions(shards, split)
     scoring = Scoring(
         questions=questions,

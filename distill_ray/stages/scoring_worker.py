@@ -21,6 +21,7 @@ from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.causes import outside_cause
 from distill_ray.runtime.cluster import hush, refuse, teacher_nodes
+from distill_ray.runtime.progress import Progress
 from distill_ray.stages.desk import Desk
 from distill_ray.stages.local_files import local_ref
 from distill_ray.stages.sheet_parts import Part, Scoring, score_part
@@ -49,7 +50,7 @@ class Pool:
     """Labels of the nodes that they may be on."""
 
     @classmethod
-    def of(cls, cluster: ClusterConfig, audit: AuditConfig) -> Pool:
+    def of(cls, cluster: ClusterConfig, audit: AuditConfig, progress: Progress) -> Pool:
         """That of a config.
 
         Raises:
@@ -66,7 +67,7 @@ class Pool:
         )
         each = {kind: n for kind, n in (("CPU", pool.cpus), ("GPU", pool.gpus)) if n}
         problems = list(pool._problems(ray.cluster_resources()))
-        refuse(problems, [each] * pool.smallest, pool.nodes)
+        refuse(problems, [each] * pool.smallest, pool.nodes, progress)
         return pool
 
     @property

@@ -78,7 +78,7 @@ def _fill(run: Run, order: Order, shelves: Sequence[Shelf]) -> None:
     kind, started = spec_of(order, "train").kind, time.monotonic()
     what = ", ".join(f"targets of {shelf.name}" for shelf in shelves)
     run.note(order.stage, f"computing {what}", done=0, total=len(items))
-    for number, done in enumerate(over_items(run.cfg.cluster, order, items), start=1):
+    for number, done in enumerate(over_items(run, order, items), start=1):
         shelf = by_folder[done["folder"]]
         if done["problem"] == FULL:
             raise _full(order, shelf, shelves)

@@ -17,7 +17,6 @@ import ray
 import ray.data
 import torch
 
-from distill_ray.config.cluster import ClusterConfig
 from distill_ray.config.serving import CachedServing
 from distill_ray.data.batches import Stream
 from distill_ray.engine.job import load_streams, teacher_bank
@@ -36,6 +35,7 @@ from distill_ray.runtime.cluster import (
     worker_device,
     worker_resources,
 )
+from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import Storage, is_full
 from distill_ray.stages.order import Order
 from distill_ray.stages.shelf import spec_of
@@ -50,7 +50,7 @@ MAX_BLOCKS = 1000
 Item = Mapping[str, Any]
 
 
-def over_items(cfg: ClusterConfig, order: Order, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
+def over_items(run: Run, order: Order, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
     """Make the file of each item, or find it made; yields what each holds as it is done.
 
     Raises:
@@ -62,12 +62,12 @@ def over_items(cfg: ClusterConfig, order: Order, items: Sequence[Item]) -> Itera
     left, failures = {(item["folder"], item["file"]): item for item in items}, 0
     while left:
         try:
-            for done in _pass(cfg, order, list(left.values())):
+            for done in _pass(run, order, list(left.values())):
                 del left[done["folder"], done["file"]]
                 yield done
         except ray.exceptions.RayActorError:
             failures += 1
-            if failures > cfg.max_failures:
+            if failures > run.cfg.cluster.max_failures:
                 raise
             log.warning("an actor died; going on with the %d files that are left", len(left))
         finally:
@@ -76,11 +76,11 @@ def over_items(cfg: ClusterConfig, order: Order, items: Sequence[Item]) -> Itera
             gc.collect()
 
 
-def _pass(cfg: ClusterConfig, order: Order, items: list[Item]) -> Iterator[dict[str, Any]]:
+def _pass(run: Run, order: Order, items: list[Item]) -> Iterator[dict[str, Any]]:
     """Items come checkpoint by checkpoint, so an actor seldom changes its teacher."""
     assert isinstance(order.serving, CachedServing)
-    actors = min(order.serving.actors, len(items))
-    _require_room(cfg, actors)
+    cfg, actors = run.cfg.cluster, min(order.serving.actors, len(items))
+    _require_room(run, actors)
     resources = worker_resources(cfg)
     data = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_BLOCKS))
     with warnings.catch_warnings():
@@ -101,10 +101,10 @@ def _pass(cfg: ClusterConfig, order: Order, items: list[Item]) -> Iterator[dict[
     yield from made.iter_rows()
 
 
-def _require_room(cfg: ClusterConfig, actors: int) -> None:
-    there = ray.cluster_resources()
+def _require_room(run: Run, actors: int) -> None:
+    cfg, there = run.cfg.cluster, ray.cluster_resources()
     problems = actor_problems(cfg, actors, there.get("CPU", 0), there.get("GPU", 0))
-    refuse(problems, [worker_resources(cfg)] * actors, teacher_nodes(cfg))
+    refuse(problems, [worker_resources(cfg)] * actors, teacher_nodes(cfg), run.progress)
 
 
 class _FullError(Exception):

@@ -117,7 +117,7 @@ def teacher_pools(run: Run, orders: Sequence[Order], mailbox: Any) -> Iterator[M
     left = [order for order in orders if order.job.teaching and not order.artifact.done()]
     asked = {o.artifact.path: (o, o.serving) for o in left if isinstance(o.serving, PoolServing)}
     servings = [serving for _, serving in asked.values()]
-    check_capacity(run.cfg.cluster, servings)
+    check_capacity(run.cfg.cluster, servings, run.progress)
     timeout_s = run.cfg.cluster.worker_timeout_s
     made: dict[str, Pool] = {}
     try:

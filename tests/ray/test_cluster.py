@@ -10,7 +10,9 @@ import pytest
 import ray
 from listening import beyond_loopback, listening
 
+from distill_ray.runtime.cluster import awaited
 from distill_ray.runtime.environment import WORKER_ENV
+from distill_ray.runtime.progress import Event
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
 
@@ -20,6 +22,20 @@ def test_workers_have_our_variables_and_the_folder_of_the_command() -> None:
     assert {name: found[name] for name in WORKER_ENV} == WORKER_ENV
     assert found["DS_ACCELERATOR"] == "cpu" and "DS_ACCELERATOR" not in os.environ
     assert str(Path.cwd()) in found["PYTHONPATH"].split(os.pathsep)
+
+
+class Heard(list[Event]):
+    emit = list.append
+
+
+@pytest.mark.parametrize(("cpus", "said"), [(99, "waiting for nodes: 99 CPUs, {} there"), (1, "")])
+def test_what_lacks_is_said_at_once_however_short_the_wait(cpus: int, said: str) -> None:
+    heard = Heard()
+    with awaited(heard, "probe", {"CPU": cpus}):
+        pass
+    there = f"{ray.cluster_resources()['CPU']:g}"
+    # A note: no line of progress a moment before keeps it off the screen.
+    assert heard == ([Event("note", "probe", said.format(there))] if said else [])
 
 
 def test_no_process_of_it_can_be_reached_from_another_machine() -> None:

@@ -267,11 +267,11 @@ def test_teachers_that_fail_or_kill_their_process_are_named_and_the_others_audit
 
 def test_a_pool_is_the_cluster_s_unless_the_config_says_more_or_less(run: Run) -> None:
     audit = run.cfg.audit.model_copy(update={"max_actors": 5, "cpus_per_actor": 0.25})
-    assert Pool.of(run.cfg.cluster, audit) == Pool(1, 5, 0.25, 0.0, ATTEMPTS)
-    assert Pool.of(run.cfg.cluster, run.cfg.audit) == Pool(1, 2, 1.0, 0.0, ATTEMPTS)
+    assert Pool.of(run.cfg.cluster, audit, run.progress) == Pool(1, 5, 0.25, 0.0, ATTEMPTS)
+    assert Pool.of(run.cfg.cluster, run.cfg.audit, run.progress) == Pool(1, 2, 1.0, 0.0, ATTEMPTS)
     many = run.cfg.audit.model_copy(update={"min_actors": 999})
     with pytest.raises(InputError, match=r"999 actors with 1 CPUs each.*Lower audit.min_actors"):
-        Pool.of(run.cfg.cluster, many)
+        Pool.of(run.cfg.cluster, many, run.progress)
 
 
 def test_parts_cover_every_question_once() -> None:
