@@ -28,6 +28,7 @@ from distill_ray.config.study import (
 )
 from distill_ray.job_commands import app as jobs
 from distill_ray.job_commands import submit
+from distill_ray.runtime.interruption import interruptible
 
 if TYPE_CHECKING:
     from distill_ray.runtime.run import Run
@@ -380,7 +381,7 @@ def _working(as_json: bool, out: Console) -> Iterator[Any]:
         # Libraries print where they like (Ray: the deaths of workers); machines read JSON alone.
         printed = redirect_stdout(sys.stderr) if as_json else nullcontext()
         try:
-            with printed:
+            with printed, interruptible():
                 yield progress
         except KeyboardInterrupt:
             out.print("Interrupted; the same command goes on from here.")

@@ -14,6 +14,7 @@ from distill_ray.config.fingerprint import fingerprint
 from distill_ray.config.run import RunConfig
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.environment import prepare
+from distill_ray.runtime.interruption import check
 from distill_ray.runtime.progress import Event, Progress, Silent
 from distill_ray.runtime.storage import Storage
 
@@ -84,18 +85,22 @@ class Run:
         self, stage: str, text: str, *, done: float | None = None, total: float | None = None
     ) -> None:
         """Say something about a stage's progress."""
-        self.progress.emit(Event("progress", stage, text, done, total))
+        self._say(Event("progress", stage, text, done, total))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Frame a stage's work."""
-        self.progress.emit(Event("started", name))
+        self._say(Event("started", name))
         yield
-        self.progress.emit(Event("finished", name))
+        self._say(Event("finished", name))
 
     def reused(self, name: str, text: str = "") -> None:
         """Say that a stage had nothing to do."""
-        self.progress.emit(Event("reused", name, text))
+        self._say(Event("reused", name, text))
+
+    def _say(self, event: Event) -> None:
+        check()
+        self.progress.emit(event)
 
 
 def _claim(cfg: RunConfig, config_file: str, storage: Storage) -> None:

@@ -1,0 +1,87 @@
+"""Real signals, some of which Python itself drops."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from findings import config
+
+from distill_ray.config import RunConfig
+from distill_ray.runtime.interruption import check, interruptible
+from distill_ray.runtime.run import Run
+
+SAYS: list[Callable[[Run], None]] = [
+    lambda run: run.note("audit", "scored wide"),
+    lambda run: run.reused("audit"),
+    lambda run: run.stage("audit").__enter__(),
+]
+
+
+class Destroyed:
+    """A signal comes while its destructor runs, as those of Ray's references do."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run.open(RunConfig.model_validate(config(tmp_path)), "tiny.yaml")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("say", SAYS)
+def test_an_interruption_that_was_dropped_ends_the_run_at_its_next_word(
+    run: Run, say: Callable[[Run], None]
+) -> None:
+    with interruptible():
+        say(run)
+        made = Destroyed()
+        del made  # Python prints "Exception ignored in", and goes on.
+        with pytest.raises(KeyboardInterrupt):
+            say(run)
+    say(run)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_stage_that_lost_one_does_not_finish(run: Run) -> None:
+    with interruptible(), pytest.raises(KeyboardInterrupt), run.stage("audit"):
+        made = Destroyed()
+        del made
+
+
+def test_one_that_is_raised_leaves_python_as_it_was() -> None:
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    check()
+
+
+def test_a_process_that_ignores_it_goes_on_ignoring_it() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # As in the background of a shell.
+    try:
+        with interruptible():
+            signal.raise_signal(signal.SIGINT)
+            check()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_other_threads_are_left_alone() -> None:
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with interruptible():
+                check()
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not failed
