@@ -107,20 +107,21 @@ def test_what_was_cached_teaches_as_the_teacher_does_and_only_what_is_missing_is
 
     # Cut short: one file is gone, one torn, and a killed process has left its own.
     target = order.targets["t", 1]
+    folder = target.local()
     manifest = target.manifest()
     digests = {p: sha256(data).hexdigest() for p, (_, data) in made.items()}
     for path, digest in manifest.files.items():
-        assert digests[target.local() / path] == digest
-    (target.local() / MANIFEST).unlink()
-    (gone, torn), left = sorted(p for p in made if target.local() in p.parents)[:2], "x.7.part"
+        assert digests[folder / path] == digest
+    (folder / MANIFEST).unlink()
+    (gone, torn), left = sorted(p for p in made if folder in p.parents)[:2], "x.7.part"
     gone.unlink()
     torn.write_bytes(made[torn][1][:100])
-    (target.local() / left).write_bytes(b"half")
+    (folder / left).write_bytes(b"half")
     order = with_targets(run, bare, FINGERPRINTS)
     again = files(order)
     assert {p for p in made if again[p][0] != made[p][0]} == {gone, torn}
     assert {p: data for p, (_, data) in again.items()} == {p: data for p, (_, data) in made.items()}
-    assert not (target.local() / left).exists()
+    assert not (folder / left).exists()
     assert target.manifest().counts == manifest.counts
     assert target.manifest().files == manifest.files
 
