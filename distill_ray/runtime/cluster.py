@@ -24,6 +24,7 @@ from distill_ray.config.serving import PoolServing
 from distill_ray.runtime.autoscaler import grows, may_have
 from distill_ray.runtime.capacity import capacity_problems
 from distill_ray.runtime.environment import TOKEN_FIX, WORKER_ENV, python_path, variables_set
+from distill_ray.runtime.interruption import held
 from distill_ray.runtime.progress import Event, Progress, Silent
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ def ensure_ray(
         InputError: the cluster can't hold the workers, and the actors of pools, that are asked for.
     """
     if not is_up():
-        _init(cfg)
+        with held():  # Half connected, Ray ends the process by a fault in memory.
+            _init(cfg)
     check_capacity(cfg, pools, progress or Silent())
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from findings import config
 
 from distill_ray.config import RunConfig
-from distill_ray.runtime.interruption import check, interruptible
+from distill_ray.runtime.interruption import check, held, interruptible
 from distill_ray.runtime.run import Run
 
 SAYS: list[Callable[[Run], None]] = [
@@ -28,30 +30,72 @@ class Destroyed:
         signal.raise_signal(signal.SIGINT)
 
 
+class Broken:
+    """Its destructor fails."""
+
+    def __del__(self) -> None:
+        raise ZeroDivisionError
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return Run.open(RunConfig.model_validate(config(tmp_path)), "tiny.yaml")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def swallowed() -> None:
+    """As code written in C does that clears whatever it meets."""
+    with suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
 @pytest.mark.parametrize("say", SAYS)
-def test_an_interruption_that_was_dropped_ends_the_run_at_its_next_word(
+def test_an_interruption_that_was_swallowed_ends_the_run_at_its_next_word(
     run: Run, say: Callable[[Run], None]
 ) -> None:
     with interruptible():
         say(run)
-        made = Destroyed()
-        del made  # Python prints "Exception ignored in", and goes on.
+        swallowed()
         with pytest.raises(KeyboardInterrupt):
             say(run)
     say(run)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_stage_that_lost_one_does_not_finish(run: Run) -> None:
     with interruptible(), pytest.raises(KeyboardInterrupt), run.stage("audit"):
+        swallowed()
+
+
+def test_one_that_a_destructor_drops_comes_again_also_where_nothing_is_said() -> None:
+    with pytest.raises(KeyboardInterrupt), interruptible():
         made = Destroyed()
         del made
+        threading.Event().wait(30)
+        pytest.fail("it never came")
+
+
+def test_what_else_a_destructor_drops_is_told_as_before() -> None:
+    told: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", lambda dropped: told.append(dropped.exc_type))
+        with interruptible():
+            made = Broken()
+            del made
+        assert told == [ZeroDivisionError]
+
+
+def test_what_must_not_be_half_done_is_done_first() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), interruptible(), held():
+        signal.raise_signal(signal.SIGINT)
+        done.append("all of it")
+    assert done
+
+
+def test_who_cannot_wait_for_it_asks_twice() -> None:
+    with pytest.raises(KeyboardInterrupt), interruptible(), held():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("it waited")
 
 
 def test_one_that_is_raised_leaves_python_as_it_was() -> None:
