@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from findings import config
+from plain import trained
 
 from distill_ray.bench.chaos_nodes import Nodes
 from distill_ray.config import RunConfig
-from distill_ray.engine.job import Job, build_session
-from distill_ray.engine.loop import distill
+from distill_ray.engine.job import Job
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.cluster import ensure_ray, shutdown
 from distill_ray.runtime.progress import Event
@@ -24,7 +23,7 @@ from distill_ray.runtime.run import Run
 from distill_ray.stages.order import Order
 from distill_ray.stages.rows import data_spec
 from distill_ray.stages.shard import shard
-from distill_ray.stages.training import local, train
+from distill_ray.stages.training import train
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -67,14 +66,6 @@ class Weather:
             self.nodes.ask("add")
 
 
-def undisturbed(order: Order) -> list[dict[str, Any]]:
-    """The curve of the plain loop in this process: no Ray, no ranks, no checkpoint."""
-    session = build_session(replace(local(order), backend="plain"), torch.device("cpu"))
-    for _ in distill(session):
-        pass
-    return session.history
-
-
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_a_lost_node_is_done_without_and_a_new_one_is_taken_in(
     nodes: Nodes, cfg: RunConfig, stage: int, capfd: pytest.CaptureFixture[str]
@@ -92,7 +83,7 @@ def test_a_lost_node_is_done_without_and_a_new_one_is_taken_in(
     assert weather.done == ["lost", "back"], weather.said[-60:]
     went_on = [text for text in weather.said if "goes on after step" in text]
     assert [text.rpartition("with ")[2] for text in went_on[:2]] == ["1 worker", "2 workers"]
-    curve, straight = moved.curve()["history"], undisturbed(moved)
+    curve, straight = moved.curve()["history"], trained(moved).history
     assert [row["step"] for row in curve] == list(range(1, STEPS + 1))
     found, expected = (np.array([row["loss"] for row in history]) for history in (curve, straight))
     np.testing.assert_allclose(found, expected, rtol=1e-3)

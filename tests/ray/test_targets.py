@@ -10,13 +10,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
+from plain import trained
 
 from distill_ray.config import RunConfig
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.serving import CachedServing, TopKTargets
-from distill_ray.engine.job import Job, TeachingSpec, build_session
-from distill_ray.engine.loop import distill
+from distill_ray.engine.job import Job, TeachingSpec
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import MANIFEST
@@ -26,7 +25,7 @@ from distill_ray.stages.order import Order
 from distill_ray.stages.rows import data_spec
 from distill_ray.stages.shard import ShardSet, shard
 from distill_ray.stages.targets import with_targets
-from distill_ray.stages.training import local, train
+from distill_ray.stages.training import train
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_here")]
 
@@ -130,9 +129,7 @@ def test_what_was_cached_teaches_as_the_teacher_does_and_only_what_is_missing_is
     assert with_targets(run, bare, FINGERPRINTS).targets.keys() == order.targets.keys()
     assert heard.events == []
 
-    session = build_session(replace(local(bare), backend="plain"), torch.device("cpu"))
-    for _ in distill(session):
-        pass
+    session = trained(bare)
     # One worker starts sooner; test_training.py has two.
     cluster = tiny.cluster.model_copy(update={"num_workers": 1})
     train(replace(run, cfg=tiny.model_copy(update={"cluster": cluster})), [order])

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from plain import trained
 from transformers import AutoModelForCausalLM
 
 from distill_ray.config import InputError, RunConfig
 from distill_ray.config.schedule import EqualStagesSchedule
 from distill_ray.config.serving import ColocatedServing
 from distill_ray.config.training import LoraConfig
-from distill_ray.engine.job import Job, TeachingSpec, build_session, mixed_rows
-from distill_ray.engine.loop import distill
+from distill_ray.engine.job import Job, TeachingSpec, mixed_rows
 from distill_ray.models.load import load_frozen, load_model
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.progress import Event
@@ -88,9 +88,7 @@ def at_stage(work: Job, stage: int, **changes: Any) -> Job:
 def plainly(run: Run, shards: ShardSet, work: Job) -> tuple[list[dict[str, Any]], Any]:
     """Curve and weights of the plain loop in this process."""
     order = order_of(run, shards, work, "plain")
-    session = build_session(replace(local(order), backend="plain"), torch.device("cpu"))
-    for _ in distill(session):
-        pass
+    session = trained(order)
     with session.backend.whole() as model:
         return session.history, {name: w.detach().clone() for name, w in model.state_dict().items()}
 

@@ -24,7 +24,7 @@ SAYS: list[Callable[[Run], None]] = [
 
 
 class Destroyed:
-    """A signal comes while its destructor runs, as those of Ray's references do."""
+    """A signal comes while its destructor runs, as where a garbage collection runs."""
 
     def __del__(self) -> None:
         signal.raise_signal(signal.SIGINT)
