@@ -29,7 +29,7 @@ chaos: $(VENV)/.examples  ## 20 kills of a small run at random moments; writes t
 test: $(VENV)/.dev  ## the suite: twelve minutes on 2 cores
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(VENV)/.dev  ## what there is no time for in it
+test-slow: $(VENV)/.dev  ## what there is no time for in it: 100 minutes, with nothing beside it
 	$(BIN)/python -m pytest -m slow
 
 test-fast: $(VENV)/.dev  ## what is quick and needs no Ray: 90 seconds at most
