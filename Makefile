@@ -26,7 +26,7 @@ chaos: $(VENV)/.examples  ## 20 kills of a small run at random moments; writes t
 	$(BIN)/distill-ray bench chaos --kills 20 --out docs/results/reliability.md \
 	  --json docs/results/reliability.json
 
-test: $(VENV)/.dev  ## the suite: twelve minutes on 2 cores
+test: $(VENV)/.dev  ## the suite: 10 to 21 minutes on 2 cores
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(VENV)/.dev  ## what there is no time for in it: 100 minutes, with nothing beside it
