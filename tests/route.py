@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +119,8 @@ def command(folder: Path, *flags: str, file: str = "tiny.yaml") -> list[str]:
 
 def run(
     folder: Path, *flags: str, file: str = "tiny.yaml"
-) -> tuple[list[dict[str, Any]], dict[str, Any], float]:
-    """Run to the end; events, result, seconds."""
-    started = time.monotonic()
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Run to the end; events and result."""
     done = subprocess.run(
         [*command(folder, *flags, file=file), "--json"],
         capture_output=True,
@@ -132,7 +130,7 @@ def run(
     assert done.returncode == 0, done.stderr[-4000:]
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     events = [line["event"] for line in lines if "event" in line]
-    return events, lines[-1]["result"], time.monotonic() - started
+    return events, lines[-1]["result"]
 
 
 def kill_in(
@@ -167,6 +165,11 @@ def kill_in(
 def manifests(folder: Path) -> Files:
     found = sorted((folder / "runs").rglob("manifest.json"))
     return {str(path.relative_to(folder)): path.read_text() for path in found}
+
+
+def named(events: list[dict[str, Any]]) -> set[str]:
+    """The stages that said anything; "ray" is one where Ray was started."""
+    return {event["stage"] for event in events}
 
 
 def stages(events: list[dict[str, Any]], kind: str) -> set[str]:

@@ -18,7 +18,7 @@ def test_a_study_of_text_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     assert any("/reading/" in path for path in first)
     assert not any("/fine-tune-" in path for path in first)
 
-    events, result, _ = run(folder, file="texts.yaml")
+    events, result = run(folder, file="texts.yaml")
     assert stages(events, "reused") >= {"shard", "adapt"}
     finished = manifests(folder)
     assert first.items() <= finished.items()
@@ -39,6 +39,6 @@ def test_a_study_of_text_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     assert set(students["unread"]["learned"]) == {"organ.labelled"}
     assert (page.parent / "texts-tiny.svg").stat().st_size > 1000
 
-    again, _, _ = run(folder, file="texts.yaml")
+    again, _ = run(folder, file="texts.yaml")
     assert stages(again, "reused") >= {"shard", "adapt", "read", "fine-tune"}
     assert manifests(folder) == finished

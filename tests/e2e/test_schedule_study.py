@@ -22,7 +22,7 @@ def test_a_study_of_schedules_goes_on_where_it_was_killed(tmp_path: Path) -> Non
     first = manifests(folder)
     assert len([path for path in first if "/arm/" in path]) >= 2
 
-    events, result, _ = run(folder, file="schedule.yaml")
+    events, result = run(folder, file="schedule.yaml")
     assert stages(events, "reused") >= {"shard", "adapt", "probe", "rank"}
     finished = manifests(folder)
     assert first.items() <= finished.items()
@@ -51,7 +51,7 @@ def test_a_study_of_schedules_goes_on_where_it_was_killed(tmp_path: Path) -> Non
     )
     assert (page.parent / "when-tiny.svg").stat().st_size > 1000
 
-    again, _, _ = run(folder, file="schedule.yaml")
+    again, _ = run(folder, file="schedule.yaml")
     assert stages(again, "reused") >= {"shard", "adapt", "probe", "rank", "arms"}
     assert manifests(folder) == finished
 

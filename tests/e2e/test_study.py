@@ -24,7 +24,7 @@ def test_a_study_goes_on_where_it_was_killed_and_reuses_the_route(tmp_path: Path
     assert first.items() <= between.items()
     assert any("/full/" in path for path in between)
 
-    events, result, _ = run(folder, file="study.yaml")
+    events, result = run(folder, file="study.yaml")
     assert stages(events, "reused") >= {"shard", "adapt", "audit", "probe", "rank"}
     finished = manifests(folder)
     assert between.items() <= finished.items()
