@@ -26,14 +26,17 @@ chaos: $(VENV)/.examples  ## 20 kills of a small run at random moments; writes t
 	$(BIN)/distill-ray bench chaos --kills 20 --out docs/results/reliability.md \
 	  --json docs/results/reliability.json
 
-test: $(VENV)/.dev  ## the suite: 10 to 21 minutes on 2 cores
-	$(BIN)/python -m pytest -m "not slow"
+# A test has one thread, and many wait for processes that start: two at a time fill 2 cores.
+BESIDE := -n 2 --dist loadgroup --no-loadscope-reorder
+
+test: $(VENV)/.dev  ## the suite: 6 to 12 minutes on 2 cores
+	$(BIN)/python -m pytest $(BESIDE) -m "not slow"
 
 test-slow: $(VENV)/.dev  ## what there is no time for in it: 100 minutes, with nothing beside it
 	$(BIN)/python -m pytest -m slow
 
 test-fast: $(VENV)/.dev  ## what is quick and needs no Ray: 90 seconds at most
-	$(BIN)/python -m pytest -m "not ray and not heavy and not slow and not gpu"
+	$(BIN)/python -m pytest $(BESIDE) -m "not ray and not heavy and not slow and not gpu"
 
 check: $(VENV)/.dev  ## lint, format, types, import rules: what CI and pre-commit run
 	$(BIN)/ruff check .

@@ -22,3 +22,18 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """With `-n`, what starts Ray runs in one process, and a file's tests share their fixtures."""
+    group = "ray" if _is(item, "ray") else item.nodeid.partition("::")[0]
+    item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long begins first."""
+    items.sort(key=lambda item: (not _is(item, "ray"), not _is(item, "heavy")))
+
+
+def _is(item: pytest.Item, marker: str) -> bool:
+    return item.get_closest_marker(marker) is not None
