@@ -32,7 +32,7 @@ BESIDE := -n 2 --dist loadgroup --no-loadscope-reorder
 test: $(VENV)/.dev  ## the suite: 6 to 12 minutes on 2 cores
 	$(BIN)/python -m pytest $(BESIDE) -m "not slow"
 
-test-slow: $(VENV)/.dev  ## what there is no time for in it: 100 minutes, with nothing beside it
+test-slow: $(VENV)/.dev  ## what there is no time for in it: 45 to 100 minutes, with nothing beside it
 	$(BIN)/python -m pytest -m slow
 
 test-fast: $(VENV)/.dev  ## what is quick and needs no Ray: 90 seconds at most
