@@ -167,10 +167,5 @@ def manifests(folder: Path) -> Files:
     return {str(path.relative_to(folder)): path.read_text() for path in found}
 
 
-def named(events: list[dict[str, Any]]) -> set[str]:
-    """The stages that said anything; "ray" is one where Ray was started."""
-    return {event["stage"] for event in events}
-
-
 def stages(events: list[dict[str, Any]], kind: str) -> set[str]:
     return {event["stage"] for event in events if event["kind"] == kind}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from findings import rows
-from route import kill_in, manifests, named, run, stages, write_configs
+from route import kill_in, manifests, run, stages, write_configs
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 pytestmark = [pytest.mark.ray, pytest.mark.heavy, pytest.mark.timeout(600)]
@@ -46,7 +46,7 @@ def test_a_killed_run_goes_on_where_it_stopped_and_a_finished_one_changes_nothin
     assert not any("/distill/" in path for path in killed)
 
     events, result = run(folder)
-    assert "ray" in named(events)
+    assert "ray" in stages(events, "progress"), "it is said when Ray starts"
     assert stages(events, "reused") >= {"shard", "adapt", "audit", "probe", "rank"}
     student = [e for e in events if e["stage"] == "distill" and "student:" in e.get("text", "")]
     steps = [event["done"] for event in student if "done" in event]
@@ -59,7 +59,7 @@ def test_a_killed_run_goes_on_where_it_stopped_and_a_finished_one_changes_nothin
     events, _ = run(folder)
     assert stages(events, "started") == set()
     assert manifests(folder) == finished
-    assert "ray" not in named(events), "nothing needs it"
+    assert "ray" not in stages(events, "progress"), "nothing needs it"
 
 
 def assert_named(folder: Path, page: str) -> None:
