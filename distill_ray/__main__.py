@@ -1,5 +1,5 @@
 """`python -m distill_ray`: the same as `distill-ray`."""
 
-from distill_ray.cli import main
+from distill_ray.cli.main import main
 
 main()

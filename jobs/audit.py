@@ -2,7 +2,7 @@
 
 import sys
 
-from distill_ray.cli import main
+from distill_ray.cli.main import main
 
 sys.argv.insert(1, "audit")
 main()

@@ -18,9 +18,9 @@ from distill_ray.config.training import DistillConfig
 from distill_ray.data.examples import Questions
 from distill_ray.engine.job import TeachingSpec
 from distill_ray.runtime.run import Run
-from distill_ray.stages.trials import ANSWERS, Trial
-from distill_ray.study.arms import CONTROL, Arm
-from distill_ray.study.schedule_rows import Taught, compared
+from distill_ray.stages.results.trial import ANSWERS, Trial
+from distill_ray.study.schedule.arms import CONTROL, Arm
+from distill_ray.study.schedule.compare import Taught, compared
 
 N, OPTIONS = 60, 4
 CFG = ScheduleStudy(name="when", run={}, domains={"a": {}}, seeds=(0, 1), resamples=300)

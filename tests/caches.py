@@ -5,10 +5,11 @@ from pathlib import Path
 
 import torch
 
-from distill_ray.engine.cached import Cached
-from distill_ray.engine.job import Job, load_streams, teacher_bank
-from distill_ray.engine.targets import TargetCounts, TargetSpec, file_of, targets_of
-from distill_ray.engine.timetable import rows_needed
+from distill_ray.engine.build import load_streams, teacher_bank
+from distill_ray.engine.job import Job
+from distill_ray.engine.row_plan import rows_needed
+from distill_ray.engine.teachers.cached import Cached
+from distill_ray.engine.teachers.targets import TargetCounts, TargetSpec, file_of, targets_of
 
 CPU = torch.device("cpu")
 

@@ -23,7 +23,7 @@ from transformers import LlamaForCausalLM
 
 class DoomedForCausalLM(LlamaForCausalLM):
     def forward(self, *args, **kwargs):
-        if "distill_ray.stages.trials_worker" in sys.modules:
+        if "distill_ray.stages.trials.worker" in sys.modules:
             os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(*args, **kwargs)
 '''

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from distill_ray.engine.job import build_session
+from distill_ray.engine.build import build_session
 from distill_ray.engine.loop import distill
-from distill_ray.stages.order import Order
-from distill_ray.stages.training import local
+from distill_ray.stages.results.students import local
+from distill_ray.stages.results.training_job import Order
 
 
 def trained(order: Order) -> Any:

@@ -19,11 +19,10 @@ from distill_ray.engine.job import DataSpec, Job
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
-from distill_ray.stages.audit import INITIAL, AuditTable
-from distill_ray.stages.estimates import EstimateTable
-from distill_ray.stages.probe import CONTROL, ProbeTable
-from distill_ray.stages.scoring import Sheet
-from distill_ray.stages.trials import OUTCOME, Trial, Trials
+from distill_ray.stages.results.audit_table import INITIAL, AuditTable
+from distill_ray.stages.results.model_scores import Sheet
+from distill_ray.stages.results.probe_table import CONTROL, EstimateTable, ProbeTable
+from distill_ray.stages.results.trial import OUTCOME, Trial, Trials
 
 DRAWS = 2000
 

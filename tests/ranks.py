@@ -21,9 +21,9 @@ import torch.multiprocessing as mp
 if TYPE_CHECKING:
     from trouble import Trouble
 
+    from distill_ray.engine.backends.snapshot import Snapshot
     from distill_ray.engine.job import Job
     from distill_ray.engine.session import Session
-    from distill_ray.engine.snapshot import Snapshot
 
 LIMIT_S = 540
 
@@ -104,7 +104,7 @@ def train_all(tasks: Sequence[Task]) -> list[dict[str, Any]]:
 
 def train_one(task: Task) -> dict[str, Any]:
     """One job from start to end."""
-    from distill_ray.engine.job import build_session, colocated
+    from distill_ray.engine.build import build_session, colocated
     from distill_ray.engine.loop import distill
 
     cpu, teacher = torch.device("cpu"), None
@@ -220,7 +220,7 @@ def _tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
 
 def gathered() -> dict[str, tuple[Any, Any]]:
     """Parts of all ranks and of a group, by `engine.gloo` and by torch: case → both."""
-    from distill_ray.engine import gloo
+    from distill_ray.engine.backends import gloo
 
     found: dict[str, tuple[Any, Any]] = {}
     for group, members, dtype in _groups():
@@ -249,7 +249,7 @@ def scattered(piece: int) -> dict[str, tuple[Any, Any]]:
     Args:
         piece: numbers that are sent at a time.
     """
-    from distill_ray.engine import gloo
+    from distill_ray.engine.backends import gloo
 
     gloo.PIECE = piece
     found: dict[str, tuple[Any, Any]] = {}
@@ -287,7 +287,7 @@ def _groups() -> Iterator[tuple[Any, int, torch.dtype]]:
 def train_part(job: Job, start: Path | None, until: int, end: Path | None) -> dict[str, Any]:
     """Some steps of a job on this group of ranks, from one checkpoint to another."""
     from distill_ray.engine import checkpoint
-    from distill_ray.engine.job import build_session
+    from distill_ray.engine.build import build_session
     from distill_ray.engine.loop import distill
 
     session = build_session(job, torch.device("cpu"))

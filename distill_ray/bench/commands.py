@@ -12,12 +12,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from distill_ray.bench import chaos_command
-from distill_ray.bench.benches import Settings, loss, step, step_work
-from distill_ray.bench.engine_benches import cache, packing, pool, switch, zero
-from distill_ray.bench.result import Report
-from distill_ray.bench.table import markdown, remarks, source, tables
-from distill_ray.bench.work import LossWork, SamplesWork, StepWork
+from distill_ray.bench.chaos import command as chaos_command
+from distill_ray.bench.harness.result import Report
+from distill_ray.bench.harness.table import markdown, remarks, source, tables
+from distill_ray.bench.suites.engine import cache, packing, pool, switch, zero
+from distill_ray.bench.suites.peers import Settings, loss, step, step_work
+from distill_ray.bench.suites.work import LossWork, SamplesWork, StepWork
 
 app = typer.Typer(
     help="Measure: arms take turns at the same work; prints a table and JSON.",
@@ -155,7 +155,7 @@ def _run(
 
 
 def _show(report: Report, json_file: Path | None, as_markdown: bool) -> None:
-    from distill_ray.console import wide, write_json
+    from distill_ray.console.output import wide, write_json
 
     out = wide()
     if as_markdown:

@@ -10,7 +10,7 @@ from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.run import RunConfig
 from distill_ray.config.serving import CachedServing
 from distill_ray.core.memory import GIB
-from distill_ray.stages.plan import Plan, Work
+from distill_ray.stages.preflight.plan import Plan, Work
 
 TEACHER, STUDENT = "teacher", "student"
 

@@ -16,8 +16,8 @@ from distill_ray.config.errors import InputError, Problem, did_you_mean
 from distill_ray.config.run import RunConfig
 from distill_ray.core.memory import GIB
 from distill_ray.models.inspect import check_model
-from distill_ray.stages.plan import largest_teacher, plan
-from distill_ray.stages.render import render as fill_in
+from distill_ray.stages.preflight.plan import largest_teacher, plan
+from distill_ray.stages.reporting.render import render as fill_in
 
 RAY = version("ray")
 IMAGE = f"<registry>/distill-ray:{__version__}-ray{RAY}"

@@ -214,3 +214,19 @@ def _batch_problems(cfg: RunConfig) -> Iterator[str]:
                     f"{where}.batch_rows: {training.batch_rows} is not a multiple of {workers} "
                     f"workers x micro_batch_rows {training.micro_batch_rows} = {part}"
                 )
+
+
+def shifted_stream(task: TaskConfig, name: str) -> str:
+    """Stream of a task's shifted set."""
+    return f"{task.name}.shifted.{name}"
+
+
+def all_sources(cfg: RunConfig) -> dict[str, RowSource]:
+    """Every stream that is read, with its source."""
+    found = {corpus.name: corpus.source for corpus in cfg.corpora.sources}
+    for task in cfg.tasks:
+        found[task.labelled_stream] = task.source
+        if task.prompts is not None:
+            found[task.prompts_stream] = task.prompts
+        found |= {shifted_stream(task, s.name): s.source for s in task.shifted}
+    return found

@@ -16,17 +16,17 @@ from distill_ray.core.mixture import Mixture
 from distill_ray.core.schedule import Measure, Moved, Observation, Switch, advance
 from distill_ray.data.batches import Batch
 from distill_ray.engine import comm
-from distill_ray.engine.allocator import release_freed_memory
-from distill_ray.engine.bad_steps import judge
-from distill_ray.engine.held_out import (
+from distill_ray.engine.backends.allocator import release_freed_memory
+from distill_ray.engine.objective import Kept
+from distill_ray.engine.session import Session, Teaching
+from distill_ray.engine.skipped_steps import judge
+from distill_ray.engine.validation import (
     measure_best_teacher,
     progress_of,
     reference_of,
     task_loss,
     validate,
 )
-from distill_ray.engine.objective import Kept
-from distill_ray.engine.session import Session, Teaching
 
 WEIGHTED = ("loss", "share", "counted")
 """What a micro-batch tells beside its terms where samples are weighted."""

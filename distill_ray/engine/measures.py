@@ -15,7 +15,10 @@ from distill_ray.core.head import Head
 from distill_ray.core.head_loss import Supervision, head_loss
 from distill_ray.core.schedule import Checkpoint, progress
 from distill_ray.data.batches import Batch
-from distill_ray.engine.held_out import (
+from distill_ray.engine.loop import train_step
+from distill_ray.engine.objective import Kept
+from distill_ray.engine.session import BadSteps, Measured, Session, Teaching
+from distill_ray.engine.validation import (
     held_out_means,
     measure_best_teacher,
     progress_of,
@@ -23,9 +26,6 @@ from distill_ray.engine.held_out import (
     teacher_loss,
     validate,
 )
-from distill_ray.engine.loop import train_step
-from distill_ray.engine.objective import Kept
-from distill_ray.engine.session import BadSteps, Measured, Session, Teaching
 
 
 def divergences(session: Session, of: Sequence[Checkpoint], *, to_best: bool) -> Measured:

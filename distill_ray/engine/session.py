@@ -17,10 +17,11 @@ from distill_ray.core.schedule import (
     Switch,
 )
 from distill_ray.data.batches import Batch, BatchSource
-from distill_ray.engine.backend import Backend
+from distill_ray.engine.backends.base import Backend
+from distill_ray.engine.backends.optim import OptimSpec
+from distill_ray.engine.job import AtSwitch
 from distill_ray.engine.objective import Objective
-from distill_ray.engine.optim import OptimSpec
-from distill_ray.engine.teacher import Colocated, TeacherSource
+from distill_ray.engine.teachers.base import Colocated, TeacherSource
 
 MAX_HISTORY = 2000
 """Points of a training curve that are kept; a longer run keeps every k-th."""
@@ -150,28 +151,6 @@ class BadSteps:
     in_a_row: int = 0
     keep: Callable[[str, dict[str, Any]], None] | None = None
     """Writes a batch that is set aside, under a name."""
-
-
-@dataclass(frozen=True)
-class AtSwitch:
-    """What happens to the optimiser when another checkpoint begins to teach."""
-
-    reset: bool = False
-    """Moments and their counts begin anew, as in SCD."""
-    warmup: int = 0
-    """Steps over which the learning rate rises to where its schedule is; 0 leaves it."""
-
-    def factor(self, step: int, switches: Sequence[Switch]) -> float:
-        """What the learning rate of a step is multiplied with.
-
-        Args:
-            step: counted from 0.
-            switches: so far.
-        """
-        begun = [s.step for s in switches if 0 < s.step <= step]
-        if not begun or not self.warmup:
-            return 1.0
-        return min(1.0, (step - begun[-1] + 1) / self.warmup)
 
 
 @dataclass(frozen=True)

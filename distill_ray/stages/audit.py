@@ -3,52 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from dataclasses import asdict
 from typing import Any
 
 from distill_ray.models.tokenizers import tokenizer_of
-from distill_ray.runtime.artifacts import Result
 from distill_ray.runtime.run import Run
-from distill_ray.stages.adapt import TeacherSet
-from distill_ray.stages.metrics import Figures, drop, scaling, task_metrics, text_nll
-from distill_ray.stages.scoring import Scored, Sheet, Subject, sheets
-from distill_ray.stages.shard import ShardSet, vocabulary_fits
+from distill_ray.stages.results.audit_table import INITIAL, AuditTable, initial
+from distill_ray.stages.results.model_scores import Scored, Sheet, Subject
+from distill_ray.stages.results.shard_set import ShardSet
+from distill_ray.stages.results.teacher_set import TeacherSet
+from distill_ray.stages.scoring.metrics import Figures, drop, scaling, task_metrics, text_nll
+from distill_ray.stages.scoring.run import sheets
+from distill_ray.stages.sharding.vocabulary import vocabulary_fits
 
 VERSION = 2
-INITIAL = "initial-student"
-
-
-@dataclass(frozen=True)
-class AuditTable(Result):
-    """Figures of every teacher on the validation split, and of the initial student."""
-
-    sheets: dict[str, Sheet] = field(default_factory=dict)
-    """Model → its answers, from which the figures were made."""
-
-    @property
-    def rows(self) -> dict[str, dict[str, Any]]:
-        """Model → its figures.
-
-        `parameters`, `size_ratio`, `capacity`, `vocabulary_fit`, `chat_template`; `text` (NLL by
-        corpus), `text_nll` (with intervals), `full_ece`; `tasks` and `shifted` (the fields of
-        TaskMetrics, and `scaled`), `drops` (shifted set → task minus set), `temperature`.
-        """
-        return dict(self._data["rows"])
-
-    @property
-    def failed(self) -> dict[str, str]:
-        """Teacher that couldn't be scored → why."""
-        return dict(self._data["failed"])
-
-    @property
-    def temperatures(self) -> dict[str, float]:
-        """Model → the temperature that makes its answers honest."""
-        return {name: float(row["temperature"]) for name, row in self.rows.items()}
-
-    @cached_property
-    def _data(self) -> dict[str, Any]:
-        return dict(self.artifact.read_json("audit.json"))
 
 
 def audit(run: Run, shards: ShardSet, teachers: TeacherSet) -> AuditTable:
@@ -77,11 +45,6 @@ def audit(run: Run, shards: ShardSet, teachers: TeacherSet) -> AuditTable:
             building.write_json("audit.json", {"rows": rows, "failed": failed})
             building.counts |= {"teachers": len(rows) - 1, "failed": len(failed)}
     return AuditTable(artifact, scored.sheets)
-
-
-def initial(teachers: TeacherSet) -> Subject:
-    """The student before it learns anything."""
-    return Subject(INITIAL, teachers.student.ref, teachers.student.fingerprint)
 
 
 def _rows(run: Run, shards: ShardSet, scored: Scored) -> dict[str, dict[str, Any]]:

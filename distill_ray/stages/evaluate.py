@@ -2,53 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from distill_ray.core.intervals import verdict
 from distill_ray.core.resampling import Resamples
-from distill_ray.runtime.artifacts import Result
+from distill_ray.core.weighting import sides
+from distill_ray.data.examples import Questions
 from distill_ray.runtime.run import Run
-from distill_ray.stages.adapt import TeacherSet
-from distill_ray.stages.audit import INITIAL, initial
-from distill_ray.stages.distill import Students
-from distill_ray.stages.metrics import right_and_nll, task_metrics
-from distill_ray.stages.scoring import Sheet, Subject, sheets
-from distill_ray.stages.shard import ShardSet, held_out_questions
-from distill_ray.stages.sides import sides_of, widest
+from distill_ray.stages.results.audit_table import INITIAL, initial
+from distill_ray.stages.results.final_scores import CONTROL, STUDENT, Scores
+from distill_ray.stages.results.model_scores import Sheet, Subject
+from distill_ray.stages.results.shard_set import ShardSet, held_out_questions
+from distill_ray.stages.results.students import Students
+from distill_ray.stages.results.teacher_set import TeacherSet
+from distill_ray.stages.scoring.metrics import right_and_nll, task_metrics
+from distill_ray.stages.scoring.run import sheets
 
 VERSION = 3
-STUDENT, CONTROL = "student", "control"
-
-
-@dataclass(frozen=True)
-class Scores(Result):
-    """Test figures of everyone, and the student's differences with their intervals."""
-
-    @property
-    def rows(self) -> dict[str, dict[str, Any]]:
-        """Model → `parameters`, `text`, `tasks` (shifted sets included), `divergence`."""
-        return dict(self._data()["rows"])
-
-    @property
-    def comparisons(self) -> list[dict[str, Any]]:
-        """The student against another model on a set: accuracy and NLL difference, verdicts, and
-        the `sides` of their NLL."""
-        return list(self._data()["comparisons"])
-
-    @property
-    def widest(self) -> dict[str, dict[str, list[dict[str, Any]]]]:
-        """Set → `student`, `teacher` → questions on which that side is farthest ahead."""
-        return dict(self._data()["widest"])
-
-    @property
-    def teacher(self) -> str:
-        """The teacher that taught last, or the most, to which KL is measured."""
-        return str(self._data()["teacher"])
-
-    def _data(self) -> dict[str, Any]:
-        return dict(self.artifact.read_json("scores.json"))
 
 
 def evaluate(run: Run, shards: ShardSet, teachers: TeacherSet, students: Students) -> Scores:
@@ -153,3 +128,55 @@ def _widest(shards: ShardSet, scored: Mapping[str, Sheet], teacher: str) -> dict
         for asked in held_out_questions(shards, "test")
         if asked.name in scored[STUDENT].sets
     }
+
+
+Floats = NDArray[np.float64]
+
+
+WIDEST = 3
+"""Questions that are shown of each side."""
+
+
+def sides_of(student: Floats, other: Floats) -> dict[str, float]:
+    """As `core.weighting.Sides`.
+
+    Args:
+        student: [n] NLL of the right option, nats.
+        other: [n] the other model's.
+    """
+    return asdict(sides(student, other))
+
+
+def widest(
+    asked: Questions, texts: Mapping[str, str], student: Floats, other: Floats
+) -> dict[str, list[dict[str, Any]]]:
+    """The questions on which each side is farthest ahead: `student` and `teacher` → rows.
+
+    Args:
+        asked: the questions, in the order of the losses.
+        texts: row id → what is asked about.
+        student: [n] NLL of the right option, nats.
+        other: [n] the teacher's.
+
+    Returns:
+        Each row with `row_id`, `text`, `answer`, and the NLL of `student` and `teacher`.
+    """
+    apart = other - student
+    order = np.argsort(-apart, kind="stable")
+    ahead = {"student": order[:WIDEST], "teacher": order[::-1][:WIDEST]}
+
+    def rows(places: Sequence[int]) -> list[dict[str, Any]]:
+        return [
+            {
+                "row_id": asked.row_ids[i],
+                "text": texts[asked.row_ids[i]],
+                "answer": asked.labels[asked.gold[i]],
+                "student": float(student[i]),
+                "teacher": float(other[i]),
+            }
+            for i in places
+        ]
+
+    kept = {"student": [i for i in ahead["student"] if apart[i] > 0]}
+    kept["teacher"] = [i for i in ahead["teacher"] if apart[i] < 0]
+    return {side: rows([int(i) for i in places]) for side, places in kept.items()}

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, cast
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 from distill_ray.runtime.run import Run
+from distill_ray.stages import STAGES
 from distill_ray.stages.adapt import adapt
 from distill_ray.stages.audit import audit
 from distill_ray.stages.distill import distill
 from distill_ray.stages.evaluate import evaluate
-from distill_ray.stages.gain import proven
 from distill_ray.stages.probe import probe
 from distill_ray.stages.rank import rank
-from distill_ray.stages.report import Report, report
+from distill_ray.stages.report import report
+from distill_ray.stages.results.audit_table import AuditTable
+from distill_ray.stages.results.probe_table import ProbeTable
+from distill_ray.stages.results.ranking import Ranking
+from distill_ray.stages.results.shard_set import ShardSet
+from distill_ray.stages.results.teacher_set import TeacherSet
+from distill_ray.stages.selection.adaptation_gain import proven
 from distill_ray.stages.shard import shard
 
-STAGES = ("shard", "adapt", "audit", "probe", "rank", "distill", "evaluate", "report")
 
-
-def route(run: Run) -> Iterator[Any]:
+def pipeline(run: Run) -> Iterator[Any]:
     """From corpora and candidate teachers to a student and the reasons for it, stage by stage.
 
-    Each stage reads artifacts and leaves one; what is there already is reused, so an interrupted
-    route goes on where it stopped. Yields each stage's result, in the order of STAGES.
+    Each stage reads artifacts and leaves one. An artifact that exists is reused, so an interrupted
+    route resumes where it stopped. Yields each stage's result, in the order of `STAGES`.
     """
     yield (shards := shard(run))
     yield (teachers := proven(run, shards, adapt(run, shards)))
@@ -35,11 +41,22 @@ def route(run: Run) -> Iterator[Any]:
     yield report(run, shards, teachers, audited, probed, ranking, students, scores)
 
 
-def upto(run: Run, stage: str) -> Any:
-    """The result of a stage; the stages before it are run or reused, those behind it are not."""
-    return next(result for name, result in zip(STAGES, route(run)) if name == stage)
+def run_until(run: Run, stage: str) -> Any:
+    """Run or reuse the stages up to this one, and return its result."""
+    return next(result for name, result in zip(STAGES, pipeline(run)) if name == stage)
 
 
-def pipeline(run: Run) -> Report:
-    """The whole route."""
-    return cast(Report, upto(run, STAGES[-1]))
+@dataclass(frozen=True)
+class Selection:
+    """Results of the stages up to `rank`: all that is known before the student is distilled."""
+
+    shards: ShardSet
+    teachers: TeacherSet
+    audited: AuditTable
+    probed: ProbeTable
+    ranking: Ranking
+
+
+def select_teachers(run: Run) -> Selection:
+    """Run or reuse the stages up to `rank`."""
+    return Selection(*islice(pipeline(run), 5))

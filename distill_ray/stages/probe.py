@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from distill_ray.config.probing import ProbeConfig
@@ -10,48 +10,19 @@ from distill_ray.config.training import without
 from distill_ray.core.plugins import own_functions
 from distill_ray.data.mixing import mean_shares
 from distill_ray.engine.job import TeachingSpec
-from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
-from distill_ray.stages.adapt import TeacherSet, softened
-from distill_ray.stages.audit import AuditTable
-from distill_ray.stages.estimates import EstimateTable, estimate_all
-from distill_ray.stages.evidence import gather
-from distill_ray.stages.race import next_wave
-from distill_ray.stages.shard import ShardSet, task_questions
-from distill_ray.stages.trials import Plan, Trial, Trials, run_left, trial
+from distill_ray.stages.results.audit_table import AuditTable
+from distill_ray.stages.results.probe_table import CONTROL, ProbeTable
+from distill_ray.stages.results.shard_set import ShardSet, task_questions
+from distill_ray.stages.results.teacher_set import TeacherSet, softened
+from distill_ray.stages.results.trial import Plan, Trial, trial
+from distill_ray.stages.selection.estimates import estimate_all
+from distill_ray.stages.selection.factors import gather, next_wave
+from distill_ray.stages.trials.run import run_left
 
 VERSION = 4
-CONTROL = "control"
 NOT_IN_RESULT = {"seeds", "max_concurrent", "race", "gradients", "control_tokens"}
 """Keys of the config that say which probes there are, not what one shows."""
-
-
-@dataclass(frozen=True)
-class ProbeTable(Trials):
-    """The outcome of every probe, and what the student makes of each teacher's answers."""
-
-    control: Trial | None = None
-    """The student without a teacher; not among `trials`."""
-    estimated: EstimateTable | None = None
-
-    @property
-    def artifacts(self) -> list[Artifact]:
-        """What the stage left."""
-        beside = [self.control.artifact] if self.control and self.control.artifact.done() else []
-        beside += [self.estimated.artifact] if self.estimated is not None else []
-        return [*beside, *super().artifacts]
-
-    @property
-    def unaided(self) -> dict[str, Any] | None:
-        """Task → [n, K] option log-likelihoods of the control; None if it failed."""
-        if self.control is None or not self.control.artifact.done():
-            return None
-        return dict(self.control.row()["options"])
-
-    @property
-    def estimates(self) -> dict[str, dict[str, Any] | None]:
-        """Teacher → `EstimateTable.rows`."""
-        return self.estimated.rows if self.estimated is not None else {}
 
 
 def probe(run: Run, shards: ShardSet, teachers: TeacherSet, audited: AuditTable) -> ProbeTable:

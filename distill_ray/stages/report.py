@@ -5,63 +5,19 @@ The same content three times: HTML with charts, Markdown and JSON; beside them t
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
-from typing import Any
-
-import yaml
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
-
-from distill_ray.runtime.artifacts import Artifact, Building, Result, versions
 from distill_ray.runtime.run import Run
-from distill_ray.stages import charts
-from distill_ray.stages.adapt import TeacherSet
-from distill_ray.stages.audit import INITIAL, AuditTable
-from distill_ray.stages.distill import Students
-from distill_ray.stages.evaluate import CONTROL, STUDENT, Scores
-from distill_ray.stages.lineage import Inputs, wall_by_stage
-from distill_ray.stages.probe import ProbeTable
-from distill_ray.stages.rank import Ranking
-from distill_ray.stages.render import render
-from distill_ray.stages.report_content import Facts, origins, sections, top
-from distill_ray.stages.report_text import (
-    interval,
-    percent_interval,
-    sentence,
-    shares_read,
-    taught,
-)
-from distill_ray.stages.shard import ShardSet
-from distill_ray.stages.student_folder import write_student
-from distill_ray.stages.training_chart import training
-from distill_ray.stages.usage import usage
+from distill_ray.stages.reporting.build import build_report
+from distill_ray.stages.reporting.lineage import Inputs
+from distill_ray.stages.results.audit_table import AuditTable
+from distill_ray.stages.results.final_scores import Scores
+from distill_ray.stages.results.probe_table import ProbeTable
+from distill_ray.stages.results.ranking import Ranking
+from distill_ray.stages.results.report_page import Report
+from distill_ray.stages.results.shard_set import ShardSet
+from distill_ray.stages.results.students import Students
+from distill_ray.stages.results.teacher_set import TeacherSet
 
 VERSION = 2
-STUDENT_FOLDER = "student"
-
-Charts = dict[str, list[tuple[str, Markup]]]
-"""Section → its figures, each with a title."""
-
-
-@dataclass(frozen=True)
-class Report(Result):
-    """The page, its data, and the student."""
-
-    @property
-    def html(self) -> str:
-        """Full location of the page."""
-        return _place(self.artifact, "report.html")
-
-    @property
-    def student(self) -> str:
-        """Full location of the student's Hugging Face folder."""
-        return _place(self.artifact, STUDENT_FOLDER)
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """The page as data: `verdict`, `verdicts`, `taught`, `ranking`, `scores` and so on."""
-        return dict(self.artifact.read_json("report.json"))
 
 
 def report(
@@ -84,139 +40,5 @@ def report(
         run.reused("report")
     else:
         with run.stage("report"), artifact.building() as building:
-            _build(inputs, artifact, building)
+            build_report(inputs, artifact, building)
     return Report(artifact)
-
-
-def _place(artifact: Artifact, name: str) -> str:
-    return artifact.storage.sub(f"{artifact.path}/{name}").uri
-
-
-def _build(inputs: Inputs, artifact: Artifact, building: Building) -> None:
-    facts = Facts.of(inputs)
-    context = _context(facts, artifact)
-    page = {"charts": _charts(facts), "plotly": Markup(get_plotlyjs())}
-    building.write_json("report.json", _data(facts, artifact))
-    there = {"usage": _usage(inputs, _place(artifact, STUDENT_FOLDER))}
-    building.storage.write_bytes("report.md", render("report.md.j2", context | there).encode())
-    page |= context | there
-    building.storage.write_bytes("report.html", render("report.html.j2", page).encode())
-    card = context | _card(facts) | {"usage": _usage(inputs, ".")}
-    with building.storage.folder(STUDENT_FOLDER) as folder:
-        write_student(inputs, render("model_card.md.j2", card), folder)
-    building.counts |= {"verdict": top(facts)}
-
-
-def _context(facts: Facts, artifact: Artifact) -> dict[str, Any]:
-    """What the templates read."""
-    cfg = facts.inputs.run.cfg
-    return {
-        "title": cfg.report.title or cfg.name,
-        "name": cfg.name,
-        "headline": top(facts),
-        "sections": sections(facts),
-        "config": yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
-        "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "fingerprint": artifact.fingerprint,
-        "student": _place(artifact, STUDENT_FOLDER),
-    }
-
-
-def _usage(inputs: Inputs, folder: str) -> str:
-    """Code that asks the student a question of the first task."""
-    task = inputs.run.cfg.tasks[0]
-    tokenizer, answers = inputs.shards.tokenizer(), inputs.shards.counts["answers"][task.name]
-    return render("usage.py.j2", usage(task, answers, tokenizer, folder))
-
-
-def _card(facts: Facts) -> dict[str, Any]:
-    """What the model card says beyond the report."""
-    inputs, cfg = facts.inputs, facts.inputs.run.cfg
-    mine = {n: row for n, row in facts.scores.items() if n in (STUDENT, CONTROL, INITIAL)}
-    scored = [
-        [name, model, percent_interval(r["accuracy"]), interval(r["nll"]), interval(r["ece"])]
-        for model, row in mine.items()
-        for name, r in row["tasks"].items()
-    ]
-    read = inputs.students.distilled.curve["streams"]
-    return {
-        "base": cfg.student.model.hub,
-        "origins": list(origins(facts)),
-        "taught": taught(facts.turns),
-        "turns": facts.turns,
-        "tokens": inputs.students.distilled.order.artifact.manifest().counts["tokens"],
-        "length": cfg.corpora.sequence_length,
-        "mix": shares_read(read),
-        "distill": cfg.distill,
-        "scored": scored,
-        "inputs": inputs.fingerprints(),
-        "versions": versions(),
-    }
-
-
-def _charts(facts: Facts) -> Charts:
-    colour = charts.colours(facts.teachers)
-    ranking, teachers = facts.inputs.ranking, facts.inputs.teachers.teachers
-    asked = {n: {**r["tasks"], **r["shifted"]} for n, r in facts.audit.items() if n != INITIAL}
-    tested = {n: facts.scores[n]["tasks"] for n in (STUDENT, CONTROL, INITIAL)}
-    best = {name: teacher.best for name, teacher in teachers.items()}
-    found = {
-        "verdict": [
-            (
-                "Accuracy of the student minus the other's",
-                charts.differences(facts.comparisons, colour),
-            ),
-        ],
-        "ranking": [
-            ("Score by stage, with intervals", charts.standings(ranking.standings, colour)),
-            ("Factors", charts.factors(ranking.factors, colour)),
-        ],
-        "calibration": [
-            ("Teachers, validation split", charts.reliability(asked, colour)),
-            ("Student, control and initial state, test split", charts.reliability(tested, colour)),
-        ],
-        "probes": [("Probes", charts.probes(facts.inputs.probed.rows(), colour))],
-        "training": [
-            (
-                "Student and control",
-                training(facts.student, facts.control, facts.turns, facts.switches, colour),
-            )
-        ],
-        "scores": [("Accuracy on the test split", charts.scores(facts.scores, colour))],
-        "lineage": [("Time by stage", charts.times(wall_by_stage(facts.entries)))],
-    }
-    if facts.adaptation:
-        chart = charts.adaptation(facts.adaptation, best, colour)
-        found["training"].append(("Teachers: validation loss at their checkpoints", chart))
-    return {k: [(title, Markup(html)) for title, html in v] for k, v in found.items()}
-
-
-def _data(facts: Facts, artifact: Artifact) -> dict[str, Any]:
-    """The report as JSON."""
-    inputs = facts.inputs
-    said = [
-        {**row, "sentence": sentence(row, facts.confidence), "task": row["set"] in facts.tasks}
-        for row in facts.comparisons
-    ]
-    ranking = inputs.ranking.artifact.read_json("ranking.json")
-    return {
-        "title": inputs.run.cfg.report.title or inputs.run.cfg.name,
-        "verdict": top(facts),
-        "verdicts": said,
-        "taught": {"sentence": taught(facts.turns), "turns": facts.turns},
-        "tokens": facts.taught,
-        "switches": facts.switches,
-        "ranking": ranking,
-        "audit": facts.audit,
-        "probes": inputs.probed.rows(),
-        "adaptation": facts.adaptation,
-        "scores": facts.scores,
-        "lineage": [asdict(entry) for entry in facts.entries],
-        "config": inputs.run.cfg.model_dump(mode="json"),
-        "versions": versions(),
-        "paths": {
-            "html": _place(artifact, "report.html"),
-            "markdown": _place(artifact, "report.md"),
-            "student": _place(artifact, STUDENT_FOLDER),
-        },
-    }

@@ -7,8 +7,6 @@ between streams are found inside it, and the result is the same for any number o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,47 +17,26 @@ import pyarrow.parquet as pq
 from distill_ray.config.data import TaskConfig
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.fingerprint import path_identity
-from distill_ray.config.models import ModelSource, TokenizerSource
+from distill_ray.config.models import ModelSource
 from distill_ray.config.run import RunConfig
 from distill_ray.core.plugins import source_digest
-from distill_ray.data.examples import Questions, questions
-from distill_ray.data.rows import SPLITS, TEXT
-from distill_ray.data.tokenizer import load_tokenizer, train_tokenizer
-from distill_ray.data.wording import wording
+from distill_ray.data.rows import SPLITS
+from distill_ray.data.tokenizer import train_tokenizer
 from distill_ray.models.packages import file_of
-from distill_ray.models.tokenizers import differs, parsed, tokenizer_of
-from distill_ray.models.vocab import compare, tokenizer_file
-from distill_ray.runtime.artifacts import Building, Result
+from distill_ray.models.tokenizers import tokenizer_of
+from distill_ray.models.vocab import tokenizer_file
+from distill_ray.runtime.artifacts import Building
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import Storage
-from distill_ray.stages.check import chat_problems
+from distill_ray.stages.preflight.check import chat_problems
+from distill_ray.stages.results.shard_set import ShardSet
+from distill_ray.stages.sharding.vocabulary import vocabulary_fits
 
 VERSION = 5
 """Raised when the stage's output changes for equal input."""
 
 TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json")
 """Where a tokenizer's folder may hold its chat template."""
-
-
-@dataclass(frozen=True)
-class ShardSet(Result):
-    """Packed rows of every stream and split, the text they came from, and the tokenizer."""
-
-    cfg: RunConfig
-
-    @cached_property
-    def counts(self) -> dict[str, Any]:
-        """`rows`, `packed`, `tokens`, `removed`, `answers`, `tokenizer`."""
-        return self.artifact.manifest().counts
-
-    def tokenizer(self) -> Any:
-        """The tokenizer of the student and of every row."""
-        return load_tokenizer(self.artifact.local() / "tokenizer")
-
-    def text(self, split: str) -> pa.Table:
-        """Text rows of a split."""
-        folder = self.artifact.local() / "text"
-        return pq.read_table(folder, filters=[("split", "=", split)], schema=TEXT)
 
 
 def shard(run: Run) -> ShardSet:
@@ -79,43 +56,6 @@ def shard(run: Run) -> ShardSet:
     _require_streams(made)
     vocabulary_fits(run, made)
     return made
-
-
-def vocabulary_fits(run: Run, shards: ShardSet) -> dict[str, float]:
-    """Teacher → share of the student's tokens that are in its vocabulary, which must be all.
-
-    Raises:
-        InputError: a teacher's tokenizer can't be loaded, or differs from the student's.
-    """
-    chosen = {
-        teacher.name: teacher.tokenizer or teacher.model
-        for teacher in run.cfg.teachers
-        if teacher.tokenizer is not None or teacher.model.init is None
-    }
-    identity = {"shard": shards.artifact.fingerprint, "tokenizers": chosen}
-    artifact = run.artifact("vocabulary", "", identity)
-    if not artifact.done():
-        with artifact.building() as building:
-            building.write_json("fit.json", _fits(shards.tokenizer(), chosen))
-    found: dict[str, float] = artifact.read_json("fit.json")
-    return {teacher.name: found.get(teacher.name, 1.0) for teacher in run.cfg.teachers}
-
-
-def _fits(student: Any, chosen: Mapping[str, TokenizerSource | ModelSource]) -> dict[str, float]:
-    fits, problems = {}, []
-    for name, source in chosen.items():
-        try:
-            fit = compare(parsed(student), parsed(tokenizer_of(source)))
-        except (OSError, ValueError) as error:
-            what = f"{name}'s tokenizer can't be loaded ({error})."
-            problems.append(Problem(f"teachers.{name}", what))
-            continue
-        fits[name] = fit.overlap
-        if not fit.equal:
-            problems.append(differs(f"teachers.{name}", name, fit))
-    if problems:
-        raise InputError("teachers and student don't fit:", problems)
-    return fits
 
 
 def _require_streams(shards: ShardSet) -> None:
@@ -141,37 +81,8 @@ def _require_streams(shards: ShardSet) -> None:
         raise InputError("the data don't fit the config:", problems)
 
 
-def held_out_questions(shards: ShardSet, split: str) -> list[Questions]:
-    """Each task's questions of a held-out split, followed by those of its shifted sets."""
-    from distill_ray.stages.sources import shifted_stream
-
-    tokenizer, table = shards.tokenizer(), shards.text(split)
-    result = []
-    for task in shards.cfg.tasks:
-        sets = [(task.name, task.labelled_stream, task.prompt)]
-        sets += [
-            (f"{task.name}.{s.name}", shifted_stream(task, s.name), s.prompt or task.prompt)
-            for s in task.shifted
-        ]
-        answers = shards.counts["answers"][task.name]
-        chosen = wording(tokenizer, chat=task.chat, system=task.system)
-        for name, stream, template in sets:
-            rows = table.filter(pc.equal(table["stream"], stream)).sort_by("row_id").to_pylist()
-            scored = rows[: task.max_examples]
-            result.append(
-                questions(name, scored, template=template, answers=answers, wording=chosen)
-            )
-    return result
-
-
-def task_questions(shards: ShardSet, split: str) -> list[Questions]:
-    """The tasks' own questions of a held-out split, without those of shifted sets."""
-    tasks = {task.name for task in shards.cfg.tasks}
-    return [q for q in held_out_questions(shards, split) if q.name in tasks]
-
-
 def _identity(cfg: RunConfig) -> dict[str, Any]:
-    from distill_ray.stages.sources import all_sources
+    from distill_ray.config.run import all_sources
 
     read = {
         source.location: _content(source.format, source.location)
@@ -208,8 +119,9 @@ def _content(kind: str, location: str) -> Any:
 
 
 def _build(run: Run, building: Building, given: Any) -> None:
-    from distill_ray.stages.buckets import Deduplicate, Pack, over_buckets
-    from distill_ray.stages.sources import all_sources, write_fragments
+    from distill_ray.config.run import all_sources
+    from distill_ray.stages.sharding.pack_worker import Deduplicate, Pack, over_buckets
+    from distill_ray.stages.sharding.sources import write_fragments
 
     cfg, out = run.cfg, building.storage
     corpora = [corpus.name for corpus in cfg.corpora.sources]
@@ -243,7 +155,7 @@ def _require_rows(cfg: RunConfig, rows: Mapping[str, int]) -> None:
 
 
 def _empty(cfg: RunConfig, rows: Mapping[str, int]) -> Iterator[Problem]:
-    from distill_ray.stages.sources import all_sources
+    from distill_ray.config.run import all_sources
 
     labelled = {task.labelled_stream for task in cfg.tasks}
     for stream, source in all_sources(cfg).items():
@@ -342,7 +254,7 @@ def _sample(text: pa.Table, size_bytes: int) -> Iterator[str]:
 
 
 def _plan(task: TaskConfig, answers: Mapping[str, str], text: pa.Table) -> Any:
-    from distill_ray.stages.buckets import TaskPlan
+    from distill_ray.stages.sharding.pack_worker import TaskPlan
 
     labelled = pc.and_(pc.equal(text["stream"], task.labelled_stream), pc.is_valid(text["label"]))
     mine = pc.and_(labelled, pc.equal(text["split"], "train"))

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from distill_ray.bench.chaos import ChaosReport
-from distill_ray.bench.chaos_compare import differences
-from distill_ray.bench.chaos_page import page, rows
-from distill_ray.bench.chaos_rounds import KINDS, Course, Kill, Round, Seen, courses, kill_of
-from distill_ray.bench.chaos_run import copied, write
-from distill_ray.bench.processes import below
+from distill_ray.bench.chaos.compare import differences
+from distill_ray.bench.chaos.config import copied, write
+from distill_ray.bench.chaos.outcomes import KINDS, Course, Kill, Round, Seen, courses, kill_of
+from distill_ray.bench.chaos.page import page, rows
+from distill_ray.bench.chaos.processes import below
+from distill_ray.bench.chaos.run import ChaosReport
 from distill_ray.config import load_config
 
 

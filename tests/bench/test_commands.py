@@ -9,10 +9,10 @@ from safetensors.numpy import save_file
 from transformers import AutoConfig
 from typer.testing import CliRunner
 
-from distill_ray.bench.benches import step_work
 from distill_ray.bench.commands import app
-from distill_ray.bench.machine import has_gpu
-from distill_ray.bench.work import PRESETS
+from distill_ray.bench.harness.machine import has_gpu
+from distill_ray.bench.suites.peers import step_work
+from distill_ray.bench.suites.work import PRESETS
 from distill_ray.config.errors import InputError
 
 # Each starts processes that import torch.

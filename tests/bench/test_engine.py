@@ -4,7 +4,7 @@ import pytest
 from bench import direct
 
 from distill_ray.bench.arms import engine, plain
-from distill_ray.bench.work import PRESETS, LossWork
+from distill_ray.bench.suites.work import PRESETS, LossWork
 
 pytestmark = pytest.mark.heavy
 

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from distill_ray.bench.harness import compare, order
-from distill_ray.bench.plan import Arm, Plan
+from distill_ray.bench.harness.compare import compare, order
+from distill_ray.bench.harness.plan import Arm, Plan
 
 # Each starts processes that import torch.
 pytestmark = pytest.mark.heavy

@@ -4,7 +4,7 @@ import pytest
 from bench import direct
 
 from distill_ray.bench.arms import plain
-from distill_ray.bench.work import PRESETS
+from distill_ray.bench.suites.work import PRESETS
 
 pytest.importorskip("trl")
 pytestmark = [pytest.mark.heavy, pytest.mark.filterwarnings("ignore")]  # TRL warns of itself.

@@ -6,7 +6,7 @@ from bench import direct
 
 from distill_ray.bench.arms import plain
 from distill_ray.bench.arms.inputs import batch, heads, load_pair
-from distill_ray.bench.work import PRESETS, LossWork
+from distill_ray.bench.suites.work import PRESETS, LossWork
 from distill_ray.core.divergence import forward_kl
 
 CPU = torch.device("cpu")

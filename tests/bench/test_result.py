@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from distill_ray.bench.flops import Decoder, distillation_step
-from distill_ray.bench.result import ArmResult, Comparison, Report, Target, Unit
-from distill_ray.bench.table import columns, markdown, remarks, row, tables, utilisation
+from distill_ray.bench.harness.flops import Decoder, distillation_step
+from distill_ray.bench.harness.result import ArmResult, Comparison, Report, Target, Unit
+from distill_ray.bench.harness.table import columns, markdown, remarks, row, tables, utilisation
 
 
 def arm(name, seconds, *, peak=None, losses=None, amount=1.0, **more):

@@ -6,7 +6,7 @@ import pytest
 from bench import direct
 
 from distill_ray.bench.arms import switch
-from distill_ray.bench.work import PRESETS
+from distill_ray.bench.suites.work import PRESETS
 from distill_ray.engine.loop import distill
 
 pytestmark = pytest.mark.heavy

@@ -16,7 +16,7 @@ from distill_ray.config import InputError, RunConfig
 from distill_ray.config.models import ModelSource, StudentConfig
 from distill_ray.config.serving import CachedServing, ColocatedServing, PoolServing
 from distill_ray.core.memory import GIB
-from distill_ray.stages.plan import plan
+from distill_ray.stages.preflight.plan import plan
 
 MISSING = StudentConfig(model=ModelSource(path="nowhere"))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distill_ray.core.memory import CHUNK_BYTES, Sizes, training_need
-from distill_ray.engine.optim import OptimSpec, adamw
+from distill_ray.engine.backends.optim import OptimSpec, adamw
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from findings import config, tiny_model
 
-from distill_ray.cli import main
+from distill_ray.cli.main import main
 
 pytestmark = pytest.mark.heavy
 

@@ -10,7 +10,8 @@ import trouble
 
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.training import TrainingConfig
-from distill_ray.engine.job import DataSpec, Job, TeachingSpec, build_session
+from distill_ray.engine.build import build_session
+from distill_ray.engine.job import DataSpec, Job, TeachingSpec
 
 LENGTH = 16
 KINDS = {"notes": "text", "triage.labelled": "task", "triage.prompts": "task"}

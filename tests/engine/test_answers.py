@@ -12,9 +12,16 @@ from distill_ray.config.serving import HiddenTargets, SampledTargets, TopKTarget
 from distill_ray.core import sparse
 from distill_ray.core.memory import CHUNK_BYTES
 from distill_ray.data.batches import Rows, collate
-from distill_ray.engine.answers import Request, answer, as_array, as_tensor, output, reference
 from distill_ray.engine.objective import Kept
-from distill_ray.engine.parity import largest_gap, sample_of, tolerance
+from distill_ray.engine.teachers.messages import (
+    Request,
+    answer,
+    as_array,
+    as_tensor,
+    output,
+    reference,
+)
+from distill_ray.engine.teachers.parity import largest_gap, sample_of, tolerance
 from distill_ray.models.execution import Execution
 from distill_ray.models.teachers import TeacherBank
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from distill_ray.core.schedule import Switch
+from distill_ray.engine.job import AtSwitch
 from distill_ray.engine.loop import distill
-from distill_ray.engine.session import AtSwitch
 
 pytestmark = pytest.mark.heavy
 

@@ -11,12 +11,12 @@ from trouble import POISON, Trouble, poisoned
 
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.engine import checkpoint
-from distill_ray.engine.bad_steps import TooManyBadStepsError
 from distill_ray.engine.job import TeachingSpec
 from distill_ray.engine.loop import distill, train_step
+from distill_ray.engine.skipped_steps import TooManyBadStepsError
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.storage import Storage
-from distill_ray.stages.set_aside import keeper
+from distill_ray.stages.training.quarantine import keeper
 
 BAD = 2
 """The step that goes wrong, counted from 0."""

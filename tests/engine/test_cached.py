@@ -13,13 +13,14 @@ from distill_ray.core.memory import targets_bytes
 from distill_ray.core.sparse import SparseTargets, top_k
 from distill_ray.core.sparse_bytes import decode, encode
 from distill_ray.data.batches import in_order
-from distill_ray.engine.cached import Cached, TargetsError
-from distill_ray.engine.held_out import validate
-from distill_ray.engine.job import TeachingSpec, build_session, held_out_streams, teacher_bank
+from distill_ray.engine.build import build_session, held_out_streams, teacher_bank
+from distill_ray.engine.job import TeachingSpec
 from distill_ray.engine.loop import distill
 from distill_ray.engine.objective import Kept
-from distill_ray.engine.targets import TargetSpec, kept_of_rows, sparse_targets
-from distill_ray.engine.teacher import Colocated
+from distill_ray.engine.teachers.base import Colocated
+from distill_ray.engine.teachers.cached import Cached, TargetsError
+from distill_ray.engine.teachers.targets import TargetSpec, kept_of_rows, sparse_targets
+from distill_ray.engine.validation import validate
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
 

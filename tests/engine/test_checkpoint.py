@@ -11,9 +11,9 @@ from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.training import LoraConfig
 from distill_ray.core.schedule import Weighted
 from distill_ray.engine import checkpoint
-from distill_ray.engine.held_out import validate
+from distill_ray.engine.job import AtSwitch
 from distill_ray.engine.loop import distill
-from distill_ray.engine.session import AtSwitch
+from distill_ray.engine.validation import validate
 from distill_ray.models.adapters import add_lora
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef

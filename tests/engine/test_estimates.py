@@ -7,8 +7,8 @@ import torch
 from oracles import estimators as oracle
 
 from distill_ray.core.estimators import RademacherProjection, prompt_splits
-from distill_ray.engine import estimates
-from distill_ray.engine.estimates import estimate
+from distill_ray.engine.inference import student_estimates as estimates
+from distill_ray.engine.inference.student_estimates import estimate
 from distill_ray.models.load import load_frozen, load_model
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import tiny
 import torch
 
 from distill_ray.data.examples import Questions
-from distill_ray.engine.generate import SPARE, greedy_answers
+from distill_ray.engine.inference.generate import SPARE, greedy_answers
 from distill_ray.models.load import load_frozen
 from distill_ray.models.ref import ModelRef
 

@@ -12,10 +12,10 @@ from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.training import LossWeights
 from distill_ray.data.batches import Batch
 from distill_ray.engine import checkpoint
-from distill_ray.engine.held_out import validate
 from distill_ray.engine.job import TeachingSpec
 from distill_ray.engine.loop import checkpoint_losses, distill, train_step
 from distill_ray.engine.session import Stopping
+from distill_ray.engine.validation import validate
 from distill_ray.models.load import load_model
 
 

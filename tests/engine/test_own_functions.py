@@ -12,7 +12,7 @@ from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.schedule import PluginSchedule, scheduling
 from distill_ray.core.plugins import own_functions
 from distill_ray.engine.loop import distill
-from distill_ray.stages.check import find_problems
+from distill_ray.stages.preflight.check import find_problems
 
 MODULE = '''
 from distill_ray.core.divergence import reverse_kl

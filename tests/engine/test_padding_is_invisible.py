@@ -10,9 +10,9 @@ import torch
 
 from distill_ray.data.batches import collate
 from distill_ray.data.packing import pack, unpacked
-from distill_ray.engine.held_out import validate
 from distill_ray.engine.job import DataSpec
 from distill_ray.engine.loop import distill
+from distill_ray.engine.validation import validate
 from distill_ray.models.load import load_model
 
 ARCHITECTURES = {

@@ -21,9 +21,8 @@ from distill_ray.config.several import SEVERAL
 from distill_ray.config.training import LoraConfig
 from distill_ray.core.memory import snapshot_bytes
 from distill_ray.core.schedule import Weighted
-from distill_ray.engine.job import TeachingSpec, mixed_rows
-from distill_ray.engine.session import AtSwitch
-from distill_ray.engine.several import Together
+from distill_ray.engine.build import mixed_rows
+from distill_ray.engine.job import AtSwitch, TeachingSpec, Together
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 

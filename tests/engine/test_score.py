@@ -14,7 +14,13 @@ from distill_ray.core.memory import CHUNK_BYTES
 from distill_ray.data.batches import collate
 from distill_ray.data.examples import Questions
 from distill_ray.data.packing import pack
-from distill_ray.engine.score import divergence, option_scores, prior_scores, size_of, text_score
+from distill_ray.engine.inference.loglikelihood import (
+    divergence,
+    option_scores,
+    prior_scores,
+    size_of,
+    text_score,
+)
 from distill_ray.models.load import load_frozen
 
 CPU = torch.device("cpu")

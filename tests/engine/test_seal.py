@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distill_ray.engine.seal import UnsoundError, seal, verify
+from distill_ray.engine.checksums import UnsoundError, seal, verify
 
 
 @pytest.fixture

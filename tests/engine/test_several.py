@@ -14,11 +14,11 @@ from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.several import SEVERAL
 from distill_ray.core.strategies import Instances, at_random, confidence_weights
 from distill_ray.engine import checkpoint
-from distill_ray.engine.held_out import validate
-from distill_ray.engine.job import TeachingSpec, build_session, mixed_rows
+from distill_ray.engine.build import build_session, mixed_rows
+from distill_ray.engine.job import TeachingSpec, Together
 from distill_ray.engine.loop import distill, train_step
 from distill_ray.engine.objective import Kept, starts_of
-from distill_ray.engine.several import Together
+from distill_ray.engine.validation import validate
 from distill_ray.models.load import load_model
 
 pytestmark = pytest.mark.heavy

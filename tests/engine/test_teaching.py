@@ -8,9 +8,9 @@ import torch
 
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.core.schedule import Reassessment, Rules, Weighted
-from distill_ray.engine.held_out import task_loss, validate
 from distill_ray.engine.job import TeachingSpec
 from distill_ray.engine.loop import distill, train_step
+from distill_ray.engine.validation import task_loss, validate
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
 

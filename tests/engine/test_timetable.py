@@ -9,10 +9,11 @@ import tiny
 import torch
 
 from distill_ray.core.schedule import Reassessment, Rules
-from distill_ray.engine.job import DataSpec, TeachingSpec, build_session, load_streams
+from distill_ray.engine.build import build_session, load_streams
+from distill_ray.engine.job import DataSpec, TeachingSpec
 from distill_ray.engine.loop import distill
-from distill_ray.engine.teacher import Colocated
-from distill_ray.engine.timetable import rows_needed
+from distill_ray.engine.row_plan import rows_needed
+from distill_ray.engine.teachers.base import Colocated
 
 pytestmark = pytest.mark.heavy
 
@@ -77,7 +78,7 @@ def test_each_checkpoint_gets_the_rows_that_it_is_asked_about_and_no_others(
         objective=objective.model_copy(update={"temperature": 2.0}),
     )  # fmt: skip
     job = replace(job, data=shards if rows == "packed" else grouped, validate_every=3)
-    from distill_ray.engine.job import teacher_bank
+    from distill_ray.engine.build import teacher_bank
 
     asked = Asked(teacher_bank(job, torch.device("cpu")))
     for _ in distill(build_session(job, torch.device("cpu"), asked)):

@@ -9,10 +9,11 @@ import tiny
 import torch
 
 from distill_ray.config.objective import ObjectiveConfig
-from distill_ray.engine.held_out import validate
-from distill_ray.engine.job import ANCHOR, TeachingSpec, build_session
+from distill_ray.engine.build import build_session
+from distill_ray.engine.job import ANCHOR, TeachingSpec
 from distill_ray.engine.loop import distill, train_step
 from distill_ray.engine.objective import Kept
+from distill_ray.engine.validation import validate
 from distill_ray.models.load import load_model
 
 STUDENT, TEACHER, OTHER = (

@@ -17,7 +17,8 @@ from distill_ray.config.training import TrainingConfig
 from distill_ray.core.divergence import DIVERGENCES
 from distill_ray.core.head import Head
 from distill_ray.core.head_loss import Supervision, head_loss
-from distill_ray.engine.job import DataSpec, Job, TeachingSpec, build_session
+from distill_ray.engine.build import build_session
+from distill_ray.engine.job import DataSpec, Job, TeachingSpec
 from distill_ray.engine.loop import distill, train_step
 from distill_ray.models.causal import hidden_states
 from distill_ray.models.execution import Execution

@@ -17,7 +17,8 @@ from findings import config
 from distill_ray.config import RunConfig
 from distill_ray.data.batches import Rows
 from distill_ray.runtime.run import Run
-from distill_ray.stages.shard import ShardSet, held_out_questions, shard
+from distill_ray.stages.results.shard_set import ShardSet, held_out_questions
+from distill_ray.stages.shard import shard
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
 

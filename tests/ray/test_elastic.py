@@ -13,17 +13,17 @@ import pytest
 from findings import config
 from plain import trained
 
-from distill_ray.bench.chaos_nodes import Nodes
+from distill_ray.bench.chaos.nodes import Nodes
 from distill_ray.config import RunConfig
 from distill_ray.engine.job import Job
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.cluster import ensure_ray, shutdown
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
-from distill_ray.stages.order import Order
-from distill_ray.stages.rows import data_spec
+from distill_ray.stages.results.data_spec import data_spec
+from distill_ray.stages.results.training_job import Order
 from distill_ray.stages.shard import shard
-from distill_ray.stages.training import train
+from distill_ray.stages.training.run import train
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from distill_ray.models.ref import ModelRef
-from distill_ray.stages.local_files import local_ref
+from distill_ray.stages.results.local_files import local_ref
 
 
 def test_a_file_of_a_package_is_looked_up_where_the_model_is_loaded() -> None:

@@ -24,15 +24,18 @@ from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
-from distill_ray.stages.adapt import Teacher, TeacherSet, Weights
-from distill_ray.stages.audit import INITIAL, audit
-from distill_ray.stages.desk import Desk
-from distill_ray.stages.metrics import task_metrics
-from distill_ray.stages.rows import data_spec
-from distill_ray.stages.scoring import VERSION, Scored, Subject, sheets
-from distill_ray.stages.scoring_worker import Pool
-from distill_ray.stages.shard import ShardSet, held_out_questions, shard
-from distill_ray.stages.sheet_parts import Part, Scoring, parts_of, score_part, whole
+from distill_ray.stages.audit import audit
+from distill_ray.stages.results.audit_table import INITIAL
+from distill_ray.stages.results.data_spec import data_spec
+from distill_ray.stages.results.model_scores import Scored, Subject
+from distill_ray.stages.results.shard_set import ShardSet, held_out_questions
+from distill_ray.stages.results.teacher_set import Teacher, TeacherSet, Weights
+from distill_ray.stages.scoring.metrics import task_metrics
+from distill_ray.stages.scoring.partial import Desk
+from distill_ray.stages.scoring.parts import Part, Scoring, parts_of, score_part, whole
+from distill_ray.stages.scoring.run import VERSION, sheets
+from distill_ray.stages.scoring.worker import Pool
+from distill_ray.stages.shard import shard
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here"), pytest.mark.timeout(240)]
 

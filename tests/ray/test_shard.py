@@ -12,7 +12,8 @@ from findings import config, rows, write_jsonl
 
 from distill_ray.config import InputError, RunConfig
 from distill_ray.runtime.run import Run
-from distill_ray.stages.shard import ShardSet, held_out_questions, shard
+from distill_ray.stages.results.shard_set import ShardSet, held_out_questions
+from distill_ray.stages.shard import shard
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
 

@@ -21,11 +21,12 @@ from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import MANIFEST
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
-from distill_ray.stages.order import Order
-from distill_ray.stages.rows import data_spec
-from distill_ray.stages.shard import ShardSet, shard
-from distill_ray.stages.targets import with_targets
-from distill_ray.stages.training import train
+from distill_ray.stages.results.data_spec import data_spec
+from distill_ray.stages.results.shard_set import ShardSet
+from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.serving.targets import with_targets
+from distill_ray.stages.shard import shard
+from distill_ray.stages.training.run import train
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("ray_here")]
 

@@ -25,29 +25,26 @@ from distill_ray.core import sparse
 from distill_ray.core.schedule import Reassessment, Rules, Weighted
 from distill_ray.core.sparse_bytes import encode
 from distill_ray.data.batches import Batch
-from distill_ray.engine.answers import Answer, Request, answer
-from distill_ray.engine.job import Job, TeachingSpec, build_session
+from distill_ray.engine.build import build_session
+from distill_ray.engine.job import Job, TeachingSpec
 from distill_ray.engine.loop import distill
 from distill_ray.engine.objective import Kept
+from distill_ray.engine.teachers.messages import Answer, Request, answer
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.cluster import mailbox
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
-from distill_ray.stages import teacher_pool
-from distill_ray.stages.order import Order
-from distill_ray.stages.pool_actor import LocalTeachers, versions
-from distill_ray.stages.pooled import Pooled
-from distill_ray.stages.rows import data_spec
-from distill_ray.stages.shard import ShardSet, shard
-from distill_ray.stages.teacher_pool import (
-    THREAD,
-    Pool,
-    PoolError,
-    PoolRefusedError,
-    teacher_pools,
-)
-from distill_ray.stages.training import local, train
+from distill_ray.stages.results.data_spec import data_spec
+from distill_ray.stages.results.shard_set import ShardSet
+from distill_ray.stages.results.students import local
+from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.serving import pool as teacher_pool
+from distill_ray.stages.serving.pool import THREAD, Pool, PoolError, PoolRefusedError, teacher_pools
+from distill_ray.stages.serving.pool_actor import LocalTeachers, versions
+from distill_ray.stages.serving.pool_client import Pooled
+from distill_ray.stages.shard import shard
+from distill_ray.stages.training.run import train
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
 

@@ -6,7 +6,7 @@ import pytest
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from distill_ray.stages.trainer import LeanTrainer
+from distill_ray.stages.training.trainer import LeanTrainer
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
 

@@ -17,17 +17,20 @@ from distill_ray.config import InputError, RunConfig
 from distill_ray.config.schedule import EqualStagesSchedule
 from distill_ray.config.serving import ColocatedServing
 from distill_ray.config.training import LoraConfig
-from distill_ray.engine.job import Job, TeachingSpec, mixed_rows
+from distill_ray.engine.build import mixed_rows
+from distill_ray.engine.job import Job, TeachingSpec
 from distill_ray.models.load import load_frozen, load_model
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
-from distill_ray.stages.order import Order
-from distill_ray.stages.rows import data_spec
-from distill_ray.stages.set_aside import FOLDER
-from distill_ray.stages.shard import ShardSet, shard
-from distill_ray.stages.student_folder import write_weights
-from distill_ray.stages.training import local, train
+from distill_ray.stages.reporting.export import write_weights
+from distill_ray.stages.results.data_spec import data_spec
+from distill_ray.stages.results.shard_set import ShardSet
+from distill_ray.stages.results.students import local
+from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.shard import shard
+from distill_ray.stages.training.quarantine import FOLDER
+from distill_ray.stages.training.run import train
 
 pytestmark = [
     pytest.mark.ray,

@@ -18,7 +18,7 @@ from distill_ray.runtime.causes import outside_cause
 from distill_ray.runtime.remote import ATTEMPTS, PatientS3, open_uri
 from distill_ray.runtime.soundness import DamagedError
 from distill_ray.runtime.storage import Storage
-from distill_ray.stages.local_files import CURVE, local_ref
+from distill_ray.stages.results.local_files import CURVE, local_ref
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ from distill_ray.runtime.submission import (
     next_attempt,
     storage_problems,
 )
-from distill_ray.stages.submitting import elsewhere, submit_problems
+from distill_ray.stages.preflight.submit import elsewhere, submit_problems
 
 ROOT = Path(__file__).parents[2]
 
@@ -176,7 +176,9 @@ def test_the_quickstart_can_be_submitted_from_its_repository(
     cfg = load_config(config_file, ["storage=s3://bucket/runs"])
     package = survey(ROOT, cfg.cluster.job.excludes, cfg.cluster.job.max_file_mib * MIB)
     assert list(submit_problems(cfg, config_file, package)) == []
-    assert {"configs/quickstart.yaml", "distill_ray/cli.py", "jobs/run.py"} <= set(package.files)
+    assert {"configs/quickstart.yaml", "distill_ray/cli/main.py", "jobs/run.py"} <= set(
+        package.files
+    )
     assert package.size_bytes < 20 * MIB
 
 

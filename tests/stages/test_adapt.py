@@ -15,9 +15,10 @@ from distill_ray.engine.job import DataSpec, Job
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.storage import Storage
-from distill_ray.stages.adapt import Teacher, TeacherSet, Weights, _teacher, softened
-from distill_ray.stages.local_files import CURVE
-from distill_ray.stages.order import Order
+from distill_ray.stages.adapt import _teacher
+from distill_ray.stages.results.local_files import CURVE
+from distill_ray.stages.results.teacher_set import Teacher, TeacherSet, Weights, softened
+from distill_ray.stages.results.training_job import Order
 
 RAW = Weights(ModelRef("path", "/raw"), "raw")
 

@@ -4,7 +4,7 @@ import pytest
 from findings import config, tiny_model
 
 from distill_ray.config import RunConfig
-from distill_ray.stages.check_training import Kernels, kernel_problems, match_problems
+from distill_ray.stages.preflight.check_training import Kernels, kernel_problems, match_problems
 
 EVERYTHING = {"gpu": True, "compiler": True, "flash": True}
 

@@ -8,8 +8,8 @@ import pytest
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.soundness import DamagedError
 from distill_ray.runtime.storage import Storage
-from distill_ray.stages.desk import Desk
-from distill_ray.stages.sheet_parts import Part
+from distill_ray.stages.scoring.partial import Desk
+from distill_ray.stages.scoring.parts import Part
 
 PARTS = [Part(0, 3), Part(3, 6), Part(6, 7)]
 

@@ -9,8 +9,9 @@ import pytest
 from prepared import Candidate, answers, audited, probed, run_of
 
 from distill_ray.config import InputError
-from distill_ray.stages.distill import first_of
-from distill_ray.stages.rank import Ranking, rank
+from distill_ray.stages.rank import rank
+from distill_ray.stages.results.ranking import Ranking
+from distill_ray.stages.training.teaching import first_of
 
 CANDIDATES = {
     name: Candidate({"organ": answers(60, 4, 0, right=right)})

@@ -12,11 +12,12 @@ from prepared import Candidate, answers, audited, probed, run_of
 from distill_ray.config import InputError, RunConfig
 from distill_ray.config.several import SeveralConfig
 from distill_ray.runtime.run import Run
-from distill_ray.stages.check import find_problems
-from distill_ray.stages.domains import losses_by_domain, members_of, together_of
-from distill_ray.stages.plan import plan
-from distill_ray.stages.rank import Ranking, rank
-from distill_ray.stages.report_tables import tokens
+from distill_ray.stages.preflight.check import find_problems
+from distill_ray.stages.preflight.plan import plan
+from distill_ray.stages.rank import rank
+from distill_ray.stages.reporting.tables import tokens
+from distill_ray.stages.results.ranking import Ranking
+from distill_ray.stages.serving.members import losses_by_domain, members_of, together_of
 
 TASKS = ("organ", "side")
 ALONE: dict[str, Any] = {"schedule": {"kind": "fixed"}, "reassess": {"at_progress": []}}

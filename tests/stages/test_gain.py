@@ -12,10 +12,11 @@ from prepared import Asked, answers, run_of, write_sheet
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
-from distill_ray.stages.adapt import Teacher, TeacherSet, Weights
-from distill_ray.stages.gain import Gain, _gain, proven
-from distill_ray.stages.scoring import Subject, _artifact
-from distill_ray.stages.shard import ShardSet
+from distill_ray.stages.results.model_scores import Subject
+from distill_ray.stages.results.shard_set import ShardSet
+from distill_ray.stages.results.teacher_set import Teacher, TeacherSet, Weights
+from distill_ray.stages.scoring.run import _artifact
+from distill_ray.stages.selection.adaptation_gain import Gain, _gain, proven
 
 GOOD, BAD = (answers(60, 4, 0, right=share) for share in (0.8, 0.4))
 

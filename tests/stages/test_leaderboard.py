@@ -10,8 +10,9 @@ from typing import Any
 from prepared import Candidate, answers, audited, probed, run_of
 from rich.console import Console
 
-from distill_ray import console
-from distill_ray.stages.rank import STAGES, Ranking, rank
+from distill_ray.console import tables as console
+from distill_ray.stages.rank import rank
+from distill_ray.stages.results.ranking import STAGES, Ranking
 
 GOOD, FAIR = ({"organ": answers(60, 4, 0, right=share)} for share in (0.8, 0.5))
 

@@ -16,8 +16,8 @@ from distill_ray.core.intervals import Interval
 from distill_ray.core.temperature import fit_temperature
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.storage import Storage
-from distill_ray.stages.metrics import Figures, drop, scaling, task_metrics, text_nll
-from distill_ray.stages.scoring import Sheet
+from distill_ray.stages.results.model_scores import Sheet
+from distill_ray.stages.scoring.metrics import Figures, drop, scaling, task_metrics, text_nll
 
 FIGURES = Figures(bins=10, resamples=300, confidence=0.95)
 END = 0

@@ -14,8 +14,8 @@ from distill_ray.engine.job import DataSpec, Job
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.storage import Storage
-from distill_ray.stages.local_files import BEST, CURVE, local_ref
-from distill_ray.stages.order import Order
+from distill_ray.stages.results.local_files import BEST, CURVE, local_ref
+from distill_ray.stages.results.training_job import Order
 
 LOSSES = (3.0, 1.0, 2.0, 2.5)
 """At each of four rungs."""

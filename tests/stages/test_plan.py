@@ -9,8 +9,8 @@ import pytest
 from findings import config, training
 
 from distill_ray.config import RunConfig
-from distill_ray.stages.check import find_problems
-from distill_ray.stages.plan import Plan, Work, plan
+from distill_ray.stages.preflight.check import find_problems
+from distill_ray.stages.preflight.plan import Plan, Work, plan
 
 
 def planned(folder: Path, **serving: Any) -> Plan:

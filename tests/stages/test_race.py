@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from prepared import Candidate, answers, audited, probed, run_of
 
-from distill_ray.stages.evidence import gather
-from distill_ray.stages.race import next_wave, standing
+from distill_ray.stages.selection.factors import gather, next_wave, standing
 
 TASK = {"organ": answers(60, 4, 0, right=0.8)}
 WORSE = {"organ": answers(60, 4, 0, right=0.3)}

@@ -13,8 +13,9 @@ from prepared import Asked, Candidate, answers, audited, probed, run_of
 
 from distill_ray.config import InputError
 from distill_ray.runtime.run import Run
-from distill_ray.stages.evidence import Evidence, gather
-from distill_ray.stages.rank import STAGES, Ranking, rank
+from distill_ray.stages.rank import rank
+from distill_ray.stages.results.ranking import STAGES, Ranking
+from distill_ray.stages.selection.factors import Evidence, gather
 
 OTHERS = ("peak", "domain", "calibration")
 TASK = {"organ": answers(60, 4, 0, right=0.8)}

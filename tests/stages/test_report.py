@@ -2,8 +2,8 @@
 
 import pytest
 
-from distill_ray.stages import report_tables as tables
-from distill_ray.stages.report_text import (
+from distill_ray.stages.reporting import tables
+from distill_ray.stages.reporting.text import (
     Table,
     above_majority,
     big,

@@ -8,11 +8,18 @@ from findings import config
 from rich.console import Console
 
 from distill_ray.config import InputError, RunConfig
-from distill_ray.console import print_rows
+from distill_ray.console.tables import print_rows
 from distill_ray.data.packing import Sample, labelled_sample, pack, prompt_sample, text_sample
 from distill_ray.data.tokenizer import encode
 from distill_ray.data.wording import Chat
-from distill_ray.stages.show import RowShown, counts, plain, refuse_unknown, samples_of, token_texts
+from distill_ray.stages.sharding.show import (
+    RowShown,
+    counts,
+    plain,
+    refuse_unknown,
+    samples_of,
+    token_texts,
+)
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from distill_ray.data.examples import Questions
-from distill_ray.stages.report_tables import sides, switches, widest
-from distill_ray.stages.sides import sides_of
-from distill_ray.stages.sides import widest as farthest
+from distill_ray.stages.evaluate import sides_of
+from distill_ray.stages.evaluate import widest as farthest
+from distill_ray.stages.reporting.tables import sides, switches, widest
 
 STUDENT = np.array([0.1, 2.0, 0.5, 3.0, 0.4, 0.2])
 TEACHER = np.array([1.1, 0.5, 0.5, 0.1, 0.5, 5.2])

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from distill_ray.config import load_config
-from distill_ray.stages.check import find_problems
-from distill_ray.stages.plan import plan
+from distill_ray.stages.preflight.check import find_problems
+from distill_ray.stages.preflight.plan import plan
 
 CONFIG = Path(__file__).parents[2] / "configs" / "smollm2.yaml"
 pytestmark = pytest.mark.skipif(

@@ -13,7 +13,7 @@ from distill_ray.config.data import TaskConfig
 from distill_ray.models.adapters import add_lora
 from distill_ray.models.load import load_frozen, load_model
 from distill_ray.models.ref import ModelRef
-from distill_ray.stages.student_folder import end_turns, turn_end, write_weights
+from distill_ray.stages.reporting.export import end_turns, turn_end, write_weights
 
 TASK = TaskConfig(name="organ", source={"text": "unread"}, chat=True)
 

@@ -13,21 +13,21 @@ import pytest
 import tiny
 from findings import config, training
 
-from distill_ray import console
 from distill_ray.config import RunConfig
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.serving import CachedServing, SampledTargets, TopKTargets
 from distill_ray.config.training import TrainingConfig
+from distill_ray.console import tables as console
 from distill_ray.core.memory import targets_bytes
 from distill_ray.engine.job import DataSpec, Job, TeachingSpec
-from distill_ray.engine.timetable import rows_needed
+from distill_ray.engine.row_plan import rows_needed
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.storage import Storage
-from distill_ray.stages.check import find_problems
-from distill_ray.stages.order import Order
-from distill_ray.stages.plan import Plan, Work, plain, plan
-from distill_ray.stages.shelf import artifact_of
-from distill_ray.stages.targets import with_targets
+from distill_ray.stages.preflight.check import find_problems
+from distill_ray.stages.preflight.plan import Plan, Work, plain, plan
+from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.serving.target_files import artifact_of
+from distill_ray.stages.serving.targets import with_targets
 
 KNOWN = {"reassess": {"at_progress": []}, "schedule": {"kind": "fixed"}}
 

@@ -10,8 +10,9 @@ from prepared import Candidate, answers, probe_outcome, probed, run_of, trial
 
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
-from distill_ray.stages.probe import ProbeTable
-from distill_ray.stages.trials import Trials, outcome, run_left
+from distill_ray.stages.results.probe_table import ProbeTable
+from distill_ray.stages.results.trial import Trials, outcome
+from distill_ray.stages.trials.run import run_left
 
 TASK = {"organ": answers(8, 3, 0, right=0.5)}
 

@@ -14,15 +14,14 @@ from prepared import run_of
 
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.data.examples import Questions
-from distill_ray.engine.job import DataSpec, TeachingSpec
-from distill_ray.engine.score import option_scores
-from distill_ray.engine.session import AtSwitch
+from distill_ray.engine.inference.loglikelihood import option_scores
+from distill_ray.engine.job import AtSwitch, DataSpec, TeachingSpec
 from distill_ray.models.load import load_model
 from distill_ray.runtime.run import Run
-from distill_ray.stages.adapt import Weights
-from distill_ray.stages.shard import ShardSet
-from distill_ray.stages.trials import Kept, Plan, Trial, trial
-from distill_ray.stages.trials_worker import Exam, _fill
+from distill_ray.stages.results.shard_set import ShardSet
+from distill_ray.stages.results.teacher_set import Weights
+from distill_ray.stages.results.trial import Kept, Plan, Trial, trial
+from distill_ray.stages.trials.worker import Exam, _fill
 
 LENGTH = 16
 KINDS = {"findings": "text", "organ.labelled": "task", "organ.prompts": "task"}

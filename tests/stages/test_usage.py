@@ -11,11 +11,11 @@ import torch
 from distill_ray.config.data import TaskConfig
 from distill_ray.data.examples import questions
 from distill_ray.data.wording import wording
-from distill_ray.engine.score import option_scores
+from distill_ray.engine.inference.loglikelihood import option_scores
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
-from distill_ray.stages.render import render
-from distill_ray.stages.usage import usage
+from distill_ray.stages.reporting.render import render
+from distill_ray.stages.reporting.usage import usage
 
 LONG = {"heart": " heart", "lung": " left heart"}
 BEGUN = {"a": " left", "b": " left heart"}

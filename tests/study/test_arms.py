@@ -12,12 +12,12 @@ from distill_ray.config.load import load_arms
 from distill_ray.config.study import ScheduleStudy
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.run import Run
-from distill_ray.stages.adapt import Teacher, TeacherSet, Weights
+from distill_ray.stages.pipeline import Selection
 from distill_ray.stages.rank import rank
-from distill_ray.stages.shard import ShardSet
-from distill_ray.stages.trials import Trial
-from distill_ray.study.arms import CONTROL, Arm, arms_of, strongest, trial_of
-from distill_ray.study.route import Route
+from distill_ray.stages.results.shard_set import ShardSet
+from distill_ray.stages.results.teacher_set import Teacher, TeacherSet, Weights
+from distill_ray.stages.results.trial import Trial
+from distill_ray.study.schedule.arms import CONTROL, Arm, arms_of, strongest, trial_of
 
 RIGHT = {"weak": 0.4, "strong": 0.9}
 STUDENT = Weights(ModelRef("init", seed=0), "s")
@@ -28,7 +28,7 @@ def teacher(name: str, best: int) -> Teacher:
     return Teacher(name, Weights(ModelRef("init"), "raw"), rungs, [3.0, 2.0, 2.5], best, name)
 
 
-def found_of(run: Run) -> Route:
+def found_of(run: Run) -> Selection:
     seen = {
         name: Candidate({"organ": answers(60, 4, 0, right=share)}, (share, share))
         for name, share in RIGHT.items()
@@ -39,7 +39,7 @@ def found_of(run: Run) -> Route:
         STUDENT, {"weak": teacher("weak", 1), "strong": teacher("strong", 2)}, {}, []
     )
     checked, tried = audited(run, seen), probed(run, seen)
-    return Route(ShardSet(shards, run.cfg), teachers, checked, tried, rank(run, checked, tried))
+    return Selection(ShardSet(shards, run.cfg), teachers, checked, tried, rank(run, checked, tried))
 
 
 class Made:

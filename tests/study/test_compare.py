@@ -13,8 +13,8 @@ from scipy import stats
 
 from distill_ray.config.study import RankingStudy
 from distill_ray.stages.rank import rank
-from distill_ray.study.predictors import ACCURACY, PREDICTORS, RANKING, Seen, predictions
-from distill_ray.study.study import _compared, _cost, _overall
+from distill_ray.study.ranking.predictors import ACCURACY, PREDICTORS, RANKING, Seen, predictions
+from distill_ray.study.ranking.run import _compared, _cost, _overall
 
 pytestmark = pytest.mark.heavy
 

@@ -18,10 +18,10 @@ from distill_ray.config.load import load_study
 from distill_ray.config.study import DomainDataStudy
 from distill_ray.core.calibration import right_each
 from distill_ray.data.examples import Questions
-from distill_ray.stages.trials import ANSWERS, Trial
-from distill_ray.study.domain_data import Outcome, require
-from distill_ray.study.domain_page import write_page
-from distill_ray.study.domain_rows import Told, compared, contrasts_of, overall_of, ways_of
+from distill_ray.stages.results.trial import ANSWERS, Trial
+from distill_ray.study.domain_data.compare import Told, compared, contrasts_of, overall_of, ways_of
+from distill_ray.study.domain_data.page import write_page
+from distill_ray.study.domain_data.run import Outcome, require
 
 N, OPTIONS = 200, 4
 CFG = DomainDataStudy(

@@ -10,9 +10,9 @@ import pytest
 
 from distill_ray.config.study import RankingStudy
 from distill_ray.core.agreement import agreement
-from distill_ray.study.page import write_page
-from distill_ray.study.predictors import ACCURACY, PREDICTORS, RANKING
-from distill_ray.study.study import Study, _overall
+from distill_ray.study.ranking.page import write_page
+from distill_ray.study.ranking.predictors import ACCURACY, PREDICTORS, RANKING
+from distill_ray.study.ranking.run import Study, _overall
 
 TEACHERS = ("small", "middle|wide", "large")
 REACHED = dict(zip(TEACHERS, (0.5, 0.6, 0.9)))

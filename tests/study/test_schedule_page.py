@@ -10,10 +10,10 @@ import pytest
 from arms import CFG, RIGHT, taught
 
 from distill_ray.config.study import ScheduleStudy
-from distill_ray.study.schedule import Outcome
-from distill_ray.study.schedule_page import write_page
-from distill_ray.study.schedule_plots import turns
-from distill_ray.study.schedule_rows import overall_of
+from distill_ray.study.schedule.compare import overall_of
+from distill_ray.study.schedule.page import write_page
+from distill_ray.study.schedule.plots import turns
+from distill_ray.study.schedule.run import Outcome
 
 COST = {"busy_s": 300.0, "worker_s": 500.0, "tokens": 1000}
 

@@ -12,9 +12,9 @@ from oracles.plain_bootstrap import bootstrap_mean
 
 from distill_ray.config import InputError
 from distill_ray.core.resampling import Resamples
-from distill_ray.study.arms import CONTROL
-from distill_ray.study.schedule_rows import BEST_STATIC, ORACLE, Taught, overall_of
-from distill_ray.study.versus import against, interval_of
+from distill_ray.study.paired import against, interval_of
+from distill_ray.study.schedule.arms import CONTROL
+from distill_ray.study.schedule.compare import BEST_STATIC, ORACLE, Taught, overall_of
 
 
 @pytest.fixture(scope="module")

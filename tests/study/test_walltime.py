@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 from distill_ray.runtime.artifacts import Manifest
-from distill_ray.study.walltime import busy_s
+from distill_ray.study.common import busy_s
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 from distill_ray.bench.arms.engine import Rows, session_of
 from distill_ray.bench.arms.inputs import Pair, load_pair
-from distill_ray.bench.turns import Turns
-from distill_ray.bench.work import StepWork
+from distill_ray.bench.harness.client import Turns
+from distill_ray.bench.suites.work import StepWork
 from distill_ray.core.head_loss import Reference
 from distill_ray.data.batches import Batch
-from distill_ray.engine.cached import Cached
 from distill_ray.engine.loop import train_step
 from distill_ray.engine.objective import Kept
 from distill_ray.engine.session import Session
-from distill_ray.engine.targets import TargetSpec, file_of, sparse_targets, targets_of
+from distill_ray.engine.teachers.cached import Cached
+from distill_ray.engine.teachers.targets import TargetSpec, file_of, sparse_targets, targets_of
 from distill_ray.models.teachers import TeacherBank
 
 SPEC = TargetSpec("top_k", 64)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import torch
 
 from distill_ray.bench.arms.inputs import Heads, Pair, batch, heads, load_pair
-from distill_ray.bench.turns import Turns
-from distill_ray.bench.work import LossWork, StepWork
+from distill_ray.bench.harness.client import Turns
+from distill_ray.bench.suites.work import LossWork, StepWork
 from distill_ray.core.head import Head
 from distill_ray.core.head_loss import Supervision, head_loss
 from distill_ray.core.schedule import Ladders, ScheduleState
 from distill_ray.core.schedules import fixed
 from distill_ray.data.batches import Batch
+from distill_ray.engine.backends.optim import OptimSpec
+from distill_ray.engine.backends.plain import PlainBackend
+from distill_ray.engine.backends.student import Student
 from distill_ray.engine.loop import train_step
 from distill_ray.engine.objective import Objective
-from distill_ray.engine.optim import OptimSpec
-from distill_ray.engine.plain import PlainBackend
 from distill_ray.engine.session import Session, Teaching
-from distill_ray.engine.student import Student
-from distill_ray.engine.teacher import Colocated
+from distill_ray.engine.teachers.base import Colocated
 from distill_ray.models.teachers import TeacherBank
 
 

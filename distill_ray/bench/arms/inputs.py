@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill_ray.bench.flops import Decoder, distillation_step
-from distill_ray.bench.work import LossWork, StepWork
+from distill_ray.bench.harness.flops import Decoder, distillation_step
+from distill_ray.bench.suites.work import LossWork, StepWork
 from distill_ray.data.batches import Batch
 from distill_ray.models.load import DTYPES, load_frozen, load_model, num_parameters
 

@@ -10,8 +10,8 @@ import numpy as np
 from distill_ray.bench.arms import plain
 from distill_ray.bench.arms.engine import session_of
 from distill_ray.bench.arms.inputs import load_pair
-from distill_ray.bench.turns import Turns
-from distill_ray.bench.work import SamplesWork
+from distill_ray.bench.harness.client import Turns
+from distill_ray.bench.suites.work import SamplesWork
 from distill_ray.data.batches import Batch, collate
 from distill_ray.data.packing import Sample, pack, text_sample, unpacked
 from distill_ray.engine.loop import train_step

@@ -25,8 +25,8 @@ from transformers import PreTrainedTokenizerFast, TrainerCallback
 from trl.experimental.gkd import GKDConfig, GKDTrainer
 
 from distill_ray.bench.arms.inputs import batch, load_pair
-from distill_ray.bench.turns import Turns
-from distill_ray.bench.work import StepWork
+from distill_ray.bench.harness.client import Turns
+from distill_ray.bench.suites.work import StepWork
 
 IGNORED = -100
 

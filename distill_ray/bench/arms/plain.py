@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill_ray.bench.arms.inputs import Heads, Pair, batch, heads, load_pair
-from distill_ray.bench.turns import Turns
-from distill_ray.bench.work import LossWork, StepWork
+from distill_ray.bench.harness.client import Turns
+from distill_ray.bench.suites.work import LossWork, StepWork
 from distill_ray.data.batches import Batch
 
 

@@ -10,14 +10,14 @@ import torch.distributed as dist
 
 from distill_ray.bench.arms.engine import one_step, session_of
 from distill_ray.bench.arms.inputs import Pair, batch, load_pair
-from distill_ray.bench.turns import Turns
-from distill_ray.bench.work import StepWork
+from distill_ray.bench.harness.client import Turns
+from distill_ray.bench.suites.work import StepWork
 from distill_ray.config.training import OffloadConfig
 from distill_ray.data.batches import Batch
-from distill_ray.engine.deepspeed import DeepSpeedBackend
-from distill_ray.engine.optim import OptimSpec
+from distill_ray.engine.backends.deepspeed import DeepSpeedBackend
+from distill_ray.engine.backends.optim import OptimSpec
+from distill_ray.engine.backends.student import Student
 from distill_ray.engine.session import Session
-from distill_ray.engine.student import Student
 
 
 class Share:

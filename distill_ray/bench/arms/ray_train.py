@@ -19,17 +19,17 @@ import torch
 from distill_ray.bench.arms.engine import one_step, session_of
 from distill_ray.bench.arms.inputs import load_pair
 from distill_ray.bench.arms.sharded_rows import STEPS, job, rows, shard_folder
-from distill_ray.bench.memory import meter
-from distill_ray.bench.turns import Turns
-from distill_ray.bench.work import StepWork
+from distill_ray.bench.harness.client import Turns
+from distill_ray.bench.harness.memory import meter
+from distill_ray.bench.suites.work import StepWork
 from distill_ray.config.serving import PoolServing
-from distill_ray.engine.job import mixed_rows
+from distill_ray.engine.build import mixed_rows
 from distill_ray.engine.session import Session
 from distill_ray.models.load import config_of
 from distill_ray.runtime.cluster import Mailbox
 from distill_ray.runtime.progress import Event
-from distill_ray.stages.pooled import Pooled
-from distill_ray.stages.teacher_pool import Pool, start_actors
+from distill_ray.stages.serving.pool import Pool, start_actors
+from distill_ray.stages.serving.pool_client import Pooled
 
 
 @dataclass(frozen=True)

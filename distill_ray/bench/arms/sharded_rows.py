@@ -12,14 +12,15 @@ import pyarrow.parquet as pq
 
 from distill_ray.bench.arms.engine import one_step, session_of
 from distill_ray.bench.arms.inputs import load_pair
-from distill_ray.bench.turns import Turns
-from distill_ray.bench.work import StepWork
+from distill_ray.bench.harness.client import Turns
+from distill_ray.bench.suites.work import StepWork
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.training import TrainingConfig
 from distill_ray.data.batches import Batch
 from distill_ray.data.packing import pack, text_sample
 from distill_ray.data.rows import PACKED
-from distill_ray.engine.job import DataSpec, Job, TeachingSpec, mixed_rows
+from distill_ray.engine.build import mixed_rows
+from distill_ray.engine.job import DataSpec, Job, TeachingSpec
 
 STEPS = 4
 """Steps of a turn. A pool works ahead within a turn, never while another arm works."""

@@ -13,13 +13,13 @@ import torch
 
 from distill_ray.bench.arms.engine import session_of
 from distill_ray.bench.arms.inputs import load_pair
-from distill_ray.bench.turns import Turns
-from distill_ray.bench.work import StepWork
+from distill_ray.bench.harness.client import Turns
+from distill_ray.bench.suites.work import StepWork
 from distill_ray.core.schedule import Ladders, begin
 from distill_ray.core.schedules import at_steps, deciding
 from distill_ray.engine.loop import Step, distill
 from distill_ray.engine.session import Session, Teaching
-from distill_ray.engine.teacher import Colocated
+from distill_ray.engine.teachers.base import Colocated
 from distill_ray.models.adapters import add_lora
 from distill_ray.models.execution import Execution
 from distill_ray.models.load import load_model

@@ -1,0 +1,1 @@
+"""Arms in processes of their own that take turns at the same work."""

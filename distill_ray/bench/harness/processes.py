@@ -1,0 +1,209 @@
+"""The processes of one arm, seen from the command that asks them. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from multiprocessing.connection import Pipe
+from pathlib import Path
+from typing import IO, Any
+
+from distill_ray.bench.harness.machine import busy_s, cores, wait_for_quiet
+from distill_ray.bench.harness.plan import Arm, Plan
+from distill_ray.bench.harness.protocol import Failed, Start
+from distill_ray.bench.harness.result import ArmResult, Unit
+
+QUIET = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+    "PYTHONWARNINGS": "ignore",
+}
+TAIL = 2000
+"""Characters of a dead process's output that are kept."""
+END_S = 20.0
+"""What an arm gets to end by itself."""
+
+
+class Team:
+    """The processes of one arm."""
+
+    def __init__(self, arm: Arm, plan: Plan, folder: Path) -> None:
+        folder.mkdir()
+        self._arm, self._plan = arm, plan
+        self._error: str | None = None
+        self._units: list[Unit] = []
+        self._device = ""
+        self._facts: dict[str, Any] = {}
+        self._members = [_Process(arm, plan, folder, rank) for rank in range(arm.ranks)]
+
+    def build(self) -> None:
+        """Wait until every process has its state."""
+        ready = self._replies()
+        if ready is not None:
+            self._device, self._facts = ready[0].device, dict(ready[0].facts)
+
+    def take_turn(self) -> None:
+        """One unit, unless the arm has failed."""
+        if self._error is not None:
+            return
+        wait_for_quiet(self._plan.patience_s)
+        began, busy = time.monotonic(), busy_s()
+        for member in self._members:
+            member.send(True)
+        units = self._replies()
+        if units is not None:
+            unit = _slowest(units)
+            others = busy_s() - busy - unit.cpu_seconds
+            share = others / (cores() * max(time.monotonic() - began, 1e-9))
+            self._units.append(replace(unit, others=min(1.0, max(0.0, share))))
+
+    def _replies(self) -> list[Any] | None:
+        """What every process says next; None, and the team is over, if one can't."""
+        try:
+            return [member.reply(self._plan.timeout_s) for member in self._members]
+        except _ArmError as error:
+            self._error = str(error)
+            self._kill()
+            return None
+
+    def _kill(self) -> None:
+        for member in self._members:
+            member.kill()
+
+    def end(self) -> None:
+        """Let the processes end; those that don't are killed."""
+        for member in self._members:
+            member.end()
+
+    def last(self) -> str:
+        """How its last turn went, for people."""
+        if self._error is not None:
+            return f"{self._arm.name} failed: {self._error.splitlines()[0]}"
+        unit = self._units[-1]
+        return f"{self._arm.name} {unit.seconds:.3g} s ({unit.others:.0%} others)"
+
+    def result(self) -> ArmResult:
+        """All that it did."""
+        return ArmResult(
+            self._arm.name,
+            tuple(self._units),
+            self._plan.warmup,
+            note=self._arm.note,
+            error=self._error,
+            threads=self._arm.threads,
+            ranks=self._arm.ranks,
+            device=self._device,
+            facts=self._facts,
+        )
+
+
+def _slowest(units: Sequence[Unit]) -> Unit:
+    """A team's unit: the time of the slowest, the memory of the hungriest, rank 0's losses."""
+    peaks = [unit.peak_bytes for unit in units if unit.peak_bytes is not None]
+    return replace(
+        units[0],
+        seconds=max(unit.seconds for unit in units),
+        cpu_seconds=sum(unit.cpu_seconds for unit in units),
+        peak_bytes=max(peaks) if peaks else None,
+    )
+
+
+class _ArmError(Exception):
+    """A process of an arm failed, died or is stuck."""
+
+
+class _Process:
+    """One process of an arm, and the pipe to it."""
+
+    def __init__(self, arm: Arm, plan: Plan, folder: Path, rank: int) -> None:
+        self._connection, theirs = Pipe()
+        self._log: IO[bytes] = (folder / f"{rank}.log").open("w+b")
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "distill_ray.bench.harness.main", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env=environment(arm.threads),
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+            )
+        self.send(_start(arm, plan, folder, rank))
+
+    def send(self, message: Any) -> None:
+        """Say something; a process that is gone tells so by its missing reply."""
+        try:
+            self._connection.send(message)
+        except (BrokenPipeError, OSError):
+            return
+
+    def reply(self, timeout_s: float) -> Any:
+        """What it says next.
+
+        Raises:
+            _ArmError: it failed, died or is stuck.
+        """
+        try:
+            if not self._connection.poll(timeout_s):
+                raise _ArmError(f"no answer for {timeout_s:.0f} s")
+            message = self._connection.recv()
+        except (EOFError, ConnectionResetError) as error:
+            raise _ArmError(self._last_words()) from error
+        if isinstance(message, Failed):
+            raise _ArmError(message.error)
+        return message
+
+    def _last_words(self) -> str:
+        """Why it died, as far as can be told."""
+        code = self._process.wait()
+        if code == -signal.SIGKILL:
+            return "killed by the system, most likely out of memory"
+        self._log.seek(0)
+        said = self._log.read().decode(errors="replace").strip()[-TAIL:]
+        return f"ended with exit code {code}" + (f":\n{said}" if said else "")
+
+    def end(self) -> None:
+        """Let it end, or kill it; may be called again."""
+        self.send(False)
+        self._connection.close()
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._log.close()
+
+    def kill(self) -> None:
+        """End it now."""
+        self._process.kill()
+        self._process.wait()
+
+
+def _start(arm: Arm, plan: Plan, folder: Path, rank: int) -> Start:
+    return Start(
+        run=arm.run,
+        options=dict(arm.options),
+        threads=arm.threads,
+        total=plan.rounds,
+        rank=rank,
+        ranks=arm.ranks,
+        rendezvous=str(folder / "rendezvous"),
+    )
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Of an arm's process: the same for all, with nothing beside torch's own threads."""
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    count = str(threads)
+    return {
+        **os.environ,
+        **QUIET,
+        "PYTHONPATH": path,
+        "OMP_NUM_THREADS": count,
+        "MKL_NUM_THREADS": count,
+    }

@@ -1,0 +1,157 @@
+"""Reports as tables: for a terminal, and in Markdown for the documentation. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.table import Table
+
+from distill_ray.bench.harness.flops import peak
+from distill_ray.bench.harness.result import ArmResult, Comparison, Report, Target
+
+COLUMNS = ("arm", "", "from - to", "x time", "from - to", "memory", "x memory", "loss apart")
+TARGET_COLUMNS = ("target", "measured", "aim", "met")
+NONE = "-"
+DISTURBED = 0.1
+"""Share of the machine that others may have before the report says so."""
+
+
+def tables(report: Report) -> Iterator[Table]:
+    """One a comparison, and one of targets where there are some."""
+    for comparison in report.comparisons:
+        yield _table(
+            _title(comparison), columns(comparison), [row(comparison, a) for a in comparison.arms]
+        )
+    if report.targets:
+        yield _table("Targets", TARGET_COLUMNS, [target_row(t) for t in report.targets])
+
+
+def remarks(report: Report) -> list[str]:
+    """What the tables have no column for: failures, unlike work, notes."""
+    found = []
+    for comparison in report.comparisons:
+        for arm in comparison.arms:
+            if arm.error is not None:
+                found.append(f"{comparison.title}: {arm.name} failed: {arm.error}")
+            elif arm.note:
+                found.append(f"{arm.name}: {arm.note}")
+            if used := utilisation(arm):
+                found.append(f"{arm.name}: {used}")
+        if comparison.same_work is False:
+            found.append(
+                f"{comparison.title}: losses differ by more than {comparison.tolerance:g}, so this "
+                "is not the same work"
+            )
+        if comparison.others > DISTURBED:
+            found.append(
+                f"{comparison.title}: other processes had {comparison.others:.0%} of the machine "
+                "meanwhile, so read the times with care"
+            )
+    return list(dict.fromkeys([*found, *report.notes]))
+
+
+def markdown(report: Report) -> str:
+    """The same for a file, with where the figures come from."""
+    parts = []
+    for comparison in report.comparisons:
+        rows = [row(comparison, arm) for arm in comparison.arms]
+        parts += [f"**{_title(comparison)}**", _markdown(columns(comparison), rows)]
+    if report.targets:
+        parts.append(_markdown(TARGET_COLUMNS, [target_row(t) for t in report.targets]))
+    parts += [f"- {line}" for line in remarks(report)]
+    parts.append(source(report))
+    return "\n\n".join(parts) + "\n"
+
+
+def source(report: Report) -> str:
+    """Machine, versions and command in a sentence."""
+    machine, versions = report.environment["machine"], report.environment["versions"]
+    packages = ", ".join(f"{name} {number}" for name, number in versions.items())
+    return (
+        f"`{report.environment['command']}` on {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['memory_bytes'] / 2**30:.0f} GiB; {packages}."
+    )
+
+
+def columns(comparison: Comparison) -> list[str]:
+    """Heads of the cells of an arm."""
+    return [name or comparison.unit for name in COLUMNS]
+
+
+def row(comparison: Comparison, arm: ArmResult) -> list[str]:
+    """The cells of an arm."""
+    apart = comparison.difference(arm.name)
+    return [
+        arm.name,
+        _seconds(arm.cost),
+        _range([_seconds(cost) for cost in _ends(arm.costs)]),
+        _ratio(comparison.ratio(arm.name)),
+        _range([_ratio(ratio) for ratio in _ends(comparison.ratios(arm.name))]),
+        size(arm.peak_bytes),
+        _ratio(comparison.memory_ratio(arm.name)),
+        NONE if apart is None else f"{apart.absolute:.1g}",
+    ]
+
+
+def target_row(target: Target) -> list[str]:
+    """The cells of a target."""
+    sign = "<=" if target.at_most else ">="
+    met = {None: "not measured", True: "yes", False: "no"}[target.met]
+    return [target.what, _ratio(target.value), f"{sign} {target.bound:g}", met]
+
+
+def utilisation(arm: ArmResult) -> str:
+    """FLOPs of the model against those of the device, where both are known."""
+    flops, best = arm.facts.get("step_flops"), peak(arm.device)
+    if flops is None or best is None or arm.cost is None:
+        return ""
+    rate = flops / arm.cost
+    return (
+        f"{flops / 1e12:.1f} TFLOP a step, {rate / 1e12:.0f} TFLOP/s: model FLOP utilisation "
+        f"{rate / best:.1%} of {best / 1e12:.0f} TFLOP/s in bfloat16"
+    )
+
+
+def size(count: int | None) -> str:
+    """Bytes for people."""
+    if count is None:
+        return NONE
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def _title(comparison: Comparison) -> str:
+    reference = comparison.arm(comparison.reference)
+    ranks = {arm.ranks * arm.threads for arm in comparison.arms}
+    threads = f", {ranks.pop()} threads" if len(ranks) == 1 and reference.device == "cpu" else ""
+    pairs = max(len(arm.costs) for arm in comparison.arms)
+    return f"{comparison.title} on {reference.device or 'nothing'}{threads}, {pairs} pairs"
+
+
+def _ends(values: Sequence[float]) -> list[float]:
+    return [min(values), max(values)] if values else []
+
+
+def _range(cells: Sequence[str]) -> str:
+    return " - ".join(cells) if cells else NONE
+
+
+def _seconds(value: float | None) -> str:
+    return NONE if value is None else f"{value:.3g}"
+
+
+def _ratio(value: float | None) -> str:
+    return NONE if value is None else f"{value:.3f}"
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for cells in rows:
+        table.add_row(*cells)
+    return table
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    rule = ["---", *["---:"] * (len(columns) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (columns, rule, *rows))

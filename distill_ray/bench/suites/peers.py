@@ -1,0 +1,216 @@
+"""The benchmarks: which arms take turns at which work. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from distill_ray.bench.harness.compare import Listener, compare
+from distill_ray.bench.harness.machine import has_gpu, provenance
+from distill_ray.bench.harness.plan import Arm, Plan
+from distill_ray.bench.harness.result import Comparison, Report, Target
+from distill_ray.bench.suites.work import LLAMA_1B, PRESETS, LossWork, StepWork
+from distill_ray.config.errors import InputError, Problem, did_you_mean
+from distill_ray.config.models import ModelSource
+from distill_ray.models.inspect import check_model
+from distill_ray.models.ref import ModelRef
+
+ARMS = "distill_ray.bench.arms"
+OURS = "ours"
+PLAIN, TRL, TRL_TUNED = "plain loop", "TRL GKD", "TRL GKD, tuned"
+NAIVE = "full logits"
+NO_GPU = (
+    "There is no GPU here, so the step of Llama-3.2-1B's shape (32 x 1024 tokens in bfloat16, "
+    "under 1.224 s) was not measured: on one, the same command does."
+)
+LIVE_LOGITS = 7
+"""Tensors of the size of the logits, in float32, that the plain loop holds at its peak."""
+LARGEST = 64 * 2**30
+BAD = "This benchmark can't run:"
+TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
+"""Relative loss difference up to which it is the same work, by precision."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure, for every benchmark."""
+
+    pairs: int = 5
+    warmup: int = 1
+    """Rounds before those that count."""
+    threads: int = 2
+    """Of one process."""
+    patience_s: float = 0.0
+    """Before each unit, how long to wait for other processes to leave the machine alone."""
+    judge: bool = True
+    """Whether to hold the figures against the targets; they are for the sizes by default."""
+    listen: Listener | None = None
+    """Gets a line at every turn."""
+
+    @property
+    def plan(self) -> Plan:
+        """For the harness."""
+        return Plan(self.pairs, self.warmup, patience_s=self.patience_s)
+
+    def aims(self, targets: Sequence[Target]) -> tuple[Target, ...]:
+        """The targets, if the figures are held against them."""
+        return tuple(targets) if self.judge else ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"pairs": self.pairs, "warmup": self.warmup, "threads": self.threads}
+
+
+def loss(
+    settings: Settings, *, works: Sequence[LossWork] = (LossWork(49152), LossWork(128256))
+) -> Report:
+    """The loss alone: from hidden states and output matrices to the gradients of both."""
+    comparisons = tuple(_loss(settings, work) for work in works)
+    shown = settings.to_dict() | {"works": [asdict(work) for work in works]}
+    targets = [target for made in comparisons for target in _loss_targets(made)]
+    return Report("loss", comparisons, settings.aims(targets), shown, provenance())
+
+
+def _loss(settings: Settings, work: LossWork) -> Comparison:
+    arms = [
+        _arm(NAIVE, "plain:loss", settings, work=work),
+        _arm(OURS, "engine:loss", settings, work=work),
+    ]
+    title = f"Loss, vocabulary {work.vocabulary}, {work.tokens} tokens, hidden {work.hidden}"
+    tolerance = TOLERANCE[work.precision]
+    return compare(title, arms, settings.plan, tolerance=tolerance, listen=settings.listen)
+
+
+def _loss_targets(found: Comparison) -> list[Target]:
+    what = ", ".join(found.title.split(", ")[:2])
+    return [
+        Target(f"{what}: time, {OURS} / {NAIVE}", found.ratio(OURS), 0.9),
+        Target(f"{what}: memory, {OURS} / {NAIVE}", found.memory_ratio(OURS), 0.08),
+    ]
+
+
+def step(settings: Settings, *, work: StepWork, peer: str | None = None) -> Report:
+    """Optimiser steps against the plain loop, and against a peer if one of `PEERS` is named.
+
+    Raises:
+        InputError: there is no such peer, or it isn't installed.
+    """
+    arms = _step_arms(settings, work, peer)
+    title = f"Step, {work.rows} x {work.length} tokens, {work.precision}"
+    tolerance = TOLERANCE[work.precision]
+    found = compare(title, arms, settings.plan, tolerance=tolerance, listen=settings.listen)
+    shown = settings.to_dict() | {"work": asdict(work), "peer": peer}
+    targets = settings.aims(_step_targets(found, work))
+    return Report("step", (found,), targets, shown, provenance(), _step_notes(work))
+
+
+def _step_arms(settings: Settings, work: StepWork, peer: str | None) -> list[Arm]:
+    arms = [_arm(OURS, "engine:step", settings, work=work)]
+    if not _too_large(work):
+        arms.insert(0, _arm(PLAIN, "plain:step", settings, work=work))
+    if peer is not None:
+        _check_name("--peer", peer, PEERS)
+        arms += PEERS[peer](settings, work)
+    return arms
+
+
+def _too_large(work: StepWork) -> bool:
+    """Whether the plain loop's logits fill a large GPU, with nothing left for other arms."""
+    vocabulary = (work.teacher.init or {}).get("vocab_size", 0)
+    return 4 * work.tokens * int(vocabulary) * LIVE_LOGITS > LARGEST
+
+
+def _step_targets(found: Comparison, work: StepWork) -> list[Target]:
+    if work.teacher.init == LLAMA_1B:
+        ours = found.arm(OURS)
+        on_gpu = ours.device not in ("", "cpu")
+        return [Target("seconds of a step", ours.cost if on_gpu else None, 1.224)]
+    targets = [Target(f"time of a step, {OURS} / {PLAIN}", found.ratio(OURS), 1.03)]
+    if any(arm.name == TRL_TUNED for arm in found.arms):
+        targets += [
+            Target(
+                f"time of a step, {TRL_TUNED} / {OURS}", found.ratio(TRL_TUNED, OURS), 1.3, False
+            ),
+            Target(f"memory, {OURS} / {TRL_TUNED}", found.memory_ratio(OURS, TRL_TUNED), 0.55),
+        ]
+    return targets
+
+
+def _step_notes(work: StepWork) -> tuple[str, ...]:
+    notes = [] if has_gpu() else [NO_GPU]
+    if _too_large(work):
+        notes.append(f"no {PLAIN}: its logits would fill the device")
+    return tuple(notes)
+
+
+def step_work(
+    preset: str | None = None,
+    precision: str | None = None,
+    *,
+    teacher: str | None = None,
+    student: str | None = None,
+) -> StepWork:
+    """A preset's work, with other models where they are given.
+
+    Args:
+        preset: a name of `PRESETS`; by default, what suits this machine.
+        precision: `float32` or `bfloat16`; by default, what suits the preset.
+        teacher: a folder, GGUF file or hub id; `PLACE:N` keeps its first N layers.
+        student: likewise.
+
+    Raises:
+        InputError: a name is unknown, or a model isn't there.
+    """
+    preset = preset or ("llama-1b" if has_gpu() else "smollm2-135m")
+    precision = precision or ("bfloat16" if preset == "llama-1b" else "float32")
+    _check_name("--preset", preset, PRESETS)
+    _check_name("--precision", precision, TOLERANCE)
+    if preset == "llama-1b" and not has_gpu():
+        raise InputError(BAD, [Problem("--preset llama-1b", "there is no GPU here.")])
+    work = PRESETS[preset].step(precision)
+    if teacher is not None:
+        work = replace(work, teacher=_ref("--teacher", teacher))
+    if student is not None:
+        work = replace(work, student=_ref("--student", student))
+    return work
+
+
+def _check_name(flag: str, given: str, allowed: Mapping[str, Any]) -> None:
+    if given not in allowed:
+        problem = Problem(flag, f"no {given!r}.", did_you_mean(given, allowed))
+        raise InputError(BAD, [problem])
+
+
+def _ref(flag: str, given: str) -> ModelRef:
+    """The model of a flag: `PLACE`, or `PLACE:N` for its first N layers."""
+    place, _, count = given.rpartition(":")
+    if not count.isdigit():
+        place, count = given, ""
+    kept = {"layers": int(count)} if count else {}
+    kind = "gguf" if place.endswith(".gguf") else "path" if Path(place).exists() else "hub"
+    chosen = ModelSource.model_validate({kind: place, **kept})
+    if problems := check_model(chosen, flag):
+        raise InputError(BAD, problems)
+    return ModelRef.of(chosen)
+
+
+def _arm(name: str, run: str, settings: Settings, note: str = "", **options: Any) -> Arm:
+    return Arm(name, f"{ARMS}.{run}", options, threads=settings.threads, note=note)
+
+
+def _trl(settings: Settings, work: StepWork) -> list[Arm]:
+    """TRL as it ships, and without gradient checkpointing."""
+    if find_spec("trl") is None:
+        fix = "Install distill-ray[bench]; TRL needs Python 3.11."
+        raise InputError(BAD, [Problem("--peer", "TRL is not installed.", fix)])
+    return [
+        _arm(TRL, "peer_trl:step", settings, "as it ships", work=work, tuned=False),
+        _arm(TRL_TUNED, "peer_trl:step", settings, "no checkpointing", work=work, tuned=True),
+    ]
+
+
+PEERS: dict[str, Callable[[Settings, StepWork], list[Arm]]] = {"trl": _trl}
+"""Name → the arms of another library, for the step benchmark."""

@@ -1,0 +1,21 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The run's YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override section.key; repeatable."),
+]
+StorageUri = Annotated[
+    str | None, typer.Option("--storage", metavar="URI", help="Where artifacts go.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Events and results as JSON lines.")]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Try again the teachers and probes that failed.")
+]

@@ -1,0 +1,168 @@
+"""`distill-ray plan`, `run`, one command a stage, and `data show`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from distill_ray.cli.options import AsJson, ConfigFile, Overrides, RetryFailed, StorageUri
+from distill_ray.cli.working import load_run, working
+from distill_ray.config import RunConfig
+from distill_ray.console.output import wide, write_json
+from distill_ray.stages import STAGES
+
+BAD_INPUT = 2
+data = typer.Typer(help="Look at the rows that training reads.", no_args_is_help=True)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add `plan`, `run` and a command for every stage."""
+    app.command()(plan)
+    app.command("run", help="Run the whole route; ends by naming the report.")(_until("report"))
+    for stage, text in STAGES.items():
+        app.command(stage, help=text)(rank if stage == "rank" else _until(stage))
+
+
+def _until(stage: str) -> Callable[..., None]:
+    """The command that runs the route up to a stage."""
+
+    def command(
+        config: ConfigFile,
+        overrides: Overrides = None,
+        storage: StorageUri = None,
+        as_json: AsJson = False,
+        retry_failed: RetryFailed = False,
+    ) -> None:
+        out = Console()
+        cfg = load_run(config, overrides, storage)
+        result = _route(stage, cfg, config, as_json, out, retry_failed=retry_failed)
+        _show(stage, result, as_json, out)
+
+    return command
+
+
+def plan(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    storage: StorageUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run will do and need, and every problem; starts nothing."""
+    from distill_ray.console import tables as console
+    from distill_ray.stages.preflight.check import check
+    from distill_ray.stages.preflight.plan import plain
+    from distill_ray.stages.preflight.plan import plan as make_plan
+
+    cfg = load_run(config, overrides, storage)
+    check(cfg, config.name)
+    made = make_plan(cfg)
+    if as_json:
+        write_json(plain(made))
+    else:
+        out = wide()
+        out.print(console.plan_table(made), console.memory_table(made), console.available(made))
+        if said := console.disk(made):
+            out.print(said)
+    if made.short_of_memory or made.short_of_disk:
+        sys.exit(BAD_INPUT)
+
+
+def rank(
+    config: ConfigFile,
+    progress: Annotated[
+        list[float] | None,
+        typer.Option("--progress", min=0, max=1, help="Rank at this progress; repeatable."),
+    ] = None,
+    overrides: Overrides = None,
+    storage: StorageUri = None,
+    as_json: AsJson = False,
+    retry_failed: RetryFailed = False,
+) -> None:
+    """Rank the teachers for every stage of training, or for any progress of the student."""
+    from distill_ray.console import tables as console
+
+    out = Console()
+    cfg = load_run(config, overrides, storage)
+    found = _route("rank", cfg, config, as_json, out, retry_failed=retry_failed)
+    places = {f"progress {at:g}": found.at(at) for at in progress or ()} or found.standings
+    if as_json:
+        write_json({"result": {**console.ranking(found), "standings": places}})
+    else:
+        out.print(console.leaderboard(found, places))
+
+
+@data.command("show")
+def data_show(
+    config: ConfigFile,
+    rows: Annotated[
+        int, typer.Option("--rows", min=1, metavar="N", help="Rows of each stream.")
+    ] = 2,
+    stream: Annotated[str | None, typer.Option("--stream", help="Only this stream.")] = None,
+    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "train",
+    overrides: Overrides = None,
+    storage: StorageUri = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print rows with which tokens are supervised, and by whom; makes the shards if need be."""
+    from distill_ray.console import tables as console
+    from distill_ray.stages.sharding.show import plain, refuse_unknown, show
+
+    cfg, out = load_run(config, overrides, storage), wide()
+    refuse_unknown(cfg, stream, split)
+    shown = show(_route("shard", cfg, config, as_json, out), rows=rows, split=split, stream=stream)
+    if as_json:
+        write_json({"result": plain(shown)})
+    else:
+        console.print_rows(shown, out)
+
+
+def _route(
+    stage: str,
+    cfg: RunConfig,
+    config: Path,
+    as_json: bool,
+    out: Console,
+    *,
+    retry_failed: bool = False,
+) -> Any:
+    """The result of the route up to a stage."""
+    with working(as_json, out) as progress:
+        from distill_ray.runtime.environment import prepare
+
+        prepare(cfg.cluster.address)
+        from distill_ray.runtime.run import Run
+        from distill_ray.stages.preflight.check import check
+
+        check(cfg, config.name)
+        opened = Run.open(cfg, config.name, progress, retry_failed=retry_failed)
+        from distill_ray.stages.pipeline import run_until
+
+        return run_until(opened, stage)
+
+
+def _show(stage: str, result: Any, as_json: bool, out: Console) -> None:
+
+    if stage == "report":
+        _show_report(result, as_json, out)
+    elif as_json:
+        write_json({"result": [artifact.uri for artifact in result.artifacts]})
+    else:
+        for artifact in result.artifacts:
+            out.print(artifact.uri, soft_wrap=True, highlight=False, markup=False)
+
+
+def _show_report(result: Any, as_json: bool, out: Console) -> None:
+    summary = result.summary
+    if as_json:
+        said = {key: summary[key] for key in ("verdict", "verdicts", "taught", "switches")}
+        write_json({"result": {"report": result.html, "student": result.student, **said}})
+        return
+    lines = [summary["verdict"], *(v["sentence"] for v in summary["verdicts"] if v["task"])]
+    lines += [f"Student: {result.student}", f"Report:  {result.html}"]
+    for line in lines:
+        out.print(line, soft_wrap=True, highlight=False, markup=False)

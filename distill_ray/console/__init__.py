@@ -1,0 +1,1 @@
+"""What a person, or a machine, sees of a run."""

@@ -1,0 +1,277 @@
+"""What a person, or a machine, sees of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from distill_ray.console.output import size
+from distill_ray.core.memory import Need
+from distill_ray.stages.preflight.plan import Plan, Work
+from distill_ray.stages.sharding.show import PADDING, RowShown, SampleShown, counts
+
+if TYPE_CHECKING:
+    from distill_ray.runtime.submission import Attempt
+    from distill_ray.stages.results.ranking import Ranking
+
+
+SUPERVISED = {
+    "both": ("black on green", "[[", "]]", "supervised by the data and by the teacher"),
+    "data": ("black on yellow", "((", "))", "supervised by the data alone"),
+    "teacher": ("black on cyan", "{{", "}}", "supervised by the teacher alone"),
+    "none": ("", "", "", "not supervised"),
+}
+"""Who supervises a prediction → its style, its brackets where there are no colours, in words."""
+VISIBLE = {code: chr(0x2400 + code) for code in range(32)} | {ord("\n"): "⏎", 127: "\u2421"}
+"""Control characters → a sign for each."""
+
+
+def plan_table(made: Plan) -> Table:
+    """Work and memory of every stage."""
+    table = Table(title=f"Plan of {made.name}: {made.workers} workers", title_justify="left")
+    table.add_column("stage")
+    table.add_column("work")
+    for name in ("tokens", "steps", "trials"):
+        table.add_column(name, justify="right")
+    table.add_column("memory of a worker", justify="right")
+    for work in made.work:
+        numbers = [work.tokens, work.steps, work.trials]
+        cells = ["" if n is None else f"{n:,}" for n in numbers]
+        table.add_row(work.stage, _what(work), *cells, _memory(work))
+    return table
+
+
+def _what(work: Work) -> str:
+    """The work, and below it the tokens of each stream."""
+    read = ", ".join(f"{count:,} {name}" for name, count in (work.streams or {}).items())
+    return "\n".join(filter(None, [work.what, read]))
+
+
+def _memory(work: Work) -> str:
+    if work.need is None:
+        return "" if work.tokens is None else "size not known before loading"
+    return size(work.need.total)
+
+
+def memory_table(made: Plan) -> Table:
+    """Where the memory of each training worker goes."""
+    uses = tuple(field.name for field in fields(Need))
+    table = Table(title="Memory of one worker, in MiB", title_justify="left")
+    table.add_column("stage")
+    for use in (*uses, "total"):
+        table.add_column(use, justify="right")
+    for work in made.work:
+        if work.need is not None:
+            label = f"{work.stage} {work.what.partition(',')[0].partition(' (')[0]}"
+            sizes = [getattr(work.need, use) for use in (*uses, "total")]
+            table.add_row(label, *(f"{count / 2**20:,.1f}" for count in sizes))
+    return table
+
+
+def available(made: Plan) -> str:
+    """What a worker has, and whether it is enough."""
+    if made.available_bytes is None:
+        return "The memory of a worker isn't known: set cluster.memory_gib_per_worker."
+    short = made.short_of_memory
+    text = f"A worker has {size(made.available_bytes)}."
+    if not short:
+        return f"{text} That is enough."
+    names = ", ".join(sorted({work.stage for work in short}))
+    return (
+        f"{text} That is too little for {names}: lower micro_batch_rows, raise zero_stage, or use "
+        "more workers."
+    )
+
+
+def disk(made: Plan) -> str:
+    """What is written into the storage, and whether there is room for it; empty if it is little."""
+    lines = [
+        f"{work.stage} may take {size(work.disk_bytes)} of disk."
+        for work in made.work
+        if work.disk_bytes is not None
+    ]
+    if not lines or made.free_disk_bytes is None:
+        return " ".join(lines)
+    lines.append(f"The storage has {size(made.free_disk_bytes)} free.")
+    if made.short_of_disk:
+        lines.append(
+            "That may be too little: free space, set storage elsewhere, keep fewer entries "
+            "(distill.serving.targets), or lower distill.tokens."
+        )
+    return " ".join(lines)
+
+
+def leaderboard(ranking: Ranking, places: Mapping[str, Sequence[Mapping[str, Any]]]) -> Group:
+    """Teachers at each stage of training, best first; below, who can't serve or failed.
+
+    Args:
+        ranking: what they are of.
+        places: stage, or progress → standings.
+    """
+    table = Table(title="Teachers, by stage of training", title_justify="left")
+    for name in ("stage", "teacher", "score", "interval", "best with probability", "decided by"):
+        table.add_column(name, justify="left" if name in ("stage", "teacher") else "right")
+    for stage, rows in places.items():
+        for i, row in enumerate(rows):
+            mark = " *" if row["teacher"] in ranking.marks else ""
+            table.add_row(
+                stage if i == 0 else "",
+                f"{row['teacher']}{mark}",
+                f"{row['score']:.3f}",
+                f"{row['low']:.3f} to {row['high']:.3f}",
+                f"{row['probability_best']:.0%}",
+                str(row["decided_by"]),
+                end_section=i == len(rows) - 1,
+            )
+    return Group(table, *(Text(line) for line in _below(ranking)))
+
+
+def _below(ranking: Ranking) -> Iterator[str]:
+    for stage, call in ranking.calls.items():
+        yield f"{stage}: {call}"
+    for teacher, reasons in ranking.marks.items():
+        yield f"* {teacher} can't serve: {'; '.join(reasons)}"
+    for teacher, reason in ranking.left_out.items():
+        yield f"{teacher} is left out: {reason}"
+
+
+def ranking(found: Ranking) -> dict[str, Any]:
+    """The leaderboard as plain values."""
+    names = ("standings", "calls", "marks", "left_out")
+    return {name: getattr(found, name) for name in names}
+
+
+def attempts(found: Sequence[Attempt]) -> Table:
+    """Jobs: how far they are, or how they ended."""
+    table = Table(title="Jobs", title_justify="left")
+    for name in ("job", "up to", "status", "started", "took", "exit code"):
+        table.add_column(name)
+    for attempt in found:
+        began, ended = attempt.started, attempt.ended
+        took = ((ended or datetime.now(timezone.utc)) - began) if began else None
+        table.add_row(
+            attempt.id,
+            attempt.stage,
+            attempt.status,
+            began.astimezone().strftime("%Y-%m-%d %H:%M:%S") if began else "",
+            f"{took.total_seconds():.0f} s" if took else "",
+            str(attempt.exit_code) if attempt.over else "",
+        )
+    return table
+
+
+def predictors(group: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What predicted the students of a study, best first."""
+    table = Table(title=f"{group[:1].upper()}{group[1:]}", title_justify="left")
+    table.add_column("predictor")
+    for name in ("mean Spearman", "interval", "Kendall", "regret", "worst regret"):
+        table.add_column(name, justify="right")
+    for name, row in sorted(rows.items(), key=lambda item: -item[1]["spearman"]["value"]):
+        rho = row["spearman"]
+        table.add_row(
+            name,
+            f"{rho['value']:.3f}",
+            f"{rho['low']:.3f} to {rho['high']:.3f}",
+            f"{row['kendall']:.3f}",
+            f"{row['regret_share']:.1%}",
+            f"{row['worst_regret_share']:.1%}",
+        )
+    return table
+
+
+def arms(group: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    """What a study's arms reached, the best first, and against the best static choice."""
+    table = Table(title=f"{group[:1].upper()}{group[1:]}", title_justify="left")
+    table.add_column("arm")
+    for name in ("accuracy", "NLL", "minus best static", "interval", "worse on", "better on"):
+        table.add_column(name, justify="right")
+    for name, row in sorted(rows.items(), key=lambda item: -item[1]["accuracy"]):
+        lead = row["against"]["best static"]
+        points = lead["accuracy"]
+        table.add_row(
+            name,
+            f"{row['accuracy']:.3f}",
+            f"{row['nll']:.3f}",
+            f"{points['value']:+.3f}",
+            f"{points['low']:+.3f} to {points['high']:+.3f}",
+            str(lead["worse"]),
+            str(lead["better"]),
+        )
+    return table
+
+
+def contrasts(group: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Differences between a study's students, in points of accuracy."""
+    table = Table(title=f"{group[:1].upper()}{group[1:]}", title_justify="left")
+    table.add_column("difference")
+    for name in ("points", "interval", "above 0 on", "papers"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        value, low, high = (100 * row["accuracy"][key] for key in ("value", "low", "high"))
+        on = f"{row['means']} of {row['tasks']}"
+        said = row.get("said", "")
+        table.add_row(row["name"], f"{value:+.1f}", f"{low:+.1f} to {high:+.1f}", on, said)
+    return table
+
+
+def print_rows(rows: Sequence[RowShown], out: Console) -> None:
+    """Rows token by token, a line a sample, and what the colours or brackets mean."""
+    coloured = out.is_terminal and not out.no_color
+    for row in rows:
+        out.print(Text(f"{row.stream}/{row.split}  {row.columns['row_id']}", "bold"))
+        for number, sample in enumerate(row.samples, start=1):
+            out.print(_sample_line(number, sample, coloured), soft_wrap=True)
+        out.print()
+    out.print(_legend(coloured), soft_wrap=True)
+    out.print(_supervision_table(rows))
+
+
+def _sample_line(number: int, sample: SampleShown, coloured: bool) -> Text:
+    if sample.source is None:
+        return Text(f"     padding: {len(sample.tokens)} tokens, never supervised", "dim")
+    line = Text().append(f"{number:>4} ", "dim")
+    for i, token in enumerate(sample.tokens):
+        _append(line, token.text.translate(VISIBLE), token.by, coloured, bold=i % 2 == 1)
+    if sample.after != "none":
+        _append(line, "?", sample.after, coloured)
+    return line
+
+
+def _append(line: Text, text: str, by: str, coloured: bool, bold: bool = False) -> None:
+    style, left, right, _ = SUPERVISED[by]
+    if coloured:
+        # Every second token is bold: where one ends is seen inside a coloured stretch too.
+        line.append(text, f"bold {style}" if bold and style else style)
+    else:
+        line.append(f"{left}{text}{right}", "")
+
+
+def _legend(coloured: bool) -> Text:
+    legend = Text("Each mark is on the token that is predicted: the mask before it, ")
+    legend.append(
+        "at i, speaks of token i + 1. A line is a sample; samples never see each other.\n"
+    )
+    for by, (*_, words) in SUPERVISED.items():
+        _append(legend, " token ", by, coloured)
+        legend.append(f" {words}   ")
+    _append(legend.append("\n"), "?", "teacher", coloured)
+    return legend.append(" behind a prompt: the teacher alone says what comes next. ⏎: a new line.")
+
+
+def _supervision_table(rows: Sequence[RowShown]) -> Table:
+    table = Table(title="Predictions in these rows", title_justify="left")
+    table.add_column("stream")
+    for name in ("rows", "tokens", *SUPERVISED, "supervised", PADDING):
+        table.add_column(name, justify="right")
+    for stream, found in counts(rows).items():
+        taught = sum(found[by] for by in SUPERVISED if by != "none")
+        numbers = [found["rows"], found["tokens"], *(found[by] for by in SUPERVISED)]
+        share = f"{taught / max(1, found['tokens']):.0%}"
+        table.add_row(stream, *(f"{n:,}" for n in numbers), share, f"{found[PADDING]:,}")
+    return table

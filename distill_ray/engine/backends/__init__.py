@@ -1,0 +1,1 @@
+"""What holds the student's weights and optimiser: plain PyTorch or DeepSpeed."""

@@ -1,0 +1,278 @@
+"""A training job → a session that is ready to train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from distill_ray.config.several import SEVERAL
+from distill_ray.config.training import TrainingConfig
+from distill_ray.core.matching import Matching
+from distill_ray.core.plugins import find
+from distill_ray.core.schedule import Decide, Ladders, ScheduleState, begin
+from distill_ray.core.schedules import SCHEDULES, deciding
+from distill_ray.core.strategies import STRATEGIES
+from distill_ray.core.weighting import WEIGHTINGS
+from distill_ray.data.batches import Batch, MixedRows, Rows, Stream, in_order
+from distill_ray.data.mixing import mixing_of
+from distill_ray.engine import comm
+from distill_ray.engine.backends.base import Backend
+from distill_ray.engine.backends.optim import OptimSpec
+from distill_ray.engine.backends.plain import PlainBackend
+from distill_ray.engine.backends.student import Student
+from distill_ray.engine.job import ANCHOR, DataSpec, Job, TeachingSpec
+from distill_ray.engine.matching import matching_of
+from distill_ray.engine.measures import MEASURES
+from distill_ray.engine.objective import Objective
+from distill_ray.engine.session import BadSteps, Matched, Session, Stopping, Teaching, Validation
+from distill_ray.engine.teachers.base import Colocated, TeacherSource
+from distill_ray.engine.teachers.ensemble import Several
+from distill_ray.models.adapters import add_lora
+from distill_ray.models.causal import require_head
+from distill_ray.models.execution import Execution, checkpoint_activations
+from distill_ray.models.load import load_model
+from distill_ray.models.teachers import TeacherBank
+
+
+def load_streams(data: DataSpec, split: str, limit: int | None = None) -> dict[str, Stream]:
+    """Memory-mapped rows of every stream that has some in this split."""
+    found = {}
+    for name, kind in data.kinds.items():
+        folder = data.folder / "packed" / name / split
+        if any(folder.glob("*.parquet")):
+            found[name] = Stream(Rows(folder, data.cache, limit), is_task=kind == "task")
+    return found
+
+
+def build_session(
+    job: Job,
+    device: torch.device,
+    teacher: TeacherSource | None = None,
+    anchor: TeacherSource | None = None,
+) -> Session:
+    """Load everything that a job needs on this rank. Collective where ranks are several.
+
+    Args:
+        job: what to train.
+        device: where.
+        teacher: where the teacher's answers come from; left out, it is loaded here.
+        anchor: where the anchor's come from, as rung 0 of `ANCHOR`; left out, it is loaded here if
+            the job has one.
+    """
+    training, spec = job.training, _optim(job)
+    source = mixed_rows(job)
+    # The teacher first: nothing of DeepSpeed's is alive yet that could shard it.
+    matching = _matching(job)
+    teaching = _teaching(job, device, teacher, matching)
+    return Session(
+        backend=_backend(job, spec, source.num_micro, device, matching),
+        source=source,
+        num_micro=source.num_micro,
+        objective=_objective(job),
+        optim=spec,
+        teaching=teaching,
+        anchor=_anchor(job, device, anchor),
+        validation=Validation(_held_out(job), job.validation_due),
+        stopping=None if job.patience is None else Stopping(job.rung_ends, job.patience),
+        bad=BadSteps(limit=training.max_bad_steps),
+        at_switch=job.at_switch,
+        measures=MEASURES,
+    )
+
+
+def mixed_rows(job: Job) -> MixedRows:
+    """The rows that a job trains on, in their order; this rank's micro-batches of them."""
+    training = job.training
+    return MixedRows(
+        load_streams(job.data, "train"),
+        mixing_of(training, job.steps),
+        batch_rows=training.batch_rows,
+        micro_rows=training.micro_batch_rows,
+        seed=job.data.seed,
+        rank=comm.rank(),
+        world=comm.world(),
+    )
+
+
+def _optim(job: Job) -> OptimSpec:
+    training = job.training
+    return OptimSpec(
+        learning_rate=training.learning_rate,
+        steps=job.steps,
+        warmup=training.warmup,
+        final=training.final_learning_rate,
+        weight_decay=training.weight_decay,
+        clip=training.clip,
+    )
+
+
+def _objective(job: Job) -> Objective:
+    weights = job.training.loss_weights.model_dump()
+    if job.objective is None or job.teaching is None:
+        return Objective(alpha=0.0, weights=weights)
+    chosen = job.objective
+    match = chosen.match
+    kinds = {"hidden": match.hidden, "attention": match.attention}
+    return Objective(
+        alpha=chosen.alpha,
+        temperature=chosen.temperature,
+        divergence=chosen.divergence,
+        options=chosen.options,
+        weights=weights,
+        match={kind: found.weight for kind, found in kinds.items() if found is not None},
+        weighting=find(chosen.weighting, WEIGHTINGS) if chosen.weighting else None,
+    )
+
+
+def _matching(job: Job) -> Matching | None:
+    if job.objective is None or job.teaching is None:
+        return None
+    teachers = {name: rungs[-1] for name, rungs in job.teaching.ladders.items()}
+    return matching_of(job.objective.match, job.student, teachers, job.data.seed)
+
+
+def _teaching(
+    job: Job, device: torch.device, source: TeacherSource | None, matching: Matching | None
+) -> Teaching | None:
+    spec = job.teaching
+    if spec is None:
+        return None
+    source = source or colocated(job, device)
+    state, ladders, decide = first_state(spec, job.steps)
+    source.use(state.teacher, state.rung)
+    matched = None
+    if matching is not None:
+        assert isinstance(source, Colocated), "a config with another serving is refused"
+        matched = Matched(source, partial(matching.layers, side=1))
+    members = () if spec.together is None else tuple(spec.ladders)
+    return Teaching(source, ladders, decide, state, spec.rules, matched, members)
+
+
+def _anchor(job: Job, device: torch.device, source: TeacherSource | None) -> TeacherSource | None:
+    if job.teaching is None or job.objective is None or job.objective.weighting is None:
+        return None
+    if source is None:
+        if job.anchor is None:
+            raise ValueError(f"objective.weighting {job.objective.weighting} needs an anchor")
+        ladders = {ANCHOR: [job.anchor]}
+        how = {"execution": execution(job.training), "vocabulary": job.data.vocabulary}
+        source = Colocated(TeacherBank(ladders, device=device, **how))  # type: ignore[arg-type]
+    source.use(ANCHOR, 0)
+    return source
+
+
+def first_state(spec: TeachingSpec, steps: int) -> tuple[ScheduleState, Ladders, Decide]:
+    """Where the schedule begins, what there is to choose from, and what decides."""
+    rungs = {name: len(found) for name, found in spec.ladders.items()}
+    if spec.together is not None:
+        rungs = {SEVERAL: max(rungs.values())}
+    ladders = Ladders(rungs, steps, spec.ranking)
+    decide = deciding(find(spec.schedule, SCHEDULES), **spec.options)
+    return begin(spec.first, ladders, decide), ladders, decide
+
+
+def colocated(job: Job, device: torch.device, *, shard: bool = False) -> TeacherSource:
+    """The job's teachers in this process: one at a time, or all together.
+
+    Args:
+        job, device, shard: as in `teacher_bank`.
+    """
+    spec = job.teaching
+    assert spec is not None
+    if spec.together is None:
+        return Colocated(teacher_bank(job, device, shard=shard))
+    banks = {}
+    for name, rungs in spec.ladders.items():
+        alone = replace(job, teaching=replace(spec, ladders={name: rungs}))
+        banks[name] = teacher_bank(alone, device, shard=shard)
+    strategy = partial(find(spec.together.strategy, STRATEGIES), **spec.together.options)
+    return Several(banks, strategy, seed=job.data.seed, collective=shard)
+
+
+def teacher_bank(job: Job, device: torch.device, *, shard: bool = False) -> TeacherBank:
+    """The job's teachers, loaded on demand.
+
+    Args:
+        job: a distillation.
+        device: where they compute.
+        shard: spread each over all ranks, which then must ask for the same number of answers.
+    """
+    assert job.teaching is not None
+    bank = partial(TeacherBank, job.teaching.ladders, device=device, vocabulary=job.data.vocabulary)
+    if not shard:
+        return bank(execution=execution(job.training))
+    from distill_ray.engine.teachers.sharded import ShardedTeacher
+
+    spread = partial(ShardedTeacher, device=device, precision=job.training.precision)
+    # Weights come and go with each layer: nothing that a compiler could hold on to.
+    return bank(execution=replace(execution(job.training), compiled=False), shard=spread)
+
+
+def execution(training: TrainingConfig) -> Execution:
+    """How the models of a training compute."""
+    return Execution(training.precision, training.attention, training.compile)
+
+
+def _backend(
+    job: Job,
+    spec: OptimSpec,
+    num_micro: int,
+    device: torch.device,
+    matching: Matching | None,
+) -> Backend:
+    # Steps of AdamW are smaller than what bfloat16 weights can show. ZeRO keeps a float32 copy in
+    # its shards; without shards the weights are float32, and the arithmetic is under autocast.
+    training, plain = job.training, job.backend == "plain"
+    whole = plain or training.zero_stage == 0
+    model: Any = load_model(job.student, precision="float32" if whole else training.precision)
+    if job.lora is not None:
+        model = add_lora(model, **job.lora.model_dump(), seed=job.data.seed)
+    require_head(model)
+    execution(training).prepare(model)
+    if training.activation_checkpointing:
+        checkpoint_activations(model)
+    student = Student(model, job.data.vocabulary, matching)
+    if plain:
+        return PlainBackend(student, spec, device, autocast=training.precision == "bfloat16")
+    from distill_ray.engine.backends.deepspeed import DeepSpeedBackend
+
+    return DeepSpeedBackend(
+        student,
+        spec,
+        device,
+        zero_stage=training.zero_stage,
+        offload=training.offload,
+        precision=training.precision,
+        micro_rows=training.micro_batch_rows,
+        num_micro=num_micro,
+    )
+
+
+def held_out_streams(job: Job) -> dict[str, Stream]:
+    """Validation rows of those streams that the training reads, and of their tasks."""
+    rows = load_streams(job.data, "validation", job.data.validation_rows)
+    tasks = {name.partition(".")[0] for name in job.training.streams if "." in name}
+    return {
+        name: stream
+        for name, stream in rows.items()
+        if name in job.training.streams or name.partition(".")[0] in tasks
+    }
+
+
+def _held_out(job: Job) -> Any:
+    chosen = held_out_streams(job)
+
+    def batches(rows: int | None = None) -> Iterable[Batch]:
+        return in_order(
+            chosen,
+            batch_rows=job.training.micro_batch_rows,
+            rank=comm.rank(),
+            world=comm.world(),
+            limit=rows,
+        )
+
+    return batches

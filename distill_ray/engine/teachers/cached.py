@@ -1,0 +1,188 @@
+"""Teacher targets read from disk. R rows of a checkpoint's targets, B rows of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from distill_ray.core.sparse import SparseTargets, concatenate
+from distill_ray.core.sparse_bytes import decode
+from distill_ray.data.batches import Batch
+from distill_ray.engine.objective import Kept
+from distill_ray.engine.teachers.targets import TargetSpec, kept_of_rows, read_footer
+
+OPEN_FILES = 256
+"""Files that stay open; each is memory-mapped."""
+
+
+class TargetsError(ValueError):
+    """What is asked isn't in the cache as it is."""
+
+
+class Cached:
+    """The teacher's targets were computed beforehand, one folder for each checkpoint."""
+
+    lookahead = 0
+
+    def __init__(
+        self, folders: Mapping[tuple[str, int], Path], device: torch.device | str = "cpu"
+    ) -> None:
+        self._folders, self._device = folders, device
+        self._current: tuple[str, int] | None = None
+        self._files: TargetFiles | None = None
+
+    def use(self, teacher: str, rung: int) -> None:
+        """Answer from this checkpoint's folder.
+
+        Raises:
+            TargetsError: there is none, or a file in it isn't whole.
+        """
+        if self._current == (teacher, rung):
+            return
+        self._files = self._current = None
+        if (teacher, rung) not in self._folders:
+            there = ", ".join(_name(*checkpoint) for checkpoint in self._folders)
+            raise TargetsError(f"no targets of {_name(teacher, rung)}, only of {there or 'none'}")
+        self._files = TargetFiles(self._folders[teacher, rung])
+        self._current = (teacher, rung)
+
+    def expect(self, teacher: str, rung: int) -> None:
+        """Its files are read row by row."""
+
+    def forget(self) -> None:
+        """Nothing was announced."""
+
+    def announce(self, batches: Sequence[Batch]) -> None:
+        """Nothing works ahead here."""
+
+    def reference(self, batch: Batch, kept: Kept, *, temperature: float) -> SparseTargets:
+        """The stored targets of the kept predictions, row after row.
+
+        Raises:
+            TargetsError: a row has none, or others than are asked.
+            RuntimeError: no checkpoint is in use.
+        """
+        if self._files is None or self._current is None:
+            raise RuntimeError("no teacher in use: call use() first")
+        # A row that stands in for none keeps nothing, whatever is stored for it.
+        asked = [(r, n) for r, n in zip(batch.row_ids, kept_of_rows(batch, kept)) if n]
+        try:
+            parts = [self._files.row(row_id, n, temperature) for row_id, n in asked]
+        except TargetsError as error:
+            raise TargetsError(f"{_name(*self._current)}: {error}") from None
+        return concatenate(parts or [_nothing(self._files.spec)]).to(self._device)
+
+
+class TargetFiles:
+    """The targets of one checkpoint: found by row id, read when they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._paths = sorted(folder.rglob("*.parquet"))
+        if not self._paths:
+            raise TargetsError(f"{folder} holds no file of targets")
+        keys: list[NDArray[np.uint64]] = []
+        self._specs = [self._index(path, keys) for path in self._paths]
+        self._ends = np.cumsum([len(found) for found in keys])  # [files]
+        # Two numbers a row: ten million rows are 160 MB, where a dict of their ids is gigabytes.
+        whole = np.concatenate(keys)
+        self._order = np.argsort(whole, kind="stable")
+        self._keys = whole[self._order]
+        self._open = lru_cache(maxsize=OPEN_FILES)(_File)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @property
+    def spec(self) -> TargetSpec:
+        """What was kept of the teacher; the temperature is that of the first file."""
+        return self._specs[0]
+
+    def row(self, row_id: str, count: int, temperature: float) -> SparseTargets:
+        """The targets of one row.
+
+        Args:
+            row_id: its id.
+            count: predictions that it keeps.
+            temperature: τ that is asked.
+        """
+        file, start, tokens, payload = self._find(row_id)
+        path, stored = self._paths[file], self._specs[file].temperature
+        if stored != temperature:
+            what = f"row {row_id}: the targets in {path} are of temperature {stored:g}"
+            raise TargetsError(f"{what}, asked are those of {temperature:g}")
+        if tokens != count:
+            what = f"row {row_id} keeps {count} predictions, {path} has targets of {tokens}"
+            raise TargetsError(f"{what}: they were made from other rows")
+        try:
+            return decode(payload)[start : start + tokens]
+        except ValueError as error:
+            raise TargetsError(f"row {row_id} in {path}: {error}") from None
+
+    def _find(self, row_id: str) -> tuple[int, int, int, bytes]:
+        """A row's file, start, tokens and payload."""
+        # As an array's number: compared with a Python int, keys would be rounded to float64.
+        key = np.uint64(_key(row_id))
+        at = int(np.searchsorted(self._keys, key))
+        while at < len(self._keys) and self._keys[at] == key:
+            file = int(np.searchsorted(self._ends, self._order[at], side="right"))
+            first = int(self._ends[file - 1]) if file else 0
+            found = self._open(self._paths[file]).row(int(self._order[at]) - first, row_id)
+            if found is not None:
+                return file, *found
+            at += 1  # Another row with the same key.
+        raise TargetsError(f"row {row_id} has no targets in {self._folder}")
+
+    @staticmethod
+    def _index(path: Path, keys: list[NDArray[np.uint64]]) -> TargetSpec:
+        """Add the keys of a file's rows."""
+        try:
+            with pq.ParquetFile(path, memory_map=True) as file:
+                ids = file.read(columns=["row_id"])["row_id"].to_pylist()
+                spec, _ = read_footer(file)
+        except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError.
+            raise TargetsError(f"{path} is not a whole file of targets ({error})") from None
+        keys.append(np.fromiter(map(_key, ids), np.uint64, len(ids)))
+        return spec
+
+
+class _File:
+    """One open file."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = pq.ParquetFile(path, memory_map=True)
+        groups = range(self._file.num_row_groups)
+        self._ends = np.cumsum([self._file.metadata.row_group(g).num_rows for g in groups])
+
+    def row(self, number: int, row_id: str) -> tuple[int, int, bytes] | None:
+        """Start, tokens and payload of a row; None if it has another id."""
+        group = int(np.searchsorted(self._ends, number, side="right"))
+        at = number - (int(self._ends[group - 1]) if group else 0)
+        rows = self._file.read_row_group(group)
+        if rows["row_id"][at].as_py() != row_id:
+            return None
+        starts = rows["start"].to_numpy()
+        first = int(np.flatnonzero(starts[: at + 1] == 0)[-1])
+        return int(starts[at]), rows["tokens"][at].as_py(), rows["payload"][first].as_py()
+
+
+def _key(row_id: str) -> int:
+    return int.from_bytes(blake2b(row_id.encode(), digest_size=8).digest(), "little")
+
+
+def _name(teacher: str, rung: int) -> str:
+    return f"{teacher} checkpoint {rung + 1}"
+
+
+def _nothing(spec: TargetSpec) -> SparseTargets:
+    """Targets of no token."""
+    none = torch.zeros(0)
+    entries = torch.zeros(0, spec.k)
+    return SparseTargets(entries.long(), entries, none, none, none, kind=spec.kind)

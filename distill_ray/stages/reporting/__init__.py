@@ -1,0 +1,1 @@
+"""How the report is written: facts, sections, charts, and the student's folder."""

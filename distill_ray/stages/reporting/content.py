@@ -1,0 +1,376 @@
+"""The report's sections: text and tables, the same for the page and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from distill_ray.config.schedule import scheduling
+from distill_ray.config.several import SEVERAL
+from distill_ray.stages.reporting import selection, tables
+from distill_ray.stages.reporting.lineage import Entry, Inputs, lineage, phases, wall_by_stage
+from distill_ray.stages.reporting.text import (
+    Table,
+    above_majority,
+    big,
+    headline,
+    listed,
+    number,
+    percent,
+    seconds,
+    segments,
+    sentence,
+    taught,
+)
+from distill_ray.stages.results.audit_table import INITIAL
+from distill_ray.stages.results.final_scores import CONTROL
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page."""
+
+    key: str
+    title: str
+    text: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    points: list[str] = field(default_factory=list)
+    """Findings, set as a list before the text."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the sections and the charts are made from, read once."""
+
+    inputs: Inputs
+    entries: list[Entry]
+    audit: dict[str, dict[str, Any]]
+    scores: dict[str, dict[str, Any]]
+    comparisons: list[dict[str, Any]]
+    turns: list[dict[str, Any]]
+    student: dict[str, Any]
+    switches: list[dict[str, Any]]
+    """Every switch and assessment, as `Student.switch_log`."""
+    control: dict[str, Any]
+    adaptation: dict[str, list[dict[str, Any]]]
+    """Teacher → its recipes: `name`, `initial_loss`, `tokens` and `losses` of its checkpoints."""
+
+    @classmethod
+    def of(cls, inputs: Inputs) -> Facts:
+        """Read the artifacts."""
+        curve = inputs.students.distilled.curve
+        steps = inputs.students.distilled.order.job.steps
+        return cls(
+            inputs=inputs,
+            entries=lineage(inputs),
+            audit=inputs.audited.rows,
+            scores=inputs.scores.rows,
+            comparisons=inputs.scores.comparisons,
+            turns=segments(curve["switches"], curve["schedule"], steps, *_named(inputs)),
+            student=curve,
+            switches=inputs.students.distilled.switch_log,
+            control=inputs.students.control.curve,
+            adaptation=_adaptation(inputs),
+        )
+
+    @property
+    def taught(self) -> dict[str, float]:
+        """Teacher → tokens that the student has learned from it."""
+        return dict(self.student.get("taught", {}))
+
+    @property
+    def teachers(self) -> list[str]:
+        """Names, in the config's order."""
+        return list(self.inputs.teachers.teachers)
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks themselves, without their shifted sets."""
+        return [task.name for task in self.inputs.run.cfg.tasks]
+
+    @property
+    def confidence(self) -> float:
+        """Mass of the evaluation's intervals."""
+        return self.inputs.run.cfg.evaluate.confidence
+
+    def against(self, model: str) -> list[dict[str, Any]]:
+        """The student's comparisons with a model on the tasks themselves."""
+        return [r for r in self.comparisons if r["against"] == model and r["set"] in self.tasks]
+
+
+def _named(inputs: Inputs) -> list[str]:
+    """Why the first teacher began, where that wasn't the ranking's choice."""
+    return [] if inputs.run.cfg.distill.first is None else ["was named by the config to begin"]
+
+
+def _adaptation(inputs: Inputs) -> dict[str, list[dict[str, Any]]]:
+    """The checkpoints of every teacher that was trained here."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    cfg = inputs.run.cfg
+    for name in inputs.teachers.teachers:
+        curves = inputs.teachers.curves[name]
+        for recipe, curve in zip(cfg.teacher(name).recipes, curves):
+            prefix = "validation."
+            rows = [r for r in curve["history"] if any(k.startswith(prefix) for k in r)]
+            a_step = cfg.adapt.recipes[recipe].batch_rows * cfg.corpora.sequence_length
+            losses = [r.get(f"{prefix}task.ce", r.get(f"{prefix}text.ce")) for r in rows]
+            found.setdefault(name, []).append(
+                {
+                    "name": recipe,
+                    "initial_loss": curve["initial_loss"],
+                    "tokens": [r["step"] * a_step for r in rows],
+                    "losses": losses,
+                }
+            )
+    return found
+
+
+def top(facts: Facts) -> str:
+    """The verdict in one sentence."""
+    return headline(facts.against(CONTROL))
+
+
+def sections(facts: Facts) -> list[Section]:
+    """The whole report, in order."""
+    makers: Sequence[Callable[[Facts], Section]] = (
+        _verdict, _ranking, _calibration, _probes, _training, _scores, _lineage,
+    )  # fmt: skip
+    return [make(facts) for make in makers]
+
+
+def _verdict(facts: Facts) -> Section:
+    others = [CONTROL, INITIAL, *facts.teachers]
+    said = [sentence(row, facts.confidence) for m in others for row in facts.against(m)]
+    warnings = [
+        above_majority(task, facts.scores["student"]["tasks"][task])
+        for task in facts.tasks
+        if task in facts.scores["student"]["tasks"]
+    ]
+    text = [*filter(None, warnings), _who_taught(facts), _sizes(facts)]
+    text.append(
+        "Differences are the student minus the other, on the test split: accuracy in percentage "
+        "points, NLL in nats (less is better). Intervals come from resampling groups of questions, "
+        "paired; one training run stands behind each model, so they hold no variation between "
+        "training seeds."
+    )
+    return Section("verdict", "Was it worth it?", text, points=said)
+
+
+def _who_taught(facts: Facts) -> str:
+    first = facts.turns[0]["teacher"]
+    if first == SEVERAL:
+        return f"{taught(facts.turns)} {_together(facts)}"
+    rows = facts.inputs.ranking.standings["early"]
+    row = next(r for r in rows if r["teacher"] == first)
+    named = facts.inputs.run.cfg.distill.first is not None
+    chosen = "was named by the config to begin" if named else "was chosen to begin"
+    why = f"{first} {chosen}: score {number(row['score'])} at the early stage"
+    chance = f"best of {len(rows)} with probability {percent(row['probability_best'], 0)}"
+    return f"{taught(facts.turns)} {why}, {chance}."
+
+
+def _together(facts: Facts) -> str:
+    """Who several teachers are."""
+    several = facts.inputs.run.cfg.distill.several
+    assert several is not None
+    return f"They are {listed(facts.taught)} at once, by the strategy {several.strategy}."
+
+
+def _sizes(facts: Facts) -> str:
+    mine = facts.scores["student"]["parameters"]
+    theirs = [f"{n} {big(facts.scores[n]['parameters'])}" for n in facts.teachers]
+    return f"Parameters: student {big(mine)}; teachers {', '.join(theirs)}."
+
+
+def _ranking(facts: Facts) -> Section:
+    ranking = facts.inputs.ranking
+    return Section(
+        "ranking",
+        "Which teacher, and why",
+        [
+            "Every teacher has four factors in [0, 1]. Ease: how much of its KL this student took "
+            "over in the probes. The others are of what it would teach, a mixture with the control "
+            "probe, which learns from the labels alone: peak (how far its accuracy is above the "
+            "most frequent answer), domain (how much of the base rates' NLL it removes, and of the "
+            "untrained student's on domain text) and calibration (Brier skill). Their weights move "
+            "from early to late with the student's progress; the score is the weighted sum.",
+            "Intervals come from the noise between probe seeds, and from resampling groups of "
+            "questions, alike for all teachers. The deciding "
+            "factor is the one that separates a teacher most from the best other one.",
+            *(
+                f"At the {stage} stage: {call}."
+                for stage, call in facts.inputs.ranking.calls.items()
+            ),
+            *selection.out_of_the_race(ranking, facts.inputs.probed.failed),
+        ],
+        [
+            tables.standings(ranking),
+            tables.factors(ranking),
+            tables.evidence(ranking, facts.tasks, facts.inputs.run.cfg),
+            tables.figures("Audit: questions of the validation split", _audited(facts)),
+            tables.audited(facts.audit),
+            selection.answers(facts.audit),
+            selection.shifts(facts.audit),
+            selection.capacities(facts.audit),
+        ],
+    )
+
+
+def _audited(facts: Facts) -> dict[str, dict[str, Any]]:
+    """Tasks and shifted sets together, as `Scores.rows` has them."""
+    return {n: {**r, "tasks": {**r["tasks"], **r["shifted"]}} for n, r in facts.audit.items()}
+
+
+def _calibration(facts: Facts) -> Section:
+    return Section(
+        "calibration",
+        "Can their confidence be believed?",
+        [
+            "Answers are grouped by confidence; a group on the diagonal is right as often as the "
+            "model says. The area of a mark grows with the number of answers. Teachers on the "
+            "validation split, the student, the control and the initial state on the test split.",
+        ],
+        [selection.calibrations(facts.audit)],
+    )
+
+
+def _probes(facts: Facts) -> Section:
+    cfg = facts.inputs.run.cfg.probe
+    return Section(
+        "probes",
+        "How readily the student follows each teacher",
+        [
+            f"The same student, distilled from every teacher for {big(cfg.tokens)} tokens "
+            f"with {len(cfg.seeds)} seeds. The share of the initial KL to the teacher that is "
+            "gone, and the task gain, the fall of the gold answers' NLL over the options; "
+            "lines are means over seeds, points are seeds.",
+            _probe_cost(facts),
+        ],
+        [
+            tables.probes(facts.inputs.probed.rows()),
+            selection.estimates(facts.inputs.probed.estimates),
+        ],
+    )
+
+
+def _probe_cost(facts: Facts) -> str:
+    """What the probes took, beside the distillation."""
+    run, spent = facts.inputs.run, facts.inputs.probed.cost()
+    a_step = run.cfg.distill.batch_rows * run.cfg.corpora.sequence_length
+    full = run.cfg.distill.num_steps(run.cfg.corpora.sequence_length) * a_step
+    unit = "accelerator" if run.cfg.cluster.gpus_per_worker else "processor"
+    each = run.cfg.cluster.gpus_per_worker or run.cfg.cluster.cpus_per_worker
+    return (
+        f"All probes and their control together took {big(spent['tokens'])} tokens, "
+        f"{percent(spent['tokens'] / full, 0)} of the distillation's, and "
+        f"{seconds(each * spent['wall_s'])} of {unit} time, measuring included."
+    )
+
+
+def _training(facts: Facts) -> Section:
+    teachers = facts.inputs.teachers.teachers
+    best = {name: t.best for name, t in teachers.items()}
+    teaching = facts.inputs.students.distilled.order.job.teaching
+    together = teaching.together if teaching is not None else None
+    assignment = together.options.get("assignment", {}) if together is not None else {}
+    read = {"student": facts.student["streams"], "control": facts.control["streams"]}
+    found = [tables.turns(facts.turns), tables.switches(facts.switches)]
+    found += [tables.tokens(facts.taught, assignment), tables.read(read)]
+    found.append(tables.ladder(facts.adaptation, best))
+    if facts.inputs.teachers.gains:
+        found.append(selection.gains(facts.inputs.teachers.gains))
+    text = [_schedule(facts)]
+    distilled = facts.inputs.students.distilled.order
+    if distilled.job.rungs > 1:
+        text.append(
+            f"The student is checkpoint {distilled.kept() + 1} of {distilled.job.rungs}, the "
+            f"control {facts.inputs.students.control.order.kept() + 1}: "
+            f"keep: {facts.inputs.run.cfg.distill.keep}, by the validation loss."
+        )
+    if facts.adaptation:
+        text.append(
+            "Teachers keep checkpoints at equal token spacing; those up to the one with the least "
+            "validation loss may teach, in order."
+        )
+    return Section("training", "How the student was trained", text, found)
+
+
+def _schedule(facts: Facts) -> str:
+    cfg, state = facts.inputs.run.cfg.distill, facts.student["schedule"]
+    changes = sum(row["changes"] for row in facts.switches)
+    kept = len(facts.switches) - changes
+    logged = f"{_count(changes, 'change')} of teacher or checkpoint"
+    logged += f", and {_count(kept, 'assessment')} that changed nothing" if kept else ""
+    reached = f"Progress reached {percent(state['progress'], 0)}"
+    if cfg.objective.weighting is None:
+        share = f"{percent(cfg.objective.alpha, 0)} {cfg.objective.divergence} to the teacher"
+    else:
+        share = f"{cfg.objective.divergence} to the teacher with a share of each sample's own"
+        share += f" ({cfg.objective.weighting} weighting against the control)"
+    return (
+        f"Schedule {scheduling(cfg.schedule)[0]}: {logged}. {reached} "
+        f"of the gap in validation loss to the best teacher. The objective was {share} and for the "
+        f"rest cross-entropy on the data; the control's was cross-entropy alone, for as many steps "
+        f"and tokens. Prompts without labels say nothing without a teacher: the control spends "
+        f"their share of the tokens on its other rows."
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def _scores(facts: Facts) -> Section:
+    return Section(
+        "scores",
+        "Scores on the test split",
+        [
+            "NLL of answers is normalised over the options. The dashed line of the chart is the "
+            "share of the most frequent answer. The ECE floor is what a perfectly "
+            "calibrated model would show with as many questions."
+        ],
+        [
+            tables.figures("Questions", facts.scores),
+            tables.tested(facts.scores, facts.inputs.scores.teacher),
+            tables.comparisons(facts.comparisons),
+            tables.sides(facts.comparisons),
+            tables.widest(facts.inputs.scores.widest, facts.inputs.scores.teacher),
+        ],
+    )
+
+
+def _lineage(facts: Facts) -> Section:
+    storage = facts.inputs.run.storage.uri
+    return Section(
+        "lineage",
+        "What this report rests on",
+        [f"Artifacts lie below {storage}; a fingerprint is the digest of an artifact's inputs."],
+        [
+            tables.times(wall_by_stage(facts.entries)),
+            tables.artifacts(facts.entries),
+            tables.models(origins(facts)),
+            tables.data(facts.inputs.shards.counts),
+            tables.versions(facts.entries),
+        ],
+    )
+
+
+def origins(facts: Facts) -> Iterator[tuple[str, str]]:
+    """Model → where its weights come from, in words; the student first."""
+    cfg = facts.inputs.run.cfg
+    yield "initial student", _origin(cfg.student.model)
+    for name, teacher in facts.inputs.teachers.teachers.items():
+        chain = phases(facts.inputs.run.storage, teacher.fingerprint)
+        recipes = " → ".join(cfg.teacher(name).recipes)
+        steps = f", adapted by {recipes} ({' → '.join(chain)})" if chain else ""
+        yield name, f"{_origin(cfg.teacher(name).model)}{steps}"
+
+
+def _origin(source: Any) -> str:
+    if source.init is not None:
+        return f"random {source.init['model_type']} weights, seed {source.seed}"
+    part = f", its first {source.layers} layers" if source.layers is not None else ""
+    if source.hub is not None:
+        return f"{source.hub} at {source.revision}{part}"
+    return f"{source.path or source.gguf}{part}"

@@ -1,0 +1,124 @@
+"""What a report rests on: every artifact behind it, found by following fingerprints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distill_ray.runtime.artifacts import Artifact, Manifest
+from distill_ray.runtime.run import Run
+from distill_ray.runtime.storage import Storage
+from distill_ray.stages import STAGES
+from distill_ray.stages.results.audit_table import AuditTable
+from distill_ray.stages.results.final_scores import Scores
+from distill_ray.stages.results.probe_table import ProbeTable
+from distill_ray.stages.results.ranking import Ranking
+from distill_ray.stages.results.shard_set import ShardSet
+from distill_ray.stages.results.students import Students
+from distill_ray.stages.results.teacher_set import TeacherSet
+
+BESIDE = {"gain": "adapt", "estimates": "probe"}
+"""Kind of artifact that isn't called by its stage → the stage."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that the route has made before its report."""
+
+    run: Run
+    shards: ShardSet
+    teachers: TeacherSet
+    audited: AuditTable
+    probed: ProbeTable
+    ranking: Ranking
+    students: Students
+    scores: Scores
+
+    def fingerprints(self) -> dict[str, Any]:
+        """Identity of each."""
+        return {
+            "shard": self.shards.artifact.fingerprint,
+            "teachers": self.teachers.fingerprints(),
+            "audit": self.audited.artifact.fingerprint,
+            "probe": [self.probed.fingerprints(), self.probed.failed],
+            "rank": self.ranking.artifact.fingerprint,
+            "student": self.students.distilled.fingerprint,
+            "control": self.students.control.fingerprint,
+            "evaluate": self.scores.artifact.fingerprint,
+        }
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One artifact of the lineage."""
+
+    stage: str
+    kind: str
+    key: str
+    fingerprint: str
+    path: str
+    """Folder below the run's storage."""
+    wall_s: float
+    created: str
+    counts: dict[str, Any]
+    versions: dict[str, str]
+
+
+def lineage(inputs: Inputs) -> list[Entry]:
+    """Every artifact that the report rests on, in the order of the stages."""
+    storage = inputs.run.storage
+    names: dict[str, list[str]] = {}
+    entries, seen = [], set()
+    for kind, fingerprint in _wanted(inputs):
+        paths = names.setdefault(kind, storage.children(kind))
+        name = next((n for n in paths if n.rpartition("-")[2] == fingerprint), None)
+        if name is not None and (kind, name) not in seen:
+            seen.add((kind, name))
+            entries.append(_entry(storage, f"{kind}/{name}"))
+    return entries
+
+
+def wall_by_stage(entries: list[Entry]) -> dict[str, float]:
+    """Stage → seconds that the work on its artifacts took, added up."""
+    return {s: sum(e.wall_s for e in entries if e.stage == s) for s in STAGES if s != "report"}
+
+
+def phases(storage: Storage, last: str) -> list[str]:
+    """Fingerprints of a teacher's recipes, first to last; none for one not trained here."""
+    folders = {name.rpartition("-")[2]: name for name in storage.children("adapt")}
+    chain: list[str] = []
+    at: str | None = last
+    while at in folders:
+        chain.insert(0, at)
+        manifest = Manifest.of(storage.sub(f"adapt/{folders[at]}"))
+        at = manifest.identity["model"].get("phase")
+    return chain
+
+
+def _wanted(inputs: Inputs) -> Iterator[tuple[str, str]]:
+    yield "shard", inputs.shards.artifact.fingerprint
+    yield from ((made.kind, made.fingerprint) for made in inputs.teachers.artifacts)
+    yield from _with_sheets(inputs.audited.artifact)
+    yield from ((made.kind, made.fingerprint) for made in inputs.probed.artifacts)
+    yield "rank", inputs.ranking.artifact.fingerprint
+    yield "distill", inputs.students.distilled.fingerprint
+    yield "distill", inputs.students.control.fingerprint
+    yield from _with_sheets(inputs.scores.artifact)
+
+
+def _with_sheets(artifact: Artifact) -> Iterator[tuple[str, str]]:
+    sheets: Mapping[str, str] = artifact.identity["sheets"]
+    yield from ((f"{artifact.kind}-sheets", found) for found in sheets.values())
+    yield artifact.kind, artifact.fingerprint
+
+
+def _entry(storage: Storage, path: str) -> Entry:
+    found = Manifest.of(storage.sub(path))
+    return Entry(
+        stage=BESIDE.get(found.kind, found.kind.partition("-")[0]),
+        path=path,
+        **{k: getattr(found, k) for k in ("kind", "key", "fingerprint", "wall_s", "created")},
+        counts={k: v for k, v in found.counts.items() if not isinstance(v, dict)},
+        versions=found.versions,
+    )

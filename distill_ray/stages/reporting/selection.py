@@ -1,0 +1,160 @@
+"""The report's tables on how teachers were chosen: gains, audits, estimates, marks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distill_ray.core.memory import GIB
+from distill_ray.stages.reporting.text import (
+    Table,
+    difference,
+    interval,
+    number,
+    percent,
+    percent_interval,
+    points,
+)
+from distill_ray.stages.results.ranking import Ranking
+
+Row = Mapping[str, Any]
+
+
+def gains(found: Mapping[str, Row]) -> Table:
+    """What adaptation did for each teacher, on held-out questions."""
+    columns = ["Teacher", "Accuracy, points", "NLL, nats", "NLL of text, raw → adapted", "Serves"]
+    rows = [
+        [
+            name,
+            points(row["accuracy"]),
+            difference(row["nll"]),
+            "; ".join(f"{c}: {number(a)} → {number(b)}" for c, (a, b) in row["text"].items()),
+            "adapted" if row["gained"] else "raw: no gain shown",
+        ]
+        for name, row in found.items()
+    ]
+    note = "Adapted minus raw, question by question, on the validation split."
+    return Table("What adaptation gained", columns, rows, note)
+
+
+def out_of_the_race(ranking: Ranking, failed: Sequence[Row]) -> list[str]:
+    """Sentences on who can't serve, who isn't ranked and which probes failed."""
+    said = [f"{n} can't serve: {'; '.join(why)}." for n, why in ranking.marks.items()]
+    if ranking.marks and len(ranking.marks) == len(ranking.factors):
+        said.append("No teacher is without a mark, so the marks are passed over.")
+    said += [f"{n} is not ranked. {why}." for n, why in ranking.left_out.items()]
+    return said + [
+        f"The probe of {row['teacher']} with seed {row['seed']} failed: {row['reason']}."
+        for row in failed
+        if row["teacher"] not in ranking.left_out
+    ]
+
+
+def answers(table: Mapping[str, Row]) -> Table:
+    """How models answer: by likelihood in three forms, and freely."""
+    columns = ["Set", "Model", "Likeliest", "per token", "against prior", "Exact match", "Valid"]
+    rows = [
+        [
+            name,
+            model,
+            percent_interval(row["accuracy"]),
+            percent_interval(row["accuracy_by_length"]),
+            percent_interval(row["accuracy_by_prior"]),
+            _maybe(row["exact_match"], percent_interval),
+            _maybe(row["valid"], percent_interval),
+        ]
+        for name, model, row in _by_set(table)
+    ]
+    note = (
+        "Accuracy of the likeliest option; of the one likeliest per token; of the one that the "
+        "question makes likelier the most (PMI). Greedy answers to the first questions of each "
+        "set: the right one token for token, and any of the options (output format)."
+    )
+    return Table("Audit: answers", columns, rows, note)
+
+
+def calibrations(table: Mapping[str, Row]) -> Table:
+    """How far confidence can be believed, in every form."""
+    columns = ["Set", "Model", "ECE", "floor", "adaptive", "floor", "classwise", "floor", "AUROC"]
+    columns += ["T", "ECE at T", "NLL at T"]
+    rows = [
+        [
+            name,
+            model,
+            interval(row["ece"]),
+            number(row["ece_floor"]),
+            interval(row["adaptive_ece"]),
+            number(row["adaptive_ece_floor"]),
+            number(row["classwise_ece"]["value"]),
+            number(row["classwise_ece_floor"]),
+            _maybe(row["auroc"], interval),
+            number(table[model]["temperature"], 2),
+            _maybe(row["scaled"], lambda scaled: interval(scaled["ece"])),
+            _maybe(row["scaled"], lambda scaled: number(scaled["nll"]["value"])),
+        ]
+        for name, model, row in _by_set(table)
+    ]
+    note = (
+        "Floors are what a perfectly calibrated model would show. AUROC: that a right answer is "
+        "surer than a wrong one. T is fitted on the tasks' questions; figures at T are "
+        "cross-fitted over groups."
+    )
+    return Table("Audit: calibration", columns, rows, note)
+
+
+def shifts(table: Mapping[str, Row]) -> Table:
+    """What models lose on shifted sets and on generic text."""
+    columns = ["Set", "Model", "Accuracy lost, points", "NLL gained, nats"]
+    rows = [
+        [name, model, points(row["drops"][name]["accuracy"]), interval(row["drops"][name]["nll"])]
+        for name in dict.fromkeys(name for row in table.values() for name in row["drops"])
+        for model, row in table.items()
+        if name in row["drops"]
+    ]
+    note = "The task minus its shifted set; the two sets' groups are resampled independently."
+    return Table("Audit: behaviour under shift", columns, rows, note)
+
+
+def capacities(table: Mapping[str, Row]) -> Table:
+    """What serving a model takes, against the student."""
+    columns = ["Model", "× student", "Weights, MiB", "Forward, µs per token", "Context"]
+    columns += ["Vocabulary fit", "Chat template", "Full-ECE"]
+    rows = [
+        [
+            model,
+            number(row["size_ratio"], 2),
+            number(row["capacity"]["bytes"] / (GIB / 1024), 1),
+            number(1e6 * (row["capacity"]["seconds_per_token"] or float("nan")), 1),
+            str(row["capacity"]["context"] or "–"),
+            percent(row["vocabulary_fit"], 0),
+            {None: "–", True: "yes", False: "no"}[row["chat_template"]],
+            "; ".join(f"{n}: {number(v, 4)}" for n, v in row["full_ece"].items()),
+        ]
+        for model, row in table.items()
+    ]
+    note = "Full-ECE: token-level calibration error over the whole vocabulary (arXiv 2406.11345)."
+    return Table("Audit: capacity gap", columns, rows, note)
+
+
+def estimates(found: Mapping[str, Row | None]) -> Table:
+    """What the initial student makes of each teacher's answers."""
+    figures = ("rsr", "surprisal", "grace", "gradient_norm")
+    columns = ["Teacher", "RSR", "Surprisal, nats", "GRACE", "Gradient norm", "Answers"]
+    rows = [
+        [name, *(number(row[k]) for k in figures), str(row["samples"])]
+        for name, row in found.items()
+        if row is not None
+    ]
+    note = "Of each, lower is said to suit the student better; `study ranking` tests that."
+    return Table("Estimates without training", columns, rows, note)
+
+
+def _by_set(table: Mapping[str, Row]) -> list[tuple[str, str, Row]]:
+    """Set, model and its figures; tasks and shifted sets, each with all models."""
+    sets = {m: {**row["tasks"], **row["shifted"]} for m, row in table.items()}
+    names = dict.fromkeys(name for row in sets.values() for name in row)
+    return [(n, m, sets[m][n]) for n in names for m in table if n in sets[m]]
+
+
+def _maybe(value: Any, shown: Any) -> str:
+    return "–" if value is None else str(shown(value))

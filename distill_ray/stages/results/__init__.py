@@ -1,0 +1,1 @@
+"""What flows between stages: one typed file for each result. Imports no other room of `stages`."""

@@ -1,0 +1,72 @@
+"""The distillation's result: the student and its control."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from distill_ray.config.serving import PoolServing
+from distill_ray.config.several import SEVERAL
+from distill_ray.engine.job import Job
+from distill_ray.models.ref import ModelRef
+from distill_ray.runtime.artifacts import Artifact
+from distill_ray.runtime.storage import cache_folder
+from distill_ray.stages.results.local_files import SWITCHES, local_ref
+from distill_ray.stages.results.training_job import Order
+
+
+@dataclass(frozen=True)
+class Student:
+    """A trained student."""
+
+    order: Order
+
+    @property
+    def ref(self) -> ModelRef:
+        """Its weights."""
+        return self.order.kept_ref()
+
+    @property
+    def curve(self) -> dict[str, Any]:
+        """`history`, `switches`, `initial_loss`, `schedule`, `taught`."""
+        return self.order.curve()
+
+    @property
+    def switch_log(self) -> list[dict[str, Any]]:
+        """Every switch and assessment, as `engine.session.Teaching.switch_log`."""
+        return list(self.order.artifact.read_json(SWITCHES))
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of its weights."""
+        return f"{self.order.artifact.fingerprint}/{self.order.kept()}"
+
+    @property
+    def teacher(self) -> str:
+        """The teacher at the end of training; of several, the one that taught the most tokens."""
+        curve = self.curve
+        if curve["schedule"]["teacher"] != SEVERAL:
+            return str(curve["schedule"]["teacher"])
+        taught: dict[str, float] = curve["taught"]
+        return max(taught, key=lambda name: taught[name])
+
+
+@dataclass(frozen=True)
+class Students:
+    """The distilled student, and the same student fine-tuned without a teacher."""
+
+    distilled: Student
+    control: Student
+
+    @property
+    def artifacts(self) -> list[Artifact]:
+        """What the stage left."""
+        return [self.distilled.order.artifact, self.control.order.artifact]
+
+
+def local(order: Order) -> Job:
+    """The job with everything it reads on this machine."""
+    data = replace(order.job.data, folder=order.shards.local(), cache=cache_folder() / "rows")
+    if isinstance(order.serving, PoolServing):  # Its actors read the teachers.
+        return replace(order.job, data=data, student=local_ref(order.job.student))
+    return replace(order.job.with_refs(local_ref), data=data)

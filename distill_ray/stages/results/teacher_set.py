@@ -1,0 +1,87 @@
+"""The adapt stage's result: teachers that can serve, and their checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from distill_ray.models.ref import ModelRef
+from distill_ray.runtime.artifacts import Artifact
+
+STUDENT = "student"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model as it enters a stage."""
+
+    ref: ModelRef
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher ready to serve."""
+
+    name: str
+    raw: Weights
+    """As it came, before any recipe."""
+    rungs: list[ModelRef]
+    """Every checkpoint of its last recipe, in order of training; the raw model without one."""
+    losses: list[float | None]
+    """Validation loss at each rung; None for a teacher that was not trained here."""
+    best: int
+    """The rung that serves: the config's choice, else the one with the least validation loss."""
+    fingerprint: str
+    """Identity of its rungs."""
+    gained: bool = True
+    """Whether its adaptation was worth it; else it serves as it came."""
+
+    @property
+    def ladder(self) -> list[ModelRef]:
+        """The rungs that may serve: up to the best one, or the raw model alone."""
+        return self.rungs[: self.best + 1] if self.gained else [self.raw.ref]
+
+    @property
+    def serving(self) -> Weights:
+        """The checkpoint that is audited and probed."""
+        return self.adapted if self.gained else self.raw
+
+    @property
+    def adapted(self) -> Weights:
+        """Its best checkpoint, whether or not it gained."""
+        return Weights(self.rungs[self.best], f"{self.fingerprint}/{self.best}")
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it has been through a recipe."""
+        return self.losses[0] is not None
+
+
+@dataclass(frozen=True)
+class TeacherSet:
+    """All teachers of a run that can serve, and the student that they will teach."""
+
+    student: Weights
+    """The initial student."""
+    teachers: dict[str, Teacher]
+    curves: dict[str, list[dict[str, Any]]]
+    """Teacher → the curve of each of its recipes."""
+    artifacts: list[Artifact]
+    """What the stage left: one for each recipe on each model, and the gains."""
+    gains: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Trained teacher → `gained`, and adapted minus raw with intervals (see `gain.Gain`)."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Teacher that was left out → why."""
+
+    def fingerprints(self) -> dict[str, str]:
+        """Teacher → identity of its weights."""
+        return {
+            n: t.fingerprint if t.gained else t.raw.fingerprint for n, t in self.teachers.items()
+        }
+
+
+def softened(ladder: Sequence[ModelRef], temperature: float) -> list[ModelRef]:
+    """The same checkpoints, which as teachers divide their logits by a temperature."""
+    return [replace(rung, temperature=temperature) for rung in ladder]

@@ -1,0 +1,66 @@
+"""A training job, and the artifact that it fills. Knows no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from distill_ray.config.serving import ColocatedServing, Serving
+from distill_ray.engine.job import Job
+from distill_ray.engine.loop import checkpoint_losses
+from distill_ray.engine.row_plan import Checkpoint
+from distill_ray.models.ref import ModelRef
+from distill_ray.runtime.artifacts import Artifact
+from distill_ray.stages.results.local_files import BEST, CURVE
+
+
+@dataclass(frozen=True)
+class Order:
+    """What `training.train` is given."""
+
+    stage: str
+    """Under which stage its progress is shown."""
+    job: Job
+    artifact: Artifact
+    shards: Artifact
+    save_every: int
+    """Steps between checkpoints for resuming."""
+    serving: Serving = field(default_factory=ColocatedServing)
+    """Where its teacher lives."""
+    targets: Mapping[Checkpoint, Artifact] = field(default_factory=dict)
+    """Checkpoint → its targets on disk, where the teacher is read from a cache."""
+    anchor: Artifact | None = None
+    """Losses of the frozen student on disk, where samples are weighted by it."""
+
+    def rung_refs(self) -> list[ModelRef]:
+        """The checkpoints that it has left, in order of training: fewer if it stopped early."""
+        return [self._ref(str(i)) for i in range(len(self.rung_losses()))]
+
+    def best_ref(self) -> ModelRef:
+        """The checkpoint with the least validation loss; known before training, read after it."""
+        return self._ref(BEST)
+
+    def kept(self) -> int:
+        """The checkpoint that its outcome is: the last one, or the best, as `distill.keep` says."""
+        if getattr(self.job.training, "keep", "last") == "best":
+            return int(self.curve()["best"])
+        return len(self.rung_losses()) - 1
+
+    def kept_ref(self) -> ModelRef:
+        """The same, as a model."""
+        return self._ref(str(self.kept()))
+
+    def _ref(self, rung: str) -> ModelRef:
+        folder = self.artifact.storage.sub(f"{self.artifact.path}/checkpoints/{rung}").uri
+        if self.job.lora is not None:
+            return self.job.student.with_adapter(folder)
+        return ModelRef("path", folder)
+
+    def curve(self) -> dict[str, Any]:
+        """`history`, `initial_loss`, `switches`, `schedule`, `bad_steps`, `best` of the job."""
+        return dict(self.artifact.read_json(CURVE))
+
+    def rung_losses(self) -> list[float]:
+        """Validation loss at each rung."""
+        return checkpoint_losses(self.curve()["history"], self.job.rung_ends)

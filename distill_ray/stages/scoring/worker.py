@@ -1,0 +1,182 @@
+"""The Ray side of scoring: a pool of actors, each with one model at a time."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.data
+import torch
+
+from distill_ray.config.cluster import ClusterConfig
+from distill_ray.config.errors import Problem
+from distill_ray.config.selection import AuditConfig
+from distill_ray.models.load import load_frozen
+from distill_ray.models.ref import ModelRef
+from distill_ray.runtime.artifacts import Artifact
+from distill_ray.runtime.causes import outside_cause
+from distill_ray.runtime.cluster import hush, refuse, teacher_nodes
+from distill_ray.runtime.progress import Progress
+from distill_ray.stages.results.local_files import local_ref
+from distill_ray.stages.scoring.partial import Desk
+from distill_ray.stages.scoring.parts import Part, Scoring, score_part
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model to be scored, and what is left of it."""
+
+    ref: ModelRef
+    teacher: ModelRef | None
+    artifact: Artifact
+    parts: list[Part]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How many actors, and what each has."""
+
+    smallest: int
+    largest: int
+    cpus: float
+    gpus: float
+    attempts: int
+    nodes: dict[str, str] | None = None
+    """Labels of the nodes that they may be on."""
+
+    @classmethod
+    def of(cls, cluster: ClusterConfig, audit: AuditConfig, progress: Progress) -> Pool:
+        """That of a config.
+
+        Raises:
+            InputError: the cluster that is up can't hold it at its smallest.
+        """
+        cpus, gpus = audit.cpus_per_actor, audit.gpus_per_actor
+        pool = cls(
+            smallest=audit.min_actors,
+            largest=max(audit.min_actors, audit.max_actors or cluster.num_workers),
+            cpus=cluster.cpus_per_worker if cpus is None else cpus,
+            gpus=cluster.gpus_per_worker if gpus is None else gpus,
+            attempts=audit.attempts,
+            nodes=teacher_nodes(cluster),
+        )
+        each = {kind: n for kind, n in (("CPU", pool.cpus), ("GPU", pool.gpus)) if n}
+        problems = list(pool._problems(ray.cluster_resources()))
+        refuse(problems, [each] * pool.smallest, pool.nodes, progress)
+        return pool
+
+    @property
+    def device(self) -> str:
+        """Where an actor computes."""
+        return "cuda" if self.gpus else "cpu"
+
+    def _problems(self, there: Mapping[str, float]) -> Iterator[Problem]:
+        for kind, each in (("CPU", self.cpus), ("GPU", self.gpus)):
+            if self.smallest * each > there.get(kind, 0):
+                what = (
+                    f"{self.smallest} actors with {each:g} {kind}s each, of {there.get(kind, 0):g}."
+                )
+                fix = f"Lower audit.min_actors or audit.{kind.lower()}s_per_actor."
+                yield Problem("audit.min_actors", what, fix)
+
+
+def score_in_pool(pool: Pool, jobs: Sequence[Job], scoring: Scoring) -> Iterator[Job]:
+    """Score every job's parts onto its desk; yields jobs as they end, scored or failed."""
+    left = [len(job.parts) for job in jobs]
+    yield from (job for job in jobs if not job.parts)
+    if any(left):
+        for row in _items(pool, jobs, scoring).iter_rows():
+            left[row["job"]] -= 1
+            if not left[row["job"]]:
+                yield jobs[row["job"]]
+
+
+def _items(pool: Pool, jobs: Sequence[Job], scoring: Scoring) -> Any:
+    """A dataset with a row for each part of each job; a model's parts are neighbours."""
+    hush("ray.data")
+    items = [{"job": i, "part": n} for i, job in enumerate(jobs) for n in range(len(job.parts))]
+    largest = min(pool.largest, len(items))
+    # Blocks of its own for each item, which are in memory: no read task waits for a CPU.
+    data = ray.data.from_items(items, override_num_blocks=len(items))
+    data.context.enable_progress_bars = False
+    data.context.execution_options.preserve_order = False
+    data.context.max_consecutive_actor_init_deaths = pool.attempts
+    return data.map_batches(
+        _Scorer,
+        fn_constructor_args=[[ray.put((jobs, scoring, pool.attempts))]],
+        compute=ray.data.ActorPoolStrategy(
+            min_size=min(pool.smallest, largest),
+            max_size=largest,
+            initial_size=largest,
+            max_tasks_in_flight_per_actor=1,
+        ),
+        num_cpus=pool.cpus,
+        num_gpus=pool.gpus,
+        label_selector=pool.nodes,
+        batch_size=1,
+    )
+
+
+class _Scorer:
+    """Scores parts of models; loads a model when another one's part comes."""
+
+    def __init__(self, shared: list[Any]) -> None:
+        self._jobs, self._scoring, self._attempts = ray.get(shared[0])
+        self._held, self._model = "", None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        for number, part in zip(batch["job"], batch["part"]):
+            job = self._jobs[number]
+            self._score(job, job.parts[part])
+        return batch
+
+    def _score(self, job: Job, part: Part) -> None:
+        """Put a part's scores on the desk, or record why the model has none."""
+        desk = Desk.of(job.artifact)
+        if job.artifact.failure() is not None:
+            return
+        if (died := desk.deaths(part)) >= self._attempts:
+            job.artifact.record_failure(f"the process that scored it died {died} times")
+            return
+        mark, started = desk.begin(part), time.monotonic()
+        try:
+            scores = score_part(self._loaded(job), job.teacher, self._scoring, part)
+        except Exception as error:
+            if outside_cause(error) is not None:
+                raise
+            self._let_go()
+            job.artifact.record_failure(_reason(error))
+            desk.end(mark)
+            if isinstance(error, torch.AcceleratorError):
+                os._exit(1)  # The device refuses this process from now on; Ray starts another.
+        else:
+            desk.write(part, {**scores, "wall_s": time.monotonic() - started})
+            desk.end(mark)
+
+    def _loaded(self, job: Job) -> Any:
+        if self._held != job.artifact.path:
+            self._let_go()
+            device = torch.device(self._scoring.device)
+            if device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(device)
+            self._model = load_frozen(local_ref(job.ref), device=device)
+            self._held = job.artifact.path
+        return self._model
+
+    def _let_go(self) -> None:
+        """Two models at once may not fit."""
+        self._held, self._model = "", None
+        gc.collect()
+        if self._scoring.device == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:300]}".rstrip(": ")

@@ -1,0 +1,1 @@
+"""What the ranking is computed from: factors, estimates and adaptation gains."""

@@ -1,0 +1,1 @@
+"""Where a teacher lives: in the worker, in a pool of actors, or in cached targets."""

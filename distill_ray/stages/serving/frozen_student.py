@@ -1,0 +1,45 @@
+"""The frozen student that Adaptive Weighting compares each sample with (arXiv 2601.10114).
+
+It is the control: the same student, fine-tuned without a teacher. Its losses on the rows that a
+distillation will read are computed once, and kept as a teacher's targets are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from distill_ray.config.objective import ObjectiveConfig
+from distill_ray.config.serving import CachedServing, TopKTargets
+from distill_ray.engine.job import ANCHOR, TeachingSpec
+from distill_ray.runtime.run import Run
+from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.serving.targets import with_targets
+
+
+def is_weighted(order: Order) -> bool:
+    """Whether an order's samples are weighted by a frozen student."""
+    return order.job.objective is not None and order.job.objective.weighting is not None
+
+
+def with_anchor(run: Run, order: Order, control: Order) -> Order:
+    """The order with the losses of its frozen student on disk, made now or found made.
+
+    Args:
+        run: of both.
+        order: a distillation whose samples are weighted; one that is done comes back as it is.
+        control: the training without a teacher, done.
+
+    Raises:
+        InputError: the disk is full, or the control can't be used.
+    """
+    if order.artifact.done():
+        return order
+    ladders = {ANCHOR: [control.kept_ref()]}
+    # A token's own -log p is kept with its targets, so the least of those will do.
+    asked = replace(
+        order,
+        job=replace(order.job, teaching=TeachingSpec(ladders, ANCHOR), objective=ObjectiveConfig()),
+        serving=CachedServing(targets=TopKTargets(k=1), actors=run.cfg.cluster.num_workers),
+    )
+    made = with_targets(run, asked, {ANCHOR: control.artifact.fingerprint})
+    return replace(order, anchor=made.targets[ANCHOR, 0])

@@ -1,0 +1,89 @@
+"""Several teachers at once: who they are, and whose each stream is. No Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from distill_ray.config.errors import InputError, Problem
+from distill_ray.config.run import RunConfig
+from distill_ray.config.several import SeveralConfig
+from distill_ray.core.strategies import best_of
+from distill_ray.engine.job import Together
+from distill_ray.stages.results.ranking import Ranking
+
+Losses = Mapping[str, Mapping[str, float]]
+"""Corpus or task → teacher → nats."""
+
+
+def members_of(several: SeveralConfig, ranking: Ranking) -> list[str]:
+    """Those that teach together, best first at the middle of training.
+
+    Whom the config names teaches, marked or not; one that isn't ranked can't.
+
+    Raises:
+        InputError: none of them is left.
+    """
+    if several.teachers is None:
+        return ranking.serving
+    ranked = [str(row["teacher"]) for row in ranking.standings["middle"]]
+    found = [name for name in ranked if name in several.teachers]
+    if not found:
+        why = "; ".join(f"{n}: {ranking.left_out[n]}" for n in several.teachers)
+        problem = Problem("distill.several.teachers", f"none of them is ranked: {why}.")
+        raise InputError("nobody is left to teach:", [problem])
+    return found
+
+
+def together_of(cfg: RunConfig, ranking: Ranking) -> Together | None:
+    """How several teach together; none where one does."""
+    several = cfg.distill.several
+    if several is None:
+        return None
+    if several.strategy != "by_domain":
+        return Together(several.strategy, several.options)
+    members = members_of(several, ranking)
+    assignment = assigned(cfg, several.assignment, ranking.evidence, members)
+    return Together(several.strategy, {"assignment": assignment})
+
+
+def assigned(
+    cfg: RunConfig,
+    given: Mapping[str, str],
+    evidence: Mapping[str, Mapping[str, Any]],
+    members: Sequence[str],
+) -> dict[str, str]:
+    """Stream → teacher, for all streams: the one that the config gives it, else its domain's best.
+
+    Args:
+        cfg: the run's.
+        given: stream or task → teacher; one that isn't a member is passed over.
+        evidence: as `Ranking.evidence`.
+        members: best first; they settle ties, and the first has what nothing is known of.
+    """
+    best = best_of(losses_by_domain(cfg, evidence), members)
+    tasks = {s: t.name for t in cfg.tasks for s in (t.labelled_stream, t.prompts_stream)}
+    found = {}
+    for stream in cfg.streams():
+        domain = tasks.get(stream, stream)
+        named = given.get(stream, given.get(domain, ""))
+        found[stream] = named if named in members else best.get(domain, members[0])
+    return found
+
+
+def losses_by_domain(cfg: RunConfig, evidence: Mapping[str, Mapping[str, Any]]) -> Losses:
+    """What each teacher leaves to be learned in each domain.
+
+    Of a task: the NLL of what it would teach, its answers mixed with those that the control probe
+    has learned from the labels alone. Of a corpus: its own NLL on held-out text.
+    """
+    tasks = {
+        task.name: {teacher: row["taught"][i]["nll"] for teacher, row in evidence.items()}
+        for i, task in enumerate(cfg.tasks)
+    }
+    corpora = {
+        corpus.name: {teacher: row["text"][corpus.name] for teacher, row in evidence.items()}
+        for corpus in cfg.corpora.sources
+        if all(corpus.name in row["text"] for row in evidence.values())
+    }
+    return {**tasks, **corpora}

@@ -1,0 +1,145 @@
+"""A teacher pool: its start and end, and calls to its actors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from distill_ray.config.serving import PoolServing
+from distill_ray.engine.job import Job
+from distill_ray.runtime.cluster import check_capacity, teacher_nodes
+from distill_ray.runtime.progress import Event
+from distill_ray.runtime.run import Run
+from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.serving.pool_actor import TeacherActor
+
+THREAD = "teacher"
+"""A thread of each actor that computes. On its main thread, calls in the queue could not be
+cancelled, and none could ask whether it is still there."""
+RETRIES = 3
+"""How often a call is made again when its actor dies: a batch that kills every actor must end."""
+PING_S = 60.0
+"""How long an actor may take to say that it is there."""
+
+
+class PoolError(RuntimeError):
+    """The pool can't serve: it is out of reach, or keeps dying."""
+
+
+class PoolRefusedError(PoolError):
+    """The pool isn't the teacher that it should be. Raised by every rank at the same place."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """Something asked of one actor."""
+
+    actor: int
+    ref: Any
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The actors that serve one order, as its workers see them."""
+
+    actors: tuple[Any, ...]
+    mailbox: Any
+    """Where a worker leaves what is worth saying."""
+    stage: str
+    timeout_s: float
+    """How long an actor may be out of reach."""
+
+    def call(self, actor: int, method: str, *what: Any) -> Call:
+        """Ask one actor; returns at once."""
+        asked = getattr(self.actors[actor], method).options(concurrency_group=THREAD)
+        return Call(actor, asked.remote(*what))
+
+    def cancel(self, call: Call) -> None:
+        """What waits in an actor's queue is not done; what it does, it ends."""
+        ray.cancel(call.ref)
+
+    def wait(self, call: Call) -> Any:
+        """What a call gave.
+
+        Raises:
+            PoolError: its actor is out of reach, or died in every attempt.
+            Exception: whatever was raised there.
+        """
+        while not ray.wait([call.ref], timeout=self.timeout_s)[0]:
+            self._require_reachable(call.actor)
+        try:
+            return ray.get(call.ref)
+        except RayTaskError as error:
+            raise error.cause from error
+        except RayActorError as error:
+            raise PoolError(
+                f"actor {call.actor} of the teacher pool died {RETRIES + 1} times at the same "
+                "call, most likely for want of memory: lower micro_batch_rows, or give it more."
+            ) from error
+
+    def describe(self) -> list[dict[str, str]]:
+        """Versions and device of every actor."""
+        asked = [Call(i, actor.describe.remote()) for i, actor in enumerate(self.actors)]
+        return [self.wait(call) for call in asked]
+
+    def end(self) -> None:
+        """Give back what the actors take; those that have ended already stay so."""
+        for actor in self.actors:
+            ray.kill(actor)
+
+    def say(self, text: str) -> None:
+        """Tell whoever watches the run."""
+        self.mailbox.push.remote(Event("note", self.stage, text))
+
+    def _require_reachable(self, actor: int) -> None:
+        """A slow actor answers this at once; one whose machine has gone doesn't."""
+        ping = self.actors[actor].describe.remote()
+        if not ray.wait([ping], timeout=min(PING_S, self.timeout_s))[0]:
+            raise PoolError(
+                f"actor {actor} of the teacher pool has been out of reach for more than "
+                f"{self.timeout_s:g} s: its machine may be gone, and no other has room for it. "
+                "Add one, or raise cluster.worker_timeout_s."
+            )
+
+
+@contextmanager
+def teacher_pools(run: Run, orders: Sequence[Order], mailbox: Any) -> Iterator[Mapping[str, Pool]]:
+    """Artifact path → its pool, for the orders that need one; the actors end with the block.
+
+    Raises:
+        InputError: workers and actors together don't fit.
+    """
+    left = [order for order in orders if order.job.teaching and not order.artifact.done()]
+    asked = {o.artifact.path: (o, o.serving) for o in left if isinstance(o.serving, PoolServing)}
+    servings = [serving for _, serving in asked.values()]
+    check_capacity(run.cfg.cluster, servings, run.progress)
+    timeout_s = run.cfg.cluster.worker_timeout_s
+    made: dict[str, Pool] = {}
+    try:
+        for path, (order, serving) in asked.items():
+            actors = start_actors(order.job, serving, teacher_nodes(run.cfg.cluster))
+            made[path] = Pool(actors, mailbox, order.stage, timeout_s)
+        yield made
+    finally:
+        for pool in made.values():
+            pool.end()
+
+
+def start_actors(
+    job: Job, serving: PoolServing, nodes: Mapping[str, str] | None = None
+) -> tuple[Any, ...]:
+    """The actors of a pool, on nodes with such labels; they start in the background."""
+    kind = ray.remote(
+        num_cpus=serving.cpus_per_actor,
+        num_gpus=serving.gpus_per_actor,
+        max_restarts=-1,
+        max_task_retries=RETRIES,
+        concurrency_groups={THREAD: 1},
+        label_selector=dict(nodes) if nodes else None,
+    )(TeacherActor)
+    return tuple(kind.remote(job, serving) for _ in range(serving.actors))

@@ -1,0 +1,76 @@
+"""What is looked at before a pool's first answer is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from distill_ray.core.head import Head
+from distill_ray.core.head_loss import OneTeacher
+from distill_ray.engine.job import Job
+from distill_ray.engine.teachers.messages import Answer, Request, head_for
+from distill_ray.engine.teachers.parity import largest_gap, tolerance
+from distill_ray.stages.serving.pool import Pool
+from distill_ray.stages.serving.pool_actor import LocalTeachers, versions
+
+
+def say_versions(pool: Pool) -> None:
+    """Tell where an actor's packages aren't the worker's."""
+    own = versions()
+    for number, theirs in enumerate(pool.describe()):
+        for package, version in own.items():
+            if theirs[package] != version:
+                what = f"has {package} {theirs[package]}, the worker {version}"
+                pool.say(f"actor {number} of the teacher pool {what}")
+
+
+def difference(
+    pool: Pool,
+    job: Job,
+    request: Request,
+    read: Callable[[Answer], OneTeacher],
+    device: torch.device,
+) -> str | None:
+    """Why an actor's answer isn't that of the same teacher in this process, which loads it here.
+
+    Args:
+        pool: the actors.
+        job: what is trained.
+        request: on which predictions to compare.
+        read: makes a reference of an answer.
+        device: this process's.
+
+    Returns:
+        What differs by more than rounding; None where nothing does.
+    """
+    calls = [pool.call(i, "targets", request) for i in range(len(pool.actors))]
+    mine = _own_head(job, request, device)
+    gold = torch.tensor(request.gold, dtype=torch.int64, device=device)
+    for call in calls:
+        theirs = read(pool.wait(call))
+        gap = largest_gap(mine, theirs, gold, temperature=request.temperature)
+        allowed = tolerance(job.training.precision, theirs)
+        if gap > allowed:
+            return _differs(request, call.actor, pool, gap, allowed)
+    return None
+
+
+def _own_head(job: Job, request: Request, device: torch.device) -> Head:
+    """The exact answer, computed here; the teacher is let go on return."""
+    training = job.training.model_copy(update={"compile": False})
+    teachers = LocalTeachers(replace(job, training=training), device)
+    return head_for(teachers.bank(request.teacher, request.rung), request, device)
+
+
+def _differs(request: Request, actor: int, pool: Pool, gap: float, allowed: float) -> str:
+    theirs = pool.describe()[actor]
+    about = f"{theirs['device']}, torch {theirs['torch']}, transformers {theirs['transformers']}"
+    return (
+        f"teacher {request.teacher!r}, checkpoint {request.rung + 1}: actor {actor} of the teacher "
+        f"pool ({about}) gives other log-probabilities than the same teacher in a worker, up to "
+        f"{gap:.2g} nats apart; rounding explains {allowed:.2g}. Its files may have changed, or "
+        "the machines' packages differ. Make them alike, or set distill.serving.parity_rows to 0 "
+        "to train on what the pool gives."
+    )

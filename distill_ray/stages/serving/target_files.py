@@ -1,0 +1,140 @@
+"""One teacher checkpoint's targets: what they are keyed by, their files, how far they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+from distill_ray.config.serving import CachedServing, TopKTargets
+from distill_ray.core.memory import targets_bytes
+from distill_ray.engine.row_plan import Checkpoint, Rows
+from distill_ray.engine.teachers.targets import TargetCounts, TargetSpec
+from distill_ray.runtime.artifacts import Artifact
+from distill_ray.runtime.run import Run
+from distill_ray.stages.results.training_job import Order
+
+VERSION = 1
+MEASURED_AT = 1.0
+"""Temperature of held-out rows' targets: validation measures the plain KL."""
+
+
+@dataclass
+class Shelf:
+    """One checkpoint's targets, as far as they are there."""
+
+    checkpoint: Checkpoint
+    artifact: Artifact
+    rows: Rows
+    files: int = 0
+    """Files that it will have."""
+    counts: TargetCounts = field(default_factory=TargetCounts)
+    """Of the files that are there, with `size_bytes`."""
+    size_bytes: int = 0
+    digests: dict[str, str] = field(default_factory=dict)
+    """File → its SHA-256."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return f"{self.checkpoint[0]} checkpoint {self.checkpoint[1] + 1}"
+
+    def add(self, done: Mapping[str, Any]) -> None:
+        """Count a file that is there."""
+        self.counts += TargetCounts(*(done[n] for n in ("rows", "tokens", "captured", "ids")))
+        self.size_bytes += done["bytes"]
+        self.digests[done["file"]] = done["sha256"]
+
+    def summary(self, kind: str) -> dict[str, Any]:
+        """What is worth knowing at a glance."""
+        tokens = max(1, self.counts.tokens)
+        known = {
+            "rows": self.counts.rows,
+            "tokens": self.counts.tokens,
+            "bytes": self.size_bytes,
+            "bytes_per_token": round(self.size_bytes / tokens, 1),
+            "ids_per_token": round(self.counts.ids / tokens, 1),
+        }
+        # Samples stand for the whole distribution; how much of it they name isn't known.
+        captured = {"captured_mass": round(self.counts.captured / tokens, 5)}
+        return known | (captured if kind == "top_k" else {})
+
+    def told(self, kind: str) -> str:
+        """The summary for people."""
+        found = self.summary(kind)
+        text = f"targets of {self.name}: {found['tokens']:,} tokens, "
+        text += f"{found['bytes_per_token']:.0f} bytes a token, "
+        if kind == "top_k":
+            return f"{text}{found['captured_mass']:.2%} of the mass"
+        return f"{text}{found['ids_per_token']:.1f} ids a token"
+
+
+def spec_of(order: Order, split: str) -> TargetSpec:
+    """What is kept of the teacher on rows of a split."""
+    assert isinstance(order.serving, CachedServing) and order.job.objective is not None
+    chosen = order.serving.targets
+    temperature = order.job.objective.temperature if split == "train" else MEASURED_AT
+    k = chosen.k if isinstance(chosen, TopKTargets) else chosen.samples
+    return TargetSpec(chosen.kind, k, temperature)
+
+
+def artifact_of(
+    run: Run, order: Order, fingerprint: str, checkpoint: Checkpoint, rows: Rows
+) -> Artifact:
+    """Where a checkpoint's targets go: another place for whatever changes them.
+
+    Args:
+        run: of the order.
+        order: what is trained.
+        fingerprint: identity of the teacher's weights.
+        checkpoint: which of them.
+        rows: that it is asked about.
+    """
+    assert isinstance(order.serving, CachedServing)
+    name, rung = checkpoint
+    is_drawn = order.serving.targets.kind == "samples"
+    identity = {
+        "version": VERSION,
+        "teacher": fingerprint,
+        "rung": rung,
+        "shard": order.shards.fingerprint,
+        "targets": {split: spec_of(order, split) for split in rows},
+        "precision": order.job.training.precision,
+        "seed": order.job.data.seed if is_drawn else None,
+        "rows_per_file": order.serving.rows_per_file,
+        "rows": {
+            split: {n: sha256(numbers.tobytes()).hexdigest() for n, numbers in streams.items()}
+            for split, streams in rows.items()
+        },
+    }
+    return run.artifact("targets", f"{name}-{rung}", identity)
+
+
+def items_of(order: Order, shelf: Shelf) -> Iterator[dict[str, Any]]:
+    """The files that a shelf needs: up to so many rows of one stream and split each."""
+    assert isinstance(order.serving, CachedServing)
+    size = order.serving.rows_per_file
+    teacher, rung = shelf.checkpoint
+    for split, streams in shelf.rows.items():
+        for stream, numbers in streams.items():
+            for i, start in enumerate(range(0, len(numbers), size)):
+                yield {
+                    "folder": shelf.artifact.uri,
+                    "file": f"{split}/{stream}/{i:05d}.parquet",
+                    "teacher": teacher,
+                    "rung": rung,
+                    "split": split,
+                    "stream": stream,
+                    "numbers": numbers[start : start + size].tolist(),
+                }
+
+
+def bytes_left(order: Order, shelves: Sequence[Shelf]) -> int:
+    """What the files that are missing take: as much each as the others, or at most."""
+    there = sum(len(shelf.digests) for shelf in shelves)
+    missing = sum(shelf.files for shelf in shelves) - there
+    if there:
+        return missing * sum(shelf.size_bytes for shelf in shelves) // there
+    rows = missing * order.serving.rows_per_file if isinstance(order.serving, CachedServing) else 0
+    return targets_bytes(rows * order.job.data.sequence_length, spec_of(order, "train").k)

@@ -1,0 +1,168 @@
+"""The Ray side of targets: files of rows, shared out over a pool of actors."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import logging
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import ray.data
+import torch
+
+from distill_ray.config.serving import CachedServing
+from distill_ray.data.batches import Stream
+from distill_ray.engine.build import load_streams, teacher_bank
+from distill_ray.engine.teachers.targets import (
+    RowTargets,
+    TargetCounts,
+    file_of,
+    read_footer,
+    targets_of,
+)
+from distill_ray.runtime.capacity import actor_problems
+from distill_ray.runtime.cluster import hush, refuse, teacher_nodes, worker_device, worker_resources
+from distill_ray.runtime.run import Run
+from distill_ray.runtime.storage import Storage, is_full
+from distill_ray.stages.results.students import local
+from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.serving.target_files import spec_of
+
+log = logging.getLogger(__name__)
+
+MAX_BLOCKS = 1000
+"""Parts that Ray Data is given; more would cost it more than they even out."""
+
+Item = Mapping[str, Any]
+
+
+def over_items(run: Run, order: Order, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
+    """Make the file of each item, or find it made; yields what each holds as it is done.
+
+    Raises:
+        InputError: the cluster can't hold the actors.
+        ray.exceptions.RayActorError: more of them died than `cluster.max_failures`.
+    """
+    hush("ray.data")
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    left, failures = {(item["folder"], item["file"]): item for item in items}, 0
+    while left:
+        try:
+            for done in _pass(run, order, list(left.values())):
+                del left[done["folder"], done["file"]]
+                yield done
+        except ray.exceptions.RayActorError:
+            failures += 1
+            if failures > run.cfg.cluster.max_failures:
+                raise
+            log.warning("an actor died; going on with the %d files that are left", len(left))
+        finally:
+            # Ray Data's actors end when nothing refers to them, and what ran the pass is a cycle
+            # of objects: until it is collected, they would hold the CPUs that training waits for.
+            gc.collect()
+
+
+def _pass(run: Run, order: Order, items: list[Item]) -> Iterator[dict[str, Any]]:
+    """Items come checkpoint by checkpoint, so an actor seldom changes its teacher."""
+    assert isinstance(order.serving, CachedServing)
+    cfg, actors = run.cfg.cluster, min(order.serving.actors, len(items))
+    _require_room(run, actors)
+    resources = worker_resources(cfg)
+    data = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_BLOCKS))
+    with warnings.catch_warnings():
+        # How to say it from Ray 2.64 on isn't known yet; ours is pinned.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        made = data.map(
+            Writer,
+            fn_constructor_args=(order, worker_device(cfg)),
+            compute=ray.data.ActorPoolStrategy(size=actors),
+            num_cpus=resources["CPU"],
+            num_gpus=resources.get("GPU"),
+            label_selector=teacher_nodes(cfg),
+            # A dead actor ends the pass. Ray Data would start another, and should that one run
+            # out of memory too, another, without end.
+            max_restarts=0,
+            max_task_retries=0,
+        )
+    yield from made.iter_rows()
+
+
+def _require_room(run: Run, actors: int) -> None:
+    cfg, there = run.cfg.cluster, ray.cluster_resources()
+    problems = actor_problems(cfg, actors, there.get("CPU", 0), there.get("GPU", 0))
+    refuse(problems, [worker_resources(cfg)] * actors, teacher_nodes(cfg), run.progress)
+
+
+class _FullError(Exception):
+    """The storage has no room."""
+
+
+class Writer:
+    """Writes files of targets, with the teacher of the last one in memory."""
+
+    def __init__(self, order: Order, device: str) -> None:
+        self._order, self._job, self._device = order, local(order), torch.device(device)
+        self._bank = teacher_bank(self._job, self._device)
+        self._streams: dict[str, dict[str, Stream]] = {}
+
+    def __call__(self, item: Item) -> dict[str, Any]:
+        """The item's file: what it holds, or why there is none."""
+        named = {name: item[name] for name in ("folder", "file")}
+        try:
+            return {**named, **self._done(item), "problem": ""}
+        except (_FullError, FloatingPointError) as error:
+            return {**named, **_said(b"", TargetCounts()), "problem": str(error)}
+
+    def _done(self, item: Item) -> dict[str, Any]:
+        folder, path = Storage(item["folder"]), item["file"]
+        found = _whole(folder.read_bytes(path)) if folder.exists(path) else None
+        if found is not None:
+            return found
+        data, counts = file_of(self._targets(item), spec_of(self._order, item["split"]))
+        try:
+            folder.write_bytes(path, data)
+        except OSError as error:
+            raise (_FullError(FULL) if is_full(error) else error) from None
+        return _said(data, counts)
+
+    def _targets(self, item: Item) -> Iterator[RowTargets]:
+        self._bank.use(item["teacher"], int(item["rung"]))
+        stream, spec = self._stream(item), spec_of(self._order, item["split"])
+        generator = torch.Generator(self._device)
+        generator.manual_seed(zlib.crc32(f"{self._job.data.seed} {item['file']}".encode()))
+        size = self._job.training.micro_batch_rows
+        # Rows of similar length share a batch.
+        numbers = sorted(map(int, item["numbers"]), key=lambda n: stream.rows.lengths[n])
+        for start in range(0, len(numbers), size):
+            batch = stream.batch(numbers[start : start + size]).to(self._device)
+            yield from targets_of(self._bank, batch, spec, generator)
+
+    def _stream(self, item: Item) -> Stream:
+        split = item["split"]
+        if split not in self._streams:
+            self._streams[split] = load_streams(self._job.data, split)
+        return self._streams[split][item["stream"]]
+
+
+def _whole(data: bytes) -> dict[str, Any] | None:
+    """What a file that is there holds; None for one that is torn."""
+    try:
+        _, counts = read_footer(pq.ParquetFile(pa.BufferReader(data)))
+    except (OSError, ValueError):  # ArrowInvalid is a ValueError.
+        return None
+    return _said(data, counts)
+
+
+def _said(data: bytes, counts: TargetCounts) -> dict[str, Any]:
+    return {**asdict(counts), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+FULL = "full"
+"""What a worker says of a file that the storage had no room for."""

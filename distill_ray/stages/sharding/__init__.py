@@ -1,0 +1,1 @@
+"""How text becomes packed rows: sources, tokenizing and packing on Ray Data."""

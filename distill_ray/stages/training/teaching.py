@@ -1,0 +1,82 @@
+"""Who teaches the student when: the teaching part of a training job."""
+
+from __future__ import annotations
+
+from distill_ray.config.errors import InputError, Problem
+from distill_ray.config.schedule import scheduling
+from distill_ray.config.several import SEVERAL
+from distill_ray.config.training import DistillConfig, without
+from distill_ray.core.schedule import Reassessment, Rules, Smoothing
+from distill_ray.engine.job import AtSwitch, TeachingSpec, Together
+from distill_ray.runtime.run import Run
+from distill_ray.stages.results.ranking import Ranking
+from distill_ray.stages.results.teacher_set import TeacherSet, softened
+from distill_ray.stages.serving.members import members_of
+
+
+def first_of(cfg: DistillConfig, ranking: Ranking) -> str:
+    """The teacher that begins.
+
+    Raises:
+        InputError: the one that is named can't serve.
+    """
+    if cfg.first is None:
+        return ranking.best("early")
+    if cfg.first not in ranking.serving:
+        left_out = ranking.left_out.get(cfg.first, "")
+        why = "; ".join(ranking.marks.get(cfg.first, [left_out]))
+        problem = Problem("distill.first", f"{cfg.first} can't serve: {why}.")
+        raise InputError("nobody is there to begin:", [problem])
+    return cfg.first
+
+
+def unaided(run: Run) -> DistillConfig:
+    """A plain fine-tune with equal tokens, steps and learning rates, and no teacher.
+
+    Prompts without labels say nothing without a teacher, so the control spends their share of the
+    tokens on the other rows: the strongest use that it can make of them.
+    """
+    cfg = run.cfg.distill
+    return without(cfg, {task.prompts_stream for task in run.cfg.tasks})
+
+
+def teaching_of(
+    cfg: DistillConfig,
+    teachers: TeacherSet,
+    ranking: Ranking,
+    first: str,
+    together: Together | None = None,
+) -> TeachingSpec:
+    """The ladders of all teachers that may serve, and what changes the checkpoint.
+
+    Args:
+        cfg: the schedule, and what goes with it.
+        teachers: all that there are.
+        ranking: of them.
+        first: the teacher that begins, where one teaches at a time.
+        together: how several do.
+    """
+    (schedule, options), reassess, several = scheduling(cfg.schedule), cfg.reassess, cfg.several
+    names = ranking.serving if several is None else members_of(several, ranking)
+    chosen = {n: teachers.teachers[n] for n in names}
+    soft = ranking.temperatures if cfg.objective.calibrate else {}
+    return TeachingSpec(
+        ladders={n: softened(t.ladder, soft.get(n, 1.0)) for n, t in chosen.items()},
+        first=first if several is None else SEVERAL,
+        schedule=schedule,
+        options=options,
+        ranking=ranking.weighted,
+        rules=Rules(
+            Reassessment(reassess.at_progress, reassess.margin),
+            Smoothing(cfg.progress.smoothing, cfg.progress.monotone),
+        ),
+        together=together,
+    )
+
+
+def at_switch_of(cfg: DistillConfig, sequence_length: int) -> AtSwitch:
+    """What happens to the optimiser at a switch, in steps."""
+    return AtSwitch(
+        reset=cfg.at_switch.optimizer == "reset",
+        warmup=round(cfg.at_switch.warmup * cfg.num_steps(sequence_length)),
+    )

@@ -1,0 +1,122 @@
+"""One rank of a training: what a Ray Train worker runs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+
+from distill_ray.config.errors import Problem
+from distill_ray.data.batches import MixedRows
+from distill_ray.engine import checkpoint, comm
+from distill_ray.engine.build import build_session
+from distill_ray.engine.loop import Step, checkpoint_losses, distill, validation_of
+from distill_ray.engine.session import Session
+from distill_ray.engine.skipped_steps import TooManyBadStepsError
+from distill_ray.engine.validation import task_loss
+from distill_ray.runtime.progress import Event
+from distill_ray.stages.results.local_files import CURVE, SWITCHES
+from distill_ray.stages.results.students import local
+from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.serving.pool import PoolRefusedError
+from distill_ray.stages.serving.source import anchor_of, source_of
+from distill_ray.stages.training.checkpoints import Saving, resume, save
+from distill_ray.stages.training.quarantine import FOLDER, keeper, leave_problem, leave_reason
+
+
+def train_worker(payload: Mapping[str, Any]) -> None:
+    """One rank. All ranks go through the same orders and report at the same steps."""
+    for order in payload["orders"]:
+        # Decided once: a slow rank must not see what a fast one has just finished.
+        if not comm.from_rank_zero(order.artifact.done()):
+            try:
+                _fill(order, payload)
+            except TooManyBadStepsError as error:  # On every rank, at the same step.
+                if comm.rank() == 0:
+                    job, place = f"{order.stage} {order.job.name}", order.artifact.uri
+                    leave_reason(payload["stopped"], job, error, f"{place}/{FOLDER}")
+                return
+            except PoolRefusedError as error:  # On every rank too, before the first step.
+                if comm.rank() == 0:
+                    leave_problem(payload["stopped"], Problem("distill.serving", str(error)))
+                return
+        comm.barrier()
+
+
+def _fill(order: Order, payload: Mapping[str, Any]) -> None:
+    started, box, pools = time.monotonic(), payload["mailbox"], payload["pools"]
+    job, device = local(order), ray.train.torch.get_device()
+    source = source_of(order, job, device, pools)
+    session = build_session(job, device, source, anchor_of(order, device))
+    session.bad.keep = keeper(order.artifact.storage.sub(order.artifact.path))
+    said = resume(session, order, payload["state"])
+    saving = Saving.of(order, payload["cluster"])
+    if comm.rank() == 0:
+        for line in said:
+            box.push.remote(Event("progress", order.stage, f"{order.job.name}: {line}"))
+    for step in distill(session):
+        if (rung := _rung(order, step)) is not None:
+            _export(session, order, f"checkpoints/{rung}")
+        if step.number < order.job.steps and saving.due(step.number):
+            save(session, order, step)
+        if comm.rank() == 0:
+            box.push.remote(_event(order, step, session.bad.total))
+    comm.barrier()
+    if comm.rank() == 0:
+        _finish(session, order, time.monotonic() - started)
+        if order.artifact.path in pools:
+            pools[order.artifact.path].end()  # The orders that follow don't need it.
+
+
+def _rung(order: Order, step: Step) -> int | None:
+    ends = order.job.rung_ends
+    return ends.index(step.number) if step.number in ends else None
+
+
+def _export(session: Session, order: Order, path: str) -> None:
+    storage = order.artifact.storage.sub(order.artifact.path)
+    with storage.folder(path) as folder:
+        checkpoint.export(session, folder)
+
+
+def _event(order: Order, step: Step, left_out: int) -> Event:
+    text = f"{order.job.name}: loss {step.loss:.3f}"
+    if left_out:
+        text += f", {left_out} step{'s' * (left_out > 1)} left out"
+    if step.switch is not None:
+        switch = step.switch
+        text += f", from here {switch.to_teacher} checkpoint {switch.to_rung + 1} ({switch.reason})"
+    return Event("progress", order.stage, text, done=step.number, total=order.job.steps)
+
+
+def _finish(session: Session, order: Order, wall_s: float) -> None:
+    """Rank 0 writes the curve and the manifest: the artifact is whole."""
+    teaching = session.teaching
+    losses = checkpoint_losses(session.history, order.job.rung_ends)
+    curve: dict[str, Any] = {
+        "history": session.history,
+        "initial_loss": session.initial_loss,
+        "switches": [asdict(s) for s in teaching.switches] if teaching else [],
+        "schedule": teaching.state.to_dict() if teaching else None,
+        "taught": session.taught,
+        "bad_steps": session.bad.total,
+        "best": min(range(len(losses)), key=lambda i: losses[i]),
+    }
+    if isinstance(session.source, MixedRows):
+        curve["streams"] = session.source.read(session.step)
+    storage = order.artifact.storage.sub(order.artifact.path)
+    storage.write_bytes(CURVE, json.dumps(curve).encode())
+    if teaching is not None:
+        storage.write_bytes(SWITCHES, json.dumps(teaching.switch_log(), indent=1).encode())
+    validation = validation_of(session.history[-1])
+    tokens = session.step * order.job.training.batch_rows * order.job.data.sequence_length
+    counts = {"steps": session.step, "tokens": tokens, "validation_loss": task_loss(validation)}
+    if session.step < order.job.steps:
+        counts["stopped_early_of"] = order.job.steps
+    order.artifact.commit({**counts, "bad_steps": session.bad.total}, wall_s)

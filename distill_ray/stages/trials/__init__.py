@@ -1,0 +1,1 @@
+"""Short distillations as parallel Ray Tune trials."""

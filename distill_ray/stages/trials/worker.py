@@ -1,0 +1,250 @@
+"""The Ray side of trials: on Ray Tune, one worker each."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray import tune
+from ray.tune.execution import class_cache
+
+from distill_ray.config.cluster import ClusterConfig
+from distill_ray.core.calibration import nll_each, normalise, right_each
+from distill_ray.data.batches import MixedRows
+from distill_ray.data.examples import Questions
+from distill_ray.engine import checkpoint
+from distill_ray.engine.build import build_session
+from distill_ray.engine.inference.loglikelihood import option_scores
+from distill_ray.engine.job import Job
+from distill_ray.engine.loop import distill
+from distill_ray.engine.session import Session, Teaching
+from distill_ray.engine.validation import validate
+from distill_ray.runtime.artifacts import Building
+from distill_ray.runtime.autoscaler import grows
+from distill_ray.runtime.causes import outside_cause
+from distill_ray.runtime.cluster import (
+    awaited,
+    hush,
+    mailbox,
+    teacher_nodes,
+    worker_device,
+    worker_resources,
+)
+from distill_ray.runtime.progress import Event
+from distill_ray.runtime.run import Run
+from distill_ray.runtime.storage import cache_folder
+from distill_ray.stages.results.local_files import local_ref
+from distill_ray.stages.results.trial import ANSWERS, OUTCOME, WEIGHTS, Trial, outcome
+from distill_ray.stages.training.quarantine import keeper
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What the students are asked."""
+
+    at_rungs: Sequence[Questions]
+    at_end: Mapping[str, Sequence[Questions]]
+    """Split → questions, for those whose answers are kept."""
+
+
+def run_trials(
+    run: Run,
+    stage: str,
+    trials: Sequence[Trial],
+    questions: Sequence[Questions],
+    at_end: Mapping[str, Sequence[Questions]],
+) -> None:
+    """Run every trial. Each writes its artifact when it ends, or there the reason why it failed.
+
+    A process that dies is started again `cluster.max_failures` times; what its code raises would
+    be raised again, so that fails at once. The others go on.
+    """
+    run.ray()
+    hush("ray.tune")
+    # A trial's artifact is its checkpoint: what Tune itself kept of an attempt is disposable.
+    state = f".state/{stage}"
+    run.storage.delete(state)
+    at_once = run.cfg.probe.max_concurrent or _most_at_once(run.cfg.cluster, len(trials))
+    each, nodes = worker_resources(run.cfg.cluster), teacher_nodes(run.cfg.cluster)
+    with mailbox(run.progress) as box, awaited(run.progress, stage, each):
+        resources = tune.PlacementGroupFactory(
+            [each], **({"bundle_label_selector": [nodes]} if nodes else {})
+        )
+        parameters = tune.with_parameters(
+            _trial,
+            stage=stage,
+            trials=list(trials),
+            exam=Exam(list(questions), at_end),
+            box=box,
+            device=worker_device(run.cfg.cluster),
+        )
+        tuner = tune.Tuner(
+            tune.with_resources(parameters, resources),
+            param_space={"number": tune.grid_search(list(range(len(trials))))},
+            # A worker that has loaded torch takes the next trial.
+            tune_config=tune.TuneConfig(max_concurrent_trials=at_once, reuse_actors=True),
+            run_config=tune.RunConfig(
+                name="trials",
+                **run.storage.sub(state).place,
+                failure_config=tune.FailureConfig(max_failures=run.cfg.cluster.max_failures),
+                verbose=0,
+            ),
+        )
+        # Tune would take Ctrl-C for itself and come back without a word.
+        os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+        _keep_keys_out_of_logs()
+        results = tuner.fit()
+    for trial, result in zip(trials, results):
+        if (cause := outside_cause(result.error)) is not None and not trial.artifact.done():
+            raise cause
+        if not trial.artifact.done() and trial.artifact.failure() is None:
+            trial.artifact.record_failure(_reason(result.error))
+    run.storage.delete(state)
+
+
+def _most_at_once(cfg: ClusterConfig, trials: int) -> int:
+    """As many workers as there are here; on a cluster, as many as it has room for.
+
+    Where it grows, those that find no room wait for nodes.
+    """
+    if cfg.address is None:
+        return cfg.num_workers
+    if grows():
+        return trials
+    there = ray.cluster_resources()
+    return max(1, int(min(there.get(k, 0) // each for k, each in worker_resources(cfg).items())))
+
+
+def _keep_keys_out_of_logs() -> None:
+    """Nodes have their keys from their own environment.
+
+    Tune would give the trials those of the driver, as a runtime environment, and Ray writes these
+    into the logs of its agents.
+    """
+    keys = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(keys)
+
+
+def _reason(error: BaseException | None) -> str:
+    if error is None:
+        return "it ended without a result"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def _trial(
+    config: dict[str, Any],
+    *,
+    stage: str,
+    trials: Sequence[Trial],
+    exam: Exam,
+    box: Any,
+    device: str,
+) -> None:
+    trial = trials[config["number"]]
+    try:
+        result = _fill(trial, exam, device)
+    except Exception as error:
+        if outside_cause(error) is not None:
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        trial.artifact.record_failure(reason)
+        said, reported = f"{trial.job.name} failed: {reason}", {"failed": 1}
+    else:
+        removed, gain = result["kl_removed"], result["gain"]
+        said = f"{trial.job.name}: {removed:.0%} of the KL removed, task gain {gain:.3f} nats"
+        reported = {"kl_removed": removed, "gain": gain}
+    box.push.remote(Event("progress", stage, said, done=config["number"] + 1, total=len(trials)))
+    tune.report(reported)
+
+
+def _fill(trial: Trial, exam: Exam, device: str) -> dict[str, Any]:
+    data = replace(trial.job.data, folder=trial.shards.local(), cache=cache_folder() / "rows")
+    job = replace(trial.job.with_refs(local_ref), data=data)
+    with trial.artifact.building() as building:
+        session = build_session(job, torch.device(device))
+        session.bad.keep = keeper(building.storage)
+        result = _measured(session, exam.at_rungs, job, building)
+        if isinstance(session.source, MixedRows):
+            result["streams"] = session.source.read(session.step)
+        building.write_json(OUTCOME, result)
+        _keep(session, trial, exam, building)
+        building.counts |= {"steps": session.step, "tokens": session.step * _tokens_a_step(job)}
+        building.counts |= {"bad_steps": session.bad.total}
+    return result
+
+
+def _measured(
+    session: Session, questions: Sequence[Questions], job: Job, building: Building
+) -> dict[str, Any]:
+    """Train to the end; the outcome, from the figures at every rung."""
+    started = time.monotonic()
+    before = {**validate(session), **_answers(session, questions)}
+    rungs, measuring = [], time.monotonic() - started
+    for step in distill(session):
+        if step.validation is not None and step.number in job.rung_ends:
+            started_rung = time.monotonic()
+            tokens = step.number * _tokens_a_step(job)
+            rungs.append({"tokens": tokens, **step.validation, **_answers(session, questions)})
+            measuring += time.monotonic() - started_rung
+    building.counts["training_s"] = round(time.monotonic() - started - measuring, 3)
+    result = outcome(before, rungs)
+    if session.teaching is None:
+        result["options"] = _options(session, questions)
+    else:
+        result["schedule"] = _served(session.teaching)
+    return result
+
+
+def _tokens_a_step(job: Job) -> int:
+    return job.training.batch_rows * job.data.sequence_length
+
+
+def _served(teaching: Teaching) -> dict[str, Any]:
+    """Who taught: the `teacher` and `rung` at the end, the `log` of switches and assessments."""
+    teacher, rung = teaching.state.checkpoint
+    log = [{**asdict(entry), "changes": entry.changes} for entry in teaching.log]
+    return {"teacher": teacher, "rung": rung, "log": log}
+
+
+def _keep(session: Session, trial: Trial, exam: Exam, building: Building) -> None:
+    if trial.keep.answers:
+        found = {
+            f"{split}/{task}": scores.astype(np.float32)
+            for split, questions in exam.at_end.items()
+            for task, scores in _options(session, questions).items()
+        }
+        file = io.BytesIO()
+        np.savez_compressed(file, **found)
+        building.storage.write_bytes(ANSWERS, file.getvalue())
+    if trial.keep.weights:
+        with building.storage.folder(WEIGHTS) as folder:
+            checkpoint.export(session, folder)
+
+
+def _answers(session: Session, questions: Sequence[Questions]) -> Mapping[str, Any]:
+    """How the student answers: `nll` of the right option over the options, in nats, and
+    `accuracy`, each the mean over `tasks`, which has both for each."""
+    tasks = {}
+    for q, found in zip(questions, _options(session, questions).values()):
+        gold = np.asarray(q.gold)
+        p = normalise(found)
+        each = {"nll": nll_each(p, gold), "accuracy": right_each(p, gold)}
+        tasks[q.name] = {figure: float(values.mean()) for figure, values in each.items()}
+    means = {name: fmean(task[name] for task in tasks.values()) for name in ("nll", "accuracy")}
+    return {**means, "tasks": tasks}
+
+
+def _options(session: Session, questions: Sequence[Questions]) -> dict[str, Any]:
+    """Task → [n, K] the student's log-likelihood of each option."""
+    session.backend.train(False)
+    with session.backend.whole() as model:
+        return {q.name: option_scores(model, q, device=session.backend.device) for q in questions}

@@ -1,0 +1,67 @@
+"""ShardSet, TeacherSet → full distillations: one student for each teacher and seed, scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from distill_ray.core.plugins import own_functions
+from distill_ray.engine.job import TeachingSpec
+from distill_ray.runtime.run import Run
+from distill_ray.stages.results.shard_set import ShardSet, task_questions
+from distill_ray.stages.results.teacher_set import Teacher, TeacherSet
+from distill_ray.stages.results.trial import Plan, Trial, Trials, trial
+from distill_ray.stages.trials.run import run_left
+from distill_ray.study.common import order_of
+
+VERSION = 1
+NOT_HERE: dict[str, Any] = {
+    **dict.fromkeys(("serving", "schedule", "reassess", "validate_every", "save_every"), True),
+    "zero_stage": True,
+    "offload": True,
+}
+"""Keys of `distill` that say nothing here: one teacher from start to end, on one worker."""
+
+
+def distil_fully(
+    run: Run, shards: ShardSet, teachers: TeacherSet, seeds: Sequence[int], rungs: int
+) -> Trials:
+    """Distil the student from every teacher alone with the whole budget, and score it on test.
+
+    Args:
+        run: the run; its `distill` section says for how long, on what and towards what.
+        shards: its rows.
+        teachers: each teaches with the checkpoint that is audited and probed.
+        seeds: orders of the rows, each the same for every teacher.
+        rungs: points of each curve.
+    """
+    trials = [
+        _trial(run, shards, teachers, teacher, seed, rungs)
+        for seed in seeds
+        for teacher in teachers.teachers.values()
+    ]
+    return run_left(run, "full", trials, task_questions(shards, "test"))
+
+
+def _trial(
+    run: Run, shards: ShardSet, teachers: TeacherSet, teacher: Teacher, seed: int, rungs: int
+) -> Trial:
+    cfg = run.cfg.distill
+    plan = Plan(
+        kind="full",
+        training=cfg,
+        validation_rows=cfg.validation_rows,
+        rungs=rungs,
+        order=order_of(run, seed),
+        identity={
+            "version": VERSION,
+            "teacher": teacher.serving.fingerprint,
+            "distill": cfg.model_dump(mode="json", exclude=NOT_HERE),
+            "rungs": rungs,
+            **own_functions(cfg.objective.divergence, cfg.objective.weighting),
+        },
+        objective=cfg.objective,
+        teaching=TeachingSpec({teacher.name: [teacher.serving.ref]}, teacher.name),
+        lora=cfg.lora,
+    )
+    return trial(run, shards, teachers.student, teacher.name, seed, plan)
