@@ -17,8 +17,8 @@ from distill_ray.stages import STAGES
 
 if TYPE_CHECKING:
     from distill_ray.runtime.jobs import Jobs
-    from distill_ray.runtime.packing import Package
     from distill_ray.runtime.submission import Attempt, Submission
+    from distill_ray.runtime.working_dir import Package
 
 STOP_TIMEOUT_S = 90.0
 """A stopped job has a minute to come to rest, then it is killed."""
@@ -146,8 +146,8 @@ def _packed(cfg: Any, config: Path, stage: str, words: list[str]) -> Submission:
     Raises:
         InputError: something is; nothing has been sent.
     """
-    from distill_ray.runtime.packing import MIB, survey
     from distill_ray.runtime.submission import Submission
+    from distill_ray.runtime.working_dir import MIB, survey
     from distill_ray.stages.preflight.submit import submit_problems
 
     job, root = cfg.cluster.job, Path.cwd()

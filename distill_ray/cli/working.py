@@ -14,7 +14,7 @@ from rich.console import Console
 
 from distill_ray.config import InputError, RunConfig, load_config
 from distill_ray.config.load import flags
-from distill_ray.runtime.interruption import interruptible
+from distill_ray.runtime.signals import interruptible
 
 
 def load_run(config: Path, overrides: list[str] | None, storage: str | None) -> RunConfig:
@@ -43,7 +43,7 @@ def working(as_json: bool, out: Console) -> Iterator[Any]:
             out.print("Interrupted; the same command goes on from here.")
             sys.exit(130)
         except Exception as error:
-            from distill_ray.runtime.causes import outside_cause
+            from distill_ray.runtime.external_errors import outside_cause
 
             if isinstance(error, InputError) or (cause := outside_cause(error)) is None:
                 raise

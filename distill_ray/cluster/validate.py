@@ -78,7 +78,7 @@ def _launcher(config: Mapping[str, Any]) -> Iterator[Problem]:
             "provider.type", f"{kind!r} is not known.", did_you_mean(str(kind), PROVIDERS)
         )
         return
-    from distill_ray.runtime.launcher import launcher_problems, start_problems
+    from distill_ray.runtime.ray_launcher import launcher_problems, start_problems
 
     found = list(launcher_problems(config))
     yield from found
@@ -106,7 +106,7 @@ def _kubernetes(document: Mapping[str, Any]) -> Iterator[Problem]:
         if key in ("requests", "limits"):
             yield from _pod_resources(where, value)
         if key == "rayStartParams":
-            from distill_ray.runtime.launcher import start_options
+            from distill_ray.runtime.ray_launcher import start_options
 
             known = start_options()
             for name in (name for name in value if name not in known):

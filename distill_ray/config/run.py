@@ -19,7 +19,7 @@ from distill_ray.config.several import SEVERAL
 from distill_ray.config.training import AdaptConfig, DistillConfig, TrainingConfig
 from distill_ray.config.uris import Uri
 
-RESERVED = ("student", "control", "initial-student", "anchor")
+RESERVED = ("student", "control", "initial-student", "frozen-student")
 """Models that every run has; no teacher may have their names."""
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distill_ray.console.output import size
-from distill_ray.core.memory import Need
+from distill_ray.core.memory import MemoryEstimate
 from distill_ray.stages.preflight.plan import Plan, Work
 from distill_ray.stages.sharding.show import PADDING, RowShown, SampleShown, counts
 
@@ -61,7 +61,7 @@ def _memory(work: Work) -> str:
 
 def memory_table(made: Plan) -> Table:
     """Where the memory of each training worker goes."""
-    uses = tuple(field.name for field in fields(Need))
+    uses = tuple(field.name for field in fields(MemoryEstimate))
     table = Table(title="Memory of one worker, in MiB", title_justify="left")
     table.add_column("stage")
     for use in (*uses, "total"):

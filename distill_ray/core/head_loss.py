@@ -24,7 +24,7 @@ from distill_ray.core.sparse import SparseTargets
 
 OneTeacher = Head | SparseTargets
 """What a teacher says: hidden states with its output weights, or its likeliest tokens."""
-Reference = OneTeacher | Mixture
+TeacherOutput = OneTeacher | Mixture
 """What the student is pulled to: a teacher, or several."""
 
 BLOCK_BYTES = 2**21
@@ -44,14 +44,14 @@ class HeadLoss:
 
 
 @dataclass(frozen=True)
-class Supervision:
+class LossTargets:
     """What N tokens are pulled towards."""
 
     gold: Tensor
     """[N] int64 token ids."""
     gold_weight: Tensor
     """[N] float32; 0 where the data say nothing."""
-    reference: Reference | None = None
+    reference: TeacherOutput | None = None
     reference_weight: Tensor | None = None
     """[N] float32; 0 where the teacher says nothing, whatever its numbers are there."""
     divergence: Divergence = forward_kl
@@ -60,7 +60,7 @@ class Supervision:
 
 
 def head_loss(
-    student: Head, supervision: Supervision, *, chunk_bytes: int | None = None
+    student: Head, supervision: LossTargets, *, chunk_bytes: int | None = None
 ) -> HeadLoss:
     """Cross-entropy on the data and divergence to the teacher, each with a weight a token.
 
@@ -73,7 +73,7 @@ def head_loss(
         ValueError: sizes don't fit.
     """
     _require_fit(student, supervision)
-    work = _Work(student, supervision, chunk_bytes)
+    work = _ChunkedLoss(student, supervision, chunk_bytes)
     tensors = [*student.features, *student.weights]
     if student.bias is not None:
         tensors.append(student.bias)
@@ -82,7 +82,7 @@ def head_loss(
 
 
 @torch.no_grad()
-def gold_nll(reference: Reference, gold: Tensor) -> Tensor:
+def gold_nll(reference: TeacherOutput, gold: Tensor) -> Tensor:
     """[N] a teacher's own -log p(gold token), in nats.
 
     Args:
@@ -94,10 +94,10 @@ def gold_nll(reference: Reference, gold: Tensor) -> Tensor:
     if isinstance(reference, Mixture):
         return reference.gold_nll([gold_nll(h, gold[at]) for _, h, at in reference.parts()])
     everywhere = torch.ones_like(gold, dtype=torch.float32)
-    return head_loss(reference, Supervision(gold, everywhere)).cross_entropy
+    return head_loss(reference, LossTargets(gold, everywhere)).cross_entropy
 
 
-def _require_fit(student: Head, supervision: Supervision) -> None:
+def _require_fit(student: Head, supervision: LossTargets) -> None:
     count = len(student)
     sizes = {"gold": supervision.gold, "gold_weight": supervision.gold_weight}
     if supervision.reference is not None:
@@ -121,8 +121,8 @@ class _Fused(torch.autograd.Function):
     """Computes values and gradients in `forward`; `backward` scales the gradients."""
 
     @staticmethod
-    def forward(ctx: Any, work: _Work, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # Autocast would turn products to bfloat16 behind our back; `_Work` has decided already.
+    def forward(ctx: Any, work: _ChunkedLoss, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        # Autocast would turn products to bfloat16; `_ChunkedLoss` has decided already.
         with torch.autocast(tensors[0].device.type, enabled=False):
             total, ce, distance = work.run(ctx.needs_input_grad[1:])
         ctx.gradients, ctx.total = work.gradients, total
@@ -141,10 +141,10 @@ class _Fused(torch.autograd.Function):
         return (None, *made)
 
 
-class _Work:
+class _ChunkedLoss:
     """One pass over the chunks, and within each over blocks that stay in a processor's cache."""
 
-    def __init__(self, student: Head, target: Supervision, chunk_bytes: int | None) -> None:
+    def __init__(self, student: Head, target: LossTargets, chunk_bytes: int | None) -> None:
         device = student.features[0].device
         dtype = student.features[0].dtype
         if torch.is_autocast_enabled(device.type):
@@ -152,7 +152,7 @@ class _Work:
         self.originals = student
         self.student = student.cast(dtype)
         self.target = target
-        self.reference = _quiet(target)
+        self.reference = _detached(target)
         # Validation takes no gradient, though the weights would want one.
         self.wanted = torch.is_grad_enabled()
         kind = "cpu" if device.type == "cpu" else "cuda"
@@ -306,7 +306,7 @@ class _Work:
         return gradient if self.student.scale == 1.0 else gradient.mul_(self.student.scale)
 
 
-def _quiet(target: Supervision) -> Reference | None:
+def _detached(target: LossTargets) -> TeacherOutput | None:
     """The teacher's side as constants; tokens that it doesn't supervise can't do any harm."""
     reference = target.reference
     if reference is None or isinstance(reference, SparseTargets):

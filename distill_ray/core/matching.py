@@ -22,7 +22,7 @@ Pairs = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
-class Towards:
+class MatchTargets:
     """What a student's layers are pulled towards on N predictions."""
 
     teacher: str
@@ -135,7 +135,7 @@ class Matching(nn.Module):
         """Kind → the layers that are read of the student (side 0) or the teacher (1)."""
         return {kind: match.layers(teacher, side) for kind, match in self.kinds.items()}
 
-    def forward(self, mine: States, towards: Towards) -> tuple[Tensor, Tensor]:
+    def forward(self, mine: States, towards: MatchTargets) -> tuple[Tensor, Tensor]:
         """Σ weight · distance over all kinds; each kind's distances [kinds, N], constants."""
         # Selected before anything is computed: a token without weight may be anything.
         rows = towards.weight.nonzero()[:, 0]
@@ -148,7 +148,7 @@ class Matching(nn.Module):
         return total, torch.stack(values)
 
     def _distances(
-        self, kind: str, match: Match, mine: States, towards: Towards, rows: Tensor
+        self, kind: str, match: Match, mine: States, towards: MatchTargets, rows: Tensor
     ) -> Tensor:
         """[n] mean over the pairs of layers, of the tokens in `rows`."""
         name = f"{kind}-{towards.teacher}"

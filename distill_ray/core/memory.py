@@ -18,7 +18,7 @@ MIXING = {"cpu": 1, "cuda": 2}
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ModelShape:
     """A transformer, as far as memory goes."""
 
     parameters: int
@@ -28,7 +28,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryEstimate:
     """One worker's memory by use."""
 
     parameters: int
@@ -76,7 +76,7 @@ class _Held:
 
 
 def training_need(
-    student: Sizes,
+    student: ModelShape,
     *,
     rows: int,
     length: int,
@@ -84,13 +84,13 @@ def training_need(
     zero_stage: int,
     width: int,
     trained: float = 1.0,
-    teacher: Sizes | None = None,
+    teacher: ModelShape | None = None,
     mixed: bool = False,
     probing: bool = False,
     checkpointing: bool = False,
     offload: tuple[bool, bool] = (False, False),
     device: str = "cpu",
-) -> Need:
+) -> MemoryEstimate:
     """Memory of one worker that trains with AdamW.
 
     Weights, gradients and optimiser states follow ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054):
@@ -123,7 +123,7 @@ def training_need(
     if probing and device == "cpu":  # On a GPU it isn't in the memory that training takes.
         moves = int(trained * student.parameters)
         snapshot = snapshot_bytes(moves, workers=workers, zero_stage=zero_stage, width=width)
-    return Need(
+    return MemoryEstimate(
         parameters=0 if offload[1] else held.weights,
         gradients=held.gradients,
         optimiser=0 if offload[0] else held.states,
@@ -147,7 +147,7 @@ def snapshot_bytes(trained: int, *, workers: int, zero_stage: int, width: int) -
     return held.weights + held.states
 
 
-def _activations(student: Sizes, tokens: int, width: int, checkpointing: bool) -> int:
+def _activations(student: ModelShape, tokens: int, width: int, checkpointing: bool) -> int:
     layer = 17 * width * tokens * student.hidden
     if checkpointing:
         return layer + width * tokens * student.hidden * student.layers
@@ -155,8 +155,8 @@ def _activations(student: Sizes, tokens: int, width: int, checkpointing: bool) -
 
 
 def serving_need(
-    teacher: Sizes, *, rows: int, length: int, width: int, is_sparse: bool, device: str = "cpu"
-) -> Need:
+    teacher: ModelShape, *, rows: int, length: int, width: int, is_sparse: bool, device: str = "cpu"
+) -> MemoryEstimate:
     """Memory of a process that only answers for a teacher: one layer's activations at a time.
 
     Args:
@@ -169,7 +169,7 @@ def serving_need(
     """
     tokens = rows * length
     matrix = min(4 * tokens * teacher.vocabulary, CHUNK_BYTES[device])
-    return Need(
+    return MemoryEstimate(
         parameters=0,
         gradients=0,
         optimiser=0,

@@ -43,7 +43,7 @@ def stage_score(
     return sum(w * factors[f] for f, w in weights_at(early, late, progress).items())
 
 
-def ease(moved: Numbers, best_moved: Numbers) -> Numbers:
+def learnability(moved: Numbers, best_moved: Numbers) -> Numbers:
     """√(what the student took over in the probe, relative to the best teacher), in [0, 1].
 
     In nats, not as a share of the initial KL: the teachers of which the largest share goes are
@@ -78,7 +78,7 @@ def taught(teacher: Floats, unaided: Floats, alpha: float) -> Floats:
     return np.asarray(mixed)
 
 
-def peak(accuracy: Numbers, chance: float) -> Numbers:
+def accuracy_above_chance(accuracy: Numbers, chance: float) -> Numbers:
     """Share of the way from the majority class to perfection."""
     return _unit((accuracy - chance) / (1 - chance)) if chance < 1 else 0.0 * accuracy
 
@@ -106,7 +106,7 @@ class Draws:
 
 
 @dataclass(frozen=True)
-class Standing:
+class LeaderboardEntry:
     """One teacher's place at one stage of training."""
 
     teacher: str
@@ -118,7 +118,7 @@ class Standing:
     """The factor that separates it most from the best other teacher."""
 
 
-def standings(
+def leaderboard(
     factors: Mapping[str, Mapping[str, float]],
     draws: Draws,
     early: Mapping[str, float],
@@ -126,7 +126,7 @@ def standings(
     *,
     progress: float,
     confidence: float = 0.95,
-) -> list[Standing]:
+) -> list[LeaderboardEntry]:
     """Every teacher's score at this progress, best first.
 
     Args:
@@ -145,7 +145,7 @@ def standings(
     low, high = np.percentile(sampled, [tail, 100 - tail], axis=1)
     score = {n: stage_score(factors[n], early, late, progress) for n in names}
     rows = [
-        Standing(
+        LeaderboardEntry(
             teacher=n,
             score=score[n],
             low=float(low[i]),

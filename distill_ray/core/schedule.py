@@ -1,6 +1,6 @@
 """Which teacher checkpoint to imitate now: a pure state machine, (state, numbers) → state.
 
-A ladder is the list of a teacher's checkpoints in order of training; a rung is one of them. What
+A teacher's checkpoints are listed in order of training; an index names one of them. What
 decides is one of `core.schedules`. Nothing here draws a random number or reads a clock, so that a
 restored run takes the same decisions. Ordered checkpoints: RCO (arXiv 1904.09149), SCD (arXiv
 2601.10114).
@@ -16,7 +16,7 @@ from typing import Any
 from distill_ray.core.ranking import stage_score
 
 Checkpoint = tuple[str, int]
-"""A teacher and one of its rungs, counted from 0."""
+"""A teacher and one of its checkpoints, counted from 0."""
 Figures = Mapping[Checkpoint, Mapping[str, float]]
 """Checkpoint → what was measured of it."""
 LONGEST = 2000
@@ -24,7 +24,7 @@ LONGEST = 2000
 
 
 @dataclass(frozen=True)
-class Weighted:
+class RankingWeights:
     """The ranking's factors, and how much each counts at both ends of training."""
 
     factors: Mapping[str, Mapping[str, float]]
@@ -44,22 +44,24 @@ class Weighted:
 
 
 @dataclass(frozen=True)
-class Ladders:
+class TeacherCheckpoints:
     """What there is to choose from, and what is known of it."""
 
-    num_rungs: Mapping[str, int]
-    """Teacher → rungs that may serve; the last is the teacher's best."""
+    num_checkpoints: Mapping[str, int]
+    """Teacher → checkpoints that may serve; the last is the teacher's best."""
     max_steps: int
     """Steps of the whole run."""
-    ranking: Weighted | None = None
+    ranking: RankingWeights | None = None
 
     def last(self, teacher: str) -> int:
-        """The teacher's best rung."""
-        return self.num_rungs[teacher] - 1
+        """The teacher's best checkpoint."""
+        return self.num_checkpoints[teacher] - 1
 
     def of(self, teacher: str) -> tuple[Checkpoint, ...]:
         """All of a teacher's checkpoints, in order."""
-        return tuple((teacher, rung) for rung in range(self.num_rungs[teacher]))
+        return tuple(
+            (teacher, checkpoint_index) for checkpoint_index in range(self.num_checkpoints[teacher])
+        )
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Choice:
     """The checkpoint that should serve now."""
 
     teacher: str
-    rung: int
+    checkpoint_index: int
     reason: str
     numbers: Mapping[str, float] = field(default_factory=dict)
     """What the reason rests on."""
@@ -94,7 +96,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Measure:
+class MeasurementRequest:
     """What a schedule must know before it can choose: it is asked again with the answer."""
 
     what: str
@@ -110,9 +112,9 @@ class Switch:
     step: int
     """The first step that sees the new one."""
     from_teacher: str
-    from_rung: int
+    from_checkpoint: int
     to_teacher: str
-    to_rung: int
+    to_checkpoint: int
     reason: str
     numbers: Mapping[str, float] = field(default_factory=dict)
     """What the reason rests on."""
@@ -120,7 +122,7 @@ class Switch:
     @property
     def changes(self) -> bool:
         """Whether another checkpoint serves afterwards."""
-        return (self.from_teacher, self.from_rung) != (self.to_teacher, self.to_rung)
+        return (self.from_teacher, self.from_checkpoint) != (self.to_teacher, self.to_checkpoint)
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class ScheduleState:
     """All that a schedule remembers; saved in every checkpoint."""
 
     teacher: str
-    rung: int
+    checkpoint_index: int
     losses: tuple[float, ...] = ()
     """Losses since then, at most the two windows that `on_plateau` compares."""
     progress: float = 0.0
@@ -143,7 +145,7 @@ class ScheduleState:
     @property
     def checkpoint(self) -> Checkpoint:
         """What serves."""
-        return self.teacher, self.rung
+        return self.teacher, self.checkpoint_index
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""
@@ -155,7 +157,7 @@ class ScheduleState:
         return cls(**{**values, "losses": tuple(values["losses"])})
 
 
-Decide = Callable[[ScheduleState, Observation, Ladders], Choice | Measure]
+Decide = Callable[[ScheduleState, Observation, TeacherCheckpoints], Choice | MeasurementRequest]
 
 
 @dataclass(frozen=True)
@@ -186,12 +188,12 @@ class Rules:
     """What goes with any schedule."""
 
     reassessment: Reassessment | None = None
-    """Changes the teacher; needs the ladders' ranking."""
+    """Changes the teacher; needs the checkpoints' ranking."""
     smoothing: Smoothing = field(default_factory=Smoothing)
 
 
 @dataclass(frozen=True)
-class Moved:
+class Transition:
     """What a step led to."""
 
     state: ScheduleState
@@ -203,13 +205,13 @@ class Moved:
 def advance(
     state: ScheduleState,
     seen: Observation,
-    ladders: Ladders,
+    ladders: TeacherCheckpoints,
     decide: Decide,
     rules: Rules | None = None,
-) -> Moved | Measure:
+) -> Transition | MeasurementRequest:
     """The state for the next step, or what must be measured to know it.
 
-    A reassessment that changes the teacher comes first: the new teacher is entered at the rung
+    A reassessment that changes the teacher comes first: the new one enters at the checkpoint
     that the schedule gives for it. Called again with what it has asked for, it goes on as if it had
     known at once: nothing has changed in between.
     """
@@ -223,11 +225,13 @@ def advance(
         if rules.reassessment is not None:
             state, reason, numbers = _reassess(state, ladders, rules.reassessment)
     chosen = decide(state, seen, ladders)
-    if isinstance(chosen, Measure):
+    if isinstance(chosen, MeasurementRequest):
         return chosen
-    rung = min(chosen.rung, ladders.last(chosen.teacher))
+    checkpoint_index = min(chosen.checkpoint_index, ladders.last(chosen.teacher))
     memory = state.memory if chosen.memory is None else chosen.memory
-    state = replace(state, teacher=chosen.teacher, rung=rung, begun=True, memory=memory)
+    state = replace(
+        state, teacher=chosen.teacher, checkpoint_index=checkpoint_index, begun=True, memory=memory
+    )
     upcoming = None if chosen.upcoming == state.checkpoint else chosen.upcoming
     switch = Switch(
         seen.step,
@@ -237,19 +241,21 @@ def advance(
         numbers or chosen.numbers,
     )
     if switch.changes:
-        return Moved(replace(state, losses=()), switch, upcoming)
-    return Moved(state, switch if chosen.assessed else None, upcoming)
+        return Transition(replace(state, losses=()), switch, upcoming)
+    return Transition(state, switch if chosen.assessed else None, upcoming)
 
 
-def begin(teacher: str, ladders: Ladders, decide: Decide) -> ScheduleState:
+def begin(teacher: str, ladders: TeacherCheckpoints, decide: Decide) -> ScheduleState:
     """What serves first; it hasn't `begun` where the schedule must measure something for that."""
     start = ScheduleState(teacher, ladders.last(teacher))
     found = advance(start, Observation(0, math.nan), ladders, decide)
-    return start if isinstance(found, Measure) else found.state
+    return start if isinstance(found, MeasurementRequest) else found.state
 
 
-def timetable(state: ScheduleState, ladders: Ladders, decide: Decide) -> list[Checkpoint]:
-    """[steps] the teacher and rung of each step, before there is any loss or progress.
+def static_plan(
+    state: ScheduleState, ladders: TeacherCheckpoints, decide: Decide
+) -> list[Checkpoint]:
+    """[steps] the teacher and checkpoint of each step, before there is any loss or progress.
 
     What a run without reassessment will take, if its schedule reads nothing but step numbers.
 
@@ -259,7 +265,7 @@ def timetable(state: ScheduleState, ladders: Ladders, decide: Decide) -> list[Ch
     found = [state.checkpoint]
     for step in range(1, ladders.max_steps):
         moved = advance(state, Observation(step, math.nan), ladders, decide)
-        if isinstance(moved, Measure):
+        if isinstance(moved, MeasurementRequest):
             raise ValueError(f"a schedule that measures {moved.what} has no timetable")
         state = moved.state
         found.append(state.checkpoint)
@@ -267,13 +273,13 @@ def timetable(state: ScheduleState, ladders: Ladders, decide: Decide) -> list[Ch
 
 
 def _reassess(
-    state: ScheduleState, ladders: Ladders, rule: Reassessment
+    state: ScheduleState, ladders: TeacherCheckpoints, rule: Reassessment
 ) -> tuple[ScheduleState, str, dict[str, float]]:
     passed = sum(state.progress >= threshold for threshold in rule.at_progress)
     if passed <= state.reassessed:
         return state, "", {}
     if ladders.ranking is None:
-        raise ValueError("a reassessment needs the ladders' ranking")
+        raise ValueError("a reassessment needs the checkpoints' ranking")
     state = replace(state, reassessed=passed)
     scores = ladders.ranking.scores(state.progress)
     best = max(scores, key=lambda teacher: scores[teacher])

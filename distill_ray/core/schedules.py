@@ -1,7 +1,7 @@
 """The schedules: functions from what a run has seen to the checkpoint that should teach it.
 
 Each is asked before the first step and after every step. One that must know more returns a
-`Measure` and is asked again with the answer. Its options are keyword arguments.
+`MeasurementRequest` and is asked again with the answer. Its options are keyword arguments.
 """
 
 from __future__ import annotations
@@ -10,98 +10,106 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from distill_ray.core.ranking import ease
+from distill_ray.core.ranking import learnability
 from distill_ray.core.schedule import (
     Checkpoint,
     Choice,
     Figures,
-    Ladders,
-    Measure,
+    MeasurementRequest,
     Observation,
+    RankingWeights,
     ScheduleState,
-    Weighted,
+    TeacherCheckpoints,
 )
 
 SOON = 0.05
 """Share of a run's steps before a known switch at which its checkpoint is worth reading."""
 
 
-def fixed(state: ScheduleState, seen: Observation, ladders: Ladders) -> Choice:
-    """The best rung, always."""
+def fixed(state: ScheduleState, seen: Observation, ladders: TeacherCheckpoints) -> Choice:
+    """The best checkpoint, always."""
     why = "the best checkpoint serves throughout"
     return Choice(state.teacher, ladders.last(state.teacher), why)
 
 
 def at_steps(
-    state: ScheduleState, seen: Observation, ladders: Ladders, *, steps: tuple[int, ...]
+    state: ScheduleState, seen: Observation, ladders: TeacherCheckpoints, *, steps: tuple[int, ...]
 ) -> Choice:
-    """One rung up at each of `steps`, the best one at most."""
-    rung = min(sum(seen.step >= step for step in steps), ladders.last(state.teacher))
+    """One checkpoint up at each of `steps`, the best one at most."""
+    checkpoint_index = min(sum(seen.step >= step for step in steps), ladders.last(state.teacher))
     later = [step for step in steps if step > seen.step]
-    chosen = Choice(state.teacher, rung, f"step {seen.step} is on the list")
+    chosen = Choice(state.teacher, checkpoint_index, f"step {seen.step} is on the list")
     return _reading_ahead(chosen, seen, ladders, later[0] if later else None)
 
 
-def equal_stages(state: ScheduleState, seen: Observation, ladders: Ladders) -> Choice:
-    """The rungs in order, each for an equal share of the steps (RCO's equal intervals)."""
-    rungs = ladders.num_rungs[state.teacher]
-    rung = _stage(seen.step, rungs, ladders)
-    chosen = Choice(state.teacher, rung, f"stage {rung + 1} of {rungs} begins")
-    return _reading_ahead(chosen, seen, ladders, -(-(rung + 1) * ladders.max_steps // rungs))
+def equal_stages(state: ScheduleState, seen: Observation, ladders: TeacherCheckpoints) -> Choice:
+    """The checkpoints in order, each for an equal share of the steps (RCO's equal intervals)."""
+    rungs = ladders.num_checkpoints[state.teacher]
+    checkpoint_index = _stage(seen.step, rungs, ladders)
+    chosen = Choice(
+        state.teacher, checkpoint_index, f"stage {checkpoint_index + 1} of {rungs} begins"
+    )
+    return _reading_ahead(
+        chosen, seen, ladders, -(-(checkpoint_index + 1) * ladders.max_steps // rungs)
+    )
 
 
 def on_plateau(
     state: ScheduleState,
     seen: Observation,
-    ladders: Ladders,
+    ladders: TeacherCheckpoints,
     *,
     window: int = 200,
     min_gain: float = 0.02,
 ) -> Choice:
-    """One rung up when the mean loss fell by less than `min_gain` between two windows."""
+    """One checkpoint up when the mean loss fell by less than `min_gain` between two windows."""
     if seen.step == 0:
         return Choice(state.teacher, 0, "the first checkpoint begins")
     gain = _gain(state, window)
-    if gain is None or state.rung >= ladders.last(state.teacher):
-        return Choice(state.teacher, state.rung, "still gaining")
-    above = state.teacher, state.rung + 1
+    if gain is None or state.checkpoint_index >= ladders.last(state.teacher):
+        return Choice(state.teacher, state.checkpoint_index, "still gaining")
+    above = state.teacher, state.checkpoint_index + 1
     if gain >= min_gain:
         ahead = above if gain < 2 * min_gain else None
-        return Choice(state.teacher, state.rung, "still gaining", upcoming=ahead)
+        return Choice(state.teacher, state.checkpoint_index, "still gaining", upcoming=ahead)
     reason = f"gain over {window} steps was {gain:.2%}, under {min_gain:.2%}"
     return Choice(*above, reason, {"gain": gain, "min_gain": min_gain})
 
 
 def scd(
-    state: ScheduleState, seen: Observation, ladders: Ladders, *, stages: int | None = None
-) -> Choice | Measure:
+    state: ScheduleState,
+    seen: Observation,
+    ladders: TeacherCheckpoints,
+    *,
+    stages: int | None = None,
+) -> Choice | MeasurementRequest:
     """At each stage, argmin_k KL(p_T* ‖ p_k) + KL(p_S ‖ p_k) on held-out tokens (SCD).
 
     T* is the teacher's best checkpoint, S the student as it is, k any checkpoint of the teacher. Of
     equal ones the later serves. Scheduled Checkpoint Distillation, arXiv 2601.10114.
 
     Args:
-        state, seen, ladders: as for every schedule.
-        stages: of equal length; as many as the teacher has rungs, when left out.
+        state, seen, checkpoints: as for every schedule.
+        stages: of equal length; as many as the teacher has checkpoints, when left out.
     """
-    number = stages or ladders.num_rungs[state.teacher]
+    number = stages or ladders.num_checkpoints[state.teacher]
     stage = _stage(seen.step, number, ladders)
     known = state.memory if state.memory.get("teacher") == state.teacher else {}
     if known.get("stage") == stage:
-        return Choice(state.teacher, state.rung, "the stage goes on")
+        return Choice(state.teacher, state.checkpoint_index, "the stage goes on")
     # The teacher's checkpoints don't change: their distances to its best are measured once.
     if "divergences" not in seen.measured:
         missing = "best" not in known
-        return Measure("divergences", ladders.of(state.teacher), {"to_best": missing})
+        return MeasurementRequest("divergences", ladders.of(state.teacher), {"to_best": missing})
     found = seen.measured["divergences"]
     best = known.get("best") or [row["best"] for row in found.values()]
     sums = [b + row["student"] for b, row in zip(best, found.values())]
-    rung = min(range(len(sums)), key=lambda k: (sums[k], -k))
+    checkpoint_index = min(range(len(sums)), key=lambda k: (sums[k], -k))
     return Choice(
         state.teacher,
-        rung,
-        f"stage {stage + 1} of {number}: checkpoint {rung + 1} is closest to the student "
-        f"and to the best one, {sums[rung]:.4f} nats",
+        checkpoint_index,
+        f"stage {stage + 1} of {number}: checkpoint {checkpoint_index + 1} is closest to the "
+        f"student and to the best one, {sums[checkpoint_index]:.4f} nats",
         {f"checkpoint {k + 1}": value for k, value in enumerate(sums)},
         memory={"teacher": state.teacher, "stage": stage, "best": best},
         assessed=True,
@@ -111,7 +119,7 @@ def scd(
 def ranked(
     state: ScheduleState,
     seen: Observation,
-    ladders: Ladders,
+    ladders: TeacherCheckpoints,
     *,
     every: float | None = 0.25,
     window: int = 100,
@@ -119,17 +127,17 @@ def ranked(
     probe_steps: int = 8,
     probe_rows: int = 16,
     margin: float = 0.02,
-) -> Choice | Measure:
+) -> Choice | MeasurementRequest:
     """The ranking anew, with the student's progress and short probes from the student as it is.
 
     Asked every `every` steps, or where the loss has stopped falling. Candidates are the checkpoint
-    that serves, the next of its ladder, and each teacher's best; nothing is measured of a single
+    that serves, the next one, and each teacher's best; nothing is measured of a single
     one. Of a candidate's factors, ease comes from its probe; the others are its teacher's, times
     the share of its teacher's way from the initial student that it has gone itself. The best score
     serves if it leads by `margin`.
 
     Args:
-        state, seen, ladders: as for every schedule; the ladders with their ranking.
+        state, seen, checkpoints: as for every schedule; the checkpoints with their ranking.
         every: steps between two assessments, below 1 a share of all; none waits for a plateau.
         window, min_gain: of a plateau, as in `on_plateau`.
         probe_steps: optimiser steps with each candidate.
@@ -140,7 +148,7 @@ def ranked(
         why = "the best checkpoint of the teacher that leads for an untrained student"
         return Choice(state.teacher, ladders.last(state.teacher), why)
     if ladders.ranking is None:
-        raise ValueError("the schedule `ranked` needs the ladders' ranking")
+        raise ValueError("the schedule `ranked` needs the checkpoints' ranking")
     since = seen.step - int(state.memory.get("asked", 0))
     if every is None:
         gain = _gain(state, window)
@@ -149,9 +157,9 @@ def ranked(
         due = since >= interval(every, ladders.max_steps)
     candidates = _candidates(state, ladders) if due else ()
     if len(candidates) < 2:
-        return Choice(state.teacher, state.rung, "not assessed")
+        return Choice(state.teacher, state.checkpoint_index, "not assessed")
     if "probes" not in seen.measured:
-        return Measure("probes", candidates, {"steps": probe_steps, "rows": probe_rows})
+        return MeasurementRequest("probes", candidates, {"steps": probe_steps, "rows": probe_rows})
     return _assessed(state, seen, ladders.ranking, margin)
 
 
@@ -160,7 +168,9 @@ def interval(every: float, max_steps: int) -> float:
     return every if every >= 1 else max(1, round(every * max_steps))
 
 
-def _assessed(state: ScheduleState, seen: Observation, ranking: Weighted, margin: float) -> Choice:
+def _assessed(
+    state: ScheduleState, seen: Observation, ranking: RankingWeights, margin: float
+) -> Choice:
     """What the probes say, if it leads by the margin; else what serves."""
     scores = candidate_scores(seen.measured["probes"], ranking, state.progress)
     best = max(scores, key=lambda c: (scores[c], c == state.checkpoint))
@@ -180,12 +190,12 @@ def _assessed(state: ScheduleState, seen: Observation, ranking: Weighted, margin
 
 def named(checkpoint: Checkpoint) -> str:
     """As a reader sees it."""
-    teacher, rung = checkpoint
-    return f"{teacher} checkpoint {rung + 1}"
+    teacher, checkpoint_index = checkpoint
+    return f"{teacher} checkpoint {checkpoint_index + 1}"
 
 
 def candidate_scores(
-    probes: Figures, ranking: Weighted, progress: float
+    probes: Figures, ranking: RankingWeights, progress: float
 ) -> dict[Checkpoint, float]:
     """Score of every checkpoint that was probed.
 
@@ -199,21 +209,23 @@ def candidate_scores(
     most = max(row["moved"] for row in probes.values())
     best = {t: max(row["closed"] for (of, _), row in probes.items() if of == t) for t, _ in probes}
     found = {}
-    for (teacher, rung), row in probes.items():
+    for (teacher, checkpoint_index), row in probes.items():
         strength = row["closed"] / best[teacher] if best[teacher] > 0 else 1.0
         factors = {f: strength * value for f, value in ranking.factors[teacher].items()}
-        factors |= {"ease": float(ease(row["moved"], most))} if "ease" in factors else {}
-        found[teacher, rung] = ranking.score(factors, progress)
+        factors |= {"ease": float(learnability(row["moved"], most))} if "ease" in factors else {}
+        found[teacher, checkpoint_index] = ranking.score(factors, progress)
     return found
 
 
-def _candidates(state: ScheduleState, ladders: Ladders) -> tuple[Checkpoint, ...]:
+def _candidates(state: ScheduleState, ladders: TeacherCheckpoints) -> tuple[Checkpoint, ...]:
     last = ladders.last(state.teacher)
-    own = [state.checkpoint, (state.teacher, min(state.rung + 1, last))]
-    return tuple(dict.fromkeys([*own, *((name, ladders.last(name)) for name in ladders.num_rungs)]))
+    own = [state.checkpoint, (state.teacher, min(state.checkpoint_index + 1, last))]
+    return tuple(
+        dict.fromkeys([*own, *((name, ladders.last(name)) for name in ladders.num_checkpoints)])
+    )
 
 
-def _stage(step: int, stages: int, ladders: Ladders) -> int:
+def _stage(step: int, stages: int, ladders: TeacherCheckpoints) -> int:
     return min(step * stages // ladders.max_steps, stages - 1)
 
 
@@ -226,16 +238,22 @@ def _gain(state: ScheduleState, window: int) -> float | None:
     return (before - now) / abs(before) if before else 0.0
 
 
-def _reading_ahead(chosen: Choice, seen: Observation, ladders: Ladders, step: int | None) -> Choice:
-    """With the next rung as what comes soon, where it does."""
-    if chosen.rung == ladders.last(chosen.teacher) or step is None or step >= ladders.max_steps:
+def _reading_ahead(
+    chosen: Choice, seen: Observation, ladders: TeacherCheckpoints, step: int | None
+) -> Choice:
+    """With the next checkpoint as what comes soon, where it does."""
+    if (
+        chosen.checkpoint_index == ladders.last(chosen.teacher)
+        or step is None
+        or step >= ladders.max_steps
+    ):
         return chosen
     if step - seen.step > max(1, round(SOON * ladders.max_steps)):
         return chosen
-    return replace(chosen, upcoming=(chosen.teacher, chosen.rung + 1))
+    return replace(chosen, upcoming=(chosen.teacher, chosen.checkpoint_index + 1))
 
 
-SCHEDULES: dict[str, Callable[..., Choice | Measure]] = {
+SCHEDULES: dict[str, Callable[..., Choice | MeasurementRequest]] = {
     "fixed": fixed,
     "at_steps": at_steps,
     "equal_stages": equal_stages,
@@ -245,10 +263,12 @@ SCHEDULES: dict[str, Callable[..., Choice | Measure]] = {
 }
 
 
-def deciding(function: Callable[..., Choice | Measure], **options: Any) -> Any:
+def deciding(function: Callable[..., Choice | MeasurementRequest], **options: Any) -> Any:
     """A schedule with its options filled in."""
 
-    def decide(state: ScheduleState, seen: Observation, ladders: Ladders) -> Choice | Measure:
+    def decide(
+        state: ScheduleState, seen: Observation, ladders: TeacherCheckpoints
+    ) -> Choice | MeasurementRequest:
         return function(state, seen, ladders, **options)
 
     return decide

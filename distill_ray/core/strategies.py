@@ -1,6 +1,6 @@
 """Several teachers at once: how much each counts in each sample. S samples, M teachers.
 
-A strategy is a function of `Instances` that gives weights [S, M]; each sample's sum to 1. Its
+A strategy is a function of `EnsembleBatch` that gives weights [S, M]; each sample's sum to 1. Its
 options are keyword arguments. A teacher is asked for a packed row only if it has weight in it, so
 one teacher a row costs what a single teacher does. What the student imitates is the mixture
 Σ_m w_m p_m of probabilities. KL(Σ w_m p_m ‖ q) and Σ w_m KL(p_m ‖ q) differ by what q has no part
@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Instances:
+class EnsembleBatch:
     """The samples of a batch, and what can be known of them."""
 
     teachers: Sequence[str]
@@ -53,12 +53,12 @@ Strategy = Callable[..., Tensor]
 """(Instances, options by keyword) → [S, M] weights."""
 
 
-def average(asked: Instances) -> Tensor:
+def average(asked: EnsembleBatch) -> Tensor:
     """w_m = 1 / M."""
     return asked.even()
 
 
-def at_random(asked: Instances) -> Tensor:
+def at_random(asked: EnsembleBatch) -> Tensor:
     """One teacher for each appearance of a packed row, all as likely: E[w_m] = 1 / M.
 
     So the expected gradient of the forward KL is the average's, at the cost of one teacher.
@@ -67,7 +67,7 @@ def at_random(asked: Instances) -> Tensor:
     return asked.one_each([_number(key) % size for key in asked.keys])
 
 
-def by_domain(asked: Instances, *, assignment: Mapping[str, str]) -> Tensor:
+def by_domain(asked: EnsembleBatch, *, assignment: Mapping[str, str]) -> Tensor:
     """Each stream's own teacher.
 
     Args:
@@ -78,7 +78,7 @@ def by_domain(asked: Instances, *, assignment: Mapping[str, str]) -> Tensor:
     return asked.one_each([place[assignment[stream]] for stream in asked.streams])
 
 
-def confidence(asked: Instances) -> Tensor:
+def confidence(asked: EnsembleBatch) -> Tensor:
     """Of each sample by its losses CE_m on the gold tokens; equal weights where it has none.
 
     CA-MKD, arXiv 2201.00007. It gates weakly: no weight is above 1 / (M - 1).
@@ -105,7 +105,7 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 
-def require_weights(weights: Tensor, asked: Instances) -> Tensor:
+def require_weights(weights: Tensor, asked: EnsembleBatch) -> Tensor:
     """Weights as they are; what isn't a number passes, and makes the step's loss none either.
 
     Raises:
@@ -131,18 +131,18 @@ def best_of(losses: Mapping[str, Mapping[str, float]], order: Sequence[str]) -> 
     return {domain: min(order, key=lambda t: row[t]) for domain, row in losses.items()}
 
 
-def member_rung(rung: int, own: int, longest: int) -> int:
-    """A teacher's rung while its group is at `rung`; all begin with their first and end with their
+def member_checkpoint(checkpoint_index: int, own: int, longest: int) -> int:
+    """A member's checkpoint while its group is at `checkpoint`: all begin at their first and end at
     best.
 
-    It is where the teacher would be if it climbed its own ladder in equal stages.
+    It is where the teacher would be if it climbed its own checkpoints in equal stages.
 
     Args:
-        rung: of the group, which has as many as its longest ladder.
-        own: rungs of the teacher's ladder.
+        checkpoint: of the group, which has as many as its longest checkpoints.
+        own: checkpoints of the teacher's checkpoints.
         longest: of the longest.
     """
-    return rung * own // longest
+    return checkpoint_index * own // longest
 
 
 def _number(key: str) -> int:

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Weighting = Callable[[Tensor, Tensor], Tensor]
-"""(anchor's losses [S], teacher's losses [S]) → the teacher's share in each sample's loss [S]."""
+"""(frozen student's losses [S], teacher's losses [S]) → the teacher's share in each loss [S]."""
 
 
-def adaptive(anchor: Tensor, teacher: Tensor) -> Tensor:
+def adaptive(frozen_student: Tensor, teacher: Tensor) -> Tensor:
     """w = l_S0 / (l_S0 + l_k), [S] in [0, 1]: 1/2 where both know as much.
 
     Loss = w · KL + (1 - w) · CE. l_S0 is the loss of a frozen student that was fine-tuned without
@@ -25,9 +25,11 @@ def adaptive(anchor: Tensor, teacher: Tensor) -> Tensor:
         anchor: [S] l_S0, mean -log p(gold token) of each sample, nats.
         teacher: [S] l_k, the same of the teacher.
     """
-    total = anchor + teacher
+    total = frozen_student + teacher
     # Two that are both certain and right: neither has anything over the other.
-    return torch.where(total > 0, anchor / total.clamp(min=torch.finfo(total.dtype).tiny), 0.5)
+    return torch.where(
+        total > 0, frozen_student / total.clamp(min=torch.finfo(total.dtype).tiny), 0.5
+    )
 
 
 WEIGHTINGS: dict[str, Weighting] = {"adaptive": adaptive}
@@ -53,7 +55,7 @@ def means_of(
 
 
 @dataclass(frozen=True)
-class Sides:
+class FavourableSets:
     """Samples that each side does better, and by how much (arXiv 2601.10114).
 
     SFS, the student-favourable set, are those with l_S < l_T; TFS those with l_S > l_T. By
@@ -72,7 +74,7 @@ class Sides:
     """E[l_T] - E[l_S], nats: the risk gap."""
 
 
-def sides(student: NDArray[np.float64], teacher: NDArray[np.float64]) -> Sides:
+def favourable_sets(student: NDArray[np.float64], teacher: NDArray[np.float64]) -> FavourableSets:
     """The identity's two sides.
 
     Args:
@@ -80,7 +82,7 @@ def sides(student: NDArray[np.float64], teacher: NDArray[np.float64]) -> Sides:
         teacher: [n] l_T of the same ones.
     """
     apart = teacher - student
-    return Sides(
+    return FavourableSets(
         student_share=float((apart > 0).mean()),
         teacher_share=float((apart < 0).mean()),
         gain=float(np.clip(apart, 0, None).mean()),

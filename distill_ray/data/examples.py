@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from distill_ray.data.wording import Wording
+from distill_ray.data.prompt_format import PromptFormat
 
 
 @dataclass(frozen=True)
@@ -57,33 +57,33 @@ def questions(
     *,
     template: str,
     answers: Mapping[str, str],
-    wording: Wording,
+    prompt_format: PromptFormat,
 ) -> Questions:
     """Render and tokenize rows of the TEXT contract; rows with an unknown label are left out."""
     labels = list(answers)
-    said = [wording.answer(text) for text in answers.values()]
+    said = [prompt_format.answer(text) for text in answers.values()]
     known = [row for row in rows if row["label"] in answers]
     return Questions(
         name=name,
         row_ids=[row["row_id"] for row in known],
-        prompts=[wording.prompt(template.format(text=row["text"])) for row in known],
-        options=option_ids(answers, wording),
+        prompts=[prompt_format.prompt(template.format(text=row["text"])) for row in known],
+        options=option_ids(answers, prompt_format),
         labels=labels,
         gold=[labels.index(row["label"]) for row in known],
         groups=[row["group"] for row in known],
         # A running text's first token follows the end of another.
-        empty=wording.prompt(template.format(text="")) or [said[0].end],
+        empty=prompt_format.prompt(template.format(text="")) or [said[0].end],
         end=said[0].end,
     )
 
 
-def option_ids(answers: Mapping[str, str], wording: Wording) -> list[list[int]]:
+def option_ids(answers: Mapping[str, str], prompt_format: PromptFormat) -> list[list[int]]:
     """[K] token ids of each answer.
 
     Where one answer begins another (`1` and `12`), the end belongs to the answer: without it the
     longer one could never be the likelier.
     """
-    options = [wording.answer(text) for text in answers.values()]
+    options = [prompt_format.answer(text) for text in answers.values()]
     begun = any(
         a is not b and b.ids[: len(a.ids)] == a.ids
         for a in options

@@ -13,7 +13,7 @@ from distill_ray.config.several import SEVERAL
 from distill_ray.config.training import TrainingConfig
 from distill_ray.core.matching import Matching
 from distill_ray.core.plugins import find
-from distill_ray.core.schedule import Decide, Ladders, ScheduleState, begin
+from distill_ray.core.schedule import Decide, ScheduleState, TeacherCheckpoints, begin
 from distill_ray.core.schedules import SCHEDULES, deciding
 from distill_ray.core.strategies import STRATEGIES
 from distill_ray.core.weighting import WEIGHTINGS
@@ -24,13 +24,13 @@ from distill_ray.engine.backends.base import Backend
 from distill_ray.engine.backends.optim import OptimSpec
 from distill_ray.engine.backends.plain import PlainBackend
 from distill_ray.engine.backends.student import Student
-from distill_ray.engine.job import ANCHOR, DataSpec, Job, TeachingSpec
+from distill_ray.engine.job import FROZEN_STUDENT, DataSpec, TeachingSpec, TrainingSpec
 from distill_ray.engine.matching import matching_of
 from distill_ray.engine.measures import MEASURES
 from distill_ray.engine.objective import Objective
 from distill_ray.engine.session import BadSteps, Matched, Session, Stopping, Teaching, Validation
 from distill_ray.engine.teachers.base import Colocated, TeacherSource
-from distill_ray.engine.teachers.ensemble import Several
+from distill_ray.engine.teachers.ensemble import TeacherEnsemble
 from distill_ray.models.adapters import add_lora
 from distill_ray.models.causal import require_head
 from distill_ray.models.execution import Execution, checkpoint_activations
@@ -49,10 +49,10 @@ def load_streams(data: DataSpec, split: str, limit: int | None = None) -> dict[s
 
 
 def build_session(
-    job: Job,
+    job: TrainingSpec,
     device: torch.device,
     teacher: TeacherSource | None = None,
-    anchor: TeacherSource | None = None,
+    frozen_student: TeacherSource | None = None,
 ) -> Session:
     """Load everything that a job needs on this rank. Collective where ranks are several.
 
@@ -60,8 +60,8 @@ def build_session(
         job: what to train.
         device: where.
         teacher: where the teacher's answers come from; left out, it is loaded here.
-        anchor: where the anchor's come from, as rung 0 of `ANCHOR`; left out, it is loaded here if
-            the job has one.
+        frozen_student: where its outputs come from, as checkpoint 0 of `FROZEN_STUDENT`; left out,
+            it is loaded here if the job has one.
     """
     training, spec = job.training, _optim(job)
     source = mixed_rows(job)
@@ -75,7 +75,7 @@ def build_session(
         objective=_objective(job),
         optim=spec,
         teaching=teaching,
-        anchor=_anchor(job, device, anchor),
+        frozen_student=_frozen_student(job, device, frozen_student),
         validation=Validation(_held_out(job), job.validation_due),
         stopping=None if job.patience is None else Stopping(job.rung_ends, job.patience),
         bad=BadSteps(limit=training.max_bad_steps),
@@ -84,7 +84,7 @@ def build_session(
     )
 
 
-def mixed_rows(job: Job) -> MixedRows:
+def mixed_rows(job: TrainingSpec) -> MixedRows:
     """The rows that a job trains on, in their order; this rank's micro-batches of them."""
     training = job.training
     return MixedRows(
@@ -98,7 +98,7 @@ def mixed_rows(job: Job) -> MixedRows:
     )
 
 
-def _optim(job: Job) -> OptimSpec:
+def _optim(job: TrainingSpec) -> OptimSpec:
     training = job.training
     return OptimSpec(
         learning_rate=training.learning_rate,
@@ -110,7 +110,7 @@ def _optim(job: Job) -> OptimSpec:
     )
 
 
-def _objective(job: Job) -> Objective:
+def _objective(job: TrainingSpec) -> Objective:
     weights = job.training.loss_weights.model_dump()
     if job.objective is None or job.teaching is None:
         return Objective(alpha=0.0, weights=weights)
@@ -128,7 +128,7 @@ def _objective(job: Job) -> Objective:
     )
 
 
-def _matching(job: Job) -> Matching | None:
+def _matching(job: TrainingSpec) -> Matching | None:
     if job.objective is None or job.teaching is None:
         return None
     teachers = {name: rungs[-1] for name, rungs in job.teaching.ladders.items()}
@@ -136,14 +136,14 @@ def _matching(job: Job) -> Matching | None:
 
 
 def _teaching(
-    job: Job, device: torch.device, source: TeacherSource | None, matching: Matching | None
+    job: TrainingSpec, device: torch.device, source: TeacherSource | None, matching: Matching | None
 ) -> Teaching | None:
     spec = job.teaching
     if spec is None:
         return None
     source = source or colocated(job, device)
     state, ladders, decide = first_state(spec, job.steps)
-    source.use(state.teacher, state.rung)
+    source.use(state.teacher, state.checkpoint_index)
     matched = None
     if matching is not None:
         assert isinstance(source, Colocated), "a config with another serving is refused"
@@ -152,30 +152,32 @@ def _teaching(
     return Teaching(source, ladders, decide, state, spec.rules, matched, members)
 
 
-def _anchor(job: Job, device: torch.device, source: TeacherSource | None) -> TeacherSource | None:
+def _frozen_student(
+    job: TrainingSpec, device: torch.device, source: TeacherSource | None
+) -> TeacherSource | None:
     if job.teaching is None or job.objective is None or job.objective.weighting is None:
         return None
     if source is None:
-        if job.anchor is None:
+        if job.frozen_student is None:
             raise ValueError(f"objective.weighting {job.objective.weighting} needs an anchor")
-        ladders = {ANCHOR: [job.anchor]}
+        ladders = {FROZEN_STUDENT: [job.frozen_student]}
         how = {"execution": execution(job.training), "vocabulary": job.data.vocabulary}
         source = Colocated(TeacherBank(ladders, device=device, **how))  # type: ignore[arg-type]
-    source.use(ANCHOR, 0)
+    source.use(FROZEN_STUDENT, 0)
     return source
 
 
-def first_state(spec: TeachingSpec, steps: int) -> tuple[ScheduleState, Ladders, Decide]:
+def first_state(spec: TeachingSpec, steps: int) -> tuple[ScheduleState, TeacherCheckpoints, Decide]:
     """Where the schedule begins, what there is to choose from, and what decides."""
     rungs = {name: len(found) for name, found in spec.ladders.items()}
     if spec.together is not None:
         rungs = {SEVERAL: max(rungs.values())}
-    ladders = Ladders(rungs, steps, spec.ranking)
+    ladders = TeacherCheckpoints(rungs, steps, spec.ranking)
     decide = deciding(find(spec.schedule, SCHEDULES), **spec.options)
     return begin(spec.first, ladders, decide), ladders, decide
 
 
-def colocated(job: Job, device: torch.device, *, shard: bool = False) -> TeacherSource:
+def colocated(job: TrainingSpec, device: torch.device, *, shard: bool = False) -> TeacherSource:
     """The job's teachers in this process: one at a time, or all together.
 
     Args:
@@ -190,10 +192,10 @@ def colocated(job: Job, device: torch.device, *, shard: bool = False) -> Teacher
         alone = replace(job, teaching=replace(spec, ladders={name: rungs}))
         banks[name] = teacher_bank(alone, device, shard=shard)
     strategy = partial(find(spec.together.strategy, STRATEGIES), **spec.together.options)
-    return Several(banks, strategy, seed=job.data.seed, collective=shard)
+    return TeacherEnsemble(banks, strategy, seed=job.data.seed, collective=shard)
 
 
-def teacher_bank(job: Job, device: torch.device, *, shard: bool = False) -> TeacherBank:
+def teacher_bank(job: TrainingSpec, device: torch.device, *, shard: bool = False) -> TeacherBank:
     """The job's teachers, loaded on demand.
 
     Args:
@@ -218,7 +220,7 @@ def execution(training: TrainingConfig) -> Execution:
 
 
 def _backend(
-    job: Job,
+    job: TrainingSpec,
     spec: OptimSpec,
     num_micro: int,
     device: torch.device,
@@ -252,7 +254,7 @@ def _backend(
     )
 
 
-def held_out_streams(job: Job) -> dict[str, Stream]:
+def held_out_streams(job: TrainingSpec) -> dict[str, Stream]:
     """Validation rows of those streams that the training reads, and of their tasks."""
     rows = load_streams(job.data, "validation", job.data.validation_rows)
     tasks = {name.partition(".")[0] for name in job.training.streams if "." in name}
@@ -263,7 +265,7 @@ def held_out_streams(job: Job) -> dict[str, Stream]:
     }
 
 
-def _held_out(job: Job) -> Any:
+def _held_out(job: TrainingSpec) -> Any:
     chosen = held_out_streams(job)
 
     def batches(rows: int | None = None) -> Iterable[Batch]:

@@ -9,15 +9,15 @@ from typing import Any
 
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.training import LoraConfig, TrainingConfig
-from distill_ray.core.schedule import Rules, Switch, Weighted
+from distill_ray.core.schedule import RankingWeights, Rules, Switch
 from distill_ray.models.ref import ModelRef
 
-ANCHOR = "anchor"
+FROZEN_STUDENT = "frozen-student"
 """What the frozen student is called among those that answer."""
 
 
 @dataclass(frozen=True)
-class AtSwitch:
+class OnSwitch:
     """What happens to the optimiser when another checkpoint begins to teach."""
 
     reset: bool = False
@@ -39,7 +39,7 @@ class AtSwitch:
 
 
 @dataclass(frozen=True)
-class Together:
+class EnsembleSpec:
     """How several teachers become one."""
 
     strategy: str
@@ -69,20 +69,20 @@ class TeachingSpec:
     """Which teachers, and when they change."""
 
     ladders: Mapping[str, list[ModelRef]]
-    """Teacher → its rungs, the best one last."""
+    """Teacher → its checkpoints, the best one last."""
     first: str
     """The teacher that begins; `SEVERAL` where all of them teach together."""
     schedule: str = "fixed"
     options: Mapping[str, Any] = field(default_factory=dict)
-    ranking: Weighted | None = None
+    ranking: RankingWeights | None = None
     """What a reassessment goes by."""
     rules: Rules = field(default_factory=Rules)
-    together: Together | None = None
+    together: EnsembleSpec | None = None
     """None has one of them teach at a time."""
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingSpec:
     """One training run: what, on what, towards what."""
 
     name: str
@@ -92,8 +92,8 @@ class Job:
     objective: ObjectiveConfig | None = None
     """None trains on the data alone."""
     teaching: TeachingSpec | None = None
-    at_switch: AtSwitch = field(default_factory=AtSwitch)
-    anchor: ModelRef | None = None
+    at_switch: OnSwitch = field(default_factory=OnSwitch)
+    frozen_student: ModelRef | None = None
     """The frozen student that samples are weighted by, where they are: it was fine-tuned without a
     teacher."""
     lora: LoraConfig | None = None
@@ -103,7 +103,7 @@ class Job:
     patience: int | None = None
     """Checkpoints in a row without a lower validation loss, after which training stops early."""
     validate_every: int | None = None
-    """Steps between validations, beside those at each rung."""
+    """Steps between validations, beside those at each checkpoint."""
     backend: str = "deepspeed"
     """`deepspeed` or `plain`."""
 
@@ -122,10 +122,15 @@ class Job:
         every = self.validate_every
         return step in self.rung_ends or (every is not None and step % every == 0)
 
-    def with_refs(self, change: Any) -> Job:
+    def with_refs(self, change: Any) -> TrainingSpec:
         """The same with `change` applied to every model's ref."""
-        anchor, teaching = self.anchor and change(self.anchor), self.teaching
+        frozen_student, teaching = (
+            self.frozen_student and change(self.frozen_student),
+            self.teaching,
+        )
         if teaching is not None:
             ladders = {name: [change(r) for r in rungs] for name, rungs in teaching.ladders.items()}
             teaching = replace(teaching, ladders=ladders)
-        return replace(self, student=change(self.student), teaching=teaching, anchor=anchor)
+        return replace(
+            self, student=change(self.student), teaching=teaching, frozen_student=frozen_student
+        )

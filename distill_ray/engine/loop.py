@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill_ray.core.head_loss import Reference, gold_nll
-from distill_ray.core.matching import Towards
+from distill_ray.core.head_loss import TeacherOutput, gold_nll
+from distill_ray.core.matching import MatchTargets
 from distill_ray.core.mixture import Mixture
-from distill_ray.core.schedule import Measure, Moved, Observation, Switch, advance
+from distill_ray.core.schedule import MeasurementRequest, Observation, Switch, Transition, advance
 from distill_ray.data.batches import Batch
 from distill_ray.engine import comm
 from distill_ray.engine.backends.allocator import release_freed_memory
-from distill_ray.engine.objective import Kept
+from distill_ray.engine.objective import SupervisedTokens
 from distill_ray.engine.session import Session, Teaching
 from distill_ray.engine.skipped_steps import judge
 from distill_ray.engine.validation import (
@@ -47,7 +47,7 @@ class Step:
     grad_norm: float = 0.0
     learning_rate: float = 0.0
     teacher: str | None = None
-    rung: int | None = None
+    checkpoint_index: int | None = None
     taught: dict[str, float] = field(default_factory=dict)
     """Teacher → its part of `tokens`: sums of its weights, where several teach together."""
     switch: Switch | None = None
@@ -63,7 +63,7 @@ class Step:
         row |= {"step": self.number, "learning_rate": self.learning_rate}
         row |= {"tokens": self.tokens}
         if self.teacher is not None:
-            row |= {"teacher": self.teacher, "rung": self.rung}
+            row |= {"teacher": self.teacher, "checkpoint_index": self.checkpoint_index}
         if len(self.taught) > 1:
             row |= {f"taught.{name}": count for name, count in self.taught.items()}
         if self.validation is not None:
@@ -138,7 +138,7 @@ def _one_step(session: Session) -> Step:
         grad_norm=norm,
         learning_rate=rate,
         teacher=state.teacher if state else None,
-        rung=state.rung if state else None,
+        checkpoint_index=state.checkpoint_index if state else None,
         taught=session.teaching.given if session.teaching else {},
         switch=switch,
         validation=measured,
@@ -156,7 +156,7 @@ def train_step(session: Session) -> tuple[float, dict[str, float], int, float]:
     if session.teaching is not None:
         session.teaching.use_current(session.step)
     batches = session.batches()
-    kept = [Kept.of(batch) for batch in batches]
+    kept = [SupervisedTokens.of(batch) for batch in batches]
     total = comm.sum_over_ranks(torch.stack([k.counts for k in kept]).sum(dim=0))
     session.backend.train(True)
     parts = torch.stack([_accumulate(session, b, k, total) for b, k in zip(batches, kept)])
@@ -177,7 +177,7 @@ def train_step(session: Session) -> tuple[float, dict[str, float], int, float]:
     return loss, means, tokens, norm
 
 
-def _accumulate(session: Session, batch: Batch, kept: Kept, total: Tensor) -> Tensor:
+def _accumulate(session: Session, batch: Batch, kept: SupervisedTokens, total: Tensor) -> Tensor:
     """Forward and backward of one micro-batch; returns the sums of its terms.
 
     Behind them come the tokens of each teacher, where several teach together, and `WEIGHTED`.
@@ -200,28 +200,28 @@ def _accumulate(session: Session, batch: Batch, kept: Kept, total: Tensor) -> Te
 
 
 def _shares(
-    session: Session, batch: Batch, kept: Kept, reference: Reference | None
+    session: Session, batch: Batch, kept: SupervisedTokens, reference: TeacherOutput | None
 ) -> Tensor | None:
     """[K] the teacher's share in each prediction; none where it is the same for all."""
     if session.objective.weighting is None:
         return None
-    assert session.anchor is not None and reference is not None
-    anchor = session.anchor.reference(batch, kept, temperature=1.0)
+    assert session.frozen_student is not None and reference is not None
+    frozen_student = session.frozen_student.reference(batch, kept, temperature=1.0)
     return session.objective.shares(
-        kept, gold_nll(anchor, kept.gold), gold_nll(reference, kept.gold)
+        kept, gold_nll(frozen_student, kept.gold), gold_nll(reference, kept.gold)
     )
 
 
 def _answer(
-    session: Session, batch: Batch, kept: Kept, total: Tensor
-) -> tuple[Reference | None, Towards | None]:
+    session: Session, batch: Batch, kept: SupervisedTokens, total: Tensor
+) -> tuple[TeacherOutput | None, MatchTargets | None]:
     """The teacher's side of a micro-batch, of its inner layers too where they are matched."""
     teaching = session.teaching
     if teaching is None or teaching.matched is None:
         return reference_of(session, batch, kept, session.objective.temperature), None
     teacher, matched = teaching.state.teacher, teaching.matched
     reference, states = matched.source.answer(batch, kept, matched.layers(teacher))
-    return reference, Towards(teacher, states, session.objective.match_weight(kept, total))
+    return reference, MatchTargets(teacher, states, session.objective.match_weight(kept, total))
 
 
 def _advance(session: Session, seen: Observation) -> Switch | None:
@@ -229,7 +229,7 @@ def _advance(session: Session, seen: Observation) -> Switch | None:
     teaching = session.teaching
     if teaching is None:
         return None
-    while isinstance(moved := _moved(teaching, seen), Measure):
+    while isinstance(moved := _moved(teaching, seen), MeasurementRequest):
         found = session.measures[moved.what](session, moved.of, **moved.options)
         share = seen.progress if found.progress is None else found.progress
         measured = {**seen.measured, moved.what: found.figures}
@@ -245,7 +245,7 @@ def _advance(session: Session, seen: Observation) -> Switch | None:
     return moved.switch
 
 
-def _moved(teaching: Teaching, seen: Observation) -> Moved | Measure:
+def _moved(teaching: Teaching, seen: Observation) -> Transition | MeasurementRequest:
     return comm.from_rank_zero(
         advance(teaching.state, seen, teaching.ladders, teaching.decide, teaching.rules)
     )

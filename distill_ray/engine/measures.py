@@ -12,12 +12,12 @@ from torch import Tensor
 
 from distill_ray.core.divergence import Divergence, forward_kl, reverse_kl
 from distill_ray.core.head import Head
-from distill_ray.core.head_loss import Supervision, head_loss
+from distill_ray.core.head_loss import LossTargets, head_loss
 from distill_ray.core.schedule import Checkpoint, progress
 from distill_ray.data.batches import Batch
 from distill_ray.engine.loop import train_step
-from distill_ray.engine.objective import Kept
-from distill_ray.engine.session import BadSteps, Measured, Session, Teaching
+from distill_ray.engine.objective import SupervisedTokens
+from distill_ray.engine.session import BadSteps, Measurement, Session, Teaching
 from distill_ray.engine.validation import (
     held_out_means,
     measure_best_teacher,
@@ -28,7 +28,7 @@ from distill_ray.engine.validation import (
 )
 
 
-def divergences(session: Session, of: Sequence[Checkpoint], *, to_best: bool) -> Measured:
+def divergences(session: Session, of: Sequence[Checkpoint], *, to_best: bool) -> Measurement:
     """Distances of checkpoints p_k in nats per token; kinds of row weigh what they do in the loss.
 
     Args:
@@ -47,13 +47,13 @@ def divergences(session: Session, of: Sequence[Checkpoint], *, to_best: bool) ->
         found[checkpoint] = {"student": _to_student(session)}
         if to_best:
             found[checkpoint]["best"] = _to_best(session, iter(best))
-    return Measured(found)
+    return Measurement(found)
 
 
 def _to_student(session: Session) -> float:
     """KL(student ‖ checkpoint in use)."""
 
-    def sums(batch: Batch, kept: Kept) -> Tensor:
+    def sums(batch: Batch, kept: SupervisedTokens) -> Tensor:
         towards = _towards(kept, _head(session, batch, kept), reverse_kl)
         return kept.sums(session.backend.losses(batch, kept.at, towards))
 
@@ -63,7 +63,7 @@ def _to_student(session: Session) -> float:
 def _to_best(session: Session, best: Iterator[Head]) -> float:
     """KL(best checkpoint ‖ checkpoint in use), from what the best one has said of each batch."""
 
-    def sums(batch: Batch, kept: Kept) -> Tensor:
+    def sums(batch: Batch, kept: SupervisedTokens) -> Tensor:
         towards = _towards(kept, next(best), forward_kl)
         return kept.sums(head_loss(_head(session, batch, kept), towards))
 
@@ -72,7 +72,7 @@ def _to_best(session: Session, best: Iterator[Head]) -> float:
 
 def probes(
     session: Session, of: Sequence[Checkpoint], *, steps: int, rows: int | None = None
-) -> Measured:
+) -> Measurement:
     """A few steps from the student as it is with each checkpoint, after which all is as before.
 
     `moved`: fall of KL(p_k ‖ student) on held-out answers, nats per token; `gain`: fall of the
@@ -106,10 +106,10 @@ def probes(
                 "closed": progress(nll, session.initial_loss, best),
                 "nll": nll,
             }
-    return Measured(found, share)
+    return Measurement(found, share)
 
 
-MEASURES: Mapping[str, Callable[..., Measured]] = {"divergences": divergences, "probes": probes}
+MEASURES: Mapping[str, Callable[..., Measurement]] = {"divergences": divergences, "probes": probes}
 
 
 def _teaching(session: Session) -> Teaching:
@@ -120,8 +120,8 @@ def _teaching(session: Session) -> Teaching:
 def _trial(session: Session, checkpoint: Checkpoint) -> Session:
     """The same student, taught by a checkpoint; nothing that it notes stays."""
     teaching = _teaching(session)
-    teacher, rung = checkpoint
-    state = replace(teaching.state, teacher=teacher, rung=rung)
+    teacher, checkpoint_index = checkpoint
+    state = replace(teaching.state, teacher=teacher, checkpoint_index=checkpoint_index)
     taught = replace(teaching, state=state, stalls=[], in_use=None, upcoming=None)
     bad = BadSteps(limit=session.optim.steps)
     return replace(session, teaching=taught, bad=bad, loaded={}, history=[])
@@ -147,22 +147,22 @@ def _answers(session: Session, checkpoint: Checkpoint) -> list[Head]:
     found: list[Head] = []
     for batch in session.validation.batches(None):
         here = batch.to(session.backend.device)
-        head = _head(session, here, Kept.of(here))
+        head = _head(session, here, SupervisedTokens.of(here))
         # The next checkpoint may take the place of these very weights.
         first = found[0].weights if found else tuple(w.clone() for w in head.weights)
         found.append(replace(head, weights=first))
     return found
 
 
-def _head(session: Session, batch: Batch, kept: Kept) -> Head:
+def _head(session: Session, batch: Batch, kept: SupervisedTokens) -> Head:
     found = _teaching(session).source.reference(batch, kept, temperature=1.0)
     if not isinstance(found, Head):
         raise ValueError("distances between checkpoints need whole distributions, not cached ids")
     return found
 
 
-def _towards(kept: Kept, reference: Head, divergence: Divergence) -> Supervision:
-    return Supervision(
+def _towards(kept: SupervisedTokens, reference: Head, divergence: Divergence) -> LossTargets:
+    return LossTargets(
         gold=kept.gold,
         gold_weight=torch.zeros_like(kept.gold, dtype=torch.float32),
         reference=reference,

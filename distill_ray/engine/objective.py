@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from distill_ray.core.divergence import DIVERGENCES, Divergence, forward_kl
-from distill_ray.core.head_loss import HeadLoss, Reference, Supervision
+from distill_ray.core.head_loss import HeadLoss, LossTargets, TeacherOutput
 from distill_ray.core.plugins import find
 from distill_ray.core.weighting import Weighting, means_of
 from distill_ray.data.batches import Batch
@@ -38,7 +38,7 @@ def starts_of(batch: Batch) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Kept:
+class SupervisedTokens:
     """The supervised predictions of a batch: the only ones that a head is applied to."""
 
     at: Tensor
@@ -51,7 +51,7 @@ class Kept:
     """[K] int64 which of the batch's samples it belongs to."""
 
     @classmethod
-    def of(cls, batch: Batch) -> Kept:
+    def of(cls, batch: Batch) -> SupervisedTokens:
         """Those of a batch, on its device."""
         gold, distill = batch.gold.flatten(), batch.distill.flatten()
         at = (gold | distill).nonzero()[:, 0]
@@ -145,11 +145,11 @@ class Objective:
 
     def supervision(
         self,
-        kept: Kept,
+        kept: SupervisedTokens,
         total: Tensor,
-        reference: Reference | None,
+        reference: TeacherOutput | None,
         share: Tensor | None = None,
-    ) -> Supervision:
+    ) -> LossTargets:
         """This micro-batch's share of a step's loss.
 
         Args:
@@ -164,7 +164,7 @@ class Objective:
         if share is not None:
             weights = weights * torch.stack([1 - share, 1 - share, share, share])
         reference = reference if self.alpha or share is not None else None
-        return Supervision(
+        return LossTargets(
             gold=kept.gold,
             gold_weight=weights[:2].sum(dim=0),
             reference=reference,
@@ -174,7 +174,7 @@ class Objective:
             temperature=self.temperature,
         )
 
-    def shares(self, kept: Kept, anchor: Tensor, teacher: Tensor) -> Tensor:
+    def shares(self, kept: SupervisedTokens, frozen_student: Tensor, teacher: Tensor) -> Tensor:
         """[K] the teacher's share in each prediction: its sample's.
 
         Args:
@@ -184,11 +184,11 @@ class Objective:
         """
         assert self.weighting is not None
         gold = kept.terms[:2].any(dim=0)
-        l_0, there = means_of(anchor, kept.sample, gold)
+        l_0, there = means_of(frozen_student, kept.sample, gold)
         l_k, _ = means_of(teacher, kept.sample, gold)
         return torch.where(there, self.weighting(l_0, l_k), 1.0)[kept.sample]
 
-    def match_weight(self, kept: Kept, total: Tensor) -> Tensor:
+    def match_weight(self, kept: SupervisedTokens, total: Tensor) -> Tensor:
         """[K] a prediction's share in the terms of matched states.
 
         Args:
@@ -200,10 +200,10 @@ class Objective:
         return (kept.terms[2:] * share[:, None]).sum(dim=0)
 
 
-def measured(kept: Kept, reference: Reference | None) -> Supervision:
+def validation_targets(kept: SupervisedTokens, reference: TeacherOutput | None) -> LossTargets:
     """What validation measures: cross-entropy, and the plain KL(teacher ‖ student)."""
     flags = kept.terms.float()
-    return Supervision(
+    return LossTargets(
         gold=kept.gold,
         gold_weight=flags[:2].sum(dim=0),
         reference=reference,

@@ -8,17 +8,17 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from distill_ray.core.schedule import timetable
+from distill_ray.core.schedule import static_plan
 from distill_ray.engine.build import first_state, held_out_streams, mixed_rows
-from distill_ray.engine.job import Job
+from distill_ray.engine.job import TrainingSpec
 
 Checkpoint = tuple[str, int]
-"""A teacher and its rung."""
+"""A teacher and its checkpoint."""
 Rows = Mapping[str, Mapping[str, NDArray[np.int64]]]
 """Split → stream → numbers of rows, ascending."""
 
 
-def rows_needed(job: Job) -> dict[Checkpoint, Rows]:
+def rows_needed(job: TrainingSpec) -> dict[Checkpoint, Rows]:
     """Checkpoint → the rows whose targets a job reads, in the order in which they teach.
 
     The order of the rows is a pure function, and so is a schedule that reads step numbers alone:
@@ -28,7 +28,7 @@ def rows_needed(job: Job) -> dict[Checkpoint, Rows]:
         job: with its rows on this machine; without a plateau schedule or a reassessment.
     """
     assert job.teaching is not None
-    by_step = timetable(*first_state(job.teaching, job.steps))
+    by_step = static_plan(*first_state(job.teaching, job.steps))
     steps: dict[Checkpoint, list[int]] = defaultdict(list)
     for step, checkpoint in enumerate(by_step):
         steps[checkpoint].append(step)
@@ -44,7 +44,7 @@ def rows_needed(job: Job) -> dict[Checkpoint, Rows]:
     }
 
 
-def _measured(job: Job, by_step: list[Checkpoint]) -> Iterator[Checkpoint]:
+def _measured(job: TrainingSpec, by_step: list[Checkpoint]) -> Iterator[Checkpoint]:
     """Checkpoints that serve when held-out rows are measured, and those of the best teacher."""
     teaching = job.teaching
     assert teaching is not None

@@ -11,15 +11,15 @@ from distill_ray.core.schedule import (
     Checkpoint,
     Decide,
     Figures,
-    Ladders,
     Rules,
     ScheduleState,
     Switch,
+    TeacherCheckpoints,
 )
 from distill_ray.data.batches import Batch, BatchSource
 from distill_ray.engine.backends.base import Backend
 from distill_ray.engine.backends.optim import OptimSpec
-from distill_ray.engine.job import AtSwitch
+from distill_ray.engine.job import OnSwitch
 from distill_ray.engine.objective import Objective
 from distill_ray.engine.teachers.base import Colocated, TeacherSource
 
@@ -41,7 +41,7 @@ class Teaching:
     """The teacher's side: which checkpoint serves, and what decides it."""
 
     source: TeacherSource
-    ladders: Ladders
+    ladders: TeacherCheckpoints
     decide: Decide
     state: ScheduleState
     rules: Rules = field(default_factory=Rules)
@@ -78,8 +78,8 @@ class Teaching:
         return [
             {
                 "step": entry.step,
-                "from": {"teacher": entry.from_teacher, "checkpoint": entry.from_rung + 1},
-                "to": {"teacher": entry.to_teacher, "checkpoint": entry.to_rung + 1},
+                "from": {"teacher": entry.from_teacher, "checkpoint": entry.from_checkpoint + 1},
+                "to": {"teacher": entry.to_teacher, "checkpoint": entry.to_checkpoint + 1},
                 "changes": entry.changes,
                 "reason": entry.reason,
                 "numbers": dict(entry.numbers),
@@ -154,7 +154,7 @@ class BadSteps:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """The answer to a schedule's `Measure`."""
 
     figures: Figures
@@ -172,7 +172,7 @@ class Session:
     objective: Objective
     optim: OptimSpec
     teaching: Teaching | None = None
-    anchor: TeacherSource | None = None
+    frozen_student: TeacherSource | None = None
     """Answers of the frozen student that samples are weighted by."""
     validation: Validation | None = None
     stopping: Stopping | None = None
@@ -186,8 +186,8 @@ class Session:
     """The training curve: one entry a recorded step."""
     taught: dict[str, float] = field(default_factory=dict)
     """Teacher → tokens that it has taught so far."""
-    at_switch: AtSwitch = field(default_factory=AtSwitch)
-    measures: Mapping[str, Callable[..., Measured]] = field(default_factory=dict)
+    at_switch: OnSwitch = field(default_factory=OnSwitch)
+    measures: Mapping[str, Callable[..., Measurement]] = field(default_factory=dict)
     """What a schedule may ask for → what measures it."""
     loaded: dict[int, list[Batch]] = field(default_factory=dict)
     """Step → its micro-batches, which were announced to the teacher."""

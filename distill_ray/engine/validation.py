@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from distill_ray.core.head_loss import HeadLoss, Reference, gold_nll
+from distill_ray.core.head_loss import HeadLoss, TeacherOutput, gold_nll
 from distill_ray.core.schedule import Checkpoint, progress
 from distill_ray.data.batches import Batch
 from distill_ray.engine import comm
-from distill_ray.engine.objective import TERMS, Kept, measured
+from distill_ray.engine.objective import TERMS, SupervisedTokens, validation_targets
 from distill_ray.engine.session import Session
 
 
@@ -26,20 +26,22 @@ def validate(session: Session, rows: int | None = None) -> dict[str, float]:
     if session.teaching is not None:
         session.teaching.use_current()
 
-    def sums(batch: Batch, kept: Kept) -> Tensor:
+    def sums(batch: Batch, kept: SupervisedTokens) -> Tensor:
         reference = reference_of(session, batch, kept, 1.0)
-        return kept.sums(session.backend.losses(batch, kept.at, measured(kept, reference)))
+        return kept.sums(
+            session.backend.losses(batch, kept.at, validation_targets(kept, reference))
+        )
 
     means = held_out_means(session, sums, rows)
     return {t: m for t, m in means.items() if session.teaching or t.endswith(".ce")}
 
 
 def measure_best_teacher(session: Session) -> float:
-    """The least loss of any teacher's best rung, on the very rows that measure the student."""
+    """The least loss of any teacher's best checkpoint, on the rows that measure the student."""
     teaching = session.teaching
     assert teaching is not None
     if teaching.best_loss is None:
-        best = ((name, teaching.ladders.last(name)) for name in teaching.ladders.num_rungs)
+        best = ((name, teaching.ladders.last(name)) for name in teaching.ladders.num_checkpoints)
         teaching.best_loss = min(teacher_loss(session, one) for one in best)
     return teaching.best_loss
 
@@ -53,7 +55,7 @@ def teacher_loss(session: Session, checkpoint: Checkpoint) -> float:
     source = teaching.source
     source.use(*checkpoint)
 
-    def sums(batch: Batch, kept: Kept) -> Tensor:
+    def sums(batch: Batch, kept: SupervisedTokens) -> Tensor:
         nll = gold_nll(source.reference(batch, kept, temperature=1.0), kept.gold)
         return kept.sums(HeadLoss(nll.sum(), nll, None))
 
@@ -63,7 +65,7 @@ def teacher_loss(session: Session, checkpoint: Checkpoint) -> float:
 
 @torch.no_grad()
 def held_out_means(
-    session: Session, sums_of: Callable[[Batch, Kept], Tensor], rows: int | None = None
+    session: Session, sums_of: Callable[[Batch, SupervisedTokens], Tensor], rows: int | None = None
 ) -> dict[str, float]:
     """Term → mean of its sums over the held-out rows of all ranks; terms without tokens left out.
 
@@ -78,7 +80,7 @@ def held_out_means(
     table = torch.zeros(2, len(TERMS), dtype=torch.float64, device=device)
     for batch in session.validation.batches(rows):
         batch = batch.to(device)
-        kept = Kept.of(batch)
+        kept = SupervisedTokens.of(batch)
         table += torch.stack([sums_of(batch, kept), kept.counts.double()])
     comm.sum_over_ranks(table)
     return {t: float(s / n) for t, s, n in zip(TERMS, *table) if n > 0}
@@ -89,17 +91,17 @@ def task_loss(validation: dict[str, float]) -> float:
     return validation.get("task.ce", validation.get("text.ce", float("nan")))
 
 
-def progress_of(session: Session, measured: dict[str, float] | None) -> float | None:
+def progress_of(session: Session, validation_targets: dict[str, float] | None) -> float | None:
     """The student's progress, where the best teacher's loss is known."""
-    if measured is None or session.teaching is None or session.teaching.best_loss is None:
+    if validation_targets is None or session.teaching is None or session.teaching.best_loss is None:
         return None
     assert session.initial_loss is not None
-    return progress(task_loss(measured), session.initial_loss, session.teaching.best_loss)
+    return progress(task_loss(validation_targets), session.initial_loss, session.teaching.best_loss)
 
 
 def reference_of(
-    session: Session, batch: Batch, kept: Kept, temperature: float
-) -> Reference | None:
+    session: Session, batch: Batch, kept: SupervisedTokens, temperature: float
+) -> TeacherOutput | None:
     """The teacher's side of a batch; none without a teacher."""
     if session.teaching is None:
         return None

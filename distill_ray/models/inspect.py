@@ -11,7 +11,7 @@ from typing import Any
 
 from distill_ray.config.errors import Problem, did_you_mean
 from distill_ray.config.models import ModelSource
-from distill_ray.core.memory import Sizes
+from distill_ray.core.memory import ModelShape
 from distill_ray.models.folder import folder_problems, read_json, tensors_of
 from distill_ray.models.gguf import read_header
 from distill_ray.models.packages import file_of
@@ -120,7 +120,7 @@ def _all_known(init: Mapping[str, Any]) -> bool:
     return set(init) <= words
 
 
-def shape_of(source: ModelSource, vocab_size: int | None) -> Sizes | None:
+def shape_of(source: ModelSource, vocab_size: int | None) -> ModelShape | None:
     """Sizes from the architecture and the weights' headers, or None where only the hub knows.
 
     Of a hub model, `config.json` in the hub's cache is enough.
@@ -137,7 +137,7 @@ def shape_of(source: ModelSource, vocab_size: int | None) -> Sizes | None:
         return _shape(config, _kept(counts, source.layers), source.layers)
     if source.gguf is not None:
         header = read_header(file_of(source.gguf))
-        return Sizes(
+        return ModelShape(
             _kept(header.weights, source.layers),
             hidden=header.of_architecture("embedding_length"),
             layers=source.layers or header.layers,
@@ -161,8 +161,8 @@ def _cached_config(source: ModelSource) -> dict[str, Any] | None:
     return {**config, **(layers if source.layers else {})}
 
 
-def _shape(config: Mapping[str, Any], parameters: int, layers: int | None = None) -> Sizes:
-    return Sizes(
+def _shape(config: Mapping[str, Any], parameters: int, layers: int | None = None) -> ModelShape:
+    return ModelShape(
         parameters,
         hidden=_first(config, ("hidden_size", "n_embd", "d_model")),
         layers=layers or _first(config, LAYERS),

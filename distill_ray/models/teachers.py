@@ -12,10 +12,10 @@ from torch import Tensor
 from distill_ray.core.head import Head
 from distill_ray.core.matching import States
 from distill_ray.models.adapters import swap_adapter
-from distill_ray.models.ahead import Ahead, fill
 from distill_ray.models.causal import head_of, outputs, require_head, states_of, wanted
 from distill_ray.models.execution import Execution
 from distill_ray.models.load import config_of, load_frozen
+from distill_ray.models.prefetch import Prefetcher, copy_weights
 from distill_ray.models.ref import ModelRef
 
 
@@ -32,7 +32,7 @@ class Serving(Protocol):
         """Let go of the memory."""
 
 
-class Whole:
+class UnshardedTeacher:
     """All weights are in this process."""
 
     def __init__(self, model: Any, vocabulary: int | None = None) -> None:
@@ -65,7 +65,7 @@ class TeacherBank:
         """Load nothing yet.
 
         Args:
-            ladders: teacher → its checkpoints.
+            checkpoints: teacher → its checkpoints.
             device: where it computes.
             execution: how.
             vocabulary: ids that the tokenizer has.
@@ -77,20 +77,20 @@ class TeacherBank:
         self._vocabulary = vocabulary
         self._current: tuple[str, int] | None = None
         self._model: Serving | None = None
-        self._ahead = Ahead(device)
+        self._ahead = Prefetcher(device)
 
     @classmethod
     def of(cls, model: Any, vocabulary: int | None = None) -> TeacherBank:
-        """A bank of one frozen model that is in memory already, as rung 0 of `teacher`."""
+        """A bank of one frozen model that is in memory already, as checkpoint 0 of `teacher`."""
         device = next(model.parameters()).device
         bank = cls({"teacher": ()}, device=device, vocabulary=vocabulary)
-        bank._model, bank._current = Whole(model, vocabulary), ("teacher", 0)
+        bank._model, bank._current = UnshardedTeacher(model, vocabulary), ("teacher", 0)
         return bank
 
-    def expect(self, teacher: str, rung: int) -> None:
+    def expect(self, teacher: str, checkpoint_index: int) -> None:
         """Read this checkpoint into the main memory, in the background: it will be used soon."""
-        ref, held = self.ladders[teacher][rung], self._held
-        if isinstance(self._model, Whole) and not (held and _same_weights(ref, held)):
+        ref, held = self.ladders[teacher][checkpoint_index], self._held
+        if isinstance(self._model, UnshardedTeacher) and not (held and _same_weights(ref, held)):
             self._ahead.read(_bare(ref), self._model.model)
 
     @property
@@ -98,15 +98,15 @@ class TeacherBank:
         """Whether a checkpoint is being read in the background."""
         return self._ahead.reading
 
-    def use(self, teacher: str, rung: int) -> None:
+    def use(self, teacher: str, checkpoint_index: int) -> None:
         """Make this checkpoint the one that answers; nothing is read when it already does."""
-        if self._current == (teacher, rung):
+        if self._current == (teacher, checkpoint_index):
             return
-        ref, held = self.ladders[teacher][rung], self._held
+        ref, held = self.ladders[teacher][checkpoint_index], self._held
         if held is None or not (_same_weights(ref, held) or self._swapped(ref, held)):
             self._let_go()
             self._model = self._loaded(ref)
-        self._current = (teacher, rung)
+        self._current = (teacher, checkpoint_index)
 
     @property
     def _held(self) -> ModelRef | None:
@@ -120,14 +120,14 @@ class TeacherBank:
 
         An adapter is always read here, megabytes; full weights where they have been read ahead.
         """
-        model = self._model.model if isinstance(self._model, Whole) else None
+        model = self._model.model if isinstance(self._model, UnshardedTeacher) else None
         weights = None if model is None else self._ahead.take(_bare(ref))
         if model is None or (weights is None and ref.adapter is None):
             return False
         if hasattr(model, "peft_config"):
             same = ref.adapter is not None and held.base == ref.base
             return same and swap_adapter(model, ref.adapter or "", weights)
-        return ref.adapter is None and _same_form(ref, model) and fill(model, weights or {})
+        return ref.adapter is None and _same_form(ref, model) and copy_weights(model, weights or {})
 
     def _let_go(self) -> None:
         """Two teachers at once may not fit. Should loading fail, none is in use."""
@@ -144,11 +144,15 @@ class TeacherBank:
             merge=self._shard is not None or not self._shares_base(ref),
         )
         require_head(model)
-        return (self._shard or Whole)(self._execution.prepare(model), self._vocabulary)
+        return (self._shard or UnshardedTeacher)(self._execution.prepare(model), self._vocabulary)
 
     def _shares_base(self, ref: ModelRef) -> bool:
-        """Whether another rung is an adapter on the same base."""
-        rungs = [rung for ladder in self.ladders.values() for rung in ladder]
+        """Whether another checkpoint is an adapter on the same base."""
+        rungs = [
+            checkpoint_index
+            for checkpoints in self.ladders.values()
+            for checkpoint_index in checkpoints
+        ]
         return any(r.adapter not in (None, ref.adapter) and r.base == ref.base for r in rungs)
 
     @torch.no_grad()

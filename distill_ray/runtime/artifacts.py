@@ -19,7 +19,7 @@ from typing import Any
 from distill_ray import __version__
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.fingerprint import fingerprint
-from distill_ray.runtime.soundness import DamagedError, damage, remember
+from distill_ray.runtime.checksums import DamagedError, damage, remember
 from distill_ray.runtime.storage import Storage
 
 MANIFEST = "manifest.json"

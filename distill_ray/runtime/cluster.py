@@ -24,8 +24,8 @@ from distill_ray.config.serving import PoolServing
 from distill_ray.runtime.autoscaler import grows, may_have
 from distill_ray.runtime.capacity import capacity_problems
 from distill_ray.runtime.environment import TOKEN_FIX, WORKER_ENV, python_path, variables_set
-from distill_ray.runtime.interruption import held
-from distill_ray.runtime.progress import Event, Progress, Silent
+from distill_ray.runtime.progress import Event, NullProgress, Progress
+from distill_ray.runtime.signals import held
 
 log = logging.getLogger(__name__)
 KNOCK_S = 20.0
@@ -50,13 +50,13 @@ def ensure_ray(
     if not is_up():
         with held():  # Half connected, Ray ends the process by a fault in memory.
             _init(cfg)
-    check_capacity(cfg, pools, progress or Silent())
+    check_capacity(cfg, pools, progress or NullProgress())
 
 
 def _init(cfg: ClusterConfig) -> None:
     variables = {**WORKER_ENV, **python_path(), "DS_ACCELERATOR": worker_device(cfg)}
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    worker.print_to_stdstream = _aside
+    worker.print_to_stdstream = _log_only
     if cfg.address is not None:
         _join(cfg.address, {"runtime_env": {"env_vars": variables}, **common})
         return
@@ -70,14 +70,14 @@ def _init(cfg: ClusterConfig) -> None:
         )
 
 
-def _aside(said: Mapping[str, Any], ignore_prefix: bool) -> None:
+def _log_only(said: Mapping[str, Any], ignore_prefix: bool) -> None:
     """For each node that dies Ray prints pages of its state; our events tell of nodes."""
     log.debug("%s", "\n".join(said["lines"]))
 
 
 def _join(address: str, options: dict[str, Any]) -> None:
     try:
-        _knock(address)
+        _check_port(address)
         with _core_silent():
             ray.init(address=address, **options)
     except (ConnectionError, AuthenticationError) as error:
@@ -88,7 +88,7 @@ def _join(address: str, options: dict[str, Any]) -> None:
         raise InputError("the cluster can't be reached:", [problem]) from None
 
 
-def _knock(address: str) -> None:
+def _check_port(address: str) -> None:
     """Fail at once where nothing listens; Ray would try for minutes, without a word."""
     host, _, port = address.rpartition(":")
     if port.isdigit() and "/" not in host:
@@ -112,7 +112,7 @@ def _core_silent() -> Iterator[None]:
         os.close(kept)
 
 
-def hush(library: str) -> None:
+def silence_logger(library: str) -> None:
     """Keep a Ray library's log off the terminal: our events tell the progress, errors are raised.
 
     Call it after the library's import, which configures its logger. Ray's own files in its session
@@ -130,10 +130,10 @@ def check_capacity(cfg: ClusterConfig, pools: Sequence[PoolServing], progress: P
     there = ray.cluster_resources()
     problems = capacity_problems(cfg, there.get("CPU", 0), there.get("GPU", 0), pools)
     workers = [worker_resources(cfg)] * cfg.fewest_workers
-    refuse(problems, [*workers, *pool_resources(pools)], None, progress)
+    require_capacity(problems, [*workers, *pool_resources(pools)], None, progress)
 
 
-def refuse(
+def require_capacity(
     problems: Sequence[Problem],
     bundles: Sequence[Mapping[str, float]],
     labels: Mapping[str, str] | None,
@@ -157,13 +157,15 @@ def refuse(
     wanted: Counter[str] = Counter()
     for bundle in bundles:
         wanted.update(bundle)
-    with awaited(progress, "ray", wanted):
+    with waiting_for_nodes(progress, "ray", wanted):
         if not may_have(bundles, labels):
             raise InputError("the cluster is too small, and may not grow so far:", problems)
 
 
 @contextmanager
-def awaited(progress: Progress, stage: str, wanted: Mapping[str, float]) -> Iterator[None]:
+def waiting_for_nodes(
+    progress: Progress, stage: str, wanted: Mapping[str, float]
+) -> Iterator[None]:
     """While the block runs, progress says for which resources nodes are awaited.
 
     Args:
@@ -237,7 +239,7 @@ def worker_device(cfg: ClusterConfig) -> str:
     return "cuda" if cfg.gpus_per_worker else "cpu"
 
 
-class Mailbox:
+class EventQueue:
     """Carries workers' events to the driver."""
 
     def __init__(self) -> None:
@@ -258,7 +260,7 @@ def mailbox(progress: Progress, interval_s: float = 0.5) -> Iterator[Any]:
     """A Mailbox whose events are shown while the block runs."""
     # On the driver's node: another may be taken away in the middle of it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(num_cpus=0, scheduling_strategy=here)(Mailbox).remote()
+    actor = ray.remote(num_cpus=0, scheduling_strategy=here)(EventQueue).remote()
     stop = threading.Event()
 
     def pump() -> None:

@@ -31,7 +31,7 @@ class Progress(Protocol):
         """Show an event."""
 
 
-class Silent:
+class NullProgress:
     """Nobody listens."""
 
     def emit(self, event: Event) -> None:

@@ -14,8 +14,8 @@ from distill_ray.config.fingerprint import fingerprint
 from distill_ray.config.run import RunConfig
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.environment import prepare
-from distill_ray.runtime.interruption import check
-from distill_ray.runtime.progress import Event, Progress, Silent
+from distill_ray.runtime.progress import Event, NullProgress, Progress
+from distill_ray.runtime.signals import check
 from distill_ray.runtime.storage import Storage
 
 OWNER = "run.json"
@@ -53,7 +53,7 @@ class Run:
         storage = Storage(cfg.storage).sub(cfg.name)
         storage.check_writable()
         _claim(cfg, Path(config_file).name, storage)
-        return cls(cfg, storage, progress or Silent(), retry_failed)
+        return cls(cfg, storage, progress or NullProgress(), retry_failed)
 
     def ray(self) -> None:
         """Start or join Ray; called by stages that have work for it.
@@ -63,7 +63,7 @@ class Run:
         """
         prepare(self.cfg.cluster.address)
         from distill_ray.runtime.cluster import ensure_ray, is_up
-        from distill_ray.runtime.shared import check_shared
+        from distill_ray.runtime.shared_storage import check_shared
 
         if not is_up():
             self.note("ray", "starting" if self.cfg.cluster.address is None else "joining")

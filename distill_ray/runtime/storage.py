@@ -17,7 +17,7 @@ from pyarrow import fs as pafs
 from distill_ray.config.cache import cache_folder as cache_folder
 from distill_ray.config.cache import kept
 from distill_ray.config.errors import InputError, Problem
-from distill_ray.runtime.remote import open_uri
+from distill_ray.runtime.filesystems import open_uri
 
 FLAT = ("s3", "gcs")
 """Object stores: they have no folders, an object's name is its path."""

@@ -14,7 +14,7 @@ from distill_ray import __version__
 from distill_ray.config.errors import InputError, Problem, did_you_mean
 from distill_ray.config.fingerprint import fingerprint
 from distill_ray.config.run import RunConfig
-from distill_ray.runtime.packing import Package
+from distill_ray.runtime.working_dir import Package
 
 STOPPED = 130
 """Exit code of a job that was stopped, as of a command that was interrupted."""

@@ -7,14 +7,14 @@ from typing import Any
 
 from distill_ray.config.fingerprint import fingerprint
 from distill_ray.config.models import ModelSource, TeacherConfig
-from distill_ray.engine.job import Job
+from distill_ray.engine.job import TrainingSpec
 from distill_ray.models.identity import source_identity
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.data_spec import data_spec
 from distill_ray.stages.results.shard_set import ShardSet
 from distill_ray.stages.results.teacher_set import STUDENT, Teacher, TeacherSet, Weights
-from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.results.training_job import TrainingJob
 
 VERSION = 2
 
@@ -52,7 +52,7 @@ def _raw(shards: ShardSet, source: ModelSource) -> Weights:
 
 def _phases(
     run: Run, shards: ShardSet, model: str, source: ModelSource, recipes: Sequence[str]
-) -> list[Order]:
+) -> list[TrainingJob]:
     """One order for each recipe; two models that begin alike share those artifacts."""
     ref = _raw(shards, source).ref
     made_from: Mapping[str, Any] = source_identity(source)
@@ -72,7 +72,7 @@ def _order(
     name: str,
     ref: ModelRef,
     made_from: Mapping[str, Any],
-) -> Order:
+) -> TrainingJob:
     cfg, recipe = run.cfg, run.cfg.adapt.recipes[name]
     identity = {
         "version": VERSION,
@@ -82,7 +82,7 @@ def _order(
         "validation_rows": cfg.adapt.validation_rows,
         "seed": cfg.seed,
     }
-    job = Job(
+    job = TrainingSpec(
         name=f"{model}, {name}",
         student=ref,
         training=recipe,
@@ -91,7 +91,7 @@ def _order(
         rungs=recipe.checkpoints,
         patience=recipe.patience,
     )
-    return Order(
+    return TrainingJob(
         stage="adapt",
         job=job,
         artifact=run.artifact("adapt", name, identity),
@@ -100,13 +100,13 @@ def _order(
     )
 
 
-def _student(raw: Weights, phases: Sequence[Order]) -> Weights:
+def _student(raw: Weights, phases: Sequence[TrainingJob]) -> Weights:
     if not phases:
         return raw
     return Weights(phases[-1].best_ref(), phases[-1].artifact.fingerprint)
 
 
-def _teacher(cfg: TeacherConfig, raw: Weights, phases: Sequence[Order]) -> Teacher:
+def _teacher(cfg: TeacherConfig, raw: Weights, phases: Sequence[TrainingJob]) -> Teacher:
     if not phases:
         return Teacher(cfg.name, raw, [raw.ref], [None], 0, raw.fingerprint)
     last = phases[-1]

@@ -9,11 +9,11 @@ from typing import Any
 from distill_ray.models.tokenizers import tokenizer_of
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.audit_table import INITIAL, AuditTable, initial
-from distill_ray.stages.results.model_scores import Scored, Sheet, Subject
+from distill_ray.stages.results.model_scores import ModelScores, ModelToScore, ScoringResult
 from distill_ray.stages.results.shard_set import ShardSet
 from distill_ray.stages.results.teacher_set import TeacherSet
-from distill_ray.stages.scoring.metrics import Figures, drop, scaling, task_metrics, text_nll
-from distill_ray.stages.scoring.run import sheets
+from distill_ray.stages.scoring.metrics import MetricOptions, drop, scaling, task_metrics, text_nll
+from distill_ray.stages.scoring.run import score_models
 from distill_ray.stages.sharding.vocabulary import vocabulary_fits
 
 VERSION = 2
@@ -27,9 +27,10 @@ def audit(run: Run, shards: ShardSet, teachers: TeacherSet) -> AuditTable:
     """
     cfg = run.cfg.audit
     subjects = [initial(teachers)] + [
-        Subject(t.name, t.serving.ref, t.serving.fingerprint) for t in teachers.teachers.values()
+        ModelToScore(t.name, t.serving.ref, t.serving.fingerprint)
+        for t in teachers.teachers.values()
     ]
-    scored = sheets(run, shards, "audit", "validation", subjects, cfg.text_rows)
+    scored = score_models(run, shards, "audit", "validation", subjects, cfg.text_rows)
     scored.require(INITIAL)
     failed = {**teachers.failed, **scored.failed}
     identity = {
@@ -47,7 +48,7 @@ def audit(run: Run, shards: ShardSet, teachers: TeacherSet) -> AuditTable:
     return AuditTable(artifact, scored.sheets)
 
 
-def _rows(run: Run, shards: ShardSet, scored: Scored) -> dict[str, dict[str, Any]]:
+def _rows(run: Run, shards: ShardSet, scored: ScoringResult) -> dict[str, dict[str, Any]]:
     fits = vocabulary_fits(run, shards)
     student = scored.sheets[INITIAL].parameters
     return {
@@ -57,7 +58,7 @@ def _rows(run: Run, shards: ShardSet, scored: Scored) -> dict[str, dict[str, Any
             "capacity": sheet.capacity,
             "vocabulary_fit": fits.get(name, 1.0),
             "chat_template": _has_template(run, shards, name),
-            **figures_of(run, sheet),
+            **metrics_of(run, sheet),
         }
         for name, sheet in scored.sheets.items()
     }
@@ -73,10 +74,10 @@ def _has_template(run: Run, shards: ShardSet, name: str) -> bool | None:
     return tokenizer_of(teacher.tokenizer or teacher.model).chat_template is not None
 
 
-def figures_of(run: Run, sheet: Sheet) -> dict[str, Any]:
+def metrics_of(run: Run, sheet: ModelScores) -> dict[str, Any]:
     """A model's figures on text, tasks and shifted sets."""
     cfg = run.cfg.audit
-    figures = Figures(cfg.bins, cfg.bootstrap, cfg.confidence)
+    figures = MetricOptions(cfg.bins, cfg.bootstrap, cfg.confidence)
     tasks = [task.name for task in run.cfg.tasks]
     fitted = scaling(sheet, tasks, figures)
     sets = {
@@ -97,7 +98,7 @@ def figures_of(run: Run, sheet: Sheet) -> dict[str, Any]:
     }
 
 
-def _text(run: Run, sheet: Sheet, figures: Figures) -> dict[str, Any]:
+def _text(run: Run, sheet: ModelScores, figures: MetricOptions) -> dict[str, Any]:
     corpora = {corpus.name: corpus.kind for corpus in run.cfg.corpora.sources}
     return {
         what: {name: asdict(nll) for name, nll in found.items()}
@@ -105,7 +106,7 @@ def _text(run: Run, sheet: Sheet, figures: Figures) -> dict[str, Any]:
     }
 
 
-def _drops(sheet: Sheet, sets: Mapping[str, Any], figures: Figures) -> dict[str, Any]:
+def _drops(sheet: ModelScores, sets: Mapping[str, Any], figures: MetricOptions) -> dict[str, Any]:
     """Shifted set → what is lost on it; sets are called `<task>.<shifted set>`."""
     pairs = {name: name.partition(".")[0] for name in sets if "." in name}
     return {

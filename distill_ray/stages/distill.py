@@ -7,18 +7,18 @@ from typing import Any
 from distill_ray.config.schedule import scheduling
 from distill_ray.config.training import DistillConfig
 from distill_ray.core.plugins import own_functions
-from distill_ray.engine.job import Job, TeachingSpec
+from distill_ray.engine.job import TeachingSpec, TrainingSpec
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.data_spec import data_spec
 from distill_ray.stages.results.ranking import Ranking
 from distill_ray.stages.results.shard_set import ShardSet
 from distill_ray.stages.results.students import Student, Students
 from distill_ray.stages.results.teacher_set import TeacherSet
-from distill_ray.stages.results.training_job import Order
-from distill_ray.stages.serving.frozen_student import is_weighted, with_anchor
-from distill_ray.stages.serving.members import together_of
+from distill_ray.stages.results.training_job import TrainingJob
+from distill_ray.stages.serving.frozen_student import is_weighted, with_frozen_student
+from distill_ray.stages.serving.members import ensemble_of
 from distill_ray.stages.serving.targets import with_targets
-from distill_ray.stages.training.teaching import at_switch_of, first_of, teaching_of, unaided
+from distill_ray.stages.training.teaching import control_config, first_of, on_switch_of, teaching_of
 
 VERSION = 3
 HOW_SERVED = {"actors", "cpus_per_actor", "gpus_per_actor", "lookahead", "parity_rows"}
@@ -47,21 +47,21 @@ def distill(run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Ranking) 
     return Students(Student(distilled), Student(control))
 
 
-def _train(run: Run, teachers: TeacherSet, distilled: Order, control: Order) -> None:
+def _train(run: Run, teachers: TeacherSet, distilled: TrainingJob, control: TrainingJob) -> None:
     from distill_ray.stages.training.run import train
 
     if is_weighted(distilled):
         if not control.artifact.done():
             train(run, [control])
-        distilled = with_anchor(run, distilled, control)
+        distilled = with_frozen_student(run, distilled, control)
     train(run, [with_targets(run, distilled, teachers.fingerprints()), control])
 
 
 def _distilled(
-    run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Ranking, control: Order
-) -> Order:
+    run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Ranking, control: TrainingJob
+) -> TrainingJob:
     cfg = run.cfg.distill
-    together = together_of(run.cfg, ranking)
+    together = ensemble_of(run.cfg, ranking)
     teaching = teaching_of(cfg, teachers, ranking, first_of(cfg, ranking), together)
     own = [cfg.objective.divergence, cfg.objective.weighting, scheduling(cfg.schedule)[0]]
     own += [] if together is None else [together.strategy]
@@ -75,12 +75,12 @@ def _distilled(
         **own_functions(*own),
     }
     if cfg.objective.weighting is not None:
-        identity["anchor"] = [control.artifact.fingerprint, cfg.keep]
+        identity["frozen_student"] = [control.artifact.fingerprint, cfg.keep]
     return _order(run, shards, teachers, "student", identity, cfg, teaching)
 
 
-def _control(run: Run, shards: ShardSet, teachers: TeacherSet) -> Order:
-    training = unaided(run)
+def _control(run: Run, shards: ShardSet, teachers: TeacherSet) -> TrainingJob:
+    training = control_config(run)
     identity = {"distill": training.model_dump(mode="json", exclude=OF_THE_TEACHER)}
     return _order(run, shards, teachers, "control", identity, training, None)
 
@@ -93,17 +93,17 @@ def _order(
     extra: dict[str, Any],
     training: DistillConfig,
     teaching: TeachingSpec | None,
-) -> Order:
+) -> TrainingJob:
     cfg = run.cfg
     data = data_spec(shards, cfg.seed, cfg.distill.validation_rows)
-    job = Job(
+    job = TrainingSpec(
         name=name,
         student=teachers.student.ref,
         training=training,
         data=data,
         objective=cfg.distill.objective if teaching else None,
         teaching=teaching,
-        at_switch=at_switch_of(training, data.sequence_length),
+        at_switch=on_switch_of(training, data.sequence_length),
         lora=cfg.distill.lora,
         rungs=cfg.distill.checkpoints,
         validate_every=cfg.distill.validate_every,
@@ -117,4 +117,4 @@ def _order(
     }
     artifact = run.artifact("distill", name, identity)
     serving = cfg.distill.serving
-    return Order("distill", job, artifact, shards.artifact, cfg.distill.save_every, serving)
+    return TrainingJob("distill", job, artifact, shards.artifact, cfg.distill.save_every, serving)

@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 from distill_ray.core.intervals import verdict
 from distill_ray.core.resampling import Resamples
-from distill_ray.core.weighting import sides
+from distill_ray.core.weighting import favourable_sets
 from distill_ray.data.examples import Questions
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.audit_table import INITIAL, initial
 from distill_ray.stages.results.final_scores import CONTROL, STUDENT, Scores
-from distill_ray.stages.results.model_scores import Sheet, Subject
+from distill_ray.stages.results.model_scores import ModelScores, ModelToScore
 from distill_ray.stages.results.shard_set import ShardSet, held_out_questions
 from distill_ray.stages.results.students import Students
 from distill_ray.stages.results.teacher_set import TeacherSet
 from distill_ray.stages.scoring.metrics import right_and_nll, task_metrics
-from distill_ray.stages.scoring.run import sheets
+from distill_ray.stages.scoring.run import score_models
 
 VERSION = 3
 
@@ -31,7 +31,7 @@ def evaluate(run: Run, shards: ShardSet, teachers: TeacherSet, students: Student
     cfg = run.cfg.evaluate
     last = students.distilled.teacher
     subjects = _subjects(run, shards, teachers, students, last)
-    made = sheets(run, shards, "evaluate", "test", subjects, cfg.text_rows)
+    made = score_models(run, shards, "evaluate", "test", subjects, cfg.text_rows)
     made.require(STUDENT, CONTROL, INITIAL)
     for name, reason in made.failed.items():
         run.note("evaluate", f"{name} is left out: {reason}")
@@ -59,23 +59,26 @@ def evaluate(run: Run, shards: ShardSet, teachers: TeacherSet, students: Student
 
 def _subjects(
     run: Run, shards: ShardSet, teachers: TeacherSet, students: Students, last: str
-) -> list[Subject]:
+) -> list[ModelToScore]:
     """KL to the last teacher's best checkpoint is measured for the three students."""
     teacher = teachers.teachers[last]
     best = teacher.serving
 
-    def pupil(subject: Subject) -> Subject:
+    def pupil(subject: ModelToScore) -> ModelToScore:
         return replace(subject, teacher=best.ref, teacher_fingerprint=best.fingerprint)
 
     made = {STUDENT: students.distilled, CONTROL: students.control}
-    trained = [Subject(name, student.ref, student.fingerprint) for name, student in made.items()]
+    trained = [
+        ModelToScore(name, student.ref, student.fingerprint) for name, student in made.items()
+    ]
     pupils = [pupil(subject) for subject in (*trained, initial(teachers))]
     return pupils + [
-        Subject(t.name, t.serving.ref, t.serving.fingerprint) for t in teachers.teachers.values()
+        ModelToScore(t.name, t.serving.ref, t.serving.fingerprint)
+        for t in teachers.teachers.values()
     ]
 
 
-def _row(run: Run, sheet: Sheet) -> dict[str, Any]:
+def _row(run: Run, sheet: ModelScores) -> dict[str, Any]:
     cfg = run.cfg.evaluate
     options = {"resamples": cfg.bootstrap, "confidence": cfg.confidence}
     return {
@@ -89,7 +92,7 @@ def _row(run: Run, sheet: Sheet) -> dict[str, Any]:
     }
 
 
-def _compare(run: Run, scored: Mapping[str, Sheet], other: str) -> list[dict[str, Any]]:
+def _compare(run: Run, scored: Mapping[str, ModelScores], other: str) -> list[dict[str, Any]]:
     """The student minus another model, question by question."""
     cfg = run.cfg.evaluate
     rows = []
@@ -113,14 +116,14 @@ def _compare(run: Run, scored: Mapping[str, Sheet], other: str) -> list[dict[str
     return rows
 
 
-def _widest(shards: ShardSet, scored: Mapping[str, Sheet], teacher: str) -> dict[str, Any]:
+def _widest(shards: ShardSet, scored: Mapping[str, ModelScores], teacher: str) -> dict[str, Any]:
     """Of every set, against the teacher that taught last."""
     if teacher not in scored:
         return {}
     table = shards.text("test").select(["row_id", "text"])
     texts = dict(zip(*(column.to_pylist() for column in table.columns)))
     return {
-        asked.name: widest(
+        asked.name: largest_gaps(
             asked,
             texts,
             *(right_and_nll(scored[who], asked.name)[1] for who in (STUDENT, teacher)),
@@ -138,16 +141,16 @@ WIDEST = 3
 
 
 def sides_of(student: Floats, other: Floats) -> dict[str, float]:
-    """As `core.weighting.Sides`.
+    """As `core.weighting.FavourableSets`.
 
     Args:
         student: [n] NLL of the right option, nats.
         other: [n] the other model's.
     """
-    return asdict(sides(student, other))
+    return asdict(favourable_sets(student, other))
 
 
-def widest(
+def largest_gaps(
     asked: Questions, texts: Mapping[str, str], student: Floats, other: Floats
 ) -> dict[str, list[dict[str, Any]]]:
     """The questions on which each side is farthest ahead: `student` and `teacher` → rows.

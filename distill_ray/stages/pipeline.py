@@ -21,7 +21,7 @@ from distill_ray.stages.results.probe_table import ProbeTable
 from distill_ray.stages.results.ranking import Ranking
 from distill_ray.stages.results.shard_set import ShardSet
 from distill_ray.stages.results.teacher_set import TeacherSet
-from distill_ray.stages.selection.adaptation_gain import proven
+from distill_ray.stages.selection.adaptation_gain import keep_if_improved
 from distill_ray.stages.shard import shard
 
 
@@ -29,10 +29,10 @@ def pipeline(run: Run) -> Iterator[Any]:
     """From corpora and candidate teachers to a student and the reasons for it, stage by stage.
 
     Each stage reads artifacts and leaves one. An artifact that exists is reused, so an interrupted
-    route resumes where it stopped. Yields each stage's result, in the order of `STAGES`.
+    route resumes where it stopped. Yields each stage's result, in the order of `PHASES`.
     """
     yield (shards := shard(run))
-    yield (teachers := proven(run, shards, adapt(run, shards)))
+    yield (teachers := keep_if_improved(run, shards, adapt(run, shards)))
     yield (audited := audit(run, shards, teachers))
     yield (probed := probe(run, shards, teachers, audited))
     yield (ranking := rank(run, audited, probed))

@@ -15,7 +15,7 @@ from distill_ray.stages.results.audit_table import AuditTable
 from distill_ray.stages.results.probe_table import CONTROL, ProbeTable
 from distill_ray.stages.results.shard_set import ShardSet, task_questions
 from distill_ray.stages.results.teacher_set import TeacherSet, softened
-from distill_ray.stages.results.trial import Plan, Trial, trial
+from distill_ray.stages.results.trial import Trial, TrialSpec, trial
 from distill_ray.stages.selection.estimates import estimate_all
 from distill_ray.stages.selection.factors import gather, next_wave
 from distill_ray.stages.trials.run import run_left
@@ -88,7 +88,7 @@ def _trial(
     teaching: TeachingSpec | None,
     identity: dict[str, Any],
 ) -> Trial:
-    plan = Plan(
+    plan = TrialSpec(
         kind="probe",
         training=training,
         validation_rows=training.validation_rows,

@@ -15,8 +15,8 @@ from distill_ray.core import ranking as core
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.audit_table import AuditTable
 from distill_ray.stages.results.probe_table import ProbeTable
-from distill_ray.stages.results.ranking import DRAWS, STAGES, Ranking
-from distill_ray.stages.selection.factors import gather, standing
+from distill_ray.stages.results.ranking import DRAWS, PHASES, Ranking
+from distill_ray.stages.selection.factors import gather, race_state
 
 VERSION = 7
 
@@ -73,13 +73,13 @@ def _ranking(
         "standings": {
             stage: [
                 asdict(row)
-                for row in core.standings(
+                for row in core.leaderboard(
                     seen.factors, seen.draws, early, late, progress=at, confidence=confidence
                 )
             ]
-            for stage, at in STAGES.items()
+            for stage, at in PHASES.items()
         },
-        "calls": {s: str(standing(cfg, seen, at, confidence)) for s, at in STAGES.items()},
+        "calls": {s: str(race_state(cfg, seen, at, confidence)) for s, at in PHASES.items()},
         "evidence": seen.rows,
         "marks": {n: found for n in seen.teachers if (found := _marks(cfg, audited.rows[n]))},
         "left_out": seen.left_out,

@@ -120,7 +120,7 @@ def _content(kind: str, location: str) -> Any:
 
 def _build(run: Run, building: Building, given: Any) -> None:
     from distill_ray.config.run import all_sources
-    from distill_ray.stages.sharding.pack_worker import Deduplicate, Pack, over_buckets
+    from distill_ray.stages.sharding.pack_worker import Deduplicate, PackBucket, over_buckets
     from distill_ray.stages.sharding.sources import write_fragments
 
     cfg, out = run.cfg, building.storage
@@ -141,7 +141,7 @@ def _build(run: Run, building: Building, given: Any) -> None:
     run.note("shard", "tokenizing and packing", done=3, total=4)
     plans = [_plan(task, answers[task.name], text) for task in cfg.tasks]
     grouped = cfg.corpora.batching == "grouped"
-    pack = Pack(out.uri, corpora, plans, cfg.corpora.sequence_length, grouped)
+    pack = PackBucket(out.uri, corpora, plans, cfg.corpora.sequence_length, grouped)
     counts = {**counts, **over_buckets(cfg.corpora.buckets, pack)}
     building.counts |= {table: dict(sorted(items.items())) for table, items in counts.items()}
     building.counts |= {"tokenizer": tokenizer, "answers": answers}
@@ -254,13 +254,13 @@ def _sample(text: pa.Table, size_bytes: int) -> Iterator[str]:
 
 
 def _plan(task: TaskConfig, answers: Mapping[str, str], text: pa.Table) -> Any:
-    from distill_ray.stages.sharding.pack_worker import TaskPlan
+    from distill_ray.stages.sharding.pack_worker import TaskSpec
 
     labelled = pc.and_(pc.equal(text["stream"], task.labelled_stream), pc.is_valid(text["label"]))
     mine = pc.and_(labelled, pc.equal(text["split"], "train"))
     keys = text.filter(mine).sort_by("key")["key"]
     kept = min(task.labelled_rows or len(keys), len(keys))
-    return TaskPlan(
+    return TaskSpec(
         labelled=task.labelled_stream,
         prompts=task.prompts_stream,
         template=task.prompt,

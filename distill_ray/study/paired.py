@@ -22,7 +22,7 @@ FIGURES = ("accuracy", "nll")
 
 
 @dataclass(frozen=True)
-class Answered:
+class PairedAnswers:
     """Everyone's answers to a task's test questions."""
 
     over: Resamples
@@ -67,7 +67,7 @@ def interval_of(differences: Sequence[tuple[Resamples, Floats]]) -> Interval:
     return differences[0][0].interval(value, draws)
 
 
-def against(tasks: Sequence[Answered], arm: str, other: str) -> dict[str, Any]:
+def against(tasks: Sequence[PairedAnswers], arm: str, other: str) -> dict[str, Any]:
     """`accuracy` and `nll`: an arm minus another over tasks, each with `verdict`; on how many tasks
     it is `better` and `worse` in accuracy; with how many of the `seeds` of all tasks it is `ahead`,
     both having read the same batches."""
@@ -76,7 +76,7 @@ def against(tasks: Sequence[Answered], arm: str, other: str) -> dict[str, Any]:
     return row | {"ahead": sum(int((x > 0).sum()) for x in leads), "seeds": sum(map(len, leads))}
 
 
-def against_teacher(tasks: Sequence[Answered], arm: str, which: str) -> dict[str, Any]:
+def against_teacher(tasks: Sequence[PairedAnswers], arm: str, which: str) -> dict[str, Any]:
     """The same against the teacher that served `last`, or the `strongest`; with the share of tasks
     on which the arm `matches` it (is not worse by the interval), `beats` it (is better by it), and
     is `not_below` it (its mean is no less)."""
@@ -92,7 +92,9 @@ def against_teacher(tasks: Sequence[Answered], arm: str, which: str) -> dict[str
     return row
 
 
-def _compared(tasks: Sequence[Answered], found: Sequence[Mapping[str, Floats]]) -> dict[str, Any]:
+def _compared(
+    tasks: Sequence[PairedAnswers], found: Sequence[Mapping[str, Floats]]
+) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for figure in FIGURES:
         pairs = [(task.over, values[figure]) for task, values in zip(tasks, found)]

@@ -17,7 +17,15 @@ from safetensors.numpy import save_file
 
 from distill_ray.bench.chaos.compare import differences
 from distill_ray.bench.chaos.config import copied, write
-from distill_ray.bench.chaos.outcomes import KINDS, Course, Kill, Round, Seen, courses, kill_of
+from distill_ray.bench.chaos.outcomes import (
+    KINDS,
+    Kill,
+    KillPlan,
+    KillResult,
+    Seen,
+    courses,
+    kill_of,
+)
 from distill_ray.bench.chaos.page import page, rows
 from distill_ray.bench.chaos.processes import below
 from distill_ray.bench.chaos.run import ChaosReport
@@ -78,8 +86,8 @@ def test_kills_are_spread_over_kinds_in_order_of_time_and_equal_for_equal_seeds(
     assert made == courses(list(KINDS), 21, seed=3) != courses(list(KINDS), 21, seed=4)
 
 
-WORKER = Round(
-    Course("worker", (0.1, 0.5), 0),
+WORKER = KillResult(
+    KillPlan("worker", (0.1, 0.5), 0),
     (Kill(41, 1, 9.0, 2), Kill(212, 12, 11.0, 2)),
     survived=True,
     differences={"student/model.safetensors": 0.0},
@@ -97,11 +105,14 @@ WORKER = Round(
         (replace(WORKER, differences={"a": math.nan}), "differs"),
         (replace(WORKER, differences={}), "differs"),
         (replace(WORKER, kills=(Kill(90, 41, 3.0), Kill(91, 1, 3.0))), "41 steps were lost"),
-        (replace(WORKER, course=Course("fewer", (0.1, 0.5), 0), differences={"a": 1e-3}), ""),
-        (replace(WORKER, course=Course("fewer", (0.1, 0.5), 0), differences={"a": 0.1}), "differs"),
+        (replace(WORKER, course=KillPlan("fewer", (0.1, 0.5), 0), differences={"a": 1e-3}), ""),
+        (
+            replace(WORKER, course=KillPlan("fewer", (0.1, 0.5), 0), differences={"a": 0.1}),
+            "differs",
+        ),
     ],
 )
-def test_what_should_not_happen_is_a_problem(changed: Round, said: str) -> None:
+def test_what_should_not_happen_is_a_problem(changed: KillResult, said: str) -> None:
     problems = changed.problems(save_every=20, tolerance=1e-2)
     assert (said in "; ".join(problems)) if said else not problems
 

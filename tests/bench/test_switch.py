@@ -31,8 +31,8 @@ def test_reading_ahead_changes_no_loss_and_every_switch_is_told(arm):
 def test_the_checkpoints_take_turns_and_say_different_things(kind, tmp_path):
     refs = switch._models(WORK, tmp_path, 2) if kind == "full" else switch._adapters(WORK, tmp_path)
     losses = {}
-    for name, ladder in {"in turns": refs, "first": refs[:1], "second": refs[1:]}.items():
-        session, _ = switch.session_with(direct.Turns(1), WORK, ladder, ahead=True)
+    for name, checkpoints in {"in turns": refs, "first": refs[:1], "second": refs[1:]}.items():
+        session, _ = switch.session_with(direct.Turns(1), WORK, checkpoints, ahead=True)
         session.optim = replace(session.optim, learning_rate=0.0)
         losses[name] = [step.loss for step in distill(session)]
     assert [s.step for s in session.teaching.switches] == [2, 6]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
-from hub import write_hub
+from hub_cache import write_hub
 
 from distill_ray.config import RunConfig, load_config
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import requests
 import yaml
-from findings import config
-from head import Head, clean_environment, head
+from ray_cluster import Head, clean_environment, head
+from tiny_run import config
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 

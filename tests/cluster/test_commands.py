@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hub import write_hub
+from hub_cache import write_hub
 
 ROOT = Path(__file__).parents[2]
 
@@ -78,7 +78,7 @@ def test_what_is_no_cluster_file_is_said_in_one_message(
 
 
 def test_an_option_that_ray_start_does_not_have_is_found() -> None:
-    from distill_ray.runtime.launcher import start_problems
+    from distill_ray.runtime.ray_launcher import start_problems
 
     assert not list(start_problems("here", "ray start --head --num-cpus=0\n--dashboard-host=::1"))
     (problem,) = start_problems("here", "ray start --address=$RAY_HEAD_IP:6379 --num-cpu=0")

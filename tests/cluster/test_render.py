@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from findings import config
+from tiny_run import config
 
 from distill_ray.cluster.machines import MACHINES, RESERVE, choose
 from distill_ray.cluster.needs import Group, groups

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from findings import config
-from head import clean_environment
+from ray_cluster import clean_environment
+from tiny_run import config
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 RAY = Path(sys.executable).parent / "ray"

@@ -16,10 +16,10 @@ import psutil
 import pytest
 import requests
 import yaml
-from findings import config
-from head import Head, clean_environment, command_line, head
-from listening import beyond_loopback, listening
-from route import manifests
+from cli_runs import manifests
+from open_ports import beyond_loopback, listening
+from ray_cluster import Head, clean_environment, command_line, head
+from tiny_run import config
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 

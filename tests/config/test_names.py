@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from findings import config
 from pydantic import TypeAdapter
+from tiny_run import config
 
 import distill_ray
 from distill_ray.config import RunConfig, load_config

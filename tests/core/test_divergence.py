@@ -16,7 +16,7 @@ from oracles import divergence as oracle
 
 from distill_ray.core.divergence import DIVERGENCES, jsd
 from distill_ray.core.head import Head
-from distill_ray.core.head_loss import Supervision, head_loss
+from distill_ray.core.head_loss import LossTargets, head_loss
 
 N, V = 9, 7
 EYE = torch.eye(V)
@@ -47,9 +47,9 @@ class Loss:
         if self.against_teacher:
             teacher = Head((reference,), (EYE,), V)
             kind = DIVERGENCES[self.name]
-            target = Supervision(ids, none, teacher, weight, kind, self.options, self.temperature)
+            target = LossTargets(ids, none, teacher, weight, kind, self.options, self.temperature)
         else:
-            target = Supervision(reference, weight)
+            target = LossTargets(reference, weight)
         return head_loss(Head((student,), (EYE,), V), target, chunk_bytes=chunk_bytes)
 
 

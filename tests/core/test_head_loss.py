@@ -9,7 +9,7 @@ import torch
 
 from distill_ray.core.divergence import DIVERGENCES, forward_kl
 from distill_ray.core.head import TILE, Head
-from distill_ray.core.head_loss import Supervision, gold_nll, head_loss
+from distill_ray.core.head_loss import LossTargets, gold_nll, head_loss
 
 N, V, H, PADDED = 13, 11, 6, 14
 
@@ -30,7 +30,7 @@ def teacher(hidden=9):
 
 def supervision(**changes):
     rng = torch.Generator().manual_seed(5)
-    made = Supervision(
+    made = LossTargets(
         gold=torch.randint(0, V, (N,), generator=rng),
         gold_weight=torch.rand(N, generator=rng),
         reference=teacher(),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from oracles import matching as oracle
 
-from distill_ray.core.matching import DISTANCES, Match, Matching, Towards, pairs_of
+from distill_ray.core.matching import DISTANCES, Match, Matching, MatchTargets, pairs_of
 
 N, T, MINE, THEIRS = 7, 5, 4, 6
 LAYERS = {"hidden": 2, "attention": 1}
@@ -41,7 +41,7 @@ def states(width, seed):
 
 def towards(width=THEIRS, **changes):
     weight = torch.tensor([0.5, 0.0, 1.0, 0.25, 0.0, 2.0, 1.0], dtype=torch.float64)
-    return replace(Towards("t", states(width, 20), weight), **changes)
+    return replace(MatchTargets("t", states(width, 20), weight), **changes)
 
 
 def by_definition(module, mine, target, *, hidden, attention):
@@ -103,7 +103,7 @@ def test_the_sum_over_parts_is_the_sum_over_all_tokens():
     module, mine, target = made(), states(MINE, 10), towards()
     whole, each = module(mine, target)
     parts = [
-        module(cut(mine, rows), Towards("t", cut(target.states, rows), target.weight[rows]))
+        module(cut(mine, rows), MatchTargets("t", cut(target.states, rows), target.weight[rows]))
         for rows in (slice(0, 2), slice(2, N))
     ]
     assert float(sum(part[0] for part in parts)) == pytest.approx(float(whole), rel=1e-12)
@@ -144,7 +144,7 @@ def test_no_token_with_weight_is_a_zero_that_keeps_its_graph():
 
 def test_without_a_projection_states_are_compared_as_they_are():
     module, mine = made(projection=False, kinds=("hidden",)), states(MINE, 10)
-    same = Towards("t", mine, towards().weight)
+    same = MatchTargets("t", mine, towards().weight)
     total, _ = module(mine, same)
     assert list(module.parameters()) == []
     assert float(total) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distill_ray.core.memory import CHUNK_BYTES, Sizes, training_need
+from distill_ray.core.memory import CHUNK_BYTES, ModelShape, training_need
 from distill_ray.engine.backends.optim import OptimSpec, adamw
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
@@ -21,7 +21,7 @@ INIT = {
 
 
 def need(**changes: object):
-    sizes = Sizes(parameters=1_000_000, hidden=64, layers=2, vocabulary=500)
+    sizes = ModelShape(parameters=1_000_000, hidden=64, layers=2, vocabulary=500)
     base = {"rows": 4, "length": 32, "workers": 4, "zero_stage": 0, "width": 4}
     return training_need(sizes, **{**base, **changes})
 
@@ -32,7 +32,7 @@ def test_weights_gradients_and_states_are_what_torch_holds() -> None:
     model(input_ids=torch.zeros(1, 4, dtype=torch.int64)).logits.sum().backward()
     optimiser.step()
     count = sum(p.numel() for p in model.parameters())
-    sizes = Sizes(count, 64, 2, 500)
+    sizes = ModelShape(count, 64, 2, 500)
     made = training_need(sizes, rows=1, length=4, workers=1, zero_stage=0, width=4)
     assert made.parameters == sum(p.nbytes for p in model.parameters())
     assert made.gradients == sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
@@ -65,7 +65,7 @@ def test_half_precision_without_shards_computes_with_copies_of_float32_weights()
 
 
 def test_a_teacher_adds_its_weights_and_no_logits() -> None:
-    alone, beside = need(), need(teacher=Sizes(3_000_000, 128, 4, 500))
+    alone, beside = need(), need(teacher=ModelShape(3_000_000, 128, 4, 500))
     assert beside.total - alone.total == beside.teacher == 12_000_000
 
 

@@ -9,7 +9,7 @@ import torch
 
 from distill_ray.core.divergence import DIVERGENCES, forward_kl
 from distill_ray.core.head import Head
-from distill_ray.core.head_loss import Supervision, gold_nll, head_loss
+from distill_ray.core.head_loss import LossTargets, gold_nll, head_loss
 from distill_ray.core.mixture import Mixture
 
 N, V, M = 13, 11, 3
@@ -38,7 +38,7 @@ def drawn_weights():
 
 def supervision(reference, **changes):
     rng = torch.Generator().manual_seed(5)
-    made = Supervision(
+    made = LossTargets(
         gold=torch.randint(0, V, (N,), generator=rng),
         gold_weight=torch.rand(N, generator=rng),
         reference=reference,
@@ -151,7 +151,7 @@ def test_one_teacher_that_is_not_a_number_where_it_counts_makes_the_loss_none():
 def test_no_tokens_are_a_nought_with_a_graph():
     head = Head((torch.zeros(0, 6, requires_grad=True),), (randn(14, 6, seed=2),), V)
     nothing = torch.zeros(0)
-    target = Supervision(nothing.long(), nothing, Mixture((None, None), torch.zeros(0, 2)), nothing)
+    target = LossTargets(nothing.long(), nothing, Mixture((None, None), torch.zeros(0, 2)), nothing)
     found = head_loss(head, target)
     assert found.total == 0 and found.total.requires_grad
 

@@ -5,7 +5,7 @@ import pytest
 
 from distill_ray.core import ranking
 from distill_ray.core.calibration import brier_each, ece
-from distill_ray.core.ranking import Draws, standings
+from distill_ray.core.ranking import Draws, leaderboard
 
 EARLY = {"ease": "critical", "peak": "medium", "domain": "high", "calibration": "medium"}
 LATE = {"ease": "low", "peak": "high", "domain": "very_high", "calibration": "high"}
@@ -42,12 +42,12 @@ def test_a_score_of_equal_factors_is_that_factor_at_any_progress():
     [(1.0, 4.0, 0.5), (4.0, 4.0, 1), (0.0, 4.0, 0), (-1.0, 4.0, 0), (-1.0, -0.5, 0), (0.0, 0.0, 0)],
 )
 def test_ease_is_the_root_of_what_moved_relative_to_the_best_teacher(moved, best, expected):
-    assert ranking.ease(moved, best) == expected
+    assert ranking.learnability(moved, best) == expected
 
 
 def test_ease_of_draws_is_taken_draw_by_draw():
     moved, best = np.array([0.5, 2.0, -1.0]), np.array([2.0, 2.0, -0.5])
-    assert ranking.ease(moved, best).tolist() == [0.5, 1.0, 0.0]
+    assert ranking.learnability(moved, best).tolist() == [0.5, 1.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_ease_of_draws_is_taken_draw_by_draw():
     [(0.25, 0.25, 0), (1, 0.25, 1), (0.625, 0.25, 0.5), (0.1, 0.25, 0), (1, 1, 0)],
 )
 def test_peak_counts_from_the_majority_class(accuracy, chance, expected):
-    assert ranking.peak(accuracy, chance) == expected
+    assert ranking.accuracy_above_chance(accuracy, chance) == expected
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def _standings(progress, noise=0.05, **changes):
         name: {f: value + noise * rng.normal(size=2000) for f, value in factors.items()}
         for name, factors in FACTORS.items()
     }
-    return standings(FACTORS, Draws(drawn), EASE_ONLY, PEAK_ONLY, progress=progress, **changes)
+    return leaderboard(FACTORS, Draws(drawn), EASE_ONLY, PEAK_ONLY, progress=progress, **changes)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_the_chance_of_being_best_is_the_share_of_draws_that_are_won():
     spread = 0.1 / np.sqrt(2)
     drawn = {n: {"ease": m + spread * rng.normal(size=40000)} for n, m in (("a", 0.55), ("b", 0.5))}
     points = {"a": {"ease": 0.55}, "b": {"ease": 0.5}}
-    rows = standings(points, Draws(drawn), {"ease": 1.0}, {"ease": 1.0}, progress=0)
+    rows = leaderboard(points, Draws(drawn), {"ease": 1.0}, {"ease": 1.0}, progress=0)
     assert rows[0].probability_best == pytest.approx(0.691, abs=0.01)
 
 
@@ -162,7 +162,7 @@ def test_the_deciding_factor_separates_a_teacher_from_its_best_rival():
 
 
 def test_a_lone_teacher_is_best_for_certain():
-    (row,) = standings(
+    (row,) = leaderboard(
         {"a": {"ease": 0.4}}, Draws({"a": {"ease": np.full(10, 0.4)}}),
         {"ease": 1.0}, {"ease": 1.0}, progress=0.5,
     )  # fmt: skip

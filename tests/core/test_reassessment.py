@@ -6,19 +6,19 @@ import pytest
 
 from distill_ray.core import schedules
 from distill_ray.core.schedule import (
-    Ladders,
-    Measure,
+    MeasurementRequest,
     Observation,
+    RankingWeights,
     Reassessment,
     Rules,
     ScheduleState,
     Smoothing,
-    Weighted,
+    TeacherCheckpoints,
     advance,
 )
 from distill_ray.core.schedules import candidate_scores
 
-EASY_EARLY = Weighted(
+EASY_EARLY = RankingWeights(
     factors={"easy": {"ease": 1.0, "peak": 0.0}, "strong": {"ease": 0.0, "peak": 1.0}},
     early={"ease": 1.0, "peak": 0.0},
     late={"ease": 0.0, "peak": 1.0},
@@ -27,7 +27,7 @@ EASY_EARLY = Weighted(
 
 
 def ladders(ranking=EASY_EARLY):
-    return Ladders({"easy": 3, "strong": 4}, max_steps=100, ranking=ranking)
+    return TeacherCheckpoints({"easy": 3, "strong": 4}, max_steps=100, ranking=ranking)
 
 
 def rules(*at, margin=0.0, **smoothing):
@@ -96,7 +96,7 @@ def test_a_step_without_validation_reassesses_nothing():
 
 
 @pytest.mark.parametrize(
-    ("decide", "rung"),
+    ("decide", "checkpoint_index"),
     [
         (schedules.fixed, 3),
         (schedules.equal_stages, 2),
@@ -105,27 +105,27 @@ def test_a_step_without_validation_reassesses_nothing():
     ],
     ids=["fixed", "equal_stages", "at_steps", "on_plateau"],
 )
-def test_the_new_teacher_enters_at_the_rung_of_the_schedule(decide, rung):
+def test_the_new_teacher_enters_at_the_rung_of_the_schedule(decide, checkpoint_index):
     seen = Observation(50, 1.0, 0.8)
     moved = advance(ScheduleState("easy", 1), seen, ladders(), decide, rules(0.25, 0.75))
     state, switch = moved.state, moved.switch
-    assert (state.teacher, state.rung, state.losses) == ("strong", rung, ())
-    assert (switch.to_teacher, switch.to_rung) == ("strong", rung)
+    assert (state.teacher, state.checkpoint_index, state.losses) == ("strong", checkpoint_index, ())
+    assert (switch.to_teacher, switch.to_checkpoint) == ("strong", checkpoint_index)
 
 
 def test_a_shorter_ladder_is_entered_at_its_best_rung():
-    turned = Weighted(
+    turned = RankingWeights(
         factors={"easy": {"ease": 0.0, "peak": 1.0}, "strong": {"ease": 1.0, "peak": 0.0}},
         early=EASY_EARLY.early,
         late=EASY_EARLY.late,
     )
     plateau = partial(schedules.on_plateau, window=1000)
     states, _ = play([0.8], rules(0.75), plateau, ScheduleState("strong", 3), turned)
-    assert (states[-1].teacher, states[-1].rung) == ("easy", 2)
+    assert (states[-1].teacher, states[-1].checkpoint_index) == ("easy", 2)
 
 
 def test_a_reassessment_needs_a_ranking():
-    with pytest.raises(ValueError, match="needs the ladders' ranking"):
+    with pytest.raises(ValueError, match="needs the checkpoints' ranking"):
         play([0.9], rules(0.5), ranking=None)
 
 
@@ -146,7 +146,7 @@ def test_progress_is_smoothed_and_monotone_as_asked(smoothing, expected):
 
 # Ranked anew, with probes
 
-DEEP = Ladders({"easy": 3, "strong": 2}, max_steps=100, ranking=EASY_EARLY)
+DEEP = TeacherCheckpoints({"easy": 3, "strong": 2}, max_steps=100, ranking=EASY_EARLY)
 
 
 def ranked_at(step, probes, *, state=None, progress=0.5, **options):
@@ -154,7 +154,7 @@ def ranked_at(step, probes, *, state=None, progress=0.5, **options):
     state = state or ScheduleState("easy", 1)
     decide = partial(schedules.ranked, **{"every": 10, **options})
     asked = advance(state, Observation(step, 1.0), DEEP, decide)
-    if not isinstance(asked, Measure):
+    if not isinstance(asked, MeasurementRequest):
         return None, asked
     figures = {c: {"moved": m, "closed": c_} for c, (m, c_) in probes.items()}
     assert figures.keys() == set(asked.of)
@@ -167,7 +167,7 @@ PROBES = {("easy", 1): (1.0, 0.4), ("easy", 2): (1.0, 0.8), ("strong", 1): (0.25
 
 def test_candidates_are_the_one_that_serves_the_next_and_each_teacher_s_best():
     asked, _ = ranked_at(10, PROBES, probe_steps=5)
-    assert asked == Measure("probes", tuple(PROBES), {"steps": 5, "rows": 16})
+    assert asked == MeasurementRequest("probes", tuple(PROBES), {"steps": 5, "rows": 16})
     top = {("easy", 2): (1.0, 1.0), ("strong", 1): (1.0, 1.0)}
     asked, _ = ranked_at(10, top, state=ScheduleState("easy", 2))
     assert asked.of == tuple(top), "each once"
@@ -176,7 +176,9 @@ def test_candidates_are_the_one_that_serves_the_next_and_each_teacher_s_best():
 def test_scores_take_ease_from_the_probe_and_the_rest_from_the_teacher_as_far_as_it_had_come():
     scores = candidate_scores(
         {("a", 0): {"moved": 4.0, "closed": 0.2}, ("a", 1): {"moved": 1.0, "closed": 0.8}},
-        Weighted({"a": {"ease": 0.3, "peak": 0.6}}, {"ease": 1.0, "peak": 0.0}, EASY_EARLY.late),
+        RankingWeights(
+            {"a": {"ease": 0.3, "peak": 0.6}}, {"ease": 1.0, "peak": 0.0}, EASY_EARLY.late
+        ),
         progress=0.25,
     )
     # Ease √(4/4) and √(1/4); of the teacher's peak of .6, a quarter and all.
@@ -201,13 +203,13 @@ def test_the_checkpoint_alone_changes_where_the_next_one_hands_over_more():
     assert moved.state.checkpoint == ("easy", 2)
 
 
-@pytest.mark.parametrize(("margin", "rung"), [(0.0, 2), (0.45, 2), (0.46, 1)])
-def test_a_lead_below_the_margin_changes_nothing_but_is_told(margin, rung):
+@pytest.mark.parametrize(("margin", "checkpoint_index"), [(0.0, 2), (0.45, 2), (0.46, 1)])
+def test_a_lead_below_the_margin_changes_nothing_but_is_told(margin, checkpoint_index):
     # At progress .1, ease counts .9: it is 1 for the next checkpoint and 1/2 for this one.
     probes = {**PROBES, ("easy", 2): (4.0, 0.8)}
     _, moved = ranked_at(10, probes, progress=0.1, margin=margin)
-    assert moved.state.rung == rung
-    assert moved.switch.changes is (rung == 2)
+    assert moved.state.checkpoint_index == checkpoint_index
+    assert moved.switch.changes is (checkpoint_index == 2)
 
 
 def test_it_is_asked_every_so_many_steps_since_the_last_time():
@@ -227,14 +229,17 @@ def test_an_interval_below_one_is_a_share_of_all_steps(every, first):
 
 
 def test_nothing_is_measured_where_there_is_nothing_to_choose():
-    state, alone = ScheduleState("a", 1), Ladders({"a": 2}, max_steps=8, ranking=EASY_EARLY)
+    state, alone = (
+        ScheduleState("a", 1),
+        TeacherCheckpoints({"a": 2}, max_steps=8, ranking=EASY_EARLY),
+    )
     moved = advance(state, Observation(4, 1.0), alone, partial(schedules.ranked, every=2))
     assert (moved.state.checkpoint, moved.switch) == (("a", 1), None)
     assert isinstance(
         advance(
             ScheduleState("a", 0), Observation(4, 1.0), alone, partial(schedules.ranked, every=2)
         ),
-        Measure,
+        MeasurementRequest,
     )
 
 
@@ -249,7 +254,7 @@ def test_without_an_interval_it_is_asked_where_the_loss_is_flat_and_a_window_lat
 
 
 def test_nothing_is_ranked_without_a_ranking():
-    with pytest.raises(ValueError, match="needs the ladders' ranking"):
+    with pytest.raises(ValueError, match="needs the checkpoints' ranking"):
         advance(
             ScheduleState("easy", 1), Observation(9, 1.0), ladders(None),
             partial(schedules.ranked, every=1),

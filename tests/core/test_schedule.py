@@ -10,25 +10,25 @@ import pytest
 
 from distill_ray.core import schedule, schedules
 from distill_ray.core.schedule import (
-    Ladders,
-    Measure,
+    MeasurementRequest,
     Observation,
     Reassessment,
     Rules,
     ScheduleState,
+    TeacherCheckpoints,
     advance,
     progress,
 )
 
-LADDERS = Ladders({"a": 3, "b": 4}, max_steps=10)
+LADDERS = TeacherCheckpoints({"a": 3, "b": 4}, max_steps=10)
 
 
 def serving(decide, *, steps, losses=None, ladders=LADDERS, start=None):
-    """The rung that serves each of the steps 0 … steps - 1, and the switches on the way."""
+    """The checkpoint that serves each of the steps 0 … steps - 1, and the switches on the way."""
     state = start or ScheduleState("a", 0)
     rungs, switches = [], []
     for step in range(steps):
-        rungs.append(state.rung)
+        rungs.append(state.checkpoint_index)
         loss = 1.0 if losses is None else losses[step]
         moved = advance(state, Observation(step + 1, loss), ladders, decide)
         state, switch = moved.state, moved.switch
@@ -45,7 +45,10 @@ def test_fixed_keeps_the_best_rung():
 def test_at_steps_hands_over_on_the_listed_steps_and_not_before():
     rungs, switches = serving(partial(schedules.at_steps, steps=(3, 5)), steps=10)
     assert rungs == [0, 0, 0, 1, 1, 2, 2, 2, 2, 2]
-    assert [(s.step, s.from_rung, s.to_rung) for s in switches] == [(3, 0, 1), (5, 1, 2)]
+    assert [(s.step, s.from_checkpoint, s.to_checkpoint) for s in switches] == [
+        (3, 0, 1),
+        (5, 1, 2),
+    ]
 
 
 def test_at_steps_stops_at_the_best_rung():
@@ -55,13 +58,13 @@ def test_at_steps_stops_at_the_best_rung():
 
 @pytest.mark.parametrize(("rungs", "steps"), [(3, 10), (3, 9), (4, 10), (1, 7), (5, 5)])
 def test_equal_stages_gives_every_rung_its_share_in_order(rungs, steps):
-    ladders = Ladders({"a": rungs}, max_steps=steps)
+    ladders = TeacherCheckpoints({"a": rungs}, max_steps=steps)
     served, switches = serving(schedules.equal_stages, steps=steps, ladders=ladders)
     assert served == sorted(served)
     assert all(abs(served.count(r) - steps / rungs) < 1 for r in range(rungs))
     for switch in switches:
-        assert served[switch.step - 1] == switch.from_rung
-        assert served[switch.step] == switch.to_rung == switch.from_rung + 1
+        assert served[switch.step - 1] == switch.from_checkpoint
+        assert served[switch.step] == switch.to_checkpoint == switch.from_checkpoint + 1
 
 
 def test_equal_stages_has_no_handover_after_the_last_rung():
@@ -81,7 +84,9 @@ def test_equal_stages_has_no_handover_after_the_last_rung():
 def test_a_timetable_says_beforehand_which_rung_a_run_will_take(decide, start):
     state = ScheduleState("a", start)
     taken, _ = serving(decide, steps=LADDERS.max_steps, start=state)
-    assert schedule.timetable(state, LADDERS, decide) == [("a", rung) for rung in taken]
+    assert schedule.static_plan(state, LADDERS, decide) == [
+        ("a", checkpoint_index) for checkpoint_index in taken
+    ]
 
 
 def test_on_plateau_hands_over_after_two_flat_windows_and_starts_counting_anew():
@@ -144,7 +149,7 @@ def test_every_schedule_in_the_table_is_replayed_here():
 def answered(state, seen, ladders, decide, rules=None):
     """One step of a schedule whose questions are answered; figures depend on the step alone."""
     asked = []
-    while isinstance(moved := advance(state, seen, ladders, decide, rules), Measure):
+    while isinstance(moved := advance(state, seen, ladders, decide, rules), MeasurementRequest):
         asked.append(moved)
         draw = Random(seen.step)
         figures = {
@@ -157,12 +162,12 @@ def answered(state, seen, ladders, decide, rules=None):
 
 @pytest.mark.parametrize("decide", RUNS.values(), ids=RUNS.keys())
 def test_a_state_saved_anywhere_goes_on_with_the_same_switches(decide):
-    late_bloomer = schedule.Weighted(
+    late_bloomer = schedule.RankingWeights(
         factors={"a": {"ease": 1.0, "peak": 0.0}, "b": {"ease": 0.0, "peak": 1.0}},
         early={"ease": 1.0, "peak": 0.0},
         late={"ease": 0.0, "peak": 1.0},
     )
-    ladders = Ladders({"a": 3, "b": 4}, max_steps=40, ranking=late_bloomer)
+    ladders = TeacherCheckpoints({"a": 3, "b": 4}, max_steps=40, ranking=late_bloomer)
     rules = Rules(Reassessment((0.3, 0.7)))
     seen = [Observation(0, math.nan)] + [
         Observation(i + 1, 1 / (1 + i % 11), progress=i / 40 if i % 3 == 0 else None)
@@ -191,14 +196,16 @@ def test_a_state_saved_anywhere_goes_on_with_the_same_switches(decide):
 def test_what_a_schedule_asks_changes_nothing_until_it_is_answered():
     state = ScheduleState("a", 1, losses=(2.0,), memory={"teacher": "a", "stage": 0, "best": [0.0]})
     seen = Observation(9, 1.0)
-    asked = advance(state, seen, Ladders({"a": 3}, 12), schedules.scd)
-    assert asked == Measure("divergences", (("a", 0), ("a", 1), ("a", 2)), {"to_best": False})
+    asked = advance(state, seen, TeacherCheckpoints({"a": 3}, 12), schedules.scd)
+    assert asked == MeasurementRequest(
+        "divergences", (("a", 0), ("a", 1), ("a", 2)), {"to_best": False}
+    )
     figures = {c: {"student": float(c[1] != 0)} for c in asked.of}
     known = replace(state, memory={**state.memory, "best": [0.0, 0.0, 0.0]})
     moved = advance(
         known,
         replace(seen, measured={"divergences": figures}),
-        Ladders({"a": 3}, 12),
+        TeacherCheckpoints({"a": 3}, 12),
         schedules.scd,
     )
     assert moved.state.checkpoint == ("a", 0)
@@ -210,10 +217,10 @@ def test_what_a_schedule_asks_changes_nothing_until_it_is_answered():
 
 def scd_at(step, best, student, *, state=None, ladders=None, **options):
     """What SCD chooses with these divergences, and whether it asked for those to the best."""
-    ladders = ladders or Ladders({"a": len(best)}, max_steps=9)
+    ladders = ladders or TeacherCheckpoints({"a": len(best)}, max_steps=9)
     state = state or ScheduleState("a", 0)
     asked = advance(state, Observation(step, 1.0), ladders, partial(schedules.scd, **options))
-    if not isinstance(asked, Measure):
+    if not isinstance(asked, MeasurementRequest):
         return asked, None
     rows = zip(asked.of, best, student, strict=True)
     figures = {c: {"best": b, "student": s} for c, b, s in rows}
@@ -224,7 +231,7 @@ def scd_at(step, best, student, *, state=None, ladders=None, **options):
 
 
 @pytest.mark.parametrize(
-    ("best", "student", "rung"),
+    ("best", "student", "checkpoint_index"),
     [
         ([3.0, 1.0, 0.0], [0.0, 1.0, 4.0], 1),
         ([3.0, 1.0, 0.0], [0.0, 9.0, 9.0], 0),
@@ -235,9 +242,9 @@ def scd_at(step, best, student, *, state=None, ladders=None, **options):
         ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0], 2),
     ],
 )
-def test_scd_takes_the_least_sum_of_both_distances(best, student, rung):
+def test_scd_takes_the_least_sum_of_both_distances(best, student, checkpoint_index):
     moved, _ = scd_at(0, best, student)
-    assert moved.state.checkpoint == ("a", rung)
+    assert moved.state.checkpoint == ("a", checkpoint_index)
     sums = {f"checkpoint {k + 1}": b + s for k, (b, s) in enumerate(zip(best, student))}
     assert moved.switch.numbers == sums
 
@@ -248,14 +255,14 @@ def test_scd_asks_at_the_first_step_of_each_stage_and_of_the_best_once():
         moved, to_best = scd_at(step, [2.0, 1.0, 0.0], [step / 3, 1.0, 3 - step / 3], state=state)
         state = moved.state
         asked += [] if to_best is None else [(step, to_best)]
-        chosen.append(state.rung)
-    # Rung 0 costs 2 + s/3, rung 1 costs 2, rung 2 costs 3 - s/3; of equal ones the later.
+        chosen.append(state.checkpoint_index)
+    # Checkpoint 0 costs 2 + s/3, checkpoint 1 costs 2, checkpoint 2 costs 3 - s/3.
     assert asked == [(0, True), (3, False), (6, False)]
     assert chosen == [1, 1, 1, 2, 2, 2, 2, 2, 2, 2]
 
 
 def test_scd_may_have_any_number_of_stages():
-    ladders = Ladders({"a": 2}, max_steps=12)
+    ladders = TeacherCheckpoints({"a": 2}, max_steps=12)
     state, asked = ScheduleState("a", 0), []
     for step in range(12):
         moved, to_best = scd_at(step, [0.0, 0.0], [0, 0], state=state, ladders=ladders, stages=4)
@@ -265,7 +272,7 @@ def test_scd_may_have_any_number_of_stages():
 
 
 def test_scd_of_another_teacher_measures_its_ladder():
-    ladders = Ladders({"a": 2, "b": 3}, max_steps=12)
+    ladders = TeacherCheckpoints({"a": 2, "b": 3}, max_steps=12)
     state = ScheduleState("b", 2, memory={"teacher": "a", "stage": 0, "best": [1.0, 0.0]})
     moved, to_best = scd_at(1, [0.0, 1.0, 1.0], [0.0] * 3, state=state, ladders=ladders)
     assert to_best is True
@@ -282,7 +289,7 @@ def test_an_assessment_that_changes_nothing_is_told_all_the_same():
 
 
 @pytest.mark.parametrize(
-    ("decide", "rung", "begun"),
+    ("decide", "checkpoint_index", "begun"),
     [
         (schedules.fixed, 2, True),
         (schedules.equal_stages, 0, True),
@@ -292,18 +299,20 @@ def test_an_assessment_that_changes_nothing_is_told_all_the_same():
         (schedules.scd, 2, False),
     ],
 )
-def test_a_schedule_says_where_it_begins_unless_it_must_measure_first(decide, rung, begun):
+def test_a_schedule_says_where_it_begins_unless_it_must_measure_first(
+    decide, checkpoint_index, begun
+):
     state = schedule.begin("a", LADDERS, decide)
-    assert (state.checkpoint, state.begun, state.losses) == (("a", rung), begun, ())
+    assert (state.checkpoint, state.begun, state.losses) == (("a", checkpoint_index), begun, ())
 
 
 def test_a_schedule_that_measures_has_no_timetable():
     with pytest.raises(ValueError, match="divergences has no timetable"):
-        schedule.timetable(ScheduleState("a", 0), LADDERS, schedules.scd)
+        schedule.static_plan(ScheduleState("a", 0), LADDERS, schedules.scd)
 
 
 def test_the_next_rung_is_read_shortly_before_its_known_turn():
-    ladders = Ladders({"a": 2}, max_steps=200)
+    ladders = TeacherCheckpoints({"a": 2}, max_steps=200)
     state, upcoming = ScheduleState("a", 0), []
     for step in range(1, 200):
         moved = advance(state, Observation(step, 1.0), ladders, schedules.equal_stages)

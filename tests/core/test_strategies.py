@@ -11,14 +11,14 @@ import torch
 from distill_ray.core.divergence import forward_kl
 from distill_ray.core.strategies import (
     STRATEGIES,
-    Instances,
+    EnsembleBatch,
     at_random,
     average,
     best_of,
     by_domain,
     confidence,
     confidence_weights,
-    member_rung,
+    member_checkpoint,
     require_weights,
 )
 
@@ -34,7 +34,7 @@ def instances(streams=("notes", "triage.labelled", "notes"), row=(0, 0, 1, 2, 2)
         "row": torch.tensor(row),
         "losses": lambda: pytest.fail("nobody needs the losses"),
     }
-    return Instances(**{**made, **changes})
+    return EnsembleBatch(**{**made, **changes})
 
 
 def test_the_average_gives_all_the_same():
@@ -151,7 +151,15 @@ def test_a_domain_goes_to_the_least_loss_and_a_tie_to_the_first():
 @pytest.mark.parametrize("longest", [1, 2, 3, 7])
 def test_members_climb_their_own_ladders_in_equal_stages(longest):
     for own in range(1, longest + 1):
-        rungs = [member_rung(rung, own, longest) for rung in range(longest)]
+        rungs = [
+            member_checkpoint(checkpoint_index, own, longest) for checkpoint_index in range(longest)
+        ]
         assert rungs[0] == 0 and rungs[-1] == own - 1
         assert set(rungs) == set(range(own)) and rungs == sorted(rungs)
-    assert [member_rung(rung, 2, 5) for rung in range(5)] == [0, 0, 0, 1, 1]
+    assert [member_checkpoint(checkpoint_index, 2, 5) for checkpoint_index in range(5)] == [
+        0,
+        0,
+        0,
+        1,
+        1,
+    ]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill_ray.core.weighting import adaptive, means_of, sides
+from distill_ray.core.weighting import adaptive, favourable_sets, means_of
 
 
 def drawn(seed, size=200):
@@ -12,11 +12,11 @@ def drawn(seed, size=200):
 
 
 def test_the_weight_is_the_anchor_s_share_of_both_losses():
-    anchor, teacher = drawn(0), drawn(1)
-    expected = [a / (a + t) for a, t in zip(anchor.tolist(), teacher.tolist(), strict=True)]
-    assert adaptive(anchor, teacher).tolist() == pytest.approx(expected)
-    log_ratio = anchor.log() - teacher.log()
-    torch.testing.assert_close(adaptive(anchor, teacher), torch.sigmoid(log_ratio))
+    frozen_student, teacher = drawn(0), drawn(1)
+    expected = [a / (a + t) for a, t in zip(frozen_student.tolist(), teacher.tolist(), strict=True)]
+    assert adaptive(frozen_student, teacher).tolist() == pytest.approx(expected)
+    log_ratio = frozen_student.log() - teacher.log()
+    torch.testing.assert_close(adaptive(frozen_student, teacher), torch.sigmoid(log_ratio))
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-30, 0.7, 40.0])
@@ -26,8 +26,8 @@ def test_equal_losses_give_one_half(value):
 
 
 def test_swapped_losses_give_the_rest():
-    anchor, teacher = drawn(2), drawn(3)
-    both = adaptive(anchor, teacher) + adaptive(teacher, anchor)
+    frozen_student, teacher = drawn(2), drawn(3)
+    both = adaptive(frozen_student, teacher) + adaptive(teacher, frozen_student)
     torch.testing.assert_close(both, torch.ones_like(both))
 
 
@@ -55,7 +55,7 @@ def test_nothing_has_no_means():
 def test_what_both_sides_win_differs_by_the_risk_gap():
     student, teacher = drawn(4).numpy(), drawn(5).numpy()
     student[:20] = teacher[:20]
-    found = sides(student, teacher)
+    found = favourable_sets(student, teacher)
     ahead, behind = student < teacher, student > teacher
     assert found.student_share == ahead.mean() and found.teacher_share == behind.mean()
     assert found.student_share + found.teacher_share == pytest.approx(0.9)
@@ -67,11 +67,13 @@ def test_what_both_sides_win_differs_by_the_risk_gap():
 
 def test_sides_swap_with_the_models():
     student, teacher = drawn(6).numpy(), drawn(7).numpy()
-    one, other = sides(student, teacher), sides(teacher, student)
+    one, other = favourable_sets(student, teacher), favourable_sets(teacher, student)
     assert (one.gain, one.student_share) == (other.loss, other.teacher_share)
     assert one.gap == pytest.approx(-other.gap)
 
 
 def test_equal_models_win_nothing():
     loss = np.asarray([0.5, 2.0])
-    assert vars(sides(loss, loss)) == dict.fromkeys(vars(sides(loss, loss)), 0.0)
+    assert vars(favourable_sets(loss, loss)) == dict.fromkeys(
+        vars(favourable_sets(loss, loss)), 0.0
+    )

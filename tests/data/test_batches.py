@@ -2,8 +2,8 @@
 
 from collections import Counter
 
-import packed
 import pytest
+import shard_sets as packed
 import torch
 
 from distill_ray.data.batches import MixedRows, Rows, Stream, collate, in_order

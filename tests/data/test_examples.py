@@ -1,11 +1,11 @@
 """Questions: what comes before a prior, what ends an answer, and parts of a set."""
 
-import chats
+import chat_tokenizer as chats
 import pytest
 
 from distill_ray.data.examples import questions, up_to
+from distill_ray.data.prompt_format import Chat, Plain
 from distill_ray.data.tokenizer import train_tokenizer
-from distill_ray.data.wording import Chat, Plain
 
 ROWS = [
     {"row_id": f"r{i}", "text": f"a finding {i}", "label": "xy"[i % 2], "group": f"g{i // 2}"}
@@ -18,9 +18,9 @@ def tokenizer():
     return train_tokenizer(["a finding of the heart", "one", "two"] * 9, 300)
 
 
-def asked(wording, template="{text}\nOrgan:", answers=None):
+def asked(prompt_format, template="{text}\nOrgan:", answers=None):
     answers = answers or {"x": " one", "y": " two"}
-    return questions("q", ROWS, template=template, answers=answers, wording=wording)
+    return questions("q", ROWS, template=template, answers=answers, prompt_format=prompt_format)
 
 
 def test_the_prior_s_prompt_is_the_template_without_a_text(tokenizer):
@@ -41,11 +41,11 @@ def test_a_chat_s_answer_ends_with_the_turn():
 
 
 def test_answers_have_no_end_where_options_need_one(tokenizer):
-    wording = Plain(tokenizer)
-    found = asked(wording, answers={"x": " one", "y": " one two"})
+    prompt_format = Plain(tokenizer)
+    found = asked(prompt_format, answers={"x": " one", "y": " one two"})
     assert [option[-1] for option in found.options] == [found.end] * 2
-    assert found.answers == [wording.answer(text).ids for text in (" one", " one two")]
-    plain = asked(wording)
+    assert found.answers == [prompt_format.answer(text).ids for text in (" one", " one two")]
+    plain = asked(prompt_format)
     assert plain.answers == plain.options
 
 

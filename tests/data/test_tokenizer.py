@@ -3,8 +3,8 @@
 import pytest
 
 from distill_ray.data.examples import option_ids, questions
+from distill_ray.data.prompt_format import Plain
 from distill_ray.data.tokenizer import END, encode, end_id, load_tokenizer, train_tokenizer
-from distill_ray.data.wording import Plain
 
 TEXTS = ["fever and chills", "chills and fever", "fever with cough", "a cough"] * 20
 
@@ -75,7 +75,7 @@ def test_questions_are_rendered_encoded_apart_and_numbered_by_label(tokenizer):
         rows,
         template="{text} ->",
         answers={"A": " yes", "B": " no"},
-        wording=Plain(tokenizer),
+        prompt_format=Plain(tokenizer),
     )
     assert found.row_ids == ["a", "c"]
     assert [tokenizer.decode(p) for p in found.prompts] == ["cough ->", "{chills} ->"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from findings import config, tiny_model
+from tiny_run import config, tiny_model
 
 from distill_ray.cli.main import main
 

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from findings import config, tiny_model, training
+from tiny_run import config, tiny_model, training
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -124,7 +124,7 @@ def test_a_killed_pass_leaves_the_files_that_were_done(place: Place, tmp_path: P
     assert 5 <= len(found) < event["total"]
     assert all(place.whole(path, tmp_path / "copy") for path in found)
     assert not any(path.endswith("manifest.json") for path in place.files())
-    of_the_control = [Path(path).name for path in place.files("anchor")]
+    of_the_control = [Path(path).name for path in place.files("frozen-student")]
     assert "manifest.json" in of_the_control and len(of_the_control) > 1, "it comes first"
 
 

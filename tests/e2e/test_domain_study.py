@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from route import kill_in, manifests, run, stages, write_domain_study
+from cli_runs import kill_in, manifests, run, stages, write_domain_study
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 

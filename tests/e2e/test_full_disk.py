@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from findings import config
+from tiny_run import config
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 SIZE = 48 << 20

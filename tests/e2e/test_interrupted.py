@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from route import INTERRUPTED, command, write_configs
+from cli_runs import INTERRUPTED, command, write_configs
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

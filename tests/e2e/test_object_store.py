@@ -13,9 +13,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from findings import config
 from pyarrow import fs as pafs
 from s3_server import CREDENTIALS, Bucket, bucket
+from tiny_run import config
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(2400)]
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from findings import rows
-from route import kill_in, manifests, run, stages, write_configs
+from cli_runs import kill_in, manifests, run, stages, write_configs
+from tiny_run import rows
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 pytestmark = [pytest.mark.ray, pytest.mark.heavy, pytest.mark.timeout(600)]

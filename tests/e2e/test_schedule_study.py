@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from route import kill_in, manifests, run, stages, write_schedule_study
+from cli_runs import kill_in, manifests, run, stages, write_schedule_study
 
 from distill_ray.config.study import ARMS
 

@@ -2,16 +2,16 @@
 
 from dataclasses import replace
 
-import packed
+import nonfinite_steps as trouble
 import pytest
-import tiny
+import shard_sets as packed
+import tiny_models as tiny
 import torch
-import trouble
 
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.training import TrainingConfig
 from distill_ray.engine.build import build_session
-from distill_ray.engine.job import DataSpec, Job, TeachingSpec
+from distill_ray.engine.job import DataSpec, TeachingSpec, TrainingSpec
 
 LENGTH = 16
 KINDS = {"notes": "text", "triage.labelled": "task", "triage.prompts": "task"}
@@ -46,7 +46,7 @@ class Builder:
             **changes,
         }
         tokens = steps * training["batch_rows"] * LENGTH
-        return Job(
+        return TrainingSpec(
             name="test",
             student=student or tiny.ref(0, num_hidden_layers=1),
             training=TrainingConfig(tokens=tokens, **training),

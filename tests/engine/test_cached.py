@@ -3,9 +3,9 @@
 from dataclasses import replace
 from statistics import fmean, stdev
 
-import caches
 import pytest
-import tiny
+import target_caches as caches
+import tiny_models as tiny
 import torch
 
 from distill_ray.config.objective import ObjectiveConfig
@@ -16,7 +16,7 @@ from distill_ray.data.batches import in_order
 from distill_ray.engine.build import build_session, held_out_streams, teacher_bank
 from distill_ray.engine.job import TeachingSpec
 from distill_ray.engine.loop import distill
-from distill_ray.engine.objective import Kept
+from distill_ray.engine.objective import SupervisedTokens
 from distill_ray.engine.teachers.base import Colocated
 from distill_ray.engine.teachers.cached import Cached, TargetsError
 from distill_ray.engine.teachers.targets import TargetSpec, kept_of_rows, sparse_targets
@@ -46,7 +46,7 @@ class Truncated(Colocated):
 
 @pytest.fixture
 def job(builder):
-    """Two sure rungs that disagree, each for half of the steps; softened; measured at times."""
+    """Two sure checkpoints that disagree, each for half of the steps, softened."""
     sure = {"num_hidden_layers": 1, "initializer_range": 0.5}
     rungs = TeachingSpec(
         {"big": [tiny.ref(seed, **sure) for seed in (5, 6)]}, "big", "equal_stages"
@@ -72,8 +72,10 @@ def values(history, name):
 def test_with_every_id_kept_the_curve_is_that_of_the_teacher_itself(job, tmp_path):
     colocated = curve(job)
     cached = curve(job, caches.fill(job, tmp_path, k=tiny.VOCAB)[0])
-    assert [row["rung"] for row in cached] == [row["rung"] for row in colocated]
-    assert {row["rung"] for row in cached} == {0, 1}
+    assert [row["checkpoint_index"] for row in cached] == [
+        row["checkpoint_index"] for row in colocated
+    ]
+    assert {row["checkpoint_index"] for row in cached} == {0, 1}
     for name in ("loss", "text.kl", "task.kl", "validation.task.kl", "validation.task.ce"):
         # A probability is stored within 0.1 %, too much as often as too little.
         assert values(cached, name) == pytest.approx(values(colocated, name), rel=2e-4), name
@@ -120,11 +122,11 @@ def test_a_step_that_was_restored_reads_the_same_targets(job, tmp_path):
     source, _ = caches.fill(job, tmp_path, k=8)
     session = build_session(job, CPU, source)
     batch = session.source.batch(0, 0)
-    kept = Kept.of(batch)
+    kept = SupervisedTokens.of(batch)
     first = source.reference(batch, kept, temperature=2.0)
     source.use("big", 1)
-    other = source.reference(session.source.batch(6, 0), Kept.of(session.source.batch(6, 0)),
-                             temperature=2.0)  # fmt: skip
+    following = session.source.batch(6, 0)
+    other = source.reference(following, SupervisedTokens.of(following), temperature=2.0)
     source.use("big", 0)
     again = source.reference(batch, kept, temperature=2.0)
     assert torch.equal(first.ids, again.ids) and torch.equal(first.log_p, again.log_p)
@@ -138,7 +140,7 @@ def test_rows_that_stand_in_for_none_are_asked_nothing(job, tmp_path):
     for rank in range(3):
         # Sixteen rows on three ranks: two ranks have a row that stands in.
         for batch in in_order(held_out_streams(job), batch_rows=1, rank=rank, world=3):
-            kept = Kept.of(batch)
+            kept = SupervisedTokens.of(batch)
             found = source.reference(batch, kept, temperature=1.0)
             assert len(found) == len(kept.at) == sum(kept_of_rows(batch, kept))
             silent += not len(found)
@@ -194,7 +196,7 @@ def ask(source, row_id="a", count=3, temperature=1.0) -> SparseTargets:
         "gold": [True] * count + [False] * (5 - count), "distill": [False] * 5,
     }  # fmt: skip
     batch = collate([row], [False])
-    return source.reference(batch, Kept.of(batch), temperature=temperature)
+    return source.reference(batch, SupervisedTokens.of(batch), temperature=temperature)
 
 
 def test_an_unknown_row_is_named_with_its_checkpoint_and_folder(source, tmp_path):

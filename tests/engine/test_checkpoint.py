@@ -4,14 +4,14 @@ import json
 from dataclasses import replace
 
 import pytest
-import tiny
+import tiny_models as tiny
 import torch
 
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.training import LoraConfig
-from distill_ray.core.schedule import Weighted
+from distill_ray.core.schedule import RankingWeights
 from distill_ray.engine import checkpoint
-from distill_ray.engine.job import AtSwitch
+from distill_ray.engine.job import OnSwitch
 from distill_ray.engine.loop import distill
 from distill_ray.engine.validation import validate
 from distill_ray.models.adapters import add_lora
@@ -26,10 +26,10 @@ SCHEDULES = {
     "scd": {"stages": 3},
     "ranked": {"every": 3, "probe_steps": 2, "margin": 0.0},
     # Whenever it is saved, another checkpoint is being read, or has been.
-    "plans:in_turn": {"every": 3},
-    "plans:in_turn, adapters": {"every": 3},
+    "user_schedule:in_turn": {"every": 3},
+    "user_schedule:in_turn, adapters": {"every": 3},
 }
-RANKING = Weighted(
+RANKING = RankingWeights(
     {"big": {"ease": 0.0, "peak": 0.2}, "other": {"ease": 0.0, "peak": 1.0}},
     early={"ease": 1.0, "peak": 0.0},
     late={"ease": 0.0, "peak": 1.0},
@@ -63,7 +63,7 @@ def saved(request, builder, two_rungs, tmp_path_factory):
     mixing = {"changes": [{"at": 0.6, "mix": {"triage.labelled": 1}}], "between": "linear"}
     changes = {"micro_batch_rows": 4, "mixing": mixing}
     job = builder.job(steps=STEPS, teaching=teaching, student=student, **changes)
-    job = replace(job, at_switch=AtSwitch(reset=True, warmup=2))
+    job = replace(job, at_switch=OnSwitch(reset=True, warmup=2))
     session, steps = builder.session(job, validate_every=3, best_loss=4.0), []
     folder = tmp_path_factory.mktemp(request.param)
     for step in distill(session):
@@ -71,7 +71,7 @@ def saved(request, builder, two_rungs, tmp_path_factory):
         checkpoint.save(session, folder / str(step.number), job="test")
         steps.append(step)
         if ":" in schedule and step.switch is None and step.number > 1:
-            assert _ahead(session) == ladders["big"][1 - step.rung]
+            assert _ahead(session) == ladders["big"][1 - step.checkpoint_index]
     assert session.teaching.switches
     return job, session, steps, folder
 

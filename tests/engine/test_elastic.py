@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
+import tiny_models as tiny
+from gloo_ranks import together, train_part
 from pyarrow.parquet import read_table
-from ranks import together, train_part
 
 from distill_ray.config.training import LoraConfig
 from distill_ray.engine import checkpoint

@@ -4,7 +4,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-import tiny
+import tiny_models as tiny
 import torch
 
 from distill_ray.config.training import LoraConfig

@@ -1,7 +1,7 @@
 """What replaces gloo's collectives gives what gloo gives."""
 
 import pytest
-from ranks import gathered, scattered, together
+from gloo_ranks import gathered, scattered, together
 
 pytestmark = pytest.mark.heavy
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-import tiny
+import tiny_models as tiny
 import torch
 import torch.nn.functional as F
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tiny
+import tiny_models as tiny
 import torch
 from oracles import matching as oracle
 from oracles.objective import objective

@@ -4,11 +4,11 @@ import math
 from dataclasses import replace
 
 import pytest
-import tiny
+import tiny_models as tiny
 import torch
 
 from distill_ray.config.objective import ObjectiveConfig
-from distill_ray.core.schedule import Reassessment, Rules, Weighted
+from distill_ray.core.schedule import RankingWeights, Reassessment, Rules
 from distill_ray.engine.job import TeachingSpec
 from distill_ray.engine.loop import distill, train_step
 from distill_ray.engine.measures import divergences, probes
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.heavy
 
 LADDER = [tiny.ref(seed, num_hidden_layers=1, initializer_range=0.2) for seed in (5, 6, 7)]
 EVEN = {"ease": 1.0, "peak": 1.0}
-RANKING = Weighted({"big": EVEN, "other": EVEN}, early=EVEN, late=EVEN)
+RANKING = RankingWeights({"big": EVEN, "other": EVEN}, early=EVEN, late=EVEN)
 
 
 def spec(schedule="fixed", ladders=None, **options):
@@ -58,19 +58,23 @@ def test_distances_are_those_of_whole_distributions(builder):
     session = builder.session(student=student, teaching=spec(), micro_batch_rows=2)
     of = session.teaching.ladders.of("big")
     found = divergences(session, of, to_best=True).figures
-    for (_, rung), row in found.items():
-        assert row["student"] == pytest.approx(mean_kl(session, student, LADDER[rung]), rel=1e-4)
-        assert row["best"] == pytest.approx(mean_kl(session, LADDER[-1], LADDER[rung]), rel=1e-4)
+    for (_, checkpoint_index), row in found.items():
+        assert row["student"] == pytest.approx(
+            mean_kl(session, student, LADDER[checkpoint_index]), rel=1e-4
+        )
+        assert row["best"] == pytest.approx(
+            mean_kl(session, LADDER[-1], LADDER[checkpoint_index]), rel=1e-4
+        )
     assert found["big", 2]["best"] == pytest.approx(0, abs=1e-6)
     again = divergences(session, of, to_best=False).figures
     assert again == {c: {"student": row["student"]} for c, row in found.items()}
 
 
 def test_a_student_that_is_the_best_checkpoint_selects_it_and_another_one_a_nearer_one(builder):
-    for student, rung in ((LADDER[2], 2), (LADDER[0], 0)):
-        # A ladder whose rungs are all as far from each other: the student decides.
+    for student, checkpoint_index in ((LADDER[2], 2), (LADDER[0], 0)):
+        # A checkpoints whose checkpoints are all as far from each other: the student decides.
         session = builder.session(student=student, teaching=spec("scd"), steps=3)
-        assert next(distill(session)).rung == rung
+        assert next(distill(session)).checkpoint_index == checkpoint_index
         (entry,) = session.teaching.log[:1]
         assert entry.step == 0 and len(entry.numbers) == 3
 
@@ -116,7 +120,7 @@ def test_a_probe_moves_the_student_as_training_from_here_would(builder):
         steps = distill(alone)
         for _ in range(4):
             next(steps)
-        state = replace(alone.teaching.state, teacher=checkpoint[0], rung=checkpoint[1])
+        state = replace(alone.teaching.state, teacher=checkpoint[0], checkpoint_index=checkpoint[1])
         alone.teaching.state = state
         before = validate(alone)
         for _ in range(3):

@@ -4,8 +4,8 @@ import sys
 from dataclasses import replace
 
 import pytest
-import tiny
-from findings import config
+import tiny_models as tiny
+from tiny_run import config
 
 from distill_ray.config import RunConfig
 from distill_ray.config.objective import ObjectiveConfig
@@ -19,10 +19,10 @@ from distill_ray.core.divergence import reverse_kl
 from distill_ray.core.schedule import Choice
 
 
-def turns(state, seen, ladders, *, every, first=0):
-    """Up and down the ladder."""
-    rung = (first + seen.step // every) % ladders.num_rungs[state.teacher]
-    return Choice(state.teacher, rung, f"turn {seen.step // every}")
+def turns(state, seen, checkpoints, *, every, first=0):
+    """Up and down the checkpoints."""
+    checkpoint = (first + seen.step // every) % checkpoints.num_checkpoints[state.teacher]
+    return Choice(state.teacher, checkpoint, f"turn {seen.step // every}")
 
 
 def all_teacher(anchor, teacher):
@@ -54,7 +54,7 @@ def test_a_schedule_of_one_s_own_decides_who_teaches(builder, two_rungs, module)
     teaching = replace(two_rungs, schedule=name, options=given)
     session = builder.session(steps=7, teaching=teaching)
     steps = list(distill(session))
-    assert [step.rung for step in steps] == [1, 1, 0, 0, 1, 1, 0]
+    assert [step.checkpoint_index for step in steps] == [1, 1, 0, 0, 1, 1, 0]
     assert [s.reason for s in session.teaching.switches] == ["turn 1", "turn 2", "turn 3"]
 
 
@@ -65,7 +65,7 @@ def test_a_weighting_and_a_divergence_of_one_s_own_make_the_loss(builder, two_ru
             weighting=f"{module}:all_teacher", divergence=f"{module}:half", options={"share": 0.25}
         ),
     )
-    own = builder.session(replace(job, anchor=tiny.ref(3, num_hidden_layers=1)))
+    own = builder.session(replace(job, frozen_student=tiny.ref(3, num_hidden_layers=1)))
     # All share to the teacher is alpha 1; the divergence is a quarter of ours.
     ours = builder.session(
         teaching=two_rungs, objective=ObjectiveConfig(alpha=1.0, divergence="reverse_kl")

@@ -1,8 +1,8 @@
 """Samples that share a row never see each other, whatever the architecture."""
 
-import packed
 import pytest
-import tiny
+import shard_sets as packed
+import tiny_models as tiny
 import torch
 
 from distill_ray.data.batches import collate

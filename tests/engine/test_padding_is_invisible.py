@@ -3,9 +3,9 @@
 import math
 from dataclasses import replace
 
-import packed
 import pytest
-import tiny
+import shard_sets as packed
+import tiny_models as tiny
 import torch
 
 from distill_ray.data.batches import collate

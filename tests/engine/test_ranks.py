@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
-from ranks import Task, together, train_all, train_one
-from trouble import Trouble, poisoned
+import tiny_models as tiny
+from gloo_ranks import Task, together, train_all, train_one
+from nonfinite_steps import Trouble, poisoned
 
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.several import SEVERAL
 from distill_ray.config.training import LoraConfig
 from distill_ray.core.memory import snapshot_bytes
-from distill_ray.core.schedule import Weighted
+from distill_ray.core.schedule import RankingWeights
 from distill_ray.engine.build import mixed_rows
-from distill_ray.engine.job import AtSwitch, TeachingSpec, Together
+from distill_ray.engine.job import EnsembleSpec, OnSwitch, TeachingSpec
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(600)]
 
@@ -30,7 +30,9 @@ STAGES = (0, 1, 2, 3)
 BAD = 2
 """The step that goes wrong, counted from 0."""
 # Beyond DeepSpeed's threshold for parameters that stage 3 keeps whole, 100 000 numbers.
-RANKING = Weighted({"big": {"ease": 0.0}, "other": {"ease": 0.0}}, {"ease": 1.0}, {"ease": 1.0})
+RANKING = RankingWeights(
+    {"big": {"ease": 0.0}, "other": {"ease": 0.0}}, {"ease": 1.0}, {"ease": 1.0}
+)
 LARGE = {"vocab_size": 3400, "intermediate_size": 3200, "num_hidden_layers": 1}
 STUDENT = tiny.ref(0, **LARGE)
 
@@ -100,7 +102,7 @@ def job(builder, tmp_path_factory):
         ladders, first, group = {"big": rungs}, "big", None
         if case.together is not None:
             ladders, first = {"big": rungs, "other": [replace(teacher, seed=9)]}, SEVERAL
-            group = Together(case.together, {})
+            group = EnsembleSpec(case.together, {})
         spec = TeachingSpec(ladders, first, schedule="equal_stages", together=group)
         ranked = changes.pop("ranked", False)
         if ranked:
@@ -115,7 +117,7 @@ def job(builder, tmp_path_factory):
         )
         work = replace(work, backend=backend, lora=case.lora, validate_every=5)
         if ranked:
-            work = replace(work, at_switch=AtSwitch(reset=True, warmup=2))
+            work = replace(work, at_switch=OnSwitch(reset=True, warmup=2))
         trouble = Trouble((BAD,), rank=1, what=case.trouble) if case.trouble else None
         silent = _rows_of_rank_1(work) if case.silent else ()
         sharded = case.shard and backend != "plain"
@@ -245,7 +247,7 @@ def test_several_sharded_teachers_share_the_tokens_as_they_do_in_one_process(tra
 
 
 def _switches(found):
-    return [(s.step, s.to_teacher, s.to_rung) for s in found["log"]]
+    return [(s.step, s.to_teacher, s.to_checkpoint) for s in found["log"]]
 
 
 @pytest.mark.parametrize("stage", [None, *STAGES])

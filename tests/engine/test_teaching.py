@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import pytest
-import tiny
+import tiny_models as tiny
 import torch
 
 from distill_ray.config.objective import ObjectiveConfig
-from distill_ray.core.schedule import Reassessment, Rules, Weighted
+from distill_ray.core.schedule import RankingWeights, Reassessment, Rules
 from distill_ray.engine.job import TeachingSpec
 from distill_ray.engine.loop import distill, train_step
 from distill_ray.engine.validation import task_loss, validate
@@ -21,7 +21,7 @@ def test_the_switch_happens_on_the_step_that_the_schedule_says(builder, two_rung
     spec = replace(two_rungs, schedule="at_steps", options={"steps": (3,)})
     session = builder.session(steps=5, teaching=spec)
     steps = list(distill(session))
-    assert [step.rung for step in steps] == [0, 0, 0, 1, 1]
+    assert [step.checkpoint_index for step in steps] == [0, 0, 0, 1, 1]
     assert [step.switch.step if step.switch else None for step in steps] == [
         None, None, 3, None, None,
     ]  # fmt: skip
@@ -32,7 +32,7 @@ def test_the_switch_happens_on_the_step_that_the_schedule_says(builder, two_rung
 
 
 def test_after_the_switch_the_new_checkpoint_is_the_one_that_teaches(builder, two_rungs):
-    # The same weights, taught by either rung: at step 3 the loss must be that of rung 1.
+    # The same weights, taught by either checkpoint: at step 3 it must be checkpoint 1.
     losses = {}
     for name, options in (("switched", (3,)), ("never", (99,)), ("from the start", (0,))):
         spec = replace(two_rungs, schedule="at_steps", options={"steps": options})
@@ -50,14 +50,14 @@ def test_after_the_switch_the_new_checkpoint_is_the_one_that_teaches(builder, tw
 
 def test_what_is_read_ahead_waits_until_what_was_read_before_it_serves(builder, tmp_path):
     # A stage of one step: when a checkpoint is to serve, the one behind it is already announced.
-    ladder = [ModelRef("path", str(tmp_path / str(seed))) for seed in range(4)]
-    for seed, ref in enumerate(ladder):
+    checkpoints = [ModelRef("path", str(tmp_path / str(seed))) for seed in range(4)]
+    for seed, ref in enumerate(checkpoints):
         load_model(tiny.ref(seed, num_hidden_layers=1)).save_pretrained(ref.location)
-    spec = TeachingSpec({"big": ladder}, first="big", schedule="equal_stages")
+    spec = TeachingSpec({"big": checkpoints}, first="big", schedule="equal_stages")
     session = builder.session(steps=4, teaching=spec)
     bank, models = session.teaching.source._bank, []
     for step in distill(session):
-        assert bank._current == ("big", step.rung)
+        assert bank._current == ("big", step.checkpoint_index)
         models.append(bank._model.model)
     # Nobody knew of the first switch beforehand; for the others no model was built.
     assert models[0] is not models[1]
@@ -66,12 +66,12 @@ def test_what_is_read_ahead_waits_until_what_was_read_before_it_serves(builder, 
 
 def test_equal_stages_hand_over_in_the_middle(builder, two_rungs):
     session = builder.session(steps=6, teaching=two_rungs)
-    assert [step.rung for step in distill(session)] == [0, 0, 0, 1, 1, 1]
+    assert [step.checkpoint_index for step in distill(session)] == [0, 0, 0, 1, 1, 1]
 
 
 def test_a_fixed_schedule_begins_with_the_best_rung(builder, two_rungs):
     session = builder.session(steps=2, teaching=replace(two_rungs, schedule="fixed"))
-    assert [step.rung for step in distill(session)] == [1, 1]
+    assert [step.checkpoint_index for step in distill(session)] == [1, 1]
 
 
 def test_validation_is_due_at_its_interval_and_at_each_rung(builder):
@@ -127,7 +127,7 @@ def test_progress_is_the_closed_share_of_the_gap_in_task_loss(builder, two_rungs
 
 def test_a_reassessment_changes_the_teacher_once_the_student_has_come_far_enough(builder):
     ladders = {name: [tiny.ref(seed, num_hidden_layers=1)] for name, seed in (("a", 5), ("b", 6))}
-    ranking = Weighted(
+    ranking = RankingWeights(
         factors={"a": {"ease": 1.0, "peak": 0.0}, "b": {"ease": 0.0, "peak": 1.0}},
         early={"ease": 1.0, "peak": 0.0},
         late={"ease": 0.0, "peak": 1.0},

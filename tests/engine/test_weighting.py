@@ -3,16 +3,16 @@
 from dataclasses import replace
 from itertools import pairwise
 
-import caches
 import pytest
-import tiny
+import target_caches as caches
+import tiny_models as tiny
 import torch
 
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.engine.build import build_session
-from distill_ray.engine.job import ANCHOR, TeachingSpec
+from distill_ray.engine.job import FROZEN_STUDENT, TeachingSpec
 from distill_ray.engine.loop import distill, train_step
-from distill_ray.engine.objective import Kept
+from distill_ray.engine.objective import SupervisedTokens
 from distill_ray.engine.validation import validate
 from distill_ray.models.load import load_model
 
@@ -22,10 +22,10 @@ STUDENT, TEACHER, OTHER = (
 ADAPTIVE = ObjectiveConfig(weighting="adaptive", temperature=2.0)
 
 
-def job(builder, anchor=OTHER, objective=ADAPTIVE, **changes):
+def job(builder, frozen_student=OTHER, objective=ADAPTIVE, **changes):
     spec = TeachingSpec({"t": [TEACHER]}, "t", "fixed")
     made = builder.job(teaching=spec, objective=objective, student=STUDENT, **changes)
-    return replace(made, anchor=anchor)
+    return replace(made, frozen_student=frozen_student)
 
 
 def session(builder, *args, **changes):
@@ -41,9 +41,9 @@ def log_q(ref, batch):
     return made.logits.double()
 
 
-def expected(batch, anchor):
+def expected(batch, frozen_student):
     """The step's loss and each sample's weight, sample by sample, token by token."""
-    z, t, a = (log_q(ref, batch) for ref in (STUDENT, TEACHER, anchor))
+    z, t, a = (log_q(ref, batch) for ref in (STUDENT, TEACHER, frozen_student))
     gold_q, gold_t, gold_a = (x.log_softmax(-1) for x in (z, t, a))
     soft_q, soft_t = ((x / 2).log_softmax(-1) for x in (z, t))
     sums = {(kind, what): [0.0, 0] for kind in (0, 1) for what in ("ce", "kl")}
@@ -98,7 +98,7 @@ def test_micro_batches_give_the_gradient_and_loss_of_the_whole_batch(builder, re
 def test_weights_stay_when_the_student_moves(builder):
     made = session(builder, learning_rate=0.1, steps=6)
     batch = made.source.batch(0, 0)
-    kept = Kept.of(batch)
+    kept = SupervisedTokens.of(batch)
 
     def shares():
         from distill_ray.engine.loop import _shares
@@ -131,7 +131,7 @@ def test_samples_without_gold_tokens_are_imitated_whole(builder):
 
 
 def test_the_anchor_is_loaded_once_and_needed(builder):
-    assert session(builder).anchor._bank.ladders == {ANCHOR: [OTHER]}
+    assert session(builder).frozen_student._bank.ladders == {FROZEN_STUDENT: [OTHER]}
     with pytest.raises(ValueError, match="weighting adaptive needs an anchor"):
         session(builder, None)
 
@@ -139,11 +139,15 @@ def test_the_anchor_is_loaded_once_and_needed(builder):
 def test_an_anchor_read_from_disk_weighs_as_the_one_in_the_process(builder, tmp_path):
     here = job(builder, steps=3)
     asked = replace(
-        here, teaching=TeachingSpec({ANCHOR: [OTHER]}, ANCHOR), objective=ObjectiveConfig()
+        here,
+        teaching=TeachingSpec({FROZEN_STUDENT: [OTHER]}, FROZEN_STUDENT),
+        objective=ObjectiveConfig(),
     )
     cached, _ = caches.fill(asked, tmp_path, k=1)
     one = build_session(here, torch.device("cpu"))
-    other = build_session(replace(here, anchor=None), torch.device("cpu"), anchor=cached)
+    other = build_session(
+        replace(here, frozen_student=None), torch.device("cpu"), frozen_student=cached
+    )
     for a, b in zip(distill(one), distill(other), strict=True):
         assert b.terms["share"] == pytest.approx(a.terms["share"], rel=1e-4)
         assert b.loss == pytest.approx(a.loss, rel=1e-4)

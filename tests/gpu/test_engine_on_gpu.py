@@ -7,18 +7,18 @@ import math
 import time
 from dataclasses import replace
 
-import packed
 import pytest
-import tiny
+import shard_sets as packed
+import tiny_models as tiny
 import torch
 
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.training import TrainingConfig
 from distill_ray.core.divergence import DIVERGENCES
 from distill_ray.core.head import Head
-from distill_ray.core.head_loss import Supervision, head_loss
+from distill_ray.core.head_loss import LossTargets, head_loss
 from distill_ray.engine.build import build_session
-from distill_ray.engine.job import DataSpec, Job, TeachingSpec
+from distill_ray.engine.job import DataSpec, TeachingSpec, TrainingSpec
 from distill_ray.engine.loop import distill, train_step
 from distill_ray.models.causal import hidden_states
 from distill_ray.models.execution import Execution
@@ -75,7 +75,7 @@ def session_of(spec):
         )
         objective = objective or ObjectiveConfig(alpha=0.5)
         teaching = TeachingSpec({"big": [TEACHER]}, "big")
-        job = Job("gpu", STUDENT, training, spec, objective, teaching, backend="plain")
+        job = TrainingSpec("gpu", STUDENT, training, spec, objective, teaching, backend="plain")
         return build_session(job, device)
 
     return session
@@ -96,7 +96,7 @@ def _supervision(teacher, divergence):
     rng = torch.Generator().manual_seed(7)
     gold = torch.randint(0, V, (N,), generator=rng).to(CUDA)
     weights = torch.rand(2, N, generator=rng).to(CUDA)
-    return Supervision(gold, weights[0], teacher, weights[1], DIVERGENCES[divergence])
+    return LossTargets(gold, weights[0], teacher, weights[1], DIVERGENCES[divergence])
 
 
 def _whole(student, target):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import tiny_gguf
+import tiny_models as tiny
 
 from distill_ray.config.models import ModelSource
 from distill_ray.models.folder import tensors_of

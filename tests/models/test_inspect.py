@@ -1,7 +1,7 @@
 """What is said of a model without reading its weights must be true of the weights."""
 
 import pytest
-import tiny
+import tiny_models as tiny
 import torch
 
 from distill_ray.config.models import ModelSource

@@ -1,7 +1,7 @@
 """A model cut to its first layers is those layers, and stays so when it is saved."""
 
 import pytest
-import tiny
+import tiny_models as tiny
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 

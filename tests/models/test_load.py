@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-import tiny
+import tiny_models as tiny
 import torch
 
 from distill_ray.config.models import ModelSource

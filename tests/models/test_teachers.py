@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tiny
+import tiny_models as tiny
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -40,9 +40,9 @@ def _expected(ref):
 def test_the_logits_are_those_of_the_rung_in_use():
     ladders = {"a": [tiny.ref(1), tiny.ref(2)], "b": [tiny.ref(3, hidden_size=16)]}
     bank = _bank(**ladders)
-    for name, rung in [("a", 0), ("a", 1), ("b", 0), ("a", 0)]:
-        bank.use(name, rung)
-        torch.testing.assert_close(_logits(bank), _expected(ladders[name][rung]))
+    for name, checkpoint_index in [("a", 0), ("a", 1), ("b", 0), ("a", 0)]:
+        bank.use(name, checkpoint_index)
+        torch.testing.assert_close(_logits(bank), _expected(ladders[name][checkpoint_index]))
 
 
 def test_a_teacher_gives_no_gradient():
@@ -105,9 +105,11 @@ def _of(ref):
 def test_adapters_of_one_base_are_swapped_in_place(adapters):
     bank = _bank(a=adapters[:2])
     places = []
-    for rung in (0, 1, 0):
-        bank.use("a", rung)
-        torch.testing.assert_close(_logits(bank), _of(adapters[rung]), rtol=1e-4, atol=1e-5)
+    for checkpoint_index in (0, 1, 0):
+        bank.use("a", checkpoint_index)
+        torch.testing.assert_close(
+            _logits(bank), _of(adapters[checkpoint_index]), rtol=1e-4, atol=1e-5
+        )
         places.append([p.data_ptr() for p in bank._model.model.parameters()])
     assert places[0] == places[1] == places[2]
     assert not torch.allclose(_of(adapters[0]), _of(adapters[1]), atol=1e-2)
@@ -116,9 +118,17 @@ def test_adapters_of_one_base_are_swapped_in_place(adapters):
 def test_an_adapter_of_another_form_and_another_base_are_loaded_anew(adapters):
     ladders = {"a": [adapters[0], adapters[2]], "b": [tiny.ref(6)], "c": [tiny.ref(5)]}
     bank = _bank(**ladders)
-    for name, rung in [("a", 0), ("a", 1), ("a", 0), ("b", 0), ("a", 1), ("c", 0), ("a", 0)]:
-        bank.use(name, rung)
-        expected = _of(ladders[name][rung])
+    for name, checkpoint_index in [
+        ("a", 0),
+        ("a", 1),
+        ("a", 0),
+        ("b", 0),
+        ("a", 1),
+        ("c", 0),
+        ("a", 0),
+    ]:
+        bank.use(name, checkpoint_index)
+        expected = _of(ladders[name][checkpoint_index])
         torch.testing.assert_close(_logits(bank), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -208,12 +218,12 @@ def test_a_checkpoint_that_was_read_ahead_is_put_in_place_and_is_the_one_that_lo
     bank.use("a", 0)
     model = bank._model.model
     contents = [file.read_bytes() for file in _files(*refs)]
-    for rung in (1, 0):
-        _expect(bank, "a", rung)
-        bank.use("a", rung)
+    for checkpoint_index in (1, 0):
+        _expect(bank, "a", checkpoint_index)
+        bank.use("a", checkpoint_index)
         assert bank._model.model is model, "no other is built"
         assert not bank.reading
-        _exactly(bank, refs[rung], execution)
+        _exactly(bank, refs[checkpoint_index], execution)
         assert not any(p.requires_grad for p in model.parameters())
     assert [file.read_bytes() for file in _files(*refs)] == contents
 
@@ -246,10 +256,10 @@ def test_equal_weights_are_read_once_whatever_is_done_with_their_logits(saved):
     bank.use("a", 0)
     plain = _logits(bank)
     _remove_weights(ref)
-    for name, rung, temperature in (("a", 1, 2.0), ("b", 0, 1.0), ("a", 0, 1.0)):
-        bank.expect(name, rung)
+    for name, checkpoint_index, temperature in (("a", 1, 2.0), ("b", 0, 1.0), ("a", 0, 1.0)):
+        bank.expect(name, checkpoint_index)
         assert not bank.reading
-        bank.use(name, rung)
+        bank.use(name, checkpoint_index)
         torch.testing.assert_close(_logits(bank), plain / temperature)
 
 
@@ -278,11 +288,11 @@ def test_an_adapter_that_was_read_ahead_is_swapped_in_without_being_read_again(a
 @pytest.mark.parametrize("ahead", [False, True], ids=["read now", "read ahead"])
 def test_a_swapped_adapter_is_exactly_the_one_that_loading_gives(adapters, ahead):
     bank = _bank(a=adapters[:2])
-    for rung in (0, 1, 0):
+    for checkpoint_index in (0, 1, 0):
         if ahead:
-            _expect(bank, "a", rung)
-        bank.use("a", rung)
-        _exactly(bank, adapters[rung])
+            _expect(bank, "a", checkpoint_index)
+        bank.use("a", checkpoint_index)
+        _exactly(bank, adapters[checkpoint_index])
 
 
 @pytest.mark.parametrize("other", ["wider", "deeper", "an adapter", "of one weight less"])
@@ -295,10 +305,10 @@ def test_a_checkpoint_of_another_form_is_loaded_whatever_was_read_ahead(saved, a
         "of one weight less": lambda: saved(2, tie_word_embeddings=True)[0],
     }[other]()
     bank = _bank(a=[first, second])
-    for rung in (0, 1, 0):
-        _expect(bank, "a", rung)
-        bank.use("a", rung)
-        expected = _of(bank.ladders["a"][rung])
+    for checkpoint_index in (0, 1, 0):
+        _expect(bank, "a", checkpoint_index)
+        bank.use("a", checkpoint_index)
+        expected = _of(bank.ladders["a"][checkpoint_index])
         torch.testing.assert_close(_logits(bank), expected, rtol=1e-4, atol=1e-5)
 
 

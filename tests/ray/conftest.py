@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from findings import config
+from tiny_run import config
 
 from distill_ray.config import RunConfig
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
-from listening import beyond_loopback, listening
+from open_ports import beyond_loopback, listening
 
-from distill_ray.runtime.cluster import awaited
+from distill_ray.runtime.cluster import waiting_for_nodes
 from distill_ray.runtime.environment import WORKER_ENV
 from distill_ray.runtime.progress import Event
 
@@ -31,7 +31,7 @@ class Heard(list[Event]):
 @pytest.mark.parametrize(("cpus", "said"), [(99, "waiting for nodes: 99 CPUs, {} there"), (1, "")])
 def test_what_lacks_is_said_at_once_however_short_the_wait(cpus: int, said: str) -> None:
     heard = Heard()
-    with awaited(heard, "probe", {"CPU": cpus}):
+    with waiting_for_nodes(heard, "probe", {"CPU": cpus}):
         pass
     there = f"{ray.cluster_resources()['CPU']:g}"
     # A note: no line of progress a moment before keeps it off the screen.

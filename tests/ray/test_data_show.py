@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import chats
+import chat_tokenizer as chats
 import pytest
 import yaml
-from findings import config
+from tiny_run import config
 
 from distill_ray.config import RunConfig
 from distill_ray.data.batches import Rows

@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from findings import config
-from plain import trained
+from plain_loop import trained
+from tiny_run import config
 
 from distill_ray.bench.chaos.nodes import Nodes
 from distill_ray.config import RunConfig
-from distill_ray.engine.job import Job
+from distill_ray.engine.job import TrainingSpec
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.cluster import ensure_ray, shutdown
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.data_spec import data_spec
-from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.results.training_job import TrainingJob
 from distill_ray.stages.shard import shard
 from distill_ray.stages.training.run import train
 
@@ -76,8 +76,8 @@ def test_a_lost_node_is_done_without_and_a_new_one_is_taken_in(
     changes: dict[str, Any] = {"tokens": STEPS * 8 * 64, "zero_stage": stage}
     training = cfg.distill.model_copy(update=changes)
     student = ModelRef.of(cfg.student.model, shards.counts["tokenizer"])
-    work = Job("moved", student, training, data_spec(shards, 0, 4))
-    moved = Order("distill", work, run.artifact("moved", "", {}), shards.artifact, 20)
+    work = TrainingSpec("moved", student, training, data_spec(shards, 0, 4))
+    moved = TrainingJob("distill", work, run.artifact("moved", "", {}), shards.artifact, 20)
     weather = Weather(nodes)
     train(replace(run, progress=weather), [moved])
     assert weather.done == ["lost", "back"], weather.said[-60:]

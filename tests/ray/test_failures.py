@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from distill_ray.config import RunConfig
-from distill_ray.engine.job import Job
+from distill_ray.engine.job import TrainingSpec
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.data_spec import data_spec
-from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.results.training_job import TrainingJob
 from distill_ray.stages.shard import shard
 from distill_ray.stages.training.run import train
 
@@ -51,9 +51,11 @@ def test_a_killed_worker_costs_no_more_than_the_steps_since_the_committed_checkp
     shards = shard(run)
     training = tiny.distill.model_copy(update={"tokens": 120 * 8 * 64, "zero_stage": 2})
     student = ModelRef.of(tiny.student.model, shards.counts["tokenizer"])
-    work = Job("kill", student, training, data_spec(shards, 0, 4))
+    work = TrainingSpec("kill", student, training, data_spec(shards, 0, 4))
     undisturbed, killed = (
-        Order("distill", replace(work, name=name), run.artifact(name, "", {}), shards.artifact, 20)
+        TrainingJob(
+            "distill", replace(work, name=name), run.artifact(name, "", {}), shards.artifact, 20
+        )
         for name in ("undisturbed", "killed")
     )
     killer = Killer(step=50)

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny as small
+import tiny_models as small
 import torch
-from findings import tiny_model
+from tiny_run import tiny_model
 
 from distill_ray.config import InputError, RunConfig
 from distill_ray.config.models import TeacherConfig
@@ -27,13 +27,19 @@ from distill_ray.runtime.run import Run
 from distill_ray.stages.audit import audit
 from distill_ray.stages.results.audit_table import INITIAL
 from distill_ray.stages.results.data_spec import data_spec
-from distill_ray.stages.results.model_scores import Scored, Subject
+from distill_ray.stages.results.model_scores import ModelToScore, ScoringResult
 from distill_ray.stages.results.shard_set import ShardSet, held_out_questions
 from distill_ray.stages.results.teacher_set import Teacher, TeacherSet, Weights
 from distill_ray.stages.scoring.metrics import task_metrics
-from distill_ray.stages.scoring.partial import Desk
-from distill_ray.stages.scoring.parts import Part, Scoring, parts_of, score_part, whole
-from distill_ray.stages.scoring.run import VERSION, sheets
+from distill_ray.stages.scoring.partial import PartialScores
+from distill_ray.stages.scoring.parts import (
+    QuestionRange,
+    ScoringInputs,
+    merge,
+    parts_of,
+    score_part,
+)
+from distill_ray.stages.scoring.run import VERSION, score_models
 from distill_ray.stages.scoring.worker import Pool
 from distill_ray.stages.shard import shard
 
@@ -71,28 +77,28 @@ def shards(run: Run) -> ShardSet:
     return shard(run)
 
 
-def subject(name: str, seed: int, shards: ShardSet, **changes: Any) -> Subject:
+def subject(name: str, seed: int, shards: ShardSet, **changes: Any) -> ModelToScore:
     ids = shards.counts["tokenizer"]
     init = {**small.init(max_position_embeddings=128), **ids, **changes}
-    return Subject(name, ModelRef("init", init=init, seed=seed), f"weights {seed} {changes}")
+    return ModelToScore(name, ModelRef("init", init=init, seed=seed), f"weights {seed} {changes}")
 
 
-def broken(folder: Path, shards: ShardSet) -> Subject:
+def broken(folder: Path, shards: ShardSet) -> ModelToScore:
     """A folder whose weights were cut off in the middle."""
     load_model(subject("x", 3, shards).ref).save_pretrained(folder)
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    return Subject("truncated", ModelRef("path", str(folder)), "truncated weights")
+    return ModelToScore("truncated", ModelRef("path", str(folder)), "truncated weights")
 
 
-def candidate(who: Subject) -> Teacher:
+def candidate(who: ModelToScore) -> Teacher:
     """An untrained teacher."""
     return Teacher(
         who.name, Weights(who.ref, who.fingerprint), [who.ref], [None], 0, who.fingerprint
     )
 
 
-def leave_parts(run: Run, shards: ShardSet, who: Subject) -> Part:
+def leave_parts(run: Run, shards: ShardSet, who: ModelToScore) -> QuestionRange:
     """Put a part of a model's scores on its desk, as a run that was killed leaves it."""
     weights = Weights(who.ref, who.fingerprint)
     artifact = Artifact(
@@ -102,7 +108,7 @@ def leave_parts(run: Run, shards: ShardSet, who: Subject) -> Part:
     part = parts_of([asked], run.cfg.audit.questions_per_part)[1]
     options = [[DONE_BEFORE] * len(asked.options)] * (part.stop - part.start)
     scores = {"options": {"organ": options}, "generated": {"organ": []}, "wall_s": 0.0}
-    Desk.of(artifact).write(part, scores)
+    PartialScores.of(artifact).write(part, scores)
     return part
 
 
@@ -120,10 +126,10 @@ def identity(run: Run, shards: ShardSet, weights: Weights) -> dict[str, Any]:
     }
 
 
-def scored_here(run: Run, shards: ShardSet, who: Subject) -> dict[str, Any]:
+def scored_here(run: Run, shards: ShardSet, who: ModelToScore) -> dict[str, Any]:
     """The sheet of a model, scored in this process in one part."""
     questions = held_out_questions(shards, "validation")
-    scoring = Scoring(
+    scoring = ScoringInputs(
         questions=questions,
         shards=shards.artifact,
         split="validation",
@@ -133,11 +139,11 @@ def scored_here(run: Run, shards: ShardSet, who: Subject) -> dict[str, Any]:
     )
     model = load_frozen(who.ref, device=torch.device("cpu"))
     (part,) = parts_of(questions, 10**6)
-    return whole(questions, [score_part(model, who.teacher, scoring, part)])
+    return merge(questions, [score_part(model, who.teacher, scoring, part)])
 
 
-def score(run: Run, shards: ShardSet, stage: str, *subjects: Subject) -> Scored:
-    return sheets(run, shards, stage, "validation", subjects, TEXT_ROWS)
+def score(run: Run, shards: ShardSet, stage: str, *subjects: ModelToScore) -> ScoringResult:
+    return score_models(run, shards, stage, "validation", subjects, TEXT_ROWS)
 
 
 class Assassin(threading.Thread):
@@ -213,7 +219,7 @@ def test_teachers_that_fail_or_kill_their_process_are_named_and_the_others_audit
     run: Run, shards: ShardSet, tmp_path: Path
 ) -> None:
     deadly, fine = subject("deadly", 4, shards), subject("fine", 5, shards)
-    gone = Subject("gone", ModelRef("path", str(tmp_path / "nothing here")), "nothing")
+    gone = ModelToScore("gone", ModelRef("path", str(tmp_path / "nothing here")), "nothing")
     candidates = [deadly, broken(tmp_path / "cut", shards), fine, gone]
     teachers = TeacherSet(
         student=Weights(subject("", 6, shards).ref, "initial"),
@@ -284,7 +290,7 @@ def test_parts_cover_every_question_once() -> None:
 
     sets: Any = [Asked(5), Asked(0), Asked(4)]
     parts = parts_of(sets, 3)
-    assert parts == [Part(0, 3), Part(3, 6), Part(6, 9)]
+    assert parts == [QuestionRange(0, 3), QuestionRange(3, 6), QuestionRange(6, 9)]
     shares = [[(start, stop) for _, start, stop in part.shares(sets)] for part in parts]
     assert shares == [[(0, 3), (0, 0), (0, 0)], [(3, 5), (0, 0), (0, 1)], [(5, 5), (0, 0), (1, 4)]]
-    assert parts_of([], 3) == [Part(0, 0)]
+    assert parts_of([], 3) == [QuestionRange(0, 0)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from findings import config, rows, write_jsonl
+from tiny_run import config, rows, write_jsonl
 
 from distill_ray.config import InputError, RunConfig
 from distill_ray.runtime.run import Run

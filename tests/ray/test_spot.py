@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import ray
-from metadata import Ec2, served
+from cloud_metadata import Ec2, served
 from ray.cluster_utils import Cluster
 
 from distill_ray.config.cluster import ClusterConfig

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from plain import trained
+from plain_loop import trained
 
 from distill_ray.config import RunConfig
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.serving import CachedServing, TopKTargets
-from distill_ray.engine.job import Job, TeachingSpec
+from distill_ray.engine.job import TeachingSpec, TrainingSpec
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import MANIFEST
@@ -23,7 +23,7 @@ from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.data_spec import data_spec
 from distill_ray.stages.results.shard_set import ShardSet
-from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.results.training_job import TrainingJob
 from distill_ray.stages.serving.targets import with_targets
 from distill_ray.stages.shard import shard
 from distill_ray.stages.training.run import train
@@ -54,7 +54,7 @@ def shards(tiny: RunConfig, ray_here: None) -> ShardSet:
     return shard(Run.open(tiny, "tiny.yaml"))
 
 
-def job(cfg: RunConfig, shards: ShardSet, folder: Path) -> Job:
+def job(cfg: RunConfig, shards: ShardSet, folder: Path) -> TrainingSpec:
     """A distillation that changes its checkpoint in the middle."""
 
     def ref(hidden: int, seed: int) -> ModelRef:
@@ -66,7 +66,7 @@ def job(cfg: RunConfig, shards: ShardSet, folder: Path) -> Job:
     for number in range(2):
         load_model(ref(48, number)).save_pretrained(folder / str(number))
         rungs.append(ModelRef("path", str(folder / str(number))))
-    return Job(
+    return TrainingSpec(
         name="cached",
         student=ref(16, 9),
         training=cfg.distill.model_copy(update={"tokens": 10 * 8 * 64}),
@@ -77,7 +77,7 @@ def job(cfg: RunConfig, shards: ShardSet, folder: Path) -> Job:
     )
 
 
-def files(order: Order) -> dict[Path, tuple[int, bytes]]:
+def files(order: TrainingJob) -> dict[Path, tuple[int, bytes]]:
     """File of an order's targets → when it was written, and its bytes."""
     folders = [artifact.local() for artifact in order.targets.values()]
     found = [path for folder in folders for path in folder.rglob("*.parquet")]
@@ -92,7 +92,7 @@ def test_what_was_cached_teaches_as_the_teacher_does_and_only_what_is_missing_is
     vocabulary = shards.counts["tokenizer"]["vocab_size"]
     serving = CachedServing(targets=TopKTargets(k=vocabulary), actors=2, rows_per_file=8)
     artifact = run.artifact("cached", "", {"k": vocabulary})
-    bare = Order(
+    bare = TrainingJob(
         "distill", job(tiny, shards, tmp_path), artifact, shards.artifact, 1000, serving=serving
     )
 
@@ -135,7 +135,9 @@ def test_what_was_cached_teaches_as_the_teacher_does_and_only_what_is_missing_is
     cluster = tiny.cluster.model_copy(update={"num_workers": 1})
     train(replace(run, cfg=tiny.model_copy(update={"cluster": cluster})), [order])
     curve = order.curve()["history"]
-    assert [row["rung"] for row in curve] == [row["rung"] for row in session.history]
+    assert [row["checkpoint_index"] for row in curve] == [
+        row["checkpoint_index"] for row in session.history
+    ]
     for name in ("loss", "validation.task.ce", "validation.task.kl"):
         expected = [row[name] for row in session.history if name in row]
         assert [row[name] for row in curve if name in row] == pytest.approx(expected, rel=5e-4)

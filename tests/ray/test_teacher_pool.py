@@ -22,13 +22,13 @@ from distill_ray.config import RunConfig
 from distill_ray.config.errors import InputError
 from distill_ray.config.serving import HiddenTargets, PoolServing, TopKTargets
 from distill_ray.core import sparse
-from distill_ray.core.schedule import Reassessment, Rules, Weighted
+from distill_ray.core.schedule import RankingWeights, Reassessment, Rules
 from distill_ray.core.sparse_bytes import encode
 from distill_ray.data.batches import Batch
 from distill_ray.engine.build import build_session
-from distill_ray.engine.job import Job, TeachingSpec
+from distill_ray.engine.job import TeachingSpec, TrainingSpec
 from distill_ray.engine.loop import distill
-from distill_ray.engine.objective import Kept
+from distill_ray.engine.objective import SupervisedTokens
 from distill_ray.engine.teachers.messages import Answer, Request, answer
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
@@ -38,11 +38,11 @@ from distill_ray.runtime.run import Run
 from distill_ray.stages.results.data_spec import data_spec
 from distill_ray.stages.results.shard_set import ShardSet
 from distill_ray.stages.results.students import local
-from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.results.training_job import TrainingJob
 from distill_ray.stages.serving import pool as teacher_pool
 from distill_ray.stages.serving.pool import THREAD, Pool, PoolError, PoolRefusedError, teacher_pools
-from distill_ray.stages.serving.pool_actor import LocalTeachers, versions
-from distill_ray.stages.serving.pool_client import Pooled
+from distill_ray.stages.serving.pool_actor import LazyTeacherBank, versions
+from distill_ray.stages.serving.pool_client import PoolTeacherSource
 from distill_ray.stages.shard import shard
 from distill_ray.stages.training.run import train
 
@@ -74,8 +74,10 @@ def shards(tiny: RunConfig, ray_here: None) -> ShardSet:
 
 
 @pytest.fixture(scope="module")
-def work(tiny: RunConfig, shards: ShardSet, tmp_path_factory: pytest.TempPathFactory) -> Job:
-    """40 steps on unequal rows: two rungs, a best teacher to measure, and a reassessment."""
+def work(
+    tiny: RunConfig, shards: ShardSet, tmp_path_factory: pytest.TempPathFactory
+) -> TrainingSpec:
+    """40 steps on unequal rows: two checkpoints, a best teacher to measure, and a reassessment."""
     folder = tmp_path_factory.mktemp("teachers")
 
     def ref(hidden: int, seed: int) -> ModelRef:
@@ -89,8 +91,8 @@ def work(tiny: RunConfig, shards: ShardSet, tmp_path_factory: pytest.TempPathFac
 
     ladders = {"a": [saved("a0", 48, 0), saved("a1", 48, 1)], "b": [saved("b0", 32, 2)]}
     even = {"ease": 1.0}
-    ranking = Weighted({"a": even, "b": even}, early=even, late=even)
-    return Job(
+    ranking = RankingWeights({"a": even, "b": even}, early=even, late=even)
+    return TrainingSpec(
         name="pool",
         student=ref(16, 9),
         training=tiny.distill,
@@ -109,9 +111,9 @@ def work(tiny: RunConfig, shards: ShardSet, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="module")
-def colocated(tiny: RunConfig, work: Job, shards: ShardSet) -> list[dict[str, Any]]:
+def colocated(tiny: RunConfig, work: TrainingSpec, shards: ShardSet) -> list[dict[str, Any]]:
     """The curve of the same job with its teacher in the worker."""
-    order = Order("distill", work, artifact(tiny, "colocated"), shards.artifact, 1000)
+    order = TrainingJob("distill", work, artifact(tiny, "colocated"), shards.artifact, 1000)
     return curve(build_session(local(order), CPU))
 
 
@@ -124,9 +126,13 @@ def curve(session: Any) -> list[dict[str, Any]]:
     return list(session.history)
 
 
-def ordered(cfg: RunConfig, work: Job, shards: ShardSet, key: str, **serving: Any) -> Order:
+def ordered(
+    cfg: RunConfig, work: TrainingSpec, shards: ShardSet, key: str, **serving: Any
+) -> TrainingJob:
     made = artifact(cfg, key)
-    return Order("distill", work, made, shards.artifact, 1000, PoolServing(**{**SMALL, **serving}))
+    return TrainingJob(
+        "distill", work, made, shards.artifact, 1000, PoolServing(**{**SMALL, **serving})
+    )
 
 
 def with_cluster(cfg: RunConfig, **changes: Any) -> RunConfig:
@@ -134,22 +140,22 @@ def with_cluster(cfg: RunConfig, **changes: Any) -> RunConfig:
 
 
 @contextmanager
-def served(cfg: RunConfig, *orders: Order) -> Iterator[list[Pool]]:
+def served(cfg: RunConfig, *orders: TrainingJob) -> Iterator[list[Pool]]:
     """The pools of some orders; this process is their worker."""
     run = Run.open(with_cluster(cfg, num_workers=1, cpus_per_worker=0.5), "tiny.yaml")
     with mailbox(run.progress) as box, teacher_pools(run, orders, box) as made:
         yield [made[order.artifact.path] for order in orders]
 
 
-def pooled(order: Order, pool: Pool) -> Pooled:
+def pooled(order: TrainingJob, pool: Pool) -> PoolTeacherSource:
     assert isinstance(order.serving, PoolServing)
-    return Pooled(order.serving, local(order), pool, CPU)
+    return PoolTeacherSource(order.serving, local(order), pool, CPU)
 
 
 def assert_same_curve(
     found: list[dict[str, Any]], expected: list[dict[str, Any]], rel: float
 ) -> None:
-    for name in ("tokens", "teacher", "rung"):
+    for name in ("tokens", "teacher", "checkpoint_index"):
         assert [row[name] for row in found] == [row[name] for row in expected]
     for name in ("loss", "grad_norm", "validation.task.ce", "validation.task.kl", "progress"):
         ours, theirs = ([row[name] for row in rows if name in row] for rows in (found, expected))
@@ -158,12 +164,12 @@ def assert_same_curve(
 
 
 def test_a_pool_gives_the_loss_curve_of_the_teacher_in_the_worker(
-    tiny: RunConfig, work: Job, shards: ShardSet, colocated: list[dict[str, Any]]
+    tiny: RunConfig, work: TrainingSpec, shards: ShardSet, colocated: list[dict[str, Any]]
 ) -> None:
     hidden = ordered(tiny, work, shards, "hidden")
     # Every id of the vocabulary: nothing but the encoding is lost.
     top_k = ordered(tiny, work, shards, "top-k", lookahead=1, targets=TopKTargets(k=320))
-    assert [row["rung"] for row in colocated] == [0] * 20 + [1] * 20
+    assert [row["checkpoint_index"] for row in colocated] == [0] * 20 + [1] * 20
     with served(tiny, hidden, top_k) as (first, second):
         for order, pool, rel in ((hidden, first, 1e-5), (top_k, second, 3e-3)):
             session = build_session(local(order), CPU, pooled(order, pool))
@@ -203,7 +209,7 @@ def _command(process: psutil.Process) -> list[str]:
 @pytest.mark.slow
 def test_killed_actors_are_replaced_and_the_curve_stays_and_another_teacher_stops_the_run(
     tiny: RunConfig,
-    work: Job,
+    work: TrainingSpec,
     shards: ShardSet,
     colocated: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
@@ -214,7 +220,7 @@ def test_killed_actors_are_replaced_and_the_curve_stays_and_another_teacher_stop
     refused = ordered(cfg, replace(work, name="refused"), shards, "refused")
     start = teacher_pool.start_actors
 
-    def swapped(job: Job, serving: PoolServing, nodes: Any = None) -> tuple[Any, ...]:
+    def swapped(job: TrainingSpec, serving: PoolServing, nodes: Any = None) -> tuple[Any, ...]:
         return start(with_other_teachers(job) if job is refused.job else job, serving, nodes)
 
     monkeypatch.setattr(teacher_pool, "start_actors", swapped)
@@ -230,13 +236,13 @@ def test_killed_actors_are_replaced_and_the_curve_stays_and_another_teacher_stop
     assert not left, "they end with the run"
 
 
-def first_batch(order: Order) -> tuple[Batch, Kept]:
+def first_batch(order: TrainingJob) -> tuple[Batch, SupervisedTokens]:
     batch = build_session(replace(local(order), teaching=None), CPU).source.batch(0, 0)
-    return batch, Kept.of(batch)
+    return batch, SupervisedTokens.of(batch)
 
 
 def test_a_pool_of_another_teacher_is_refused_and_one_without_its_files_fails_as_in_a_worker(
-    tiny: RunConfig, work: Job, shards: ShardSet, tmp_path: Path
+    tiny: RunConfig, work: TrainingSpec, shards: ShardSet, tmp_path: Path
 ) -> None:
     other = with_other_teachers(work)
     refused = ordered(tiny, other, shards, "refused-top-k", targets=TopKTargets(k=8))
@@ -256,20 +262,20 @@ def test_a_pool_of_another_teacher_is_refused_and_one_without_its_files_fails_as
     assert str(caught.value) == str(in_worker.value)
 
 
-def with_other_teachers(work: Job) -> Job:
+def with_other_teachers(work: TrainingSpec) -> TrainingSpec:
     """The same names, for checkpoints in another order."""
     assert work.teaching is not None
     ladders = {name: rungs[::-1] for name, rungs in work.teaching.ladders.items()}
     return replace(work, teaching=replace(work.teaching, ladders=ladders))
 
 
-def first_answer(source: Pooled, batch: Batch) -> None:
+def first_answer(source: PoolTeacherSource, batch: Batch) -> None:
     source.use("a", 0)
-    source.reference(batch, Kept.of(batch), temperature=2.0)
+    source.reference(batch, SupervisedTokens.of(batch), temperature=2.0)
 
 
 def test_workers_and_actors_that_don_t_fit_together_are_refused_at_once(
-    tiny: RunConfig, work: Job, shards: ShardSet
+    tiny: RunConfig, work: TrainingSpec, shards: ShardSet
 ) -> None:
     order = ordered(tiny, work, shards, "many", actors=500, cpus_per_actor=1)
     with pytest.raises(InputError) as caught:
@@ -281,7 +287,7 @@ def test_workers_and_actors_that_don_t_fit_together_are_refused_at_once(
 
 
 class Gate:
-    """Answers with its requests' rung as the likeliest id, once it is open."""
+    """Answers with its requests' checkpoint as the likeliest id, once it is open."""
 
     def __init__(self) -> None:
         self.shut()
@@ -296,19 +302,19 @@ class Gate:
         """Rung and rows of each request."""
         return self._seen
 
-    def expect(self, teacher: str, rung: int) -> None:
-        self._expected.append((teacher, rung))
+    def expect(self, teacher: str, checkpoint_index: int) -> None:
+        self._expected.append((teacher, checkpoint_index))
 
     def expected(self) -> list[tuple[str, int]]:
         """Checkpoints that it was told of."""
         return self._expected
 
     def targets(self, request: Request) -> Answer:
-        self._seen.append((request.rung, *request.row_ids))
+        self._seen.append((request.checkpoint_index, *request.row_ids))
         self._open.wait()
         log_p = torch.zeros(len(request.at), 1)
         nothing = torch.full((len(request.at),), -torch.inf)
-        ids = torch.full((len(request.at), 1), request.rung)
+        ids = torch.full((len(request.at), 1), request.checkpoint_index)
         made = sparse.SparseTargets(ids, log_p, nothing, log_p[:, 0], log_p[:, 0], kind="top_k")
         return Answer(320, sparse=encode(made))
 
@@ -353,8 +359,8 @@ def heard(*members: Any, timeout_s: float = 60.0) -> Iterator[tuple[Pool, Listen
         yield Pool(members, box, "distill", timeout_s), listener
 
 
-def alone(work: Job, pool: Pool, **serving: Any) -> Pooled:
-    source = Pooled(
+def alone(work: TrainingSpec, pool: Pool, **serving: Any) -> PoolTeacherSource:
+    source = PoolTeacherSource(
         PoolServing(targets=TopKTargets(k=1), parity_rows=0, **serving), work, pool, CPU
     )
     source.use("a", 0)
@@ -371,14 +377,16 @@ def batches(step: int, count: int = 2) -> list[Batch]:
     ]
 
 
-def taken(source: Pooled, batch: Batch, temperature: float = 2.0) -> int:
-    """Which rung has answered."""
-    found = source.reference(batch, Kept.of(batch), temperature=temperature)
+def taken(source: PoolTeacherSource, batch: Batch, temperature: float = 2.0) -> int:
+    """Which checkpoint has answered."""
+    found = source.reference(batch, SupervisedTokens.of(batch), temperature=temperature)
     assert isinstance(found, sparse.SparseTargets) and len(found) == 4
     return int(found.ids.unique())
 
 
-def test_no_more_steps_are_asked_for_than_the_student_may_be_behind(work: Job, gates: Any) -> None:
+def test_no_more_steps_are_asked_for_than_the_student_may_be_behind(
+    work: TrainingSpec, gates: Any
+) -> None:
     steps = [batches(step) for step in range(6)]
     with heard(gates[0]) as (pool, listener):
         source = alone(work, pool, lookahead=2)
@@ -402,7 +410,7 @@ def test_no_more_steps_are_asked_for_than_the_student_may_be_behind(work: Job, g
 
 
 def test_after_a_switch_the_new_checkpoint_answers_and_the_old_one_isn_t_asked_any_more(
-    work: Job, gates: Any
+    work: TrainingSpec, gates: Any
 ) -> None:
     (one, two), (three, four) = batches(0), batches(1)
     with heard(gates[0]) as (pool, _):
@@ -418,18 +426,28 @@ def test_after_a_switch_the_new_checkpoint_answers_and_the_old_one_isn_t_asked_a
         ray.get(gates[0].open.remote())
         assert [taken(source, batch) for batch in (one, two, three, four)] == [1] * 4
         seen = ray.get(gates[0].seen.remote())
-    old, new = ([rows for asked, rows in seen if asked == rung] for rung in (0, 1))
+    old, new = (
+        [rows for asked, rows in seen if asked == checkpoint_index] for checkpoint_index in (0, 1)
+    )
     assert new == ["0.0", "0.1", "1.0", "1.1"], "once each"
     # On a busy machine even half a second may be too short for one of them.
     assert old[0] == "0.0" and len(old) < 4, "what waited was cancelled"
 
 
-def test_every_actor_is_told_once_of_each_checkpoint_that_comes(work: Job, gates: Any) -> None:
+def test_every_actor_is_told_once_of_each_checkpoint_that_comes(
+    work: TrainingSpec, gates: Any
+) -> None:
     ray.get([gate.open.remote() for gate in gates])
     with heard(*gates) as (pool, _):
         source = alone(work, pool)
-        for rung in (1, 1, 2, 2, 1):  # The schedule says so after every step, or thinks better.
-            source.expect("a", rung)
+        for checkpoint_index in (
+            1,
+            1,
+            2,
+            2,
+            1,
+        ):  # The schedule says so after every step, or thinks better.
+            source.expect("a", checkpoint_index)
         source.use("a", 1)
         source.expect("a", 0)
         source.announce(batches(0))
@@ -440,14 +458,20 @@ def test_every_actor_is_told_once_of_each_checkpoint_that_comes(work: Job, gates
 
 
 def test_a_process_of_the_pool_answers_with_what_it_has_read_ahead(
-    work: Job, shards: ShardSet, tiny: RunConfig
+    work: TrainingSpec, shards: ShardSet, tiny: RunConfig
 ) -> None:
     here = local(ordered(tiny, work, shards, "ahead"))
-    teachers = LocalTeachers(here, CPU)
+    teachers = LazyTeacherBank(here, CPU)
     batch = first_batch(ordered(tiny, work, shards, "ahead"))[0]
-    kept = Kept.of(batch)
-    requests = [Request.of("a", rung, batch, kept, temperature=2.0) for rung in (0, 1)]
-    exact = [answer(LocalTeachers(here, CPU).bank("a", r.rung), r, WHOLE, CPU) for r in requests]
+    kept = SupervisedTokens.of(batch)
+    requests = [
+        Request.of("a", checkpoint_index, batch, kept, temperature=2.0)
+        for checkpoint_index in (0, 1)
+    ]
+    exact = [
+        answer(LazyTeacherBank(here, CPU).bank("a", r.checkpoint_index), r, WHOLE, CPU)
+        for r in requests
+    ]
     bank = teachers.bank("a", 0)
     answer(bank, requests[0], WHOLE, CPU)
     model = bank._model.model  # type: ignore[union-attr]
@@ -459,7 +483,7 @@ def test_a_process_of_the_pool_answers_with_what_it_has_read_ahead(
     assert not np.allclose(found.features[0], exact[0].features[0])
 
 
-def test_what_was_not_announced_is_asked_when_it_is_wanted(work: Job, gates: Any) -> None:
+def test_what_was_not_announced_is_asked_when_it_is_wanted(work: TrainingSpec, gates: Any) -> None:
     (one, two) = batches(0)
     ray.get(gates[0].open.remote())
     with heard(gates[0]) as (pool, _):
@@ -474,7 +498,7 @@ def test_what_was_not_announced_is_asked_when_it_is_wanted(work: Job, gates: Any
         assert len(ray.get(gates[0].seen.remote())) == 4
 
 
-def test_actors_take_turns_and_a_slow_one_is_waited_for(work: Job, gates: Any) -> None:
+def test_actors_take_turns_and_a_slow_one_is_waited_for(work: TrainingSpec, gates: Any) -> None:
     step = batches(0, count=5)
     with heard(*gates, timeout_s=0.3) as (pool, _):
         source = alone(work, pool)
@@ -487,7 +511,7 @@ def test_actors_take_turns_and_a_slow_one_is_waited_for(work: Job, gates: Any) -
     assert seen == [["0.0", "0.2", "0.4"], ["0.1", "0.3"]]
 
 
-def test_a_teacher_with_another_vocabulary_is_refused(work: Job, gates: Any) -> None:
+def test_a_teacher_with_another_vocabulary_is_refused(work: TrainingSpec, gates: Any) -> None:
     (batch,) = batches(0, count=1)
     ray.get(gates[0].open.remote())
     job = replace(work, data=replace(work.data, vocabulary=300))
@@ -496,14 +520,14 @@ def test_a_teacher_with_another_vocabulary_is_refused(work: Job, gates: Any) -> 
         taken(alone(job, pool), batch)
 
 
-def test_an_actor_that_dies_at_every_attempt_ends_the_run_with_a_reason(work: Job) -> None:
+def test_an_actor_that_dies_at_every_attempt_ends_the_run_with_a_reason(work: TrainingSpec) -> None:
     (batch,) = batches(0, count=1)
     wanted = pytest.raises(PoolError, match=r"actor 0 of the teacher pool died .* memory")
     with heard(*actors_of(Dying)) as (pool, _), wanted:
         taken(alone(work, pool), batch)
 
 
-def test_an_actor_that_nothing_has_room_for_ends_the_run_with_a_reason(work: Job) -> None:
+def test_an_actor_that_nothing_has_room_for_ends_the_run_with_a_reason(work: TrainingSpec) -> None:
     (batch,) = batches(0, count=1)
     (nowhere,) = actors_of(Gate, num_cpus=1000)
     wanted = pytest.raises(PoolError, match="out of reach for more than 1 s")
@@ -513,7 +537,7 @@ def test_an_actor_that_nothing_has_room_for_ends_the_run_with_a_reason(work: Job
 
 
 def test_a_worker_with_a_pool_fetches_no_teacher(
-    tiny: RunConfig, work: Job, shards: ShardSet
+    tiny: RunConfig, work: TrainingSpec, shards: ShardSet
 ) -> None:
     teaching = TeachingSpec({"a": [ModelRef("path", "s3://nowhere/teacher")]}, "a")
     order = ordered(tiny, replace(work, teaching=teaching), shards, "remote")

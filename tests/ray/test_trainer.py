@@ -6,7 +6,7 @@ import pytest
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from distill_ray.stages.training.trainer import LeanTrainer
+from distill_ray.stages.training.trainer import TorchTrainerWithoutIdleActors
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_here")]
 def test_only_actors_without_work_are_left_out(on_cluster: bool, spared: set[str]) -> None:
     one = ScalingConfig(num_workers=1)
     whole = TorchTrainer(print, scaling_config=one)
-    lean = LeanTrainer(print, scaling_config=one, on_cluster=on_cluster)
+    lean = TorchTrainerWithoutIdleActors(print, scaling_config=one, on_cluster=on_cluster)
     before, after = (
         [type(c).__name__ for c in trainer._create_default_callbacks()] for trainer in (whole, lean)
     )

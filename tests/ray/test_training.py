@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from plain import trained
+from plain_loop import trained
 from transformers import AutoModelForCausalLM
 
 from distill_ray.config import InputError, RunConfig
@@ -18,7 +18,7 @@ from distill_ray.config.schedule import EqualStagesSchedule
 from distill_ray.config.serving import ColocatedServing
 from distill_ray.config.training import LoraConfig
 from distill_ray.engine.build import mixed_rows
-from distill_ray.engine.job import Job, TeachingSpec
+from distill_ray.engine.job import TeachingSpec, TrainingSpec
 from distill_ray.models.load import load_frozen, load_model
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.progress import Event
@@ -27,7 +27,7 @@ from distill_ray.stages.reporting.export import write_weights
 from distill_ray.stages.results.data_spec import data_spec
 from distill_ray.stages.results.shard_set import ShardSet
 from distill_ray.stages.results.students import local
-from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.results.training_job import TrainingJob
 from distill_ray.stages.shard import shard
 from distill_ray.stages.training.quarantine import FOLDER
 from distill_ray.stages.training.run import train
@@ -54,14 +54,14 @@ def ref(cfg: RunConfig, shards: ShardSet, hidden: int, seed: int, **changes: Any
     return replace(made, init={**(made.init or {}), "hidden_size": hidden, **changes})
 
 
-def job(cfg: RunConfig, shards: ShardSet, folder: Path) -> Job:
-    """A distillation with two rungs, on rows with very unequal supervised counts."""
+def job(cfg: RunConfig, shards: ShardSet, folder: Path) -> TrainingSpec:
+    """A distillation with two checkpoints, on rows with very unequal supervised counts."""
     rungs = []
     for number in range(2):
         load_model(ref(cfg, shards, 48, number)).save_pretrained(folder / str(number))
         rungs.append(ModelRef("path", str(folder / str(number))))
     schedule = EqualStagesSchedule()
-    return Job(
+    return TrainingSpec(
         name="parity",
         student=ref(cfg, shards, 16, 9),
         training=cfg.distill,
@@ -72,9 +72,9 @@ def job(cfg: RunConfig, shards: ShardSet, folder: Path) -> Job:
     )
 
 
-def order_of(run: Run, shards: ShardSet, work: Job, key: str, **how: Any) -> Order:
+def order_of(run: Run, shards: ShardSet, work: TrainingSpec, key: str, **how: Any) -> TrainingJob:
     made = run.artifact("parity", key, {"job": work, **how})
-    return Order("distill", work, made, shards.artifact, 1000, **how)
+    return TrainingJob("distill", work, made, shards.artifact, 1000, **how)
 
 
 def with_workers(cfg: RunConfig, workers: int) -> Run:
@@ -82,13 +82,13 @@ def with_workers(cfg: RunConfig, workers: int) -> Run:
     return Run.open(cfg.model_copy(update={"cluster": cluster}), "tiny.yaml")
 
 
-def at_stage(work: Job, stage: int, **changes: Any) -> Job:
+def at_stage(work: TrainingSpec, stage: int, **changes: Any) -> TrainingSpec:
     """The job at another ZeRO stage; `changes` are keys of the training config."""
     training = work.training.model_copy(update={"zero_stage": stage, **changes})
     return replace(work, training=training)
 
 
-def plainly(run: Run, shards: ShardSet, work: Job) -> tuple[list[dict[str, Any]], Any]:
+def plainly(run: Run, shards: ShardSet, work: TrainingSpec) -> tuple[list[dict[str, Any]], Any]:
     """Curve and weights of the plain loop in this process."""
     order = order_of(run, shards, work, "plain")
     session = trained(order)
@@ -96,9 +96,11 @@ def plainly(run: Run, shards: ShardSet, work: Job) -> tuple[list[dict[str, Any]]
         return session.history, {name: w.detach().clone() for name, w in model.state_dict().items()}
 
 
-def assert_same_curve(order: Order, expected: list[dict[str, Any]]) -> None:
+def assert_same_curve(order: TrainingJob, expected: list[dict[str, Any]]) -> None:
     curve = order.curve()["history"]
-    assert [row["rung"] for row in curve] == [row["rung"] for row in expected]
+    assert [row["checkpoint_index"] for row in curve] == [
+        row["checkpoint_index"] for row in expected
+    ]
     assert [row["tokens"] for row in curve] == [row["tokens"] for row in expected]
     for name in NAMES:
         theirs = [row[name] for row in expected if name in row]
@@ -107,7 +109,7 @@ def assert_same_curve(order: Order, expected: list[dict[str, Any]]) -> None:
 
 
 def assert_same_result(
-    order: Order, history: list[dict[str, Any]], weights: dict[str, torch.Tensor]
+    order: TrainingJob, history: list[dict[str, Any]], weights: dict[str, torch.Tensor]
 ) -> None:
     assert_same_curve(order, history)
     exported = load_model(order.rung_refs()[-1]).state_dict()
@@ -141,7 +143,7 @@ def test_two_workers_at_two_stages_and_variants_of_the_job_give_the_curve_of_the
     history, weights = plainly(run, shards, work)
     assert len({row["tokens"] for row in history}) > 5, "rows should be unequal"
     assert history[-1]["loss"] < history[0]["loss"]
-    assert [row["rung"] for row in history] == [0] * 20 + [1] * 20
+    assert [row["checkpoint_index"] for row in history] == [0] * 20 + [1] * 20
     expected = {key: plainly(run, shards, made) for key, made in variants.items()}
 
     # One group of workers for all: starting it takes longer than the jobs.
@@ -171,7 +173,7 @@ def check_adapted(adapted: ModelRef, expected: dict[str, torch.Tensor], folder: 
         torch.testing.assert_close(value, frozen[name], rtol=1e-5, atol=1e-6)
 
 
-def poisoned(work: Job, student: ModelRef, token: int, folder: Path) -> Job:
+def poisoned(work: TrainingSpec, student: ModelRef, token: int, folder: Path) -> TrainingSpec:
     """The job with a student whose embedding of one token isn't a number."""
     model = load_model(student)
     model.get_input_embeddings().weight.data[token] = float("nan")
@@ -179,7 +181,7 @@ def poisoned(work: Job, student: ModelRef, token: int, folder: Path) -> Job:
     return replace(work, student=ModelRef("path", str(folder)))
 
 
-def steps_with_each_token(work: Job, order: Order) -> dict[int, list[int]]:
+def steps_with_each_token(work: TrainingSpec, order: TrainingJob) -> dict[int, list[int]]:
     """Token → the steps that read it, counted from 1."""
     source, found = mixed_rows(replace(local(order), training=work.training)), {}
     for step in range(work.steps):
@@ -236,7 +238,7 @@ class Listener:
         self.events.append(event)
 
 
-def check_kept(order: Order, steps: list[int], seen: Listener) -> None:
+def check_kept(order: TrainingJob, steps: list[int], seen: Listener) -> None:
     """A job that went on after some bad steps."""
     assert order.curve()["bad_steps"] == len(steps)
     assert order.artifact.manifest().counts["bad_steps"] == len(steps)

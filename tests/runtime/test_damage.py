@@ -14,9 +14,9 @@ import pytest
 from distill_ray.config.errors import InputError
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
-from distill_ray.runtime.causes import outside_cause
-from distill_ray.runtime.remote import ATTEMPTS, PatientS3, open_uri
-from distill_ray.runtime.soundness import DamagedError
+from distill_ray.runtime.checksums import DamagedError
+from distill_ray.runtime.external_errors import outside_cause
+from distill_ray.runtime.filesystems import ATTEMPTS, PatientS3, open_uri
 from distill_ray.runtime.storage import Storage
 from distill_ray.stages.results.local_files import CURVE, local_ref
 
@@ -35,9 +35,11 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> Artifact:
     artifact = Artifact(storage, "adapt", "full", {"x": 1})
     with artifact.building() as building:
         building.write_json(CURVE, {"best": 1, "history": []})
-        for rung in range(2):
-            content = np.random.default_rng(rung).bytes(3000)
-            building.storage.write_bytes(f"checkpoints/{rung}/model.safetensors", content)
+        for checkpoint_index in range(2):
+            content = np.random.default_rng(checkpoint_index).bytes(3000)
+            building.storage.write_bytes(
+                f"checkpoints/{checkpoint_index}/model.safetensors", content
+            )
     return artifact
 
 
@@ -71,7 +73,10 @@ def test_a_flipped_bit_in_any_file_is_named(made: Artifact) -> None:
 
 def test_a_damaged_checkpoint_is_never_given_to_a_model(made: Artifact) -> None:
     made.folder.write_bytes("checkpoints/1/model.safetensors", b"\0" * 3000)
-    places = {rung: made.storage.sub(f"{made.path}/checkpoints/{rung}").uri for rung in (0, 1)}
+    places = {
+        checkpoint_index: made.storage.sub(f"{made.path}/checkpoints/{checkpoint_index}").uri
+        for checkpoint_index in (0, 1)
+    }
     local_ref(ModelRef("path", places[0]))
     for ref in (ModelRef("path", places[1]), ModelRef("hub", "org/base", adapter=places[1])):
         with pytest.raises(DamagedError, match=r"checkpoints/1/model\.safetensors"):

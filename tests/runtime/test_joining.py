@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from head import free_ports
+from ray_cluster import free_ports
 
 from distill_ray.config import InputError
 from distill_ray.config.cluster import ClusterConfig

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from findings import config
+from tiny_run import config
 
 from distill_ray.config import InputError, RunConfig
 from distill_ray.runtime.capacity import capacity_problems

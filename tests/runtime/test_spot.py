@@ -8,7 +8,7 @@ import time
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from metadata import ComputeEngine, Ec2, served
+from cloud_metadata import ComputeEngine, Ec2, served
 
 from distill_ray.runtime.spot import AwsMetadata, GcpMetadata, Notice, watch
 

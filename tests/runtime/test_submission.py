@@ -9,11 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from findings import config
+from tiny_run import config
 
 from distill_ray.config import InputError, RunConfig, load_config
 from distill_ray.runtime.jobs import _Tail, _url
-from distill_ray.runtime.packing import MIB, Package, survey
 from distill_ray.runtime.submission import (
     Attempt,
     Submission,
@@ -22,6 +21,7 @@ from distill_ray.runtime.submission import (
     next_attempt,
     storage_problems,
 )
+from distill_ray.runtime.working_dir import MIB, Package, survey
 from distill_ray.stages.preflight.submit import elsewhere, submit_problems
 
 ROOT = Path(__file__).parents[2]

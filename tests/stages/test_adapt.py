@@ -7,37 +7,37 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from findings import tiny_model, training
+from tiny_run import tiny_model, training
 
 from distill_ray.config.models import TeacherConfig
 from distill_ray.config.training import RecipeConfig
-from distill_ray.engine.job import DataSpec, Job
+from distill_ray.engine.job import DataSpec, TrainingSpec
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.storage import Storage
 from distill_ray.stages.adapt import _teacher
 from distill_ray.stages.results.local_files import CURVE
 from distill_ray.stages.results.teacher_set import Teacher, TeacherSet, Weights, softened
-from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.results.training_job import TrainingJob
 
 RAW = Weights(ModelRef("path", "/raw"), "raw")
 
 
-def order(folder: Path, *losses: float, name: str = "full") -> Order:
+def order(folder: Path, *losses: float, name: str = "full") -> TrainingJob:
     """A phase of four checkpoints, of which as many were made as there are losses."""
     recipe = RecipeConfig.model_validate(training(mix={"findings": 1}))
     data = DataSpec(folder, folder, {"findings": "text"}, 64, 0, 4)
-    job = Job("wide", RAW.ref, recipe, data, rungs=4)
+    job = TrainingSpec("wide", RAW.ref, recipe, data, rungs=4)
     artifact = Artifact(Storage(str(folder)), "adapt", name, {"losses": losses})
     history = [
         {"step": step, "validation.text.ce": loss} for step, loss in zip(job.rung_ends, losses)
     ]
     with artifact.building() as building:
         building.write_json(CURVE, {"history": history, "best": 0})
-    return Order("adapt", job, artifact, artifact, save_every=10)
+    return TrainingJob("adapt", job, artifact, artifact, save_every=10)
 
 
-def prepared(*phases: Order, **changes: Any) -> Teacher:
+def prepared(*phases: TrainingJob, **changes: Any) -> Teacher:
     recipes = ["full"] * len(phases)
     data = {"name": "wide", "model": tiny_model(32, 1), "recipes": recipes, **changes}
     return _teacher(TeacherConfig.model_validate(data), RAW, phases)
@@ -46,7 +46,7 @@ def prepared(*phases: Order, **changes: Any) -> Teacher:
 def test_a_teacher_without_a_recipe_serves_as_it_came() -> None:
     made = prepared()
     assert made == Teacher("wide", RAW, [RAW.ref], [None], 0, "raw")
-    assert not made.is_trained and made.serving.ref == RAW.ref and made.ladder == [RAW.ref]
+    assert not made.is_trained and made.serving.ref == RAW.ref and made.checkpoints == [RAW.ref]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_the_checkpoint_with_the_least_loss_serves(
     made = prepared(order(tmp_path, *losses))
     assert made.best == best and made.losses == list(losses)
     assert made.serving.ref == made.rungs[best]
-    assert made.ladder == made.rungs[: best + 1] and len(made.rungs) == 4
+    assert made.checkpoints == made.rungs[: best + 1] and len(made.rungs) == 4
     assert made.is_trained
 
 
@@ -76,7 +76,7 @@ def test_the_config_may_choose_the_checkpoint(tmp_path: Path) -> None:
     assert (first.best, fourth.best) == (0, 3), "counted from 1"
     assert first.serving.fingerprint != fourth.serving.fingerprint
     assert first.fingerprint == fourth.fingerprint, "they share a training"
-    assert (len(first.ladder), len(fourth.ladder)) == (1, 4)
+    assert (len(first.checkpoints), len(fourth.checkpoints)) == (1, 4)
 
 
 def test_a_checkpoint_beyond_an_early_stop_is_the_last_that_was_made(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Kernels that aren't there and layers that don't fit are refused before anything starts."""
 
 import pytest
-from findings import config, tiny_model
+from tiny_run import config, tiny_model
 
 from distill_ray.config import RunConfig
 from distill_ray.stages.preflight.check_training import Kernels, kernel_problems, match_problems

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prepared import Candidate, answers, audited, probed, run_of
+from stage_results import Candidate, answers, audited, probed, run_of
 
 from distill_ray.config import InputError
 from distill_ray.stages.rank import rank

@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prepared import Candidate, answers, audited, probed, run_of
 from rich.console import Console
+from stage_results import Candidate, answers, audited, probed, run_of
 
 from distill_ray.console import tables as console
 from distill_ray.stages.rank import rank
-from distill_ray.stages.results.ranking import STAGES, Ranking
+from distill_ray.stages.results.ranking import PHASES, Ranking
 
 GOOD, FAIR = ({"organ": answers(60, 4, 0, right=share)} for share in (0.8, 0.5))
 
@@ -45,7 +45,7 @@ def test_the_leaderboard_says_who_leads_who_is_marked_and_who_is_left_out(tmp_pa
     )
     assert "unread is left out: audit: no weights" in lines
     assert [line for line in lines if line.endswith("separated at 95 %")] == [
-        f"{stage}: separated at 95 %" for stage in STAGES
+        f"{stage}: separated at 95 %" for stage in PHASES
     ]
     assert text.count("small *") == 3 and "broad *" not in text
 

@@ -16,10 +16,10 @@ from distill_ray.core.intervals import Interval
 from distill_ray.core.temperature import fit_temperature
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.storage import Storage
-from distill_ray.stages.results.model_scores import Sheet
-from distill_ray.stages.scoring.metrics import Figures, drop, scaling, task_metrics, text_nll
+from distill_ray.stages.results.model_scores import ModelScores
+from distill_ray.stages.scoring.metrics import MetricOptions, drop, scaling, task_metrics, text_nll
 
-FIGURES = Figures(bins=10, resamples=300, confidence=0.95)
+FIGURES = MetricOptions(bins=10, resamples=300, confidence=0.95)
 END = 0
 
 
@@ -32,7 +32,7 @@ def questions(n: int, options: int, seed: int, *, skill: float = 1.0, sharp: flo
     return (sharp * scores).tolist(), gold, [f"g{i // 2}" for i in range(n)]
 
 
-def sheet(folder: Path, sets: dict[str, Any], **changes: Any) -> Sheet:
+def sheet(folder: Path, sets: dict[str, Any], **changes: Any) -> ModelScores:
     """A sheet of these sets; lengths and priors say nothing unless given."""
     widths = {name: len(scores[0]) for name, (scores, *_) in sets.items()}
     data = {
@@ -52,10 +52,10 @@ def sheet(folder: Path, sets: dict[str, Any], **changes: Any) -> Sheet:
     )
     with artifact.building() as building:
         building.write_json("sheet.json", data)
-    return Sheet(artifact)
+    return ModelScores(artifact)
 
 
-def measured(made: Sheet, name: str) -> Any:
+def measured(made: ModelScores, name: str) -> Any:
     return task_metrics(made, name, **asdict(FIGURES))
 
 
@@ -180,7 +180,7 @@ def test_text_nll_is_by_corpus_and_by_kind_with_intervals_over_rows(tmp_path: Pa
 
 def test_a_table_s_figures_take_seconds(tmp_path: Path) -> None:
     made = sheet(tmp_path, {"a": questions(2000, 20, 1), "a.b": questions(2000, 20, 2)})
-    figures = Figures(15, 1000, 0.95)
+    figures = MetricOptions(15, 1000, 0.95)
     started = time.process_time()
     for name in made.sets:
         task_metrics(made, name, **asdict(figures))

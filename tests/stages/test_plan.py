@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from findings import config, training
+from tiny_run import config, training
 
 from distill_ray.config import RunConfig
 from distill_ray.stages.preflight.check import find_problems

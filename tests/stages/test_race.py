@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prepared import Candidate, answers, audited, probed, run_of
+from stage_results import Candidate, answers, audited, probed, run_of
 
-from distill_ray.stages.selection.factors import gather, next_wave, standing
+from distill_ray.stages.selection.factors import gather, next_wave, race_state
 
 TASK = {"organ": answers(60, 4, 0, right=0.8)}
 WORSE = {"organ": answers(60, 4, 0, right=0.3)}
@@ -74,7 +74,7 @@ def test_where_teachers_stand_depends_on_the_student_s_progress(tmp_path: Path) 
     found = {"easy": Candidate(WORSE, (4.0, 4.01, 4.0)), "good": Candidate(TASK, (1.0, 1.0, 1.01))}
     run = run_of(tmp_path, *found, rank=weights)
     seen = gather(run.cfg, audited(run, found), probed(run, found))
-    early, late = (standing(run.cfg, seen, progress, 0.9) for progress in (0.0, 1.0))
+    early, late = (race_state(run.cfg, seen, progress, 0.9) for progress in (0.0, 1.0))
     assert (early.leader, late.leader) == ("easy", "good")
     assert early.separated and late.separated
 
@@ -85,7 +85,7 @@ def test_more_looks_at_a_race_need_more_to_close_a_teacher(tmp_path: Path, looks
     found = {"a": EQUAL, "close": Candidate(TASK, (1.5, 2.0, 1.9))}
     run = run_of(tmp_path, *found)
     seen = gather(run.cfg, audited(run, found), probed(run, found))
-    race = standing(run.cfg, seen, 0.5, 0.9, looks)
+    race = race_state(run.cfg, seen, 0.5, 0.9, looks)
     assert race.separated == (looks == 1), race.probability_best
 
 

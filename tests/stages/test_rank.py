@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from oracles.taught import factors
-from prepared import Asked, Candidate, answers, audited, probed, run_of
+from stage_results import Asked, Candidate, answers, audited, probed, run_of
 
 from distill_ray.config import InputError
 from distill_ray.runtime.run import Run
 from distill_ray.stages.rank import rank
-from distill_ray.stages.results.ranking import STAGES, Ranking
+from distill_ray.stages.results.ranking import PHASES, Ranking
 from distill_ray.stages.selection.factors import Evidence, gather
 
 OTHERS = ("peak", "domain", "calibration")
@@ -249,7 +249,7 @@ def test_a_teacher_that_is_better_in_all_leads_at_every_stage(tmp_path: Path) ->
     # The moved nats differ little, so that what is measured is sure.
     found = {"b": Candidate(worse, (1.0, 1.01, 1.0)), "a": Candidate(TASK, (2.0, 2.0, 2.01))}
     made = ranked(run_of(tmp_path, "b", "a"), found)
-    assert set(made.standings) == set(made.calls) == set(STAGES)
+    assert set(made.standings) == set(made.calls) == set(PHASES)
     for stage, rows in made.standings.items():
         assert [row["teacher"] for row in rows] == ["a", "b"]
         assert sum(row["probability_best"] for row in rows) == pytest.approx(1)
@@ -281,7 +281,7 @@ def test_standings_at_any_progress_are_those_between_the_stages(tmp_path: Path) 
     worse = {"organ": answers(60, 4, 0, right=0.6)}
     found = {"a": Candidate(TASK, (1.0, 1.2)), "b": Candidate(worse, (2.0, 2.2))}
     made = ranked(run_of(tmp_path, "a", "b"), found)
-    for stage, progress in STAGES.items():
+    for stage, progress in PHASES.items():
         for there, here in zip(made.standings[stage], made.at(progress)):
             assert (here["teacher"], here["decided_by"]) == (there["teacher"], there["decided_by"])
             for figure in ("score", "low", "high", "probability_best"):

@@ -92,14 +92,14 @@ def test_accuracy_at_the_majority_is_warned_of():
 
 
 def switch(step, old, new, reason):
-    names = ("from_teacher", "from_rung", "to_teacher", "to_rung")
+    names = ("from_teacher", "from_checkpoint", "to_teacher", "to_checkpoint")
     return {"step": step, **dict(zip(names, (*old, *new))), "reason": reason}
 
 
 def test_turns_cover_every_step_once():
     switches = [switch(10, ("a", 0), ("a", 1), "stage 2"), switch(20, ("a", 1), ("b", 0), "best")]
-    turns = segments(switches, {"teacher": "b", "rung": 0}, 30)
-    assert [(t["teacher"], t["rung"], t["first"], t["last"]) for t in turns] == [
+    turns = segments(switches, {"teacher": "b", "checkpoint_index": 0}, 30)
+    assert [(t["teacher"], t["checkpoint_index"], t["first"], t["last"]) for t in turns] == [
         ("a", 0, 1, 10),
         ("a", 1, 11, 20),
         ("b", 0, 21, 30),
@@ -111,7 +111,9 @@ def test_turns_cover_every_step_once():
 
 
 def test_a_switch_after_the_last_step_taught_nobody():
-    turns = segments([switch(30, ("a", 0), ("b", 0), "late")], {"teacher": "b", "rung": 0}, 30)
+    turns = segments(
+        [switch(30, ("a", 0), ("b", 0), "late")], {"teacher": "b", "checkpoint_index": 0}, 30
+    )
     assert [t["teacher"] for t in turns] == ["a"]
     assert taught(turns) == "a taught throughout, all 30 steps, with one checkpoint."
 
@@ -129,7 +131,7 @@ def test_columns_of_numbers_are_found():
 
 
 def test_several_teachers_begin_together():
-    state = {"teacher": "several", "rung": 0}
+    state = {"teacher": "several", "checkpoint_index": 0}
     (only,) = segments([], state, 10)
     assert only["reason"] == "all begin"
     assert taught([only]) == "several taught throughout, all 10 steps, with one checkpoint."

@@ -2,16 +2,16 @@
 
 import io
 
-import chats
+import chat_tokenizer as chats
 import pytest
-from findings import config
 from rich.console import Console
+from tiny_run import config
 
 from distill_ray.config import InputError, RunConfig
 from distill_ray.console.tables import print_rows
 from distill_ray.data.packing import Sample, labelled_sample, pack, prompt_sample, text_sample
+from distill_ray.data.prompt_format import Chat
 from distill_ray.data.tokenizer import encode
-from distill_ray.data.wording import Chat
 from distill_ray.stages.sharding.show import (
     RowShown,
     counts,

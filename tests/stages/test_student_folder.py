@@ -2,10 +2,10 @@
 
 import json
 
-import chats
+import chat_tokenizer as chats
 import pytest
-import tiny
 import tiny_gguf
+import tiny_models as tiny
 import torch
 from transformers import AutoModelForCausalLM
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import packed
 import pytest
-import tiny
-from findings import config, training
+import shard_sets as packed
+import tiny_models as tiny
+from tiny_run import config, training
 
 from distill_ray.config import RunConfig
 from distill_ray.config.objective import ObjectiveConfig
@@ -19,13 +19,13 @@ from distill_ray.config.serving import CachedServing, SampledTargets, TopKTarget
 from distill_ray.config.training import TrainingConfig
 from distill_ray.console import tables as console
 from distill_ray.core.memory import targets_bytes
-from distill_ray.engine.job import DataSpec, Job, TeachingSpec
+from distill_ray.engine.job import DataSpec, TeachingSpec, TrainingSpec
 from distill_ray.engine.row_plan import rows_needed
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.storage import Storage
 from distill_ray.stages.preflight.check import find_problems
 from distill_ray.stages.preflight.plan import Plan, Work, plain, plan
-from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.results.training_job import TrainingJob
 from distill_ray.stages.serving.target_files import artifact_of
 from distill_ray.stages.serving.targets import with_targets
 
@@ -85,7 +85,7 @@ def test_actors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def order(tmp_path_factory: pytest.TempPathFactory) -> Order:
+def order(tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
     """Of a run whose storage holds a small shard set."""
     base = tmp_path_factory.mktemp("targets")
     shards = Artifact(Storage(str(base)), "shard", "", {"corpus": 1})
@@ -93,7 +93,7 @@ def order(tmp_path_factory: pytest.TempPathFactory) -> Order:
         made = packed.samples("text", 40, vocab=tiny.VOCAB, seed=0)
         packed.write(base / shards.path / "packed/notes" / split, made, length=16)
     shards.commit({}, 0.0)
-    job = Job(
+    job = TrainingSpec(
         name="student",
         student=tiny.ref(0),
         training=TrainingConfig(
@@ -104,10 +104,10 @@ def order(tmp_path_factory: pytest.TempPathFactory) -> Order:
         teaching=TeachingSpec({"big": [tiny.ref(1), tiny.ref(2)]}, "big", "equal_stages"),
     )
     artifact = Artifact(Storage(str(base)), "distill", "student", {})
-    return Order("distill", job, artifact, shards, 100, serving=CachedServing())
+    return TrainingJob("distill", job, artifact, shards, 100, serving=CachedServing())
 
 
-def keys(order: Order, fingerprint: str = "teacher") -> list[str]:
+def keys(order: TrainingJob, fingerprint: str = "teacher") -> list[str]:
     """The folders of an order's targets."""
     storage = order.artifact.storage
     run: Any = SimpleNamespace(artifact=lambda *given: Artifact(storage, *given))
@@ -116,13 +116,13 @@ def keys(order: Order, fingerprint: str = "teacher") -> list[str]:
     return [artifact_of(run, order, fingerprint, at, rows).path for at, rows in needed.items()]
 
 
-def changed(order: Order, **changes: Any) -> Order:
+def changed(order: TrainingJob, **changes: Any) -> TrainingJob:
     """The order with another job, in part."""
     training = order.job.training.model_copy(update=changes.pop("training", {}))
     return replace(order, job=replace(order.job, training=training, **changes))
 
 
-def test_targets_are_keyed_by_all_that_they_depend_on(order: Order) -> None:
+def test_targets_are_keyed_by_all_that_they_depend_on(order: TrainingJob) -> None:
     known = keys(order)
     assert len(set(known)) == 2 and known == keys(order)
     assert [key.rpartition("-")[0] for key in known] == ["targets/big-0", "targets/big-1"]
@@ -145,7 +145,7 @@ def test_targets_are_keyed_by_all_that_they_depend_on(order: Order) -> None:
     assert len(found) == 2 * (len(others) + 1)
 
 
-def test_what_does_not_change_targets_keeps_them(order: Order) -> None:
+def test_what_does_not_change_targets_keeps_them(order: TrainingJob) -> None:
     same = [
         replace(order, serving=CachedServing(actors=3)),
         changed(order, student=tiny.ref(9)),
@@ -156,7 +156,7 @@ def test_what_does_not_change_targets_keeps_them(order: Order) -> None:
         assert keys(other) == keys(order)
 
 
-def test_an_order_without_a_cached_teacher_stays_as_it_is(order: Order) -> None:
+def test_an_order_without_a_cached_teacher_stays_as_it_is(order: TrainingJob) -> None:
     control = changed(order, teaching=None)
     run: Any = None
     assert with_targets(run, control, {}) is control

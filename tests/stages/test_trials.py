@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prepared import Candidate, answers, probe_outcome, probed, run_of, trial
+from stage_results import Candidate, answers, probe_outcome, probed, run_of, trial
 
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run

@@ -6,26 +6,28 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import packed
 import pytest
-import tiny
+import shard_sets as packed
+import tiny_models as tiny
 import torch
-from prepared import run_of
+from stage_results import run_of
 
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.data.examples import Questions
 from distill_ray.engine.inference.loglikelihood import option_scores
-from distill_ray.engine.job import AtSwitch, DataSpec, TeachingSpec
+from distill_ray.engine.job import DataSpec, OnSwitch, TeachingSpec
 from distill_ray.models.load import load_model
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.shard_set import ShardSet
 from distill_ray.stages.results.teacher_set import Weights
-from distill_ray.stages.results.trial import Kept, Plan, Trial, trial
-from distill_ray.stages.trials.worker import Exam, _fill
+from distill_ray.stages.results.trial import SaveOptions, Trial, TrialSpec, trial
+from distill_ray.stages.trials.worker import EvalQuestions, _fill
 
 LENGTH = 16
 KINDS = {"findings": "text", "organ.labelled": "task", "organ.prompts": "task"}
-STUDENT, ANCHOR = (Weights(tiny.ref(seed, num_hidden_layers=1), f"w{seed}") for seed in (0, 9))
+STUDENT, FROZEN_STUDENT = (
+    Weights(tiny.ref(seed, num_hidden_layers=1), f"w{seed}") for seed in (0, 9)
+)
 RUNGS = [tiny.ref(seed, num_hidden_layers=1) for seed in (5, 6)]
 ADAPTIVE = ObjectiveConfig(weighting="adaptive")
 
@@ -43,21 +45,21 @@ def run(tmp_path: Path) -> Run:
     return made
 
 
-def plan_of(run: Run, **changes: object) -> Plan:
+def plan_of(run: Run, **changes: object) -> TrialSpec:
     tokens = 6 * 4 * LENGTH
     training = run.cfg.distill.model_copy(
         update={"tokens": tokens, "batch_rows": 4, "micro_batch_rows": 4}
     )
-    made = Plan("arm", training, 4, rungs=2, order=0, identity={})
+    made = TrialSpec("arm", training, 4, rungs=2, order=0, identity={})
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def taught(run: Run, **changes: object) -> Plan:
+def taught(run: Run, **changes: object) -> TrialSpec:
     spec = TeachingSpec({"a": RUNGS}, "a", "equal_stages")
     return plan_of(run, **{"teaching": spec, "objective": ObjectiveConfig(), **changes})
 
 
-def made_of(run: Run, plan: Plan) -> Trial:
+def made_of(run: Run, plan: TrialSpec) -> Trial:
     """The trial that the plan makes, on rows that were written here."""
     shards = ShardSet(run.artifact("shard", "", {}), run.cfg)
     found = trial(run, shards, STUDENT, "a", 0, plan)
@@ -73,11 +75,11 @@ def questions(name: str, seed: int) -> Questions:
     return Questions(name, ids, prompts, [[1], [2], [3]], ["x", "y", "z"], gold, ids)
 
 
-EXAM = Exam([questions("organ", 0)], {"test": [questions("organ", 1)]})
+EXAM = EvalQuestions([questions("organ", 0)], {"test": [questions("organ", 1)]})
 
 
 def test_the_trained_student_and_its_answers_stay_where_they_are_kept(run: Run) -> None:
-    kept = made_of(run, taught(run, keep=Kept(weights=True, answers=True)))
+    kept = made_of(run, taught(run, keep=SaveOptions(weights=True, answers=True)))
     _fill(kept, EXAM, "cpu")
     assert kept.artifact.done()
     (asked,) = EXAM.at_end["test"]
@@ -91,7 +93,9 @@ def test_the_trained_student_and_its_answers_stay_where_they_are_kept(run: Run) 
 
 
 def test_nothing_more_stays_of_others_and_the_outcome_is_the_same(run: Run) -> None:
-    plain, kept = (made_of(run, taught(run, **keep)) for keep in ({}, {"keep": Kept(True, True)}))
+    plain, kept = (
+        made_of(run, taught(run, **keep)) for keep in ({}, {"keep": SaveOptions(True, True)})
+    )
     assert plain.artifact.fingerprint != kept.artifact.fingerprint
     outcomes = [_fill(each, EXAM, "cpu") for each in (plain, kept)]
     assert outcomes[0] == outcomes[1]
@@ -100,19 +104,19 @@ def test_nothing_more_stays_of_others_and_the_outcome_is_the_same(run: Run) -> N
 
 def test_the_outcome_tells_who_taught(run: Run) -> None:
     served = _fill(made_of(run, taught(run)), EXAM, "cpu")["schedule"]
-    assert (served["teacher"], served["rung"]) == ("a", 1)
+    assert (served["teacher"], served["checkpoint_index"]) == ("a", 1)
     (switch,) = served["log"]
-    assert (switch["step"], switch["from_rung"], switch["to_rung"]) == (3, 0, 1)
+    assert (switch["step"], switch["from_checkpoint"], switch["to_checkpoint"]) == (3, 0, 1)
     assert switch["changes"]
     assert "schedule" not in _fill(made_of(run, plan_of(run)), EXAM, "cpu")
 
 
 def test_the_anchor_and_what_happens_at_a_switch_reach_the_training(run: Run) -> None:
     plans = [
-        taught(run, objective=ADAPTIVE, anchor=STUDENT),
-        taught(run, objective=ADAPTIVE, anchor=ANCHOR),
+        taught(run, objective=ADAPTIVE, frozen_student=STUDENT),
+        taught(run, objective=ADAPTIVE, frozen_student=FROZEN_STUDENT),
         taught(run),
-        taught(run, at_switch=AtSwitch(reset=True)),
+        taught(run, at_switch=OnSwitch(reset=True)),
     ]
     trials = [made_of(run, plan) for plan in plans]
     assert len({t.artifact.fingerprint for t in trials}) == 3 + 1
@@ -124,5 +128,5 @@ def test_what_is_as_usual_is_no_part_of_the_identity(run: Run) -> None:
     """Artifacts that were made before there was more to say are found again."""
     identity = made_of(run, taught(run)).artifact.identity
     assert set(identity) == {"student", "shard", "max_examples", "seed"}
-    more = made_of(run, taught(run, anchor=ANCHOR, keep=Kept(answers=True)))
-    assert set(more.artifact.identity) - set(identity) == {"anchor", "keep"}
+    more = made_of(run, taught(run, frozen_student=FROZEN_STUDENT, keep=SaveOptions(answers=True)))
+    assert set(more.artifact.identity) - set(identity) == {"frozen_student", "keep"}

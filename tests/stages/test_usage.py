@@ -3,14 +3,14 @@
 import contextlib
 import io
 
-import chats
+import chat_tokenizer as chats
 import numpy as np
 import pytest
 import torch
 
 from distill_ray.config.data import TaskConfig
 from distill_ray.data.examples import questions
-from distill_ray.data.wording import wording
+from distill_ray.data.prompt_format import make_prompt_format
 from distill_ray.engine.inference.loglikelihood import option_scores
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
@@ -44,7 +44,7 @@ def test_the_usage_code_scores_as_the_evaluation_does(chat, answers, tmp_path):
         [{"row_id": "r", "text": "...", "label": next(iter(answers)), "group": "g"}],
         template=task.prompt,
         answers=answers,
-        wording=wording(tokenizer, chat=task.chat, system=task.system),
+        prompt_format=make_prompt_format(tokenizer, chat=task.chat, system=task.system),
     )
     assert names["ids"] == asked.prompts[0]
     (expected,) = option_scores(model, asked, device=torch.device("cpu"))

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prepared import Candidate, answers, audited, probed, run_of, trial
+from stage_results import Candidate, answers, audited, probed, run_of, trial
 
 from distill_ray.config.load import load_arms
 from distill_ray.config.study import ScheduleStudy
@@ -124,9 +124,9 @@ def test_the_control_learns_from_labels_alone_and_its_weights_stay(made: Made) -
 def test_weighted_arms_are_anchored_at_the_control_of_their_seed(made: Made) -> None:
     control = made.control()
     aw = made.trial("aw", control=control)
-    assert aw.job.anchor == control.weights.ref
-    assert aw.artifact.identity["anchor"] == control.artifact.fingerprint
-    assert made.trial("scd").job.anchor is None
+    assert aw.job.frozen_student == control.weights.ref
+    assert aw.artifact.identity["frozen_student"] == control.artifact.fingerprint
+    assert made.trial("scd").job.frozen_student is None
 
 
 def test_progress_is_measured_only_where_it_decides(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from prepared import answers, run_of, trial
-from route import write_domain_study
+from cli_runs import write_domain_study
+from stage_results import answers, run_of, trial
 
 from distill_ray.config import InputError
 from distill_ray.config.load import load_study
@@ -19,7 +19,13 @@ from distill_ray.config.study import DomainDataStudy
 from distill_ray.core.calibration import right_each
 from distill_ray.data.examples import Questions
 from distill_ray.stages.results.trial import ANSWERS, Trial
-from distill_ray.study.domain_data.compare import Told, compared, contrasts_of, overall_of, ways_of
+from distill_ray.study.domain_data.compare import (
+    DomainResult,
+    compared,
+    contrasts_of,
+    overall_of,
+    ways_of,
+)
 from distill_ray.study.domain_data.page import write_page
 from distill_ray.study.domain_data.run import Outcome, require
 
@@ -52,7 +58,7 @@ def told(
     *,
     failed: tuple[tuple[str, int], ...] = (),
     tokens: dict[str, int] | None = None,
-) -> Told:
+) -> DomainResult:
     """A domain whose students answered so."""
     run = run_of(folder, "raw", "adapted")
     readings: dict[str, dict[int, Trial]] = {}
@@ -82,11 +88,13 @@ def by_name(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Told:
+def published(tmp_path_factory: pytest.TempPathFactory) -> DomainResult:
     return told(tmp_path_factory.mktemp("study") / "a")
 
 
-def test_every_text_is_read_with_every_teacher_and_two_ways_do_without(published: Told) -> None:
+def test_every_text_is_read_with_every_teacher_and_two_ways_do_without(
+    published: DomainResult,
+) -> None:
     assert {way.name for way in ways_of(CFG)} == set(AS_PUBLISHED)
     assert set(published.row["students"]) == set(AS_PUBLISHED)
     assert published.row["students"]["unread"]["read"] == {}
@@ -98,7 +106,7 @@ def test_a_contrast_takes_from_some_students_what_it_gives_to_others() -> None:
         assert sum(abs(w) for w in contrast.weights.values()) == pytest.approx(2)
 
 
-def test_a_difference_is_that_of_the_shares_of_right_answers(published: Told) -> None:
+def test_a_difference_is_that_of_the_shares_of_right_answers(published: DomainResult) -> None:
     found = by_name(published.row["contrasts"])
     mean = {name: sum(values) / 2 for name, values in AS_PUBLISHED.items()}
     expected = {
@@ -119,7 +127,7 @@ def test_a_difference_is_that_of_the_shares_of_right_answers(published: Told) ->
     )
 
 
-def test_the_published_shape_is_shown_where_it_is_there(published: Told) -> None:
+def test_the_published_shape_is_shown_where_it_is_there(published: DomainResult) -> None:
     claims = [row for row in published.row["contrasts"] if row["claim"]]
     names = ["mixed over generic", "domain over mixed", "adapted over raw"]
     assert [(row["name"], row["said"]) for row in claims] == [(name, "shown") for name in names]
@@ -142,7 +150,9 @@ def test_equal_students_show_no_difference_and_worse_ones_contradict(tmp_path: P
     assert found["domain over mixed"]["said"] == "contradicted"
 
 
-def test_an_interval_is_that_of_the_mean_over_seeds_of_each_question(published: Told) -> None:
+def test_an_interval_is_that_of_the_mean_over_seeds_of_each_question(
+    published: DomainResult,
+) -> None:
     task, share = published.tasks[0], AS_PUBLISHED["raw-domain"]
     gold = np.asarray(questions().gold)
     right = [right_each(np.asarray(answers(N, OPTIONS, 0, right=s).scores), gold) for s in share]
@@ -165,7 +175,7 @@ def test_without_a_single_claim_there_is_nothing_to_compare(tmp_path: Path) -> N
 
 
 @pytest.fixture(scope="module")
-def page(published: Told, tmp_path_factory: pytest.TempPathFactory) -> str:
+def page(published: DomainResult, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Of two domains; the second one contradicts that the domain's text is better than both."""
     base = tmp_path_factory.mktemp("pages")
     turned = {**AS_PUBLISHED, "raw-domain": (0.1, 0.1), "adapted-domain": (0.2, 0.2)}
@@ -198,7 +208,9 @@ def test_the_page_says_what_the_papers_say_and_where_the_data_disagree(page: str
     assert "mixed (7:3 generic:domain)" in page and "Everything took 5 min 0 s" in page
 
 
-def test_where_all_is_as_published_the_page_says_so(published: Told, tmp_path: Path) -> None:
+def test_where_all_is_as_published_the_page_says_so(
+    published: DomainResult, tmp_path: Path
+) -> None:
     published.row["cost"] = {"busy_s": 1.0, "worker_s": 1.0}
     cfg = CFG.model_copy(update={"untouched": (), "domains": {"a": {}}})
     found = Outcome(cfg, {"a": published.row}, {"all": overall_of(cfg, [published])})
@@ -236,7 +248,7 @@ def test_what_a_run_must_have_and_the_study_does_not_read_is_filled_in(loaded: A
 
 
 def recipes(**changes: Any) -> dict[str, Any]:
-    from findings import training
+    from tiny_run import training
 
     made = {
         "reads": training(mix={"talk": 1}),

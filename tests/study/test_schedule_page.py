@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from arms import CFG, RIGHT, taught
+from schedule_results import CFG, RIGHT, taught
 
 from distill_ray.config.study import ScheduleStudy
 from distill_ray.study.schedule.compare import overall_of
@@ -157,8 +157,8 @@ def test_equal_numbers_give_equal_bytes(study: Outcome, folder: Path, tmp_path: 
 
 def test_who_taught_is_told_in_parts_without_assessments_that_changed_nothing() -> None:
     def entry(step: int, before: tuple[str, int], after: tuple[str, int]) -> dict[str, Any]:
-        ends = {"from_teacher": before[0], "from_rung": before[1]}
-        ends |= {"to_teacher": after[0], "to_rung": after[1]}
+        ends = {"from_teacher": before[0], "from_checkpoint": before[1]}
+        ends |= {"to_teacher": after[0], "to_checkpoint": after[1]}
         return {"step": step, **ends, "reason": "", "numbers": {}, "changes": before != after}
 
     log = [
@@ -166,8 +166,8 @@ def test_who_taught_is_told_in_parts_without_assessments_that_changed_nothing() 
         entry(20, ("big", 0), ("big", 0)),
         entry(40, ("big", 0), ("small", 1)),
     ]
-    parts = turns({"teacher": "small", "rung": 1, "log": log}, 100)
-    assert [(p["teacher"], p["rung"], p["first"], p["last"]) for p in parts] == [
+    parts = turns({"teacher": "small", "checkpoint_index": 1, "log": log}, 100)
+    assert [(p["teacher"], p["checkpoint_index"], p["first"], p["last"]) for p in parts] == [
         ("big", 0, 1, 40),
         ("small", 1, 41, 100),
     ]

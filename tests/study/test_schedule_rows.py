@@ -7,8 +7,8 @@ from zlib import crc32
 
 import numpy as np
 import pytest
-from arms import RIGHT, N, questions, taught
 from oracles.plain_bootstrap import bootstrap_mean
+from schedule_results import RIGHT, N, questions, taught
 
 from distill_ray.config import InputError
 from distill_ray.core.resampling import Resamples

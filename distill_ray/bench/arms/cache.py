@@ -7,12 +7,12 @@ from pathlib import Path
 
 from distill_ray.bench.arms.engine import Rows, session_of
 from distill_ray.bench.arms.inputs import Pair, load_pair
-from distill_ray.bench.harness.client import Turns
+from distill_ray.bench.harness.client import ArmClient
 from distill_ray.bench.suites.work import StepWork
-from distill_ray.core.head_loss import Reference
+from distill_ray.core.head_loss import TeacherOutput
 from distill_ray.data.batches import Batch
 from distill_ray.engine.loop import train_step
-from distill_ray.engine.objective import Kept
+from distill_ray.engine.objective import SupervisedTokens
 from distill_ray.engine.session import Session
 from distill_ray.engine.teachers.cached import Cached
 from distill_ray.engine.teachers.targets import TargetSpec, file_of, sparse_targets, targets_of
@@ -21,7 +21,7 @@ from distill_ray.models.teachers import TeacherBank
 SPEC = TargetSpec("top_k", 64)
 
 
-def step(turns: Turns, *, work: StepWork) -> None:
+def step(turns: ArmClient, *, work: StepWork) -> None:
     """Steps that read the teacher's likeliest tokens from a file, written off the clock."""
     pair = load_pair(work, turns.device)
     with tempfile.TemporaryDirectory() as folder:
@@ -34,7 +34,7 @@ def step(turns: Turns, *, work: StepWork) -> None:
         _take(turns, session)
 
 
-def truncated(turns: Turns, *, work: StepWork) -> None:
+def truncated(turns: ArmClient, *, work: StepWork) -> None:
     """Steps with the teacher beside the student, cut to the same likeliest tokens in memory."""
     pair = load_pair(work, turns.device)
     turns.tell(**pair.facts)
@@ -52,10 +52,10 @@ class Truncated:
     def __init__(self, bank: TeacherBank) -> None:
         self._bank = bank
 
-    def use(self, teacher: str, rung: int) -> None:
+    def use(self, teacher: str, checkpoint_index: int) -> None:
         """There is one."""
 
-    def expect(self, teacher: str, rung: int) -> None:
+    def expect(self, teacher: str, checkpoint_index: int) -> None:
         """There is no other."""
 
     def announce(self, batches: object) -> None:
@@ -64,20 +64,22 @@ class Truncated:
     def forget(self) -> None:
         """Nothing was announced."""
 
-    def reference(self, batch: Batch, kept: Kept, *, temperature: float) -> Reference:
+    def reference(
+        self, batch: Batch, kept: SupervisedTokens, *, temperature: float
+    ) -> TeacherOutput:
         """Its likeliest tokens."""
         head = self._bank.head(batch.input_ids, batch.position_ids, kept.at)
         return sparse_targets(head, kept.gold, SPEC)
 
 
-def _take(turns: Turns, session: Session) -> None:
+def _take(turns: ArmClient, session: Session) -> None:
     for _ in turns:
         loss, *_ = train_step(session)
         session.step += 1
         turns.done([loss])
 
 
-def _write(pair: Pair, work: StepWork, turns: Turns, folder: Path) -> float:
+def _write(pair: Pair, work: StepWork, turns: ArmClient, folder: Path) -> float:
     """One file with the targets of all steps; returns bytes per token."""
     bank = TeacherBank.of(pair.teacher, pair.vocabulary)
     source = Rows(work, pair.vocabulary)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from distill_ray.bench.arms.inputs import Heads, Pair, batch, heads, load_pair
-from distill_ray.bench.harness.client import Turns
+from distill_ray.bench.harness.client import ArmClient
 from distill_ray.bench.suites.work import LossWork, StepWork
 from distill_ray.core.head import Head
-from distill_ray.core.head_loss import Supervision, head_loss
-from distill_ray.core.schedule import Ladders, ScheduleState
+from distill_ray.core.head_loss import LossTargets, head_loss
+from distill_ray.core.schedule import ScheduleState, TeacherCheckpoints
 from distill_ray.core.schedules import fixed
 from distill_ray.data.batches import Batch
 from distill_ray.engine.backends.optim import OptimSpec
@@ -33,7 +33,7 @@ class Rows:
         return batch(self._work, step, self._vocabulary)
 
 
-def step(turns: Turns, *, work: StepWork) -> None:
+def step(turns: ArmClient, *, work: StepWork) -> None:
     """Distillation steps of the loop, on the plain backend."""
     pair = load_pair(work, turns.device)
     turns.tell(**pair.facts)
@@ -62,14 +62,14 @@ def session_of(pair: Pair, work: StepWork, device: torch.device, steps: int) -> 
         optim=spec,
         teaching=Teaching(
             Colocated(TeacherBank.of(pair.teacher, pair.vocabulary)),
-            Ladders({"teacher": 1}, steps),
+            TeacherCheckpoints({"teacher": 1}, steps),
             fixed,
             ScheduleState("teacher", 0, begun=True),
         ),
     )
 
 
-def loss(turns: Turns, *, work: LossWork) -> None:
+def loss(turns: ArmClient, *, work: LossWork) -> None:
     """The loss alone, straight from hidden states; its gradients are checked, off the clock."""
     both = heads(work, turns.device)
     for _ in turns:
@@ -84,7 +84,7 @@ def one_loss(both: Heads) -> float:
     count, vocabulary = len(both.hidden), len(both.weight)
     device = both.hidden.device
     nothing = torch.zeros(count, device=device)
-    target = Supervision(
+    target = LossTargets(
         gold=torch.zeros(count, dtype=torch.int64, device=device),
         gold_weight=nothing,
         reference=Head((both.teacher_hidden,), (both.teacher_weight,), vocabulary),

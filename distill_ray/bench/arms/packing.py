@@ -10,7 +10,7 @@ import numpy as np
 from distill_ray.bench.arms import plain
 from distill_ray.bench.arms.engine import session_of
 from distill_ray.bench.arms.inputs import load_pair
-from distill_ray.bench.harness.client import Turns
+from distill_ray.bench.harness.client import ArmClient
 from distill_ray.bench.suites.work import SamplesWork
 from distill_ray.data.batches import Batch, collate
 from distill_ray.data.packing import Sample, pack, text_sample, unpacked
@@ -64,7 +64,7 @@ class Cut:
         return self.step(step)[micro]
 
 
-def ours(turns: Turns, *, work: SamplesWork, way: str) -> None:
+def ours(turns: ArmClient, *, work: SamplesWork, way: str) -> None:
     """Our engine's steps on the samples, cut in this way."""
     pair = load_pair(work.step, turns.device)
     turns.tell(**pair.facts)
@@ -79,7 +79,7 @@ def ours(turns: Turns, *, work: SamplesWork, way: str) -> None:
         turns.done([loss], amount=tokens)
 
 
-def floor(turns: Turns, *, work: SamplesWork) -> None:
+def floor(turns: ArmClient, *, work: SamplesWork) -> None:
     """The plain loop on padded batches, whose gradients add up."""
     pair = load_pair(work.step, turns.device)
     turns.tell(**pair.facts)

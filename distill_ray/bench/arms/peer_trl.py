@@ -25,13 +25,13 @@ from transformers import PreTrainedTokenizerFast, TrainerCallback
 from trl.experimental.gkd import GKDConfig, GKDTrainer
 
 from distill_ray.bench.arms.inputs import batch, load_pair
-from distill_ray.bench.harness.client import Turns
+from distill_ray.bench.harness.client import ArmClient
 from distill_ray.bench.suites.work import StepWork
 
 IGNORED = -100
 
 
-def step(turns: Turns, *, work: StepWork, tuned: bool) -> None:
+def step(turns: ArmClient, *, work: StepWork, tuned: bool) -> None:
     """Distillation steps of `GKDTrainer.train`; its callbacks take the turns."""
     pair = load_pair(work, turns.device)
     turns.tell(**pair.facts)
@@ -62,7 +62,7 @@ class _Trainer(GKDTrainer):  # type: ignore[misc]
 class _TakeTurns(TrainerCallback):  # type: ignore[misc]
     """A turn goes from the end of one step to the end of the next: fetching rows is in it."""
 
-    def __init__(self, turns: Turns, trainer: _Trainer) -> None:
+    def __init__(self, turns: ArmClient, trainer: _Trainer) -> None:
         self._turns, self._trainer = turns, trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -75,7 +75,7 @@ class _TakeTurns(TrainerCallback):  # type: ignore[misc]
         control.should_training_stop = not self._turns.wait()
 
 
-def _config(work: StepWork, turns: Turns, folder: str, tuned: bool) -> Any:
+def _config(work: StepWork, turns: ArmClient, folder: str, tuned: bool) -> Any:
     mixed = work.precision == "bfloat16"
     options: dict[str, Any] = {"gradient_checkpointing": False} if tuned else {}
     return GKDConfig(

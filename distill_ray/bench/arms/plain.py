@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill_ray.bench.arms.inputs import Heads, Pair, batch, heads, load_pair
-from distill_ray.bench.harness.client import Turns
+from distill_ray.bench.harness.client import ArmClient
 from distill_ray.bench.suites.work import LossWork, StepWork
 from distill_ray.data.batches import Batch
 
 
-def step(turns: Turns, *, work: StepWork) -> None:
+def step(turns: ArmClient, *, work: StepWork) -> None:
     """Distillation steps: both models' full logits, their KL, one backward pass, AdamW."""
     pair = load_pair(work, turns.device)
     turns.tell(**pair.facts)
@@ -66,7 +66,7 @@ def adamw(student: torch.nn.Module, work: StepWork) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=work.learning_rate, betas=work.betas, fused=True)
 
 
-def loss(turns: Turns, *, work: LossWork) -> None:
+def loss(turns: ArmClient, *, work: LossWork) -> None:
     """The loss alone, through full logits; its gradients are checked, off the clock."""
     both = heads(work, turns.device)
     for _ in turns:

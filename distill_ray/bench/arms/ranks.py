@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from distill_ray.bench.arms.engine import one_step, session_of
 from distill_ray.bench.arms.inputs import Pair, batch, load_pair
-from distill_ray.bench.harness.client import Turns
+from distill_ray.bench.harness.client import ArmClient
 from distill_ray.bench.suites.work import StepWork
 from distill_ray.config.training import OffloadConfig
 from distill_ray.data.batches import Batch
@@ -35,7 +35,7 @@ class Share:
         return Batch(**{name: getattr(whole, name)[self._mine] for name in names})
 
 
-def step(turns: Turns, *, work: StepWork, zero_stage: int) -> None:
+def step(turns: ArmClient, *, work: StepWork, zero_stage: int) -> None:
     """Distillation steps of the loop, the batch shared out over the ranks."""
     _join(turns)
     pair = load_pair(work, turns.device)
@@ -46,14 +46,14 @@ def step(turns: Turns, *, work: StepWork, zero_stage: int) -> None:
     dist.destroy_process_group()
 
 
-def _join(turns: Turns) -> None:
+def _join(turns: ArmClient) -> None:
     os.environ.setdefault("LOCAL_RANK", str(turns.rank))
     backend = "nccl" if turns.device.type == "cuda" else "gloo"
     place = f"file://{turns.rendezvous}"
     dist.init_process_group(backend, init_method=place, rank=turns.rank, world_size=turns.ranks)
 
 
-def _session(pair: Pair, work: StepWork, turns: Turns, zero_stage: int) -> Session:
+def _session(pair: Pair, work: StepWork, turns: ArmClient, zero_stage: int) -> Session:
     plain = session_of(pair, work, turns.device, turns.total)
     spec: OptimSpec = plain.optim
     backend = DeepSpeedBackend(

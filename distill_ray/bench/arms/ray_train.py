@@ -19,17 +19,17 @@ import torch
 from distill_ray.bench.arms.engine import one_step, session_of
 from distill_ray.bench.arms.inputs import load_pair
 from distill_ray.bench.arms.sharded_rows import STEPS, job, rows, shard_folder
-from distill_ray.bench.harness.client import Turns
+from distill_ray.bench.harness.client import ArmClient
 from distill_ray.bench.harness.memory import meter
 from distill_ray.bench.suites.work import StepWork
 from distill_ray.config.serving import PoolServing
 from distill_ray.engine.build import mixed_rows
 from distill_ray.engine.session import Session
 from distill_ray.models.load import config_of
-from distill_ray.runtime.cluster import Mailbox
+from distill_ray.runtime.cluster import EventQueue
 from distill_ray.runtime.progress import Event
 from distill_ray.stages.serving.pool import Pool, start_actors
-from distill_ray.stages.serving.pool_client import Pooled
+from distill_ray.stages.serving.pool_client import PoolTeacherSource
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Turn:
     peak_bytes: int | None = None
 
 
-def step(turns: Turns, *, work: StepWork) -> None:
+def step(turns: ArmClient, *, work: StepWork) -> None:
     """Steps of the loop in a worker that reads Ray Data's Parquet; each is told as progress is."""
     _take(turns, work, None)
 
 
-def pooled(turns: Turns, *, work: StepWork) -> None:
+def pooled(turns: ArmClient, *, work: StepWork) -> None:
     """The same, the teacher in an actor of as many threads as the worker has."""
     threads = float(torch.get_num_threads())
     _take(turns, work, PoolServing(cpus_per_actor=threads, lookahead=1, parity_rows=0))
@@ -74,7 +74,7 @@ class Gate:
         return await self._go.get()
 
 
-def _take(turns: Turns, work: StepWork, serving: PoolServing | None) -> None:
+def _take(turns: ArmClient, work: StepWork, serving: PoolServing | None) -> None:
     ray.init(
         address="local",
         num_cpus=8,
@@ -83,7 +83,7 @@ def _take(turns: Turns, work: StepWork, serving: PoolServing | None) -> None:
         log_to_driver=False,
     )
     gate = ray.remote(num_cpus=0)(Gate).remote()
-    box = ray.remote(num_cpus=0)(Mailbox).remote()
+    box = ray.remote(num_cpus=0)(EventQueue).remote()
     steps = STEPS * turns.total
     with TemporaryDirectory() as base:
         shared = min(config_of(ref).vocab_size for ref in (work.teacher, work.student))
@@ -106,7 +106,7 @@ def _take(turns: Turns, work: StepWork, serving: PoolServing | None) -> None:
     ray.shutdown()
 
 
-def _drive(turns: Turns, payload: Mapping[str, Any]) -> None:
+def _drive(turns: ArmClient, payload: Mapping[str, Any]) -> None:
     gate = payload["gate"]
     scaling = ray.train.ScalingConfig(num_workers=1, use_gpu=turns.device.type == "cuda")
     trainer = ray.train.torch.TorchTrainer(
@@ -148,7 +148,9 @@ def _session(payload: Mapping[str, Any], device: torch.device) -> Session:
     session.source = mixed_rows(wanted)
     if payload["pool"] is not None:
         assert session.teaching is not None
-        session.teaching.source = Pooled(payload["serving"], wanted, payload["pool"], device)
+        session.teaching.source = PoolTeacherSource(
+            payload["serving"], wanted, payload["pool"], device
+        )
     return session
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from distill_ray.bench.arms.engine import one_step, session_of
 from distill_ray.bench.arms.inputs import load_pair
-from distill_ray.bench.harness.client import Turns
+from distill_ray.bench.harness.client import ArmClient
 from distill_ray.bench.suites.work import StepWork
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.training import TrainingConfig
@@ -20,7 +20,7 @@ from distill_ray.data.batches import Batch
 from distill_ray.data.packing import pack, text_sample
 from distill_ray.data.rows import PACKED
 from distill_ray.engine.build import mixed_rows
-from distill_ray.engine.job import DataSpec, Job, TeachingSpec
+from distill_ray.engine.job import DataSpec, TeachingSpec, TrainingSpec
 
 STEPS = 4
 """Steps of a turn. A pool works ahead within a turn, never while another arm works."""
@@ -40,7 +40,7 @@ def shard_folder(base: Path) -> Path:
     return base / "packed" / "bench" / "train"
 
 
-def job(work: StepWork, base: Path, steps: int) -> Job:
+def job(work: StepWork, base: Path, steps: int) -> TrainingSpec:
     """The work as a job on the rows under `base`."""
     training = TrainingConfig(
         tokens=steps * work.tokens,
@@ -48,7 +48,7 @@ def job(work: StepWork, base: Path, steps: int) -> Job:
         micro_batch_rows=work.rows,
         mix={"bench": 1.0},
     )
-    return Job(
+    return TrainingSpec(
         name="bench",
         student=work.student,
         training=training.model_copy(update={"precision": work.precision}),
@@ -61,7 +61,7 @@ def job(work: StepWork, base: Path, steps: int) -> Job:
 class InMemory:
     """The batches of a job, all read before the first step."""
 
-    def __init__(self, wanted: Job) -> None:
+    def __init__(self, wanted: TrainingSpec) -> None:
         source = mixed_rows(wanted)
         self._batches = [source.batch(step, 0) for step in range(wanted.steps)]
 
@@ -70,7 +70,7 @@ class InMemory:
         return self._batches[step]
 
 
-def step(turns: Turns, *, work: StepWork) -> None:
+def step(turns: ArmClient, *, work: StepWork) -> None:
     """The plain engine: several steps a turn, with nothing to read meanwhile."""
     pair = load_pair(work, turns.device)
     turns.tell(**pair.facts)

@@ -13,9 +13,9 @@ import torch
 
 from distill_ray.bench.arms.engine import session_of
 from distill_ray.bench.arms.inputs import load_pair
-from distill_ray.bench.harness.client import Turns
+from distill_ray.bench.harness.client import ArmClient
 from distill_ray.bench.suites.work import StepWork
-from distill_ray.core.schedule import Ladders, begin
+from distill_ray.core.schedule import TeacherCheckpoints, begin
 from distill_ray.core.schedules import at_steps, deciding
 from distill_ray.engine.loop import Step, distill
 from distill_ray.engine.session import Session, Teaching
@@ -33,13 +33,13 @@ SWITCHES = 2
 LORA = {"rank": 16, "alpha": 32.0, "dropout": 0.0, "target_modules": "all-linear"}
 
 
-def full(turns: Turns, *, work: StepWork, ahead: bool) -> None:
+def full(turns: ArmClient, *, work: StepWork, ahead: bool) -> None:
     """Checkpoints are whole models. `ahead`: each is read while the one before it teaches."""
     with TemporaryDirectory() as base:
         _take(turns, work, _models(work, Path(base), 2), ahead)
 
 
-def adapter(turns: Turns, *, work: StepWork, ahead: bool) -> None:
+def adapter(turns: ArmClient, *, work: StepWork, ahead: bool) -> None:
     """Checkpoints are adapters of rank 16 on all linear layers of one model."""
     with TemporaryDirectory() as base:
         _take(turns, work, _adapters(work, Path(base)), ahead)
@@ -80,16 +80,16 @@ class Watched(Colocated):
         self.is_reading = False
         """Whether something was read since this was last set."""
 
-    def expect(self, teacher: str, rung: int) -> None:
+    def expect(self, teacher: str, checkpoint_index: int) -> None:
         """Read its weights, if that is what is measured."""
         if self._ahead:
-            super().expect(teacher, rung)
-            self.is_reading |= self._bank.reading or (teacher, rung) not in self._known
-            self._known.add((teacher, rung))
+            super().expect(teacher, checkpoint_index)
+            self.is_reading |= self._bank.reading or (teacher, checkpoint_index) not in self._known
+            self._known.add((teacher, checkpoint_index))
 
 
 def session_with(
-    turns: Turns, work: StepWork, refs: list[ModelRef], ahead: bool
+    turns: ArmClient, work: StepWork, refs: list[ModelRef], ahead: bool
 ) -> tuple[Session, Watched]:
     """A session whose teacher goes through the checkpoints again and again, one every `STEPS`."""
     pair = load_pair(work, turns.device)
@@ -107,7 +107,7 @@ def session_with(
     bank.use("teacher", 0)
     places = tuple(STEPS // 2 + number * STEPS for number in range(switches))
     decide = deciding(at_steps, steps=places)
-    ladders = Ladders({"teacher": len(rungs)}, session.optim.steps)
+    ladders = TeacherCheckpoints({"teacher": len(rungs)}, session.optim.steps)
     source = Watched(bank, ahead)
     session.teaching = Teaching(source, ladders, decide, begin("teacher", ladders, decide))
     return session, source
@@ -132,7 +132,7 @@ class Seen:
         return {name: median(found) / step for name, found in kinds.items() if found}
 
 
-def _take(turns: Turns, work: StepWork, refs: list[ModelRef], ahead: bool) -> None:
+def _take(turns: ArmClient, work: StepWork, refs: list[ModelRef], ahead: bool) -> None:
     session, source = session_with(turns, work, refs, ahead)
     steps = distill(session)
     for _ in turns:

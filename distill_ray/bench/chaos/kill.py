@@ -11,7 +11,7 @@ from pathlib import Path
 from distill_ray.bench.chaos.config import NAME
 from distill_ray.bench.chaos.driver import Driver
 from distill_ray.bench.chaos.nodes import Nodes
-from distill_ray.bench.chaos.outcomes import Course, Kill, Kind, Seen, kill_of
+from distill_ray.bench.chaos.outcomes import Kill, KillPlan, Kind, Seen, kill_of
 from distill_ray.bench.chaos.processes import Process
 
 JOB = "student"
@@ -31,12 +31,12 @@ TRIAL = "ImplicitFunc"
 """What Ray calls the processes of its trials."""
 
 
-class Disturbed:
+class RunUnderTest:
     """A run at work, and what can be done to it."""
 
     def __init__(
         self,
-        course: Course,
+        course: KillPlan,
         driver: Driver,
         storage: Path,
         *,
@@ -187,14 +187,14 @@ class Disturbed:
         return at, {"notice_s": NOTICE_S}
 
 
-KILLS: dict[str, Callable[[Disturbed], tuple[float, dict[str, object]] | None]] = {
-    "worker": Disturbed.kill_worker,
-    "upload": Disturbed.kill_uploading,
-    "switch": Disturbed.kill_worker,
-    "driver": Disturbed.kill_driver,
-    "node": Disturbed.kill_node,
-    "fewer": Disturbed.kill_node_for_good,
-    "drain": Disturbed.drain_node,
+KILLS: dict[str, Callable[[RunUnderTest], tuple[float, dict[str, object]] | None]] = {
+    "worker": RunUnderTest.kill_worker,
+    "upload": RunUnderTest.kill_uploading,
+    "switch": RunUnderTest.kill_worker,
+    "driver": RunUnderTest.kill_driver,
+    "node": RunUnderTest.kill_node,
+    "fewer": RunUnderTest.kill_node_for_good,
+    "drain": RunUnderTest.drain_node,
 }
 """Kind → what is done at a moment of the training; when, and what else is known of it."""
 

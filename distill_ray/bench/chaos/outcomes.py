@@ -46,7 +46,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 @dataclass(frozen=True)
-class Course:
+class KillPlan:
     """A run that is to be disturbed."""
 
     kind: str
@@ -56,7 +56,7 @@ class Course:
     """Decides which of several is killed."""
 
 
-def courses(kinds: Sequence[str], kills: int, seed: int) -> list[Course]:
+def courses(kinds: Sequence[str], kills: int, seed: int) -> list[KillPlan]:
     """Kills spread over kinds as evenly as can be, at random moments.
 
     Args:
@@ -70,7 +70,7 @@ def courses(kinds: Sequence[str], kills: int, seed: int) -> list[Course]:
         while left:
             now = min(left, kind.per_run)
             moments = sorted(draw.uniform(EARLIEST, kind.latest) for _ in range(now))
-            found.append(Course(name, tuple(moments), draw.randrange(2**32)))
+            found.append(KillPlan(name, tuple(moments), draw.randrange(2**32)))
             left -= now
     return found
 
@@ -126,10 +126,10 @@ def kill_of(seen: Sequence[Seen], at: float, job: str, **facts: Any) -> Kill:
 
 
 @dataclass(frozen=True)
-class Round:
+class KillResult:
     """A run that was disturbed, and what came of it."""
 
-    course: Course
+    course: KillPlan
     kills: tuple[Kill, ...]
     survived: bool
     """It ended by itself, with its result."""
@@ -180,6 +180,6 @@ class Round:
         return asdict(self) | {"difference": self.difference, "missed": self.missed}
 
 
-def of_kind(rounds: Sequence[Round], name: str) -> list[Round]:
+def of_kind(rounds: Sequence[KillResult], name: str) -> list[KillResult]:
     """Rounds of a kind."""
     return [round_ for round_ in rounds if round_.course.kind == name]

@@ -7,7 +7,7 @@ from statistics import median
 
 from rich.table import Table
 
-from distill_ray.bench.chaos.outcomes import KINDS, Round, of_kind
+from distill_ray.bench.chaos.outcomes import KINDS, KillResult, of_kind
 from distill_ray.bench.chaos.run import ChaosReport
 
 NONE = "-"
@@ -66,7 +66,7 @@ def rows(report: ChaosReport) -> list[list[str]]:
     ]
 
 
-def _cells(rounds: Sequence[Round]) -> list[str]:
+def _cells(rounds: Sequence[KillResult]) -> list[str]:
     kills = [kill for round_ in rounds for kill in round_.kills]
     lost = [kill.lost for kill in kills if kill.lost is not None]
     recovery = [kill.recovery_s for kill in kills if kill.recovery_s is not None]
@@ -82,7 +82,7 @@ def _cells(rounds: Sequence[Round]) -> list[str]:
     ]
 
 
-def _result(rounds: Sequence[Round]) -> str:
+def _result(rounds: Sequence[KillResult]) -> str:
     found = [round_.difference for round_ in rounds if round_.difference is not None]
     if len(found) < len(rounds):
         return "not all there"

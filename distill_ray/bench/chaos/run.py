@@ -20,9 +20,9 @@ from typing import Any
 from distill_ray.bench.chaos.compare import differences
 from distill_ray.bench.chaos.config import FILE, NAME, SAVE_EVERY, STEPS, WORKERS, copied, write
 from distill_ray.bench.chaos.driver import Driver
-from distill_ray.bench.chaos.kill import PATIENCE_S, Disturbed
+from distill_ray.bench.chaos.kill import PATIENCE_S, RunUnderTest
 from distill_ray.bench.chaos.nodes import Nodes
-from distill_ray.bench.chaos.outcomes import KINDS, Course, Round, courses
+from distill_ray.bench.chaos.outcomes import KINDS, KillPlan, KillResult, courses
 from distill_ray.bench.harness.machine import provenance
 
 TOLERANCE = 1e-4
@@ -34,7 +34,7 @@ MADE = "made"
 class ChaosReport:
     """What `bench chaos` found."""
 
-    rounds: tuple[Round, ...]
+    rounds: tuple[KillResult, ...]
     settings: dict[str, Any]
     undisturbed_s: float
     """How long the run under test takes to be made, all its stages, when nothing is killed."""
@@ -121,7 +121,7 @@ class _Bench:
     def _driver(self, arguments: Sequence[str], name: str) -> Driver:
         return Driver(arguments, self._env, self._folder / f"{name}.log")
 
-    def disturb(self, number: int, course: Course) -> Round:
+    def disturb(self, number: int, course: KillPlan) -> KillResult:
         """One run of the stage under test, with its kills."""
         kind, name = KINDS[course.kind], f"run-{number}"
         storage = copied(self._folder / MADE, self._folder / name, kind.stage)
@@ -132,7 +132,7 @@ class _Bench:
         if kind.fewest is not None:
             arguments += ["--set", f"cluster.min_workers={kind.fewest}"]
         with closing(self._driver(arguments, name)) as driver:
-            disturbed = Disturbed(
+            disturbed = RunUnderTest(
                 course,
                 driver,
                 storage,
@@ -146,7 +146,7 @@ class _Bench:
         survived = code == 0
         words = "" if survived else f"exit code {code}\n{driver.last_words()}"
         kills, took = tuple(disturbed.kills), time.monotonic() - began
-        round_ = Round(course, kills, survived, found, took, words)
+        round_ = KillResult(course, kills, survived, found, took, words)
         self._tell(f"{name}: {summary(round_)}")
         if not round_.problems(SAVE_EVERY, TOLERANCE):
             shutil.rmtree(storage)  # Else it stays for a look at it, where the folder does.
@@ -163,7 +163,7 @@ class _Bench:
         return median(float(json.loads(file.read_text())["wall_s"]) for file in files)
 
 
-def summary(round_: Round) -> str:
+def summary(round_: KillResult) -> str:
     """A run in a line."""
     parts = [
         f"step {kill.at_step}: {kill.lost} lost, "

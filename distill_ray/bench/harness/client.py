@@ -14,7 +14,7 @@ from distill_ray.bench.harness.protocol import Ready, Start
 from distill_ray.bench.harness.result import Unit
 
 
-class Turns:
+class ArmClient:
     """The turns of an arm: between two of them it sleeps, and another arm works.
 
     An arm builds its state, then either iterates (`for number in turns: ...; turns.done([loss])`)

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from distill_ray.bench.harness.plan import Arm, Plan
-from distill_ray.bench.harness.processes import Team
+from distill_ray.bench.harness.processes import ArmProcesses
 from distill_ray.bench.harness.result import Comparison
 
 Listener = Callable[[str], None]
@@ -48,7 +48,7 @@ def compare(
     with ExitStack() as stack:
         tell(f"{title}: building {', '.join(arm.name for arm in arms)}")
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="distill-ray-bench-"))
-        teams = [Team(arm, plan, Path(folder) / str(i)) for i, arm in enumerate(arms)]
+        teams = [ArmProcesses(arm, plan, Path(folder) / str(i)) for i, arm in enumerate(arms)]
         for team in teams:
             stack.callback(team.end)
         for team in teams:

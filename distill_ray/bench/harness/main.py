@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 import torch
 import torch.nn.functional as F
 
-from distill_ray.bench.harness.client import Turns
+from distill_ray.bench.harness.client import ArmClient
 from distill_ray.bench.harness.protocol import Failed, Start
 from distill_ray.core.plugins import import_path
 
@@ -26,7 +26,7 @@ def main() -> None:
     torch.set_num_threads(start.threads)
     try:
         _touch_libraries()
-        import_path(start.run)(Turns(connection, start), **start.options)
+        import_path(start.run)(ArmClient(connection, start), **start.options)
     except (EOFError, BrokenPipeError):
         return  # Nobody is asking any more.
     except BaseException as error:

@@ -31,7 +31,7 @@ END_S = 20.0
 """What an arm gets to end by itself."""
 
 
-class Team:
+class ArmProcesses:
     """The processes of one arm."""
 
     def __init__(self, arm: Arm, plan: Plan, folder: Path) -> None:

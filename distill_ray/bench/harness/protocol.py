@@ -11,7 +11,7 @@ class Start:
     """What a process is to do."""
 
     run: str
-    """`package.module:function`; called with `Turns` and the options."""
+    """`package.module:function`; called with `ArmClient` and the options."""
     options: dict[str, Any]
     threads: int
     total: int

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from distill_ray.core.head_loss import Supervision
-from distill_ray.core.matching import Towards
+from distill_ray.core.head_loss import LossTargets
+from distill_ray.core.matching import MatchTargets
 from distill_ray.data.batches import Batch
 from distill_ray.engine.backends.snapshot import Snapshot
 from distill_ray.engine.objective import Losses
@@ -26,7 +26,11 @@ class Backend(Protocol):
     device: torch.device
 
     def losses(
-        self, batch: Batch, at: Tensor, supervision: Supervision, towards: Towards | None = None
+        self,
+        batch: Batch,
+        at: Tensor,
+        supervision: LossTargets,
+        towards: MatchTargets | None = None,
     ) -> Losses:
         """The losses of a batch's kept predictions [K].
 

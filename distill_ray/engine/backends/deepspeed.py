@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from distill_ray.config.training import OffloadConfig
-from distill_ray.core.head_loss import Supervision
-from distill_ray.core.matching import Towards
+from distill_ray.core.head_loss import LossTargets
+from distill_ray.core.matching import MatchTargets
 from distill_ray.data.batches import Batch
 from distill_ray.engine import comm
 from distill_ray.engine.backends import gloo
@@ -79,7 +79,11 @@ class DeepSpeedBackend:
         self._zero = deepspeed.zero
 
     def losses(
-        self, batch: Batch, at: Tensor, supervision: Supervision, towards: Towards | None = None
+        self,
+        batch: Batch,
+        at: Tensor,
+        supervision: LossTargets,
+        towards: MatchTargets | None = None,
     ) -> Losses:
         """The losses of a batch's kept predictions [K]."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):

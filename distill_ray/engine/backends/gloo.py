@@ -12,7 +12,7 @@ PIECE = 4_000_000
 """Numbers that are sent at a time: what they are received into is small enough to be used again."""
 
 
-class Works:
+class WorkGroup:
     """Several things under way, to be waited for as one."""
 
     def __init__(self, works: Sequence[dist.Work | None]) -> None:
@@ -30,7 +30,7 @@ def all_gather(
     input_tensor: Tensor,
     group: dist.ProcessGroup | None = None,
     async_op: bool = False,
-) -> Works | None:
+) -> WorkGroup | None:
     """Every rank's part in one tensor, as `torch.distributed.all_gather_into_tensor`.
 
     Each rank broadcasts its own. Gloo's way gathers into fresh memory first, and copies: of 255 MB
@@ -50,7 +50,7 @@ def all_gather(
         dist.broadcast(part, group=group, group_src=rank, async_op=True)
         for rank, part in enumerate(parts)
     ]
-    works = Works(sent)
+    works = WorkGroup(sent)
     if async_op:
         return works
     works.wait()
@@ -102,4 +102,4 @@ def _exchange(
     """Send each other rank its part, and receive what they send."""
     sent = [dist.isend(parts[r], group=group, group_dst=r) for r in others]
     found = [dist.irecv(x, group=group, group_src=r) for r, x in zip(others, received)]
-    Works([*sent, *found]).wait()
+    WorkGroup([*sent, *found]).wait()

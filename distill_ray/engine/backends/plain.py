@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill_ray.core.head_loss import Supervision
-from distill_ray.core.matching import Towards
+from distill_ray.core.head_loss import LossTargets
+from distill_ray.core.matching import MatchTargets
 from distill_ray.data.batches import Batch
 from distill_ray.engine import comm
 from distill_ray.engine.backends.optim import OptimSpec, adamw
@@ -35,7 +35,11 @@ class PlainBackend:
         self._trained = [p for p in self._student.parameters() if p.requires_grad]
 
     def losses(
-        self, batch: Batch, at: Tensor, supervision: Supervision, towards: Towards | None = None
+        self,
+        batch: Batch,
+        at: Tensor,
+        supervision: LossTargets,
+        towards: MatchTargets | None = None,
     ) -> Losses:
         """The losses of a batch's kept predictions [K]."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):

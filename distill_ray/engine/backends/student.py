@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from distill_ray.core.head_loss import Supervision, head_loss
-from distill_ray.core.matching import Matching, Towards
+from distill_ray.core.head_loss import LossTargets, head_loss
+from distill_ray.core.matching import Matching, MatchTargets
 from distill_ray.models.causal import head_of, outputs, states_of, wanted
 
 Made = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
@@ -36,8 +36,8 @@ class Student(nn.Module):
         input_ids: Tensor,
         position_ids: Tensor,
         at: Tensor,
-        supervision: Supervision,
-        towards: Towards | None = None,
+        supervision: LossTargets,
+        towards: MatchTargets | None = None,
     ) -> Made:
         """Total, cross-entropies [K], divergences [K] and distances of inner layers [kinds, K].
 
@@ -58,7 +58,7 @@ class Student(nn.Module):
         return total + more, cross_entropy, divergence, matched
 
     def _head_loss(
-        self, found: Any, at: Tensor, supervision: Supervision
+        self, found: Any, at: Tensor, supervision: LossTargets
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         features = found.last_hidden_state.flatten(0, 1).index_select(0, at)  # [K, H]
         made: tuple[Tensor, Tensor, Tensor | None] = self.head(features, supervision)
@@ -75,7 +75,7 @@ class _Head(nn.Module):
         self._vocabulary = vocabulary
 
     def forward(
-        self, features: Tensor, supervision: Supervision
+        self, features: Tensor, supervision: LossTargets
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """See `Student.forward`."""
         found = head_loss(head_of(self._model[0], features, self._vocabulary), supervision)

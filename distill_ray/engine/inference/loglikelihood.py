@@ -16,11 +16,11 @@ from torch import Tensor
 
 from distill_ray.core.calibration import FullEce
 from distill_ray.core.head import Head
-from distill_ray.core.head_loss import HeadLoss, Supervision, head_loss
+from distill_ray.core.head_loss import HeadLoss, LossTargets, head_loss
 from distill_ray.core.memory import CHUNK_BYTES
 from distill_ray.data.batches import Batch
 from distill_ray.data.examples import Questions
-from distill_ray.engine.objective import TERMS, Kept, measured
+from distill_ray.engine.objective import TERMS, SupervisedTokens, validation_targets
 from distill_ray.models.causal import bare, head_of, hidden_states
 
 BATCH_TOKENS = 8192
@@ -143,7 +143,7 @@ def _whole_answers(
     row, at = torch.tensor(places, device=device).unbind(dim=1)  # [K] each
     head = head_of(model, hidden_states(model, ids)[row, at], vocabulary)
     everywhere = torch.ones(len(row), device=device)
-    nll = head_loss(head, Supervision(ids[row, at + 1], everywhere)).cross_entropy
+    nll = head_loss(head, LossTargets(ids[row, at + 1], everywhere)).cross_entropy
     sums = torch.zeros(len(rows), dtype=torch.float64, device=device)
     return -sums.index_add_(0, row, nll.double()).reshape(len(prompts), -1).cpu().numpy()
 
@@ -236,7 +236,7 @@ def divergence(
     counts = torch.zeros_like(sums)
     for batch in batches:
         batch = batch.to(device)
-        kept = Kept.of(batch)
+        kept = SupervisedTokens.of(batch)
         reference = _head(teacher, batch, kept, vocabulary)
         sums += kept.sums(_losses(student, batch, kept, reference, vocabulary))
         counts += kept.counts
@@ -248,11 +248,11 @@ def divergence(
 
 
 def _losses(
-    model: Any, batch: Batch, kept: Kept, reference: Head | None, vocabulary: int | None
+    model: Any, batch: Batch, kept: SupervisedTokens, reference: Head | None, vocabulary: int | None
 ) -> HeadLoss:
-    return head_loss(_head(model, batch, kept, vocabulary), measured(kept, reference))
+    return head_loss(_head(model, batch, kept, vocabulary), validation_targets(kept, reference))
 
 
-def _head(model: Any, batch: Batch, kept: Kept, vocabulary: int | None) -> Head:
+def _head(model: Any, batch: Batch, kept: SupervisedTokens, vocabulary: int | None) -> Head:
     hidden = hidden_states(model, batch.input_ids, batch.position_ids)
     return head_of(model, hidden.flatten(0, 1).index_select(0, kept.at), vocabulary)

@@ -22,7 +22,7 @@ from distill_ray.core.estimators import (
     token_ranks,
 )
 from distill_ray.core.head import Head
-from distill_ray.core.head_loss import Supervision, head_loss
+from distill_ray.core.head_loss import LossTargets, head_loss
 from distill_ray.core.memory import CHUNK_BYTES
 from distill_ray.engine.inference.loglikelihood import by_length
 from distill_ray.models.causal import head_of, hidden_states
@@ -191,7 +191,7 @@ def _gradient(
     with torch.enable_grad():
         head, gold = _answers(model, [sample], device, vocabulary)
         even = torch.full(gold.shape, 1 / len(gold), device=device)
-        loss = head_loss(head, Supervision(gold, even)).total
+        loss = head_loss(head, LossTargets(gold, even)).total
         found = torch.autograd.grad(loss, weights, allow_unused=True)
     return [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights)]
 

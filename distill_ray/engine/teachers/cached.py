@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from distill_ray.core.sparse import SparseTargets, concatenate
 from distill_ray.core.sparse_bytes import decode
 from distill_ray.data.batches import Batch
-from distill_ray.engine.objective import Kept
+from distill_ray.engine.objective import SupervisedTokens
 from distill_ray.engine.teachers.targets import TargetSpec, kept_of_rows, read_footer
 
 OPEN_FILES = 256
@@ -38,22 +38,24 @@ class Cached:
         self._current: tuple[str, int] | None = None
         self._files: TargetFiles | None = None
 
-    def use(self, teacher: str, rung: int) -> None:
+    def use(self, teacher: str, checkpoint_index: int) -> None:
         """Answer from this checkpoint's folder.
 
         Raises:
             TargetsError: there is none, or a file in it isn't whole.
         """
-        if self._current == (teacher, rung):
+        if self._current == (teacher, checkpoint_index):
             return
         self._files = self._current = None
-        if (teacher, rung) not in self._folders:
+        if (teacher, checkpoint_index) not in self._folders:
             there = ", ".join(_name(*checkpoint) for checkpoint in self._folders)
-            raise TargetsError(f"no targets of {_name(teacher, rung)}, only of {there or 'none'}")
-        self._files = TargetFiles(self._folders[teacher, rung])
-        self._current = (teacher, rung)
+            raise TargetsError(
+                f"no targets of {_name(teacher, checkpoint_index)}, only of {there or 'none'}"
+            )
+        self._files = TargetFiles(self._folders[teacher, checkpoint_index])
+        self._current = (teacher, checkpoint_index)
 
-    def expect(self, teacher: str, rung: int) -> None:
+    def expect(self, teacher: str, checkpoint_index: int) -> None:
         """Its files are read row by row."""
 
     def forget(self) -> None:
@@ -62,7 +64,9 @@ class Cached:
     def announce(self, batches: Sequence[Batch]) -> None:
         """Nothing works ahead here."""
 
-    def reference(self, batch: Batch, kept: Kept, *, temperature: float) -> SparseTargets:
+    def reference(
+        self, batch: Batch, kept: SupervisedTokens, *, temperature: float
+    ) -> SparseTargets:
         """The stored targets of the kept predictions, row after row.
 
         Raises:
@@ -177,8 +181,8 @@ def _key(row_id: str) -> int:
     return int.from_bytes(blake2b(row_id.encode(), digest_size=8).digest(), "little")
 
 
-def _name(teacher: str, rung: int) -> str:
-    return f"{teacher} checkpoint {rung + 1}"
+def _name(teacher: str, checkpoint_index: int) -> str:
+    return f"{teacher} checkpoint {checkpoint_index + 1}"
 
 
 def _nothing(spec: TargetSpec) -> SparseTargets:

@@ -11,18 +11,18 @@ from torch import Tensor
 from distill_ray.core.head import Head
 from distill_ray.core.head_loss import gold_nll
 from distill_ray.core.mixture import Mixture
-from distill_ray.core.strategies import Instances, Strategy, member_rung, require_weights
+from distill_ray.core.strategies import EnsembleBatch, Strategy, member_checkpoint, require_weights
 from distill_ray.core.weighting import means_of
 from distill_ray.data.batches import Batch
 from distill_ray.data.rows import stream_of
-from distill_ray.engine.objective import Kept, starts_of
+from distill_ray.engine.objective import SupervisedTokens, starts_of
 from distill_ray.models.teachers import TeacherBank
 
 
-class Several:
-    """All members are in this process, each with a ladder of its own. See `teacher.TeacherSource`.
+class TeacherEnsemble:
+    """All members are in this process, each with checkpoints of its own. See `TeacherSource`.
 
-    The group has as many rungs as its longest ladder; see `core.strategies.member_rung`.
+    The group has as many checkpoints as its longest checkpoints; see `core.strategies.member_rung`.
     """
 
     lookahead = 0
@@ -48,18 +48,20 @@ class Several:
         self._seed, self._collective = seed, collective
         self._longest = max(len(bank.ladders[name]) for name, bank in banks.items())
 
-    def use(self, teacher: str, rung: int) -> None:
-        """Have every member at its own rung of the group's."""
+    def use(self, teacher: str, checkpoint_index: int) -> None:
+        """Have every member at its own checkpoint of the group's."""
         for name, bank in self._banks.items():
-            bank.use(name, self._rung(name, rung))
+            bank.use(name, self._checkpoint_index(name, checkpoint_index))
 
-    def expect(self, teacher: str, rung: int) -> None:
+    def expect(self, teacher: str, checkpoint_index: int) -> None:
         """Read the members' weights into the main memory while training goes on."""
         for name, bank in self._banks.items():
-            bank.expect(name, self._rung(name, rung))
+            bank.expect(name, self._checkpoint_index(name, checkpoint_index))
 
-    def _rung(self, name: str, rung: int) -> int:
-        return member_rung(rung, len(self._banks[name].ladders[name]), self._longest)
+    def _checkpoint_index(self, name: str, checkpoint_index: int) -> int:
+        return member_checkpoint(
+            checkpoint_index, len(self._banks[name].ladders[name]), self._longest
+        )
 
     def announce(self, batches: Sequence[Batch]) -> None:
         """Nothing works ahead here."""
@@ -68,11 +70,11 @@ class Several:
         """Nothing was."""
 
     @torch.no_grad()
-    def reference(self, batch: Batch, kept: Kept, *, temperature: float) -> Mixture:
+    def reference(self, batch: Batch, kept: SupervisedTokens, *, temperature: float) -> Mixture:
         """What the members say together: each answers for the rows in which it has weight."""
         answers = _Answers(self._banks, batch, kept, self._collective)
         places = batch.places or (0,) * len(batch.row_ids)
-        asked = Instances(
+        asked = EnsembleBatch(
             teachers=self.members,
             keys=[f"{self._seed} {place} {row}" for place, row in zip(places, batch.row_ids)],
             streams=[stream_of(row) for row in batch.row_ids],
@@ -87,7 +89,11 @@ class _Answers:
     """What the members say of one batch; those that answer for all of it do so once."""
 
     def __init__(
-        self, banks: Mapping[str, TeacherBank], batch: Batch, kept: Kept, collective: bool
+        self,
+        banks: Mapping[str, TeacherBank],
+        batch: Batch,
+        kept: SupervisedTokens,
+        collective: bool,
     ) -> None:
         self._banks, self._batch, self._kept = banks, batch, kept
         self._collective = collective
@@ -99,7 +105,7 @@ class _Answers:
         return [self._asked(bank, rows, self._kept.at) for bank in self._banks.values()]
 
     def losses(self) -> tuple[Tensor, Tensor]:
-        """As `Instances.losses`."""
+        """As `EnsembleBatch.losses`."""
         kept, starts = self._kept, starts_of(self._batch)
         gold = kept.terms[:2].any(dim=0)
         at, sample = gold.nonzero()[:, 0], kept.sample[gold]

@@ -20,7 +20,7 @@ from distill_ray.core.head_loss import OneTeacher
 from distill_ray.core.sparse import SparseTargets
 from distill_ray.core.sparse_bytes import decode, encode
 from distill_ray.data.batches import Batch
-from distill_ray.engine.objective import Kept
+from distill_ray.engine.objective import SupervisedTokens
 from distill_ray.engine.teachers.targets import TargetSpec, sparse_targets
 from distill_ray.models.teachers import TeacherBank
 
@@ -32,7 +32,7 @@ class Request:
     """A batch, for one teacher checkpoint. Equal requests get equal answers."""
 
     teacher: str
-    rung: int
+    checkpoint_index: int
     input_ids: Array
     """[B, T] int32."""
     position_ids: Array
@@ -46,17 +46,23 @@ class Request:
 
     @classmethod
     def of(
-        cls, teacher: str, rung: int, batch: Batch, kept: Kept, *, temperature: float
+        cls,
+        teacher: str,
+        checkpoint_index: int,
+        batch: Batch,
+        kept: SupervisedTokens,
+        *,
+        temperature: float,
     ) -> Request:
         """What is wanted for a batch's kept predictions."""
         tensors = (batch.input_ids, batch.position_ids, kept.at, kept.known_gold)
         ids, positions, at, gold = (x.to(torch.int32).cpu().numpy() for x in tensors)
-        return cls(teacher, rung, ids, positions, at, gold, batch.row_ids, temperature)
+        return cls(teacher, checkpoint_index, ids, positions, at, gold, batch.row_ids, temperature)
 
     @property
     def seed(self) -> int:
         """Of its draws: the same whenever it is asked again."""
-        asked = repr((self.teacher, self.rung, self.row_ids)).encode()
+        asked = repr((self.teacher, self.checkpoint_index, self.row_ids)).encode()
         return int.from_bytes(hashlib.sha256(asked).digest()[:7], "big")
 
 
@@ -107,10 +113,12 @@ def answer(bank: TeacherBank, request: Request, targets: AnyTarget, device: torc
     return Answer(head.vocabulary, sparse=encode(_targets(head, request, targets)))
 
 
-def output(bank: TeacherBank, teacher: str, rung: int, device: torch.device) -> Output:
+def output(bank: TeacherBank, teacher: str, checkpoint_index: int, device: torch.device) -> Output:
     """The output weights of a checkpoint, which is loaded unless it is in use."""
     nothing = np.zeros((1, 1), np.int32)
-    request = Request(teacher, rung, nothing, nothing, nothing[0, :0], nothing[0, :0], (), 1.0)
+    request = Request(
+        teacher, checkpoint_index, nothing, nothing, nothing[0, :0], nothing[0, :0], (), 1.0
+    )
     head = head_for(bank, request, device)
     known = head.vocabulary
     bias = None if head.bias is None else as_array(head.bias[:known])
@@ -146,7 +154,7 @@ def as_tensor(array: Array, device: torch.device) -> Tensor:
 
 def head_for(bank: TeacherBank, request: Request, device: torch.device) -> Head:
     """The exact answer of the checkpoint that the request names, which is made the one in use."""
-    bank.use(request.teacher, request.rung)
+    bank.use(request.teacher, request.checkpoint_index)
     asked = (request.input_ids, request.position_ids, request.at)
     ids, positions, at = (torch.tensor(x, dtype=torch.int64, device=device) for x in asked)
     return bank.head(ids, positions, at)

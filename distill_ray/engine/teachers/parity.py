@@ -10,7 +10,7 @@ from distill_ray.core.head_loss import OneTeacher
 from distill_ray.core.sparse import SparseTargets
 from distill_ray.core.sparse_bytes import RESOLUTION
 from distill_ray.data.batches import Batch
-from distill_ray.engine.objective import Kept
+from distill_ray.engine.objective import SupervisedTokens
 
 PLACES = 256
 """Predictions that are compared, at most."""
@@ -25,14 +25,14 @@ ENCODING = 1.0 / RESOLUTION
 """Nats that sparse targets lose on their way."""
 
 
-def sample_of(batch: Batch, rows: int) -> tuple[Batch, Kept]:
+def sample_of(batch: Batch, rows: int) -> tuple[Batch, SupervisedTokens]:
     """The first rows of a batch, and evenly spaced predictions of the token that follows."""
     names = ("input_ids", "position_ids", "gold", "distill", "is_task")
     part = Batch(**{n: getattr(batch, n)[:rows] for n in names}, row_ids=batch.row_ids[:rows])
     count = part.input_ids.numel()
     at = torch.arange(0, count, -(-count // PLACES), device=part.input_ids.device)
     terms = torch.ones(4, len(at), dtype=torch.bool, device=at.device)
-    return part, Kept(at, part.targets.flatten()[at], terms, torch.zeros_like(at))
+    return part, SupervisedTokens(at, part.targets.flatten()[at], terms, torch.zeros_like(at))
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from distill_ray.core.sparse import SparseTargets
 from distill_ray.core.sparse_bytes import encode
 from distill_ray.data.batches import Batch
 from distill_ray.data.rows import TARGETS
-from distill_ray.engine.objective import Kept
+from distill_ray.engine.objective import SupervisedTokens
 from distill_ray.models.teachers import TeacherBank
 
 PAYLOAD_TOKENS = 128
@@ -70,7 +70,7 @@ class TargetCounts:
         return cls(rows, len(targets), targets.captured * len(targets), there)
 
 
-def kept_of_rows(batch: Batch, kept: Kept) -> list[int]:
+def kept_of_rows(batch: Batch, kept: SupervisedTokens) -> list[int]:
     """[B] how many predictions each row keeps; `kept` has them row by row."""
     rows, width = batch.input_ids.shape
     return torch.bincount(kept.at // width, minlength=rows).tolist()
@@ -91,7 +91,7 @@ def targets_of(
     Raises:
         FloatingPointError: a distribution of the teacher isn't finite.
     """
-    kept = Kept.of(batch)
+    kept = SupervisedTokens.of(batch)
     if not len(kept.at):
         return
     head = bank.head(batch.input_ids, batch.position_ids, kept.at)

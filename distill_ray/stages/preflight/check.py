@@ -18,7 +18,7 @@ from distill_ray.config.serving import CachedServing
 from distill_ray.core.divergence import DIVERGENCES
 from distill_ray.core.plugins import PluginError, check_options, find
 from distill_ray.core.weighting import WEIGHTINGS
-from distill_ray.data.wording import wording
+from distill_ray.data.prompt_format import make_prompt_format
 from distill_ray.models import vocab
 from distill_ray.models.folder import folder_problems
 from distill_ray.models.inspect import check_model
@@ -217,7 +217,7 @@ def chat_problems(cfg: RunConfig, tokenizer: Any) -> Iterator[Problem]:
             yield Problem(f"tasks.{i}.chat", "a tokenizer trained here has no chat template.", CHAT)
         elif task.chat:
             try:
-                wording(tokenizer, chat=True, system=task.system)
+                make_prompt_format(tokenizer, chat=True, system=task.system)
             except ValueError as error:
                 yield Problem(f"tasks.{i}.chat", f"{error}.", CHAT)
 

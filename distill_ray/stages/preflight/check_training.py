@@ -14,7 +14,7 @@ from distill_ray.config.objective import HiddenMatch, MatchConfig, ObjectiveConf
 from distill_ray.config.run import RunConfig
 from distill_ray.config.training import TrainingConfig
 from distill_ray.core.matching import pairs_of
-from distill_ray.core.memory import Sizes
+from distill_ray.core.memory import ModelShape
 from distill_ray.models.inspect import shape_of
 
 
@@ -72,7 +72,7 @@ def match_problems(cfg: RunConfig) -> Iterator[Problem]:
                 yield from _unmatched(f"{where}.objective.match", objective, student, name, theirs)
 
 
-def _sizes(source: ModelSource) -> Sizes | None:
+def _sizes(source: ModelSource) -> ModelShape | None:
     """A model's sizes, where its config tells them; another check says what is wrong with it."""
     try:
         sizes = shape_of(source, None)
@@ -82,7 +82,7 @@ def _sizes(source: ModelSource) -> Sizes | None:
 
 
 def _unmatched(
-    where: str, objective: ObjectiveConfig, student: Sizes, name: str, theirs: Sizes
+    where: str, objective: ObjectiveConfig, student: ModelShape, name: str, theirs: ModelShape
 ) -> Iterator[Problem]:
     match: MatchConfig = objective.match
     for kind, found in (("hidden", match.hidden), ("attention", match.attention)):

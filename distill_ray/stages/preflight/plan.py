@@ -12,7 +12,13 @@ from distill_ray.config.run import RunConfig
 from distill_ray.config.schedule import RankedSchedule, scheduling
 from distill_ray.config.serving import CachedServing, ColocatedServing, PoolServing, TopKTargets
 from distill_ray.config.training import RecipeConfig, TrainingConfig, without
-from distill_ray.core.memory import Need, Sizes, serving_need, targets_bytes, training_need
+from distill_ray.core.memory import (
+    MemoryEstimate,
+    ModelShape,
+    serving_need,
+    targets_bytes,
+    training_need,
+)
 from distill_ray.core.schedules import interval
 from distill_ray.data.mixing import mean_shares
 from distill_ray.models.inspect import shape_of
@@ -35,7 +41,7 @@ class Work:
     trials: int | None = None
     streams: dict[str, int] | None = None
     """Stream → its share of the tokens."""
-    need: Need | None = None
+    need: MemoryEstimate | None = None
     """Memory of the largest worker; None where a hub model's size isn't known yet."""
     workers: int = 1
     """Workers of that size at a time."""
@@ -118,7 +124,7 @@ def _work(cfg: RunConfig) -> Iterator[Work]:
     if isinstance(cfg.distill.serving, ColocatedServing) and cfg.distill.serving.shard:
         largest = _part(largest, cfg.cluster.num_workers)
     if cfg.distill.objective.weighting is not None:
-        yield _anchor(cfg)
+        yield _frozen_student(cfg)
     uses = {"mixed": several is not None, "probing": undone is not None}
     work = _training(cfg, "distill", text, cfg.distill, known, largest, **uses)
     yield replace(work, undone_steps=undone)
@@ -179,8 +185,8 @@ def _training(
     stage: str,
     text: str,
     training: TrainingConfig,
-    sizes: Sizes | None,
-    teacher: Sizes | None,
+    sizes: ModelShape | None,
+    teacher: ModelShape | None,
     *,
     trained: float = 1.0,
     trials: int | None = None,
@@ -218,7 +224,7 @@ def _training(
     return replace(work, workers=at_once)
 
 
-def _targets(cfg: RunConfig, serving: CachedServing, teacher: Sizes | None) -> Work:
+def _targets(cfg: RunConfig, serving: CachedServing, teacher: ModelShape | None) -> Work:
     """Every token supervised and no row read twice: what data and schedule make of it is less."""
     chosen, length = serving.targets, cfg.corpora.sequence_length
     k = chosen.k if isinstance(chosen, TopKTargets) else chosen.samples
@@ -231,16 +237,16 @@ def _targets(cfg: RunConfig, serving: CachedServing, teacher: Sizes | None) -> W
     return Work("targets", text, need=need, workers=serving.actors, disk_bytes=room)
 
 
-def _anchor(cfg: RunConfig) -> Work:
+def _frozen_student(cfg: RunConfig) -> Work:
     """The control's losses, by which samples are weighted, kept as targets of one id a token."""
     length = cfg.corpora.sequence_length
     tokens = cfg.distill.num_steps(length) * cfg.distill.batch_rows * length
     tokens += len(cfg.streams()) * cfg.distill.validation_rows * length
     text = f"losses of the control, for at most {tokens:,} tokens"
-    return Work("anchor", text, disk_bytes=targets_bytes(tokens, 1))
+    return Work("frozen-student", text, disk_bytes=targets_bytes(tokens, 1))
 
 
-def _pool(cfg: RunConfig, pool: PoolServing, teacher: Sizes | None) -> Work:
+def _pool(cfg: RunConfig, pool: PoolServing, teacher: ModelShape | None) -> Work:
     device = "cuda" if pool.gpus_per_actor else "cpu"
     need = _serving_need(cfg, teacher, not pool.is_exact, device)
     actors = f"{pool.actors} actor{'s' * (pool.actors > 1)} beside the workers"
@@ -249,8 +255,8 @@ def _pool(cfg: RunConfig, pool: PoolServing, teacher: Sizes | None) -> Work:
 
 
 def _serving_need(
-    cfg: RunConfig, teacher: Sizes | None, is_sparse: bool, device: str
-) -> Need | None:
+    cfg: RunConfig, teacher: ModelShape | None, is_sparse: bool, device: str
+) -> MemoryEstimate | None:
     """Memory of a process that a teacher answers in."""
     if teacher is None:
         return None
@@ -264,14 +270,14 @@ def _serving_need(
     )
 
 
-def _head(teacher: Sizes | None) -> Sizes | None:
+def _head(teacher: ModelShape | None) -> ModelShape | None:
     """What of a teacher is in each worker when a pool sends its hidden states."""
     if teacher is None:
         return None
     return replace(teacher, parameters=teacher.vocabulary * teacher.hidden)
 
 
-def _part(teacher: Sizes | None, workers: int) -> Sizes | None:
+def _part(teacher: ModelShape | None, workers: int) -> ModelShape | None:
     """What of a teacher is in each of the workers that share it: its output weights stay whole."""
     if teacher is None:
         return None
@@ -287,13 +293,13 @@ def _checkpoints_measured(cfg: RunConfig) -> int:
     return longest + len(cfg.teachers) - 1
 
 
-def largest_teacher(cfg: RunConfig) -> Sizes | None:
+def largest_teacher(cfg: RunConfig) -> ModelShape | None:
     """The teacher that takes the most memory, or None where a size isn't known before loading."""
     known = _known(cfg, [teacher.name for teacher in cfg.teachers])
     return max(known, key=lambda s: s.parameters) if known else None
 
 
-def _teaching(cfg: RunConfig) -> Sizes | None:
+def _teaching(cfg: RunConfig) -> ModelShape | None:
     """What is beside the student: the largest teacher, or all that teach at once.
 
     Of several, the sum is that of parameters, and of the output weights that stay whole.
@@ -308,14 +314,14 @@ def _teaching(cfg: RunConfig) -> Sizes | None:
     return replace(known[0], parameters=parameters, hidden=hidden)
 
 
-def _known(cfg: RunConfig, names: Sequence[str]) -> list[Sizes]:
+def _known(cfg: RunConfig, names: Sequence[str]) -> list[ModelShape]:
     """The sizes of some teachers; none unless all are known."""
     sizes = [_sizes(cfg, cfg.teacher(name).model) for name in names]
     known = [size for size in sizes if size is not None]
     return known if len(known) == len(sizes) else []
 
 
-def _sizes(cfg: RunConfig, model: ModelSource) -> Sizes | None:
+def _sizes(cfg: RunConfig, model: ModelSource) -> ModelShape | None:
     tokenizer = cfg.student.tokenizer
     trained = tokenizer.train if tokenizer is not None else None
     return shape_of(model, trained.vocab_size if trained else None)

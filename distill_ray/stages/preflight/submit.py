@@ -9,8 +9,8 @@ from pathlib import Path
 from distill_ray.config.errors import Problem
 from distill_ray.config.paths import local_paths
 from distill_ray.config.run import RunConfig
-from distill_ray.runtime.packing import Package, package_problems
 from distill_ray.runtime.submission import storage_problems
+from distill_ray.runtime.working_dir import Package, package_problems
 from distill_ray.stages.preflight.check import find_problems
 
 

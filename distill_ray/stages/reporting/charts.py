@@ -216,8 +216,8 @@ def _probe_lines(
     """The mean over seeds as a line, and every seed as a point."""
     by_rung = list(zip(*(trial["curve"] for trial in trials)))
     figure.add_scatter(
-        x=[0, *(rung[0]["tokens"] for rung in by_rung)],
-        y=[0.0, *(fmean(point[key] for point in rung) for rung in by_rung)],
+        x=[0, *(checkpoint_index[0]["tokens"] for checkpoint_index in by_rung)],
+        y=[0.0, *(fmean(point[key] for point in checkpoint_index) for checkpoint_index in by_rung)],
         name=teacher,
         legendgroup=teacher,
         mode="lines",

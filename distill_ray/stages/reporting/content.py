@@ -277,7 +277,7 @@ def _training(facts: Facts) -> Section:
     read = {"student": facts.student["streams"], "control": facts.control["streams"]}
     found = [tables.turns(facts.turns), tables.switches(facts.switches)]
     found += [tables.tokens(facts.taught, assignment), tables.read(read)]
-    found.append(tables.ladder(facts.adaptation, best))
+    found.append(tables.checkpoints(facts.adaptation, best))
     if facts.inputs.teachers.gains:
         found.append(selection.gains(facts.inputs.teachers.gains))
     text = [_schedule(facts)]

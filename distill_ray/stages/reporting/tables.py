@@ -240,7 +240,8 @@ def probes(trials: Sequence[Row]) -> Table:
 def turns(found: Sequence[Row]) -> Table:
     """Who taught when."""
     rows = [
-        [f"{r['first']}–{r['last']}", r["teacher"], str(r["rung"] + 1), r["reason"]] for r in found
+        [f"{r['first']}–{r['last']}", r["teacher"], str(r["checkpoint_index"] + 1), r["reason"]]
+        for r in found
     ]
     return Table("Who taught when", ["Steps", "Teacher", "Checkpoint", "Reason"], rows)
 
@@ -287,7 +288,7 @@ def tokens(taught: Mapping[str, float], assignment: Mapping[str, str]) -> Table:
     return Table("Tokens by teacher", columns, rows, note)
 
 
-def ladder(curves: Mapping[str, Sequence[Row]], best: Mapping[str, int]) -> Table:
+def checkpoints(curves: Mapping[str, Sequence[Row]], best: Mapping[str, int]) -> Table:
     """Checkpoints of the teachers, the best one marked."""
     rows = []
     for teacher, recipes in curves.items():

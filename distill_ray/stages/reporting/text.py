@@ -198,7 +198,7 @@ def segments(
     steps: int,
     why: str = "led the ranking at the start",
 ) -> Any:
-    """Who taught when: `teacher`, `rung`, `first` and `last` step, `reason`.
+    """Who taught when: `teacher`, `checkpoint`, `first` and `last` step, `reason`.
 
     Args:
         switches: of the distillation, in order.
@@ -211,7 +211,7 @@ def segments(
     rows = [
         {
             "teacher": teacher,
-            "rung": first["from_rung"] if first else schedule["rung"],
+            "checkpoint_index": first["from_checkpoint"] if first else schedule["checkpoint_index"],
             "first": 1,
             "reason": "all begin" if teacher == SEVERAL else why,
         }
@@ -222,7 +222,7 @@ def segments(
         rows.append(
             {
                 "teacher": switch["to_teacher"],
-                "rung": switch["to_rung"],
+                "checkpoint_index": switch["to_checkpoint"],
                 "first": switch["step"] + 1,
                 "reason": switch["reason"],
             }

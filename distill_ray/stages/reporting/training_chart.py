@@ -98,7 +98,7 @@ def _turns(figure: Any, turns: Sequence[Row], colour: Mapping[str, str]) -> None
     """A strip that says who teaches, and a line with the reason at every change."""
     for turn in turns:
         first, last = turn["first"] - 0.5, turn["last"] + 0.5
-        label = f"{turn['teacher']} {turn['rung'] + 1}"
+        label = f"{turn['teacher']} {turn['checkpoint_index'] + 1}"
         figure.add_shape(
             type="rect", x0=first, x1=last, y0=0, y1=1, row=1, col=1, line={"width": 0},
             fillcolor=colour[turn["teacher"]], opacity=0.35,

@@ -7,8 +7,8 @@ from typing import Any
 
 from distill_ray.config.data import TaskConfig
 from distill_ray.data.examples import option_ids
+from distill_ray.data.prompt_format import Chat, make_prompt_format
 from distill_ray.data.tokenizer import start_ids
-from distill_ray.data.wording import Chat, wording
 
 
 def usage(
@@ -22,7 +22,7 @@ def usage(
         tokenizer: the student's.
         folder: where the code finds the student.
     """
-    worded = wording(tokenizer, chat=task.chat, system=task.system)
+    worded = make_prompt_format(tokenizer, chat=task.chat, system=task.system)
     options = option_ids(answers, worded)
     code = {"folder": repr(folder), "prompt": repr(task.prompt), "chat": task.chat}
     if isinstance(worded, Chat):

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from distill_ray.runtime.artifacts import Result
-from distill_ray.stages.results.model_scores import Sheet, Subject
+from distill_ray.stages.results.model_scores import ModelScores, ModelToScore
 from distill_ray.stages.results.teacher_set import TeacherSet
 
 INITIAL = "initial-student"
@@ -17,7 +17,7 @@ INITIAL = "initial-student"
 class AuditTable(Result):
     """Figures of every teacher on the validation split, and of the initial student."""
 
-    sheets: dict[str, Sheet] = field(default_factory=dict)
+    sheets: dict[str, ModelScores] = field(default_factory=dict)
     """Model → its answers, from which the figures were made."""
 
     @property
@@ -45,6 +45,6 @@ class AuditTable(Result):
         return dict(self.artifact.read_json("audit.json"))
 
 
-def initial(teachers: TeacherSet) -> Subject:
+def initial(teachers: TeacherSet) -> ModelToScore:
     """The student before it learns anything."""
-    return Subject(INITIAL, teachers.student.ref, teachers.student.fingerprint)
+    return ModelToScore(INITIAL, teachers.student.ref, teachers.student.fingerprint)

@@ -15,7 +15,7 @@ from distill_ray.runtime.artifacts import Artifact
 
 
 @dataclass(frozen=True)
-class Sheet:
+class ModelScores:
     """One model's answers: what every metric is computed from. n questions, K options."""
 
     artifact: Artifact
@@ -96,7 +96,7 @@ class Sheet:
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelToScore:
     """A model to be scored."""
 
     name: str
@@ -109,10 +109,10 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoringResult:
     """What came of scoring some subjects."""
 
-    sheets: dict[str, Sheet]
+    sheets: dict[str, ModelScores]
     """Subject → its sheet; subjects of equal weights share one."""
     failed: dict[str, str]
     """Subject that couldn't be scored → why, in a line."""

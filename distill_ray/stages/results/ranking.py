@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from distill_ray.core import ranking as core
-from distill_ray.core.schedule import Weighted
+from distill_ray.core.schedule import RankingWeights
 from distill_ray.runtime.artifacts import Result
 
 DRAWS = "draws.npz"
 
 
-STAGES = {"early": 0.0, "middle": 0.5, "late": 1.0}
+PHASES = {"early": 0.0, "middle": 0.5, "late": 1.0}
 """Stage of training → the student's progress at it. Weights are linear in progress, so the score
 at the middle is also the mean over a whole training."""
 
@@ -84,7 +84,7 @@ class Ranking(Result):
         draws = {n: dict(zip(core.FACTORS, rows)) for n, rows in arrays.items()}
         early, late = self.weights["early"], self.weights["late"]
         confidence = float(self.artifact.identity["rank"]["confidence"])
-        found = core.standings(
+        found = core.leaderboard(
             self.factors, core.Draws(draws), early, late, progress=progress, confidence=confidence
         )
         return [asdict(row) for row in found]
@@ -96,10 +96,10 @@ class Ranking(Result):
         return next(name for name in names if name in allowed)
 
     @property
-    def weighted(self) -> Weighted:
+    def weighted(self) -> RankingWeights:
         """The factors of those that may teach: what a distillation ranks anew with."""
         weights, factors = self.weights, {n: self.factors[n] for n in self.serving}
-        return Weighted(factors, weights["early"], weights["late"])
+        return RankingWeights(factors, weights["early"], weights["late"])
 
     @cached_property
     def _data(self) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from distill_ray.config.run import RunConfig
 from distill_ray.data.examples import Questions, questions
+from distill_ray.data.prompt_format import make_prompt_format
 from distill_ray.data.rows import TEXT
 from distill_ray.data.tokenizer import load_tokenizer
-from distill_ray.data.wording import wording
 from distill_ray.runtime.artifacts import Result
 
 
@@ -52,12 +52,12 @@ def held_out_questions(shards: ShardSet, split: str) -> list[Questions]:
             for s in task.shifted
         ]
         answers = shards.counts["answers"][task.name]
-        chosen = wording(tokenizer, chat=task.chat, system=task.system)
+        chosen = make_prompt_format(tokenizer, chat=task.chat, system=task.system)
         for name, stream, template in sets:
             rows = table.filter(pc.equal(table["stream"], stream)).sort_by("row_id").to_pylist()
             scored = rows[: task.max_examples]
             result.append(
-                questions(name, scored, template=template, answers=answers, wording=chosen)
+                questions(name, scored, template=template, answers=answers, prompt_format=chosen)
             )
     return result
 

@@ -7,19 +7,19 @@ from typing import Any
 
 from distill_ray.config.serving import PoolServing
 from distill_ray.config.several import SEVERAL
-from distill_ray.engine.job import Job
+from distill_ray.engine.job import TrainingSpec
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.storage import cache_folder
 from distill_ray.stages.results.local_files import SWITCHES, local_ref
-from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.results.training_job import TrainingJob
 
 
 @dataclass(frozen=True)
 class Student:
     """A trained student."""
 
-    order: Order
+    order: TrainingJob
 
     @property
     def ref(self) -> ModelRef:
@@ -64,7 +64,7 @@ class Students:
         return [self.distilled.order.artifact, self.control.order.artifact]
 
 
-def local(order: Order) -> Job:
+def local(order: TrainingJob) -> TrainingSpec:
     """The job with everything it reads on this machine."""
     data = replace(order.job.data, folder=order.shards.local(), cache=cache_folder() / "rows")
     if isinstance(order.serving, PoolServing):  # Its actors read the teachers.

@@ -30,17 +30,17 @@ class Teacher:
     rungs: list[ModelRef]
     """Every checkpoint of its last recipe, in order of training; the raw model without one."""
     losses: list[float | None]
-    """Validation loss at each rung; None for a teacher that was not trained here."""
+    """Validation loss at each checkpoint; None for a teacher that was not trained here."""
     best: int
-    """The rung that serves: the config's choice, else the one with the least validation loss."""
+    """The checkpoint that serves: the config's, else the one with the least validation loss."""
     fingerprint: str
-    """Identity of its rungs."""
+    """Identity of its checkpoints."""
     gained: bool = True
     """Whether its adaptation was worth it; else it serves as it came."""
 
     @property
-    def ladder(self) -> list[ModelRef]:
-        """The rungs that may serve: up to the best one, or the raw model alone."""
+    def checkpoints(self) -> list[ModelRef]:
+        """The checkpoints that may serve: up to the best one, or the raw model alone."""
         return self.rungs[: self.best + 1] if self.gained else [self.raw.ref]
 
     @property
@@ -82,6 +82,6 @@ class TeacherSet:
         }
 
 
-def softened(ladder: Sequence[ModelRef], temperature: float) -> list[ModelRef]:
+def softened(checkpoints: Sequence[ModelRef], temperature: float) -> list[ModelRef]:
     """The same checkpoints, which as teachers divide their logits by a temperature."""
-    return [replace(rung, temperature=temperature) for rung in ladder]
+    return [replace(checkpoint_index, temperature=temperature) for checkpoint_index in checkpoints]

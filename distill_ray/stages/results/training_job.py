@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distill_ray.config.serving import ColocatedServing, Serving
-from distill_ray.engine.job import Job
+from distill_ray.engine.job import TrainingSpec
 from distill_ray.engine.loop import checkpoint_losses
 from distill_ray.engine.row_plan import Checkpoint
 from distill_ray.models.ref import ModelRef
@@ -16,12 +16,12 @@ from distill_ray.stages.results.local_files import BEST, CURVE
 
 
 @dataclass(frozen=True)
-class Order:
+class TrainingJob:
     """What `training.train` is given."""
 
     stage: str
     """Under which stage its progress is shown."""
-    job: Job
+    job: TrainingSpec
     artifact: Artifact
     shards: Artifact
     save_every: int
@@ -30,7 +30,7 @@ class Order:
     """Where its teacher lives."""
     targets: Mapping[Checkpoint, Artifact] = field(default_factory=dict)
     """Checkpoint → its targets on disk, where the teacher is read from a cache."""
-    anchor: Artifact | None = None
+    frozen_student: Artifact | None = None
     """Losses of the frozen student on disk, where samples are weighted by it."""
 
     def rung_refs(self) -> list[ModelRef]:
@@ -51,8 +51,10 @@ class Order:
         """The same, as a model."""
         return self._ref(str(self.kept()))
 
-    def _ref(self, rung: str) -> ModelRef:
-        folder = self.artifact.storage.sub(f"{self.artifact.path}/checkpoints/{rung}").uri
+    def _ref(self, checkpoint_index: str) -> ModelRef:
+        folder = self.artifact.storage.sub(
+            f"{self.artifact.path}/checkpoints/{checkpoint_index}"
+        ).uri
         if self.job.lora is not None:
             return self.job.student.with_adapter(folder)
         return ModelRef("path", folder)
@@ -62,5 +64,5 @@ class Order:
         return dict(self.artifact.read_json(CURVE))
 
     def rung_losses(self) -> list[float]:
-        """Validation loss at each rung."""
+        """Validation loss at each checkpoint."""
         return checkpoint_losses(self.curve()["history"], self.job.rung_ends)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.training import LoraConfig, TrainingConfig
-from distill_ray.engine.job import AtSwitch, Job, TeachingSpec
+from distill_ray.engine.job import OnSwitch, TeachingSpec, TrainingSpec
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
@@ -28,7 +28,7 @@ Answers = dict[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class Kept:
+class SaveOptions:
     """What stays of a trained student, beside the outcome."""
 
     weights: bool = False
@@ -42,10 +42,10 @@ class Trial:
 
     teacher: str
     seed: int
-    job: Job
+    job: TrainingSpec
     artifact: Artifact
     shards: Artifact
-    keep: Kept = Kept()
+    keep: SaveOptions = SaveOptions()
 
     def row(self) -> dict[str, Any]:
         """`teacher`, `seed`, and its `outcome`."""
@@ -67,7 +67,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrialSpec:
     """What makes a trial one of its kind."""
 
     kind: str
@@ -82,29 +82,31 @@ class Plan:
     objective: ObjectiveConfig | None = None
     teaching: TeachingSpec | None = None
     lora: LoraConfig | None = None
-    at_switch: AtSwitch = field(default_factory=AtSwitch)
-    anchor: Weights | None = None
+    at_switch: OnSwitch = field(default_factory=OnSwitch)
+    frozen_student: Weights | None = None
     """The frozen student that samples are weighted by."""
     validate_every: int | None = None
     """Steps between measurements of the student's progress, for schedules that read it; it is
-    measured at each rung in any case."""
-    keep: Kept = Kept()
+    measured at each checkpoint in any case."""
+    keep: SaveOptions = SaveOptions()
 
     def beside(self) -> dict[str, Any]:
         """What decides the outcome where it isn't as usual."""
         found: dict[str, Any] = {}
-        if self.at_switch != AtSwitch():
+        if self.at_switch != OnSwitch():
             found["at_switch"] = asdict(self.at_switch)
-        if self.anchor is not None:
-            found["anchor"] = self.anchor.fingerprint
+        if self.frozen_student is not None:
+            found["frozen_student"] = self.frozen_student.fingerprint
         if self.validate_every is not None:
             found["validate_every"] = self.validate_every
-        if self.keep != Kept():
+        if self.keep != SaveOptions():
             found["keep"] = asdict(self.keep)
         return found
 
 
-def trial(run: Run, shards: ShardSet, student: Weights, name: str, seed: int, plan: Plan) -> Trial:
+def trial(
+    run: Run, shards: ShardSet, student: Weights, name: str, seed: int, plan: TrialSpec
+) -> Trial:
     """A student's distillation, or its training without a teacher, on one worker.
 
     Args:
@@ -124,7 +126,7 @@ def trial(run: Run, shards: ShardSet, student: Weights, name: str, seed: int, pl
         **plan.identity,
         **plan.beside(),
     }
-    job = Job(
+    job = TrainingSpec(
         name=f"{name}, seed {seed}",
         student=student.ref,
         training=plan.training,
@@ -132,7 +134,7 @@ def trial(run: Run, shards: ShardSet, student: Weights, name: str, seed: int, pl
         objective=plan.objective,
         teaching=plan.teaching,
         at_switch=plan.at_switch,
-        anchor=plan.anchor.ref if plan.anchor is not None else None,
+        frozen_student=plan.frozen_student.ref if plan.frozen_student is not None else None,
         lora=plan.lora,
         rungs=plan.rungs,
         validate_every=plan.validate_every,
@@ -200,24 +202,24 @@ def outcome(before: Mapping[str, Any], rungs: Sequence[Mapping[str, Any]]) -> di
     Args:
         before: held-out figures of the initial student: the validation's terms, and `nll`,
             `accuracy` and `tasks` of its answers.
-        rungs: the same at each rung, with `tokens`.
+        checkpoints: the same at each checkpoint, with `tokens`.
 
     Returns:
         `kl_moved`: fall of the KL to the teacher on the tasks' answers (on text, where there are
         none), nats per token; `kl_removed`: share of the initial KL that is gone, over all kinds
         of row;
         `gain`: fall of the gold answers' NLL over the options, nats per question; `nll` and
-        `accuracy` at the end; `before`; and `curve`: all of them at each rung. Without a teacher
+        `accuracy` at the end; `before`; and `curve`: all of them at each point. Without a teacher
         there is no KL to remove, and `kl_removed` is 0.
     """
     curve = [
         {
-            **rung,
-            "kl_moved": _moved(before, rung),
-            "kl_removed": _removed(before, rung),
-            "gain": before["nll"] - rung["nll"],
+            **checkpoint_index,
+            "kl_moved": _moved(before, checkpoint_index),
+            "kl_removed": _removed(before, checkpoint_index),
+            "gain": before["nll"] - checkpoint_index["nll"],
         }
-        for rung in rungs
+        for checkpoint_index in rungs
     ]
     kept = ("kl_moved", "kl_removed", "gain", "nll", "accuracy", "tasks")
     return {**{k: curve[-1][k] for k in kept}, "before": dict(before), "curve": curve}

@@ -14,7 +14,7 @@ from distill_ray.core import calibration
 from distill_ray.core.intervals import Interval
 from distill_ray.core.resampling import Resamples, equal_mass
 from distill_ray.core.temperature import cross_fitted, fit_temperature, scaled
-from distill_ray.stages.results.model_scores import Sheet
+from distill_ray.stages.results.model_scores import ModelScores
 
 Floats = NDArray[np.float64]
 
@@ -23,7 +23,7 @@ FLOOR_DRAWS = 50
 
 
 @dataclass(frozen=True)
-class Figures:
+class MetricOptions:
     """How intervals are made."""
 
     bins: int
@@ -76,7 +76,7 @@ class TaskMetrics:
     """Share of them whose greedy answer is one of the options: output format."""
 
 
-def right_and_nll(sheet: Sheet, question_set: str) -> Floats:
+def right_and_nll(sheet: ModelScores, question_set: str) -> Floats:
     """[2, n]: whether each question is answered right, and the right option's NLL, nats."""
     gold = sheet.gold(question_set)
     p = calibration.normalise(sheet.scores(question_set))
@@ -84,10 +84,10 @@ def right_and_nll(sheet: Sheet, question_set: str) -> Floats:
 
 
 def task_metrics(
-    sheet: Sheet, question_set: str, *, bins: int, resamples: int, confidence: float
+    sheet: ModelScores, question_set: str, *, bins: int, resamples: int, confidence: float
 ) -> TaskMetrics:
     """Figures of a set with bootstrap intervals over groups of questions."""
-    figures = Figures(bins, resamples, confidence)
+    figures = MetricOptions(bins, resamples, confidence)
     scores, gold = sheet.scores(question_set), sheet.gold(question_set)
     over = figures.over(sheet.groups(question_set))
     p = calibration.normalise(scores)
@@ -134,7 +134,7 @@ def _ece(p: Floats, gold: Any, over: Resamples, bins: int) -> dict[str, Any]:
     }
 
 
-def _written(sheet: Sheet, question_set: str, figures: Figures) -> dict[str, Any]:
+def _written(sheet: ModelScores, question_set: str, figures: MetricOptions) -> dict[str, Any]:
     said = sheet.written(question_set)
     if not len(said):
         return {"generated": 0, "exact_match": None, "valid": None}
@@ -168,7 +168,7 @@ class Scaling:
     of shifted sets, on which nothing is fitted, by `temperature`."""
 
 
-def scaling(sheet: Sheet, tasks: Sequence[str], figures: Figures) -> Scaling:
+def scaling(sheet: ModelScores, tasks: Sequence[str], figures: MetricOptions) -> Scaling:
     """Fit a temperature on the tasks' questions, and measure what it does to every set.
 
     Args:
@@ -194,7 +194,7 @@ def scaling(sheet: Sheet, tasks: Sequence[str], figures: Figures) -> Scaling:
     )
 
 
-def _pooled(sheet: Sheet, names: Sequence[str]) -> tuple[Floats, Any, list[str]]:
+def _pooled(sheet: ModelScores, names: Sequence[str]) -> tuple[Floats, Any, list[str]]:
     """Questions of several sets; options that a set hasn't got are impossible."""
     scores = [sheet.scores(name) for name in names]
     width = max(each.shape[1] for each in scores)
@@ -206,13 +206,15 @@ def _pooled(sheet: Sheet, names: Sequence[str]) -> tuple[Floats, Any, list[str]]
     return np.concatenate(padded), np.concatenate([sheet.gold(n) for n in names]), groups
 
 
-def _scaled(sheet: Sheet, name: str, p: Floats, figures: Figures) -> Scaled:
+def _scaled(sheet: ModelScores, name: str, p: Floats, figures: MetricOptions) -> Scaled:
     gold, over = sheet.gold(name), figures.over(sheet.groups(name))
     nll = over.mean(calibration.nll_each(p, gold))
     return Scaled(nll=nll, **_ece(p, gold, over, figures.bins))
 
 
-def drop(sheet: Sheet, task: str, shifted: str, figures: Figures) -> dict[str, Interval]:
+def drop(
+    sheet: ModelScores, task: str, shifted: str, figures: MetricOptions
+) -> dict[str, Interval]:
     """How much worse a model is on a shifted set than on its task: positive is worse.
 
     `accuracy` lost and `nll` gained. The two sets' groups are resampled independently.
@@ -228,7 +230,7 @@ def drop(sheet: Sheet, task: str, shifted: str, figures: Figures) -> dict[str, I
 
 
 def text_nll(
-    sheet: Sheet, corpora: Mapping[str, str], figures: Figures
+    sheet: ModelScores, corpora: Mapping[str, str], figures: MetricOptions
 ) -> dict[str, dict[str, Interval]]:
     """Token NLL of text with intervals over packed rows.
 
@@ -248,6 +250,6 @@ def text_nll(
     }
 
 
-def _over_rows(sheet: Sheet, names: Sequence[str], figures: Figures) -> Interval:
+def _over_rows(sheet: ModelScores, names: Sequence[str], figures: MetricOptions) -> Interval:
     losses, tokens = (np.concatenate(c) for c in zip(*(sheet.row_losses(n) for n in names)))
     return figures.over([str(row) for row in range(len(losses))]).ratio(losses, tokens)

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from distill_ray.runtime.artifacts import Artifact
-from distill_ray.runtime.soundness import DamagedError
+from distill_ray.runtime.checksums import DamagedError
 from distill_ray.runtime.storage import Storage
-from distill_ray.stages.scoring.parts import Part, Scores
+from distill_ray.stages.scoring.parts import QuestionRange, Scores
 
 DONE, BEGUN = "done", "begun"
 DIGEST = 65
@@ -21,28 +21,28 @@ DIGEST = 65
 
 
 @dataclass(frozen=True)
-class Desk:
+class PartialScores:
     """A model's folder in `.state`: parts that are done, and who has begun which."""
 
     storage: Storage
     path: str
 
     @classmethod
-    def of(cls, artifact: Artifact) -> Desk:
+    def of(cls, artifact: Artifact) -> PartialScores:
         """The desk of the sheet that is to be made."""
         return cls(artifact.storage, f".state/{artifact.path}")
 
-    def missing(self, parts: Iterable[Part]) -> list[Part]:
+    def missing(self, parts: Iterable[QuestionRange]) -> list[QuestionRange]:
         """Those that aren't done, or are damaged."""
         there = self.storage.children(f"{self.path}/{DONE}")
         return [p for p in parts if f"{p.key}.json" not in there or self._found(p) is None]
 
-    def write(self, part: Part, scores: Scores) -> None:
+    def write(self, part: QuestionRange, scores: Scores) -> None:
         """Put a part's scores down."""
         data = json.dumps(scores).encode()
         self.storage.write_bytes(self._done(part), _digest(data) + data)
 
-    def read(self, part: Part) -> Scores:
+    def read(self, part: QuestionRange) -> Scores:
         """A part's scores.
 
         Raises:
@@ -54,13 +54,13 @@ class Desk:
             raise DamagedError.of(place, "isn't what was written.", place)
         return dict(json.loads(data))
 
-    def _found(self, part: Part) -> bytes | None:
+    def _found(self, part: QuestionRange) -> bytes | None:
         """A part's scores as they were written, if they are."""
         written = self.storage.read_bytes(self._done(part))
         digest, data = written[:DIGEST], written[DIGEST:]
         return data if digest == _digest(data) else None
 
-    def begin(self, part: Part) -> str:
+    def begin(self, part: QuestionRange) -> str:
         """Say that this process begins a part; returns what `end` must be told."""
         mark = f"{self.path}/{BEGUN}/{part.key}.{uuid.uuid4().hex}.json"
         who = {"pid": os.getpid(), "host": socket.gethostname()}
@@ -71,7 +71,7 @@ class Desk:
         """Say that a part that was begun has ended, well or not."""
         self.storage.delete(mark)
 
-    def deaths(self, part: Part) -> int:
+    def deaths(self, part: QuestionRange) -> int:
         """Processes that began one of the model's parts and never ended it.
 
         The caller is about to begin `part`, so nobody works on it; on another part, the process
@@ -91,7 +91,7 @@ class Desk:
         """Nothing is needed of it any more."""
         self.storage.delete(self.path)
 
-    def _done(self, part: Part) -> str:
+    def _done(self, part: QuestionRange) -> str:
         return f"{self.path}/{DONE}/{part.key}.json"
 
 

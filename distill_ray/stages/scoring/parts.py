@@ -35,7 +35,7 @@ Scores = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Scoring:
+class ScoringInputs:
     """What all models of a stage are scored on."""
 
     questions: list[Questions]
@@ -48,7 +48,7 @@ class Scoring:
 
 
 @dataclass(frozen=True)
-class Part:
+class QuestionRange:
     """Some of a model's questions; the first part has the text as well."""
 
     start: int
@@ -70,13 +70,15 @@ class Part:
             before += count
 
 
-def parts_of(questions: Sequence[Questions], size: int) -> list[Part]:
+def parts_of(questions: Sequence[Questions], size: int) -> list[QuestionRange]:
     """Parts of at most that many questions; one at least, for the text."""
     total = sum(len(asked.gold) for asked in questions)
-    return [Part(at, min(at + size, total)) for at in range(0, max(total, 1), size)]
+    return [QuestionRange(at, min(at + size, total)) for at in range(0, max(total, 1), size)]
 
 
-def score_part(model: Any, teacher: ModelRef | None, scoring: Scoring, part: Part) -> Scores:
+def score_part(
+    model: Any, teacher: ModelRef | None, scoring: ScoringInputs, part: QuestionRange
+) -> Scores:
     """A model's answers to a part's questions; of the first part, also what it makes of text.
 
     Args:
@@ -103,7 +105,7 @@ def score_part(model: Any, teacher: ModelRef | None, scoring: Scoring, part: Par
     return found
 
 
-def _on_text(model: Any, teacher: ModelRef | None, scoring: Scoring) -> Scores:
+def _on_text(model: Any, teacher: ModelRef | None, scoring: ScoringInputs) -> Scores:
     device, vocabulary = torch.device(scoring.device), scoring.data.vocabulary
     data = replace(scoring.data, folder=scoring.shards.local(), cache=cache_folder() / "rows")
     streams = load_streams(data, scoring.split, data.validation_rows)
@@ -130,7 +132,7 @@ def _cost(model: Any, texts: Sequence[TextScore], device: torch.device) -> Score
 
 
 def _divergence(
-    model: Any, teacher: ModelRef, streams: dict[str, Stream], scoring: Scoring
+    model: Any, teacher: ModelRef, streams: dict[str, Stream], scoring: ScoringInputs
 ) -> dict[str, float]:
     device = torch.device(scoring.device)
     theirs = load_frozen(local_ref(teacher), device=device)
@@ -138,7 +140,7 @@ def _divergence(
     return divergence(model, theirs, batches, device, scoring.data.vocabulary)
 
 
-def whole(questions: Sequence[Questions], parts: Sequence[Scores]) -> Scores:
+def merge(questions: Sequence[Questions], parts: Sequence[Scores]) -> Scores:
     """The sheet of a model, from the scores of all its parts in order."""
     first = {name: value for name, value in parts[0].items() if name != "wall_s"}
     answers = {

@@ -8,23 +8,28 @@ from typing import Any
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.data_spec import data_spec
-from distill_ray.stages.results.model_scores import Scored, Sheet, Subject
+from distill_ray.stages.results.model_scores import ModelScores, ModelToScore, ScoringResult
 from distill_ray.stages.results.shard_set import ShardSet, held_out_questions
-from distill_ray.stages.scoring.partial import Desk
-from distill_ray.stages.scoring.parts import Scoring, parts_of, whole
+from distill_ray.stages.scoring.partial import PartialScores
+from distill_ray.stages.scoring.parts import ScoringInputs, merge, parts_of
 
 VERSION = 3
 
 
-def sheets(
-    run: Run, shards: ShardSet, stage: str, split: str, subjects: Sequence[Subject], text_rows: int
-) -> Scored:
+def score_models(
+    run: Run,
+    shards: ShardSet,
+    stage: str,
+    split: str,
+    subjects: Sequence[ModelToScore],
+    text_rows: int,
+) -> ScoringResult:
     """Score every subject that isn't scored yet; one that fails is left out, with the reason.
 
     A failure is recorded, and not tried again unless the run says so.
     """
     artifacts = {s.name: _artifact(run, shards, stage, split, s, text_rows) for s in subjects}
-    left: dict[str, tuple[Subject, Artifact]] = {}
+    left: dict[str, tuple[ModelToScore, Artifact]] = {}
     for subject in subjects:
         artifact = artifacts[subject.name]
         if not run.settled(artifact):
@@ -36,14 +41,14 @@ def sheets(
             run.ray()
             _score(run, shards, stage, split, list(left.values()), text_rows)
     reasons = {name: None if a.done() else a.failure() for name, a in artifacts.items()}
-    return Scored(
-        {name: Sheet(a) for name, a in artifacts.items() if reasons[name] is None},
+    return ScoringResult(
+        {name: ModelScores(a) for name, a in artifacts.items() if reasons[name] is None},
         {name: reason for name, reason in reasons.items() if reason is not None},
     )
 
 
 def _artifact(
-    run: Run, shards: ShardSet, stage: str, split: str, subject: Subject, text_rows: int
+    run: Run, shards: ShardSet, stage: str, split: str, subject: ModelToScore, text_rows: int
 ) -> Artifact:
     identity = {
         "version": VERSION,
@@ -64,14 +69,14 @@ def _score(
     shards: ShardSet,
     stage: str,
     split: str,
-    left: Sequence[tuple[Subject, Artifact]],
+    left: Sequence[tuple[ModelToScore, Artifact]],
     text_rows: int,
 ) -> None:
-    from distill_ray.stages.scoring.worker import Job, Pool, score_in_pool
+    from distill_ray.stages.scoring.worker import Pool, ScoringTask, score_in_pool
 
     pool = Pool.of(run.cfg.cluster, run.cfg.audit, run.progress)
     questions = held_out_questions(shards, split)
-    scoring = Scoring(
+    scoring = ScoringInputs(
         questions=questions,
         shards=shards.artifact,
         split=split,
@@ -82,23 +87,23 @@ def _score(
     parts = parts_of(questions, run.cfg.audit.questions_per_part)
     names, jobs = {}, []
     for subject, artifact in left:
-        desk = Desk.of(artifact)
+        desk = PartialScores.of(artifact)
         desk.sweep()
         names[artifact.path] = subject.name
-        jobs.append(Job(subject.ref, subject.teacher, artifact, desk.missing(parts)))
+        jobs.append(ScoringTask(subject.ref, subject.teacher, artifact, desk.missing(parts)))
     for done, job in enumerate(score_in_pool(pool, jobs, scoring), start=1):
         reason = job.artifact.failure()
         if reason is None:
             _put_together(job.artifact, scoring.questions, parts)
-        Desk.of(job.artifact).clear()
+        PartialScores.of(job.artifact).clear()
         said = "scored {}" if reason is None else "{} can't be scored: " + reason
         run.note(stage, said.format(names[job.artifact.path]), done=done, total=len(jobs))
 
 
 def _put_together(artifact: Artifact, questions: Sequence[Any], parts: Sequence[Any]) -> None:
     """Make a sheet of its parts."""
-    found: list[Mapping[str, Any]] = [Desk.of(artifact).read(part) for part in parts]
+    found: list[Mapping[str, Any]] = [PartialScores.of(artifact).read(part) for part in parts]
     with artifact.building() as building:
         building.started -= sum(part["wall_s"] for part in found)
-        building.write_json("sheet.json", whole(questions, [dict(part) for part in found]))
+        building.write_json("sheet.json", merge(questions, [dict(part) for part in found]))
         building.counts |= {"questions": sum(len(q.gold) for q in questions)}

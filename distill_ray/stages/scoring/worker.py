@@ -19,22 +19,22 @@ from distill_ray.config.selection import AuditConfig
 from distill_ray.models.load import load_frozen
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
-from distill_ray.runtime.causes import outside_cause
-from distill_ray.runtime.cluster import hush, refuse, teacher_nodes
+from distill_ray.runtime.cluster import require_capacity, silence_logger, teacher_nodes
+from distill_ray.runtime.external_errors import outside_cause
 from distill_ray.runtime.progress import Progress
 from distill_ray.stages.results.local_files import local_ref
-from distill_ray.stages.scoring.partial import Desk
-from distill_ray.stages.scoring.parts import Part, Scoring, score_part
+from distill_ray.stages.scoring.partial import PartialScores
+from distill_ray.stages.scoring.parts import QuestionRange, ScoringInputs, score_part
 
 
 @dataclass(frozen=True)
-class Job:
+class ScoringTask:
     """A model to be scored, and what is left of it."""
 
     ref: ModelRef
     teacher: ModelRef | None
     artifact: Artifact
-    parts: list[Part]
+    parts: list[QuestionRange]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Pool:
         )
         each = {kind: n for kind, n in (("CPU", pool.cpus), ("GPU", pool.gpus)) if n}
         problems = list(pool._problems(ray.cluster_resources()))
-        refuse(problems, [each] * pool.smallest, pool.nodes, progress)
+        require_capacity(problems, [each] * pool.smallest, pool.nodes, progress)
         return pool
 
     @property
@@ -85,7 +85,9 @@ class Pool:
                 yield Problem("audit.min_actors", what, fix)
 
 
-def score_in_pool(pool: Pool, jobs: Sequence[Job], scoring: Scoring) -> Iterator[Job]:
+def score_in_pool(
+    pool: Pool, jobs: Sequence[ScoringTask], scoring: ScoringInputs
+) -> Iterator[ScoringTask]:
     """Score every job's parts onto its desk; yields jobs as they end, scored or failed."""
     left = [len(job.parts) for job in jobs]
     yield from (job for job in jobs if not job.parts)
@@ -96,9 +98,9 @@ def score_in_pool(pool: Pool, jobs: Sequence[Job], scoring: Scoring) -> Iterator
                 yield jobs[row["job"]]
 
 
-def _items(pool: Pool, jobs: Sequence[Job], scoring: Scoring) -> Any:
+def _items(pool: Pool, jobs: Sequence[ScoringTask], scoring: ScoringInputs) -> Any:
     """A dataset with a row for each part of each job; a model's parts are neighbours."""
-    hush("ray.data")
+    silence_logger("ray.data")
     items = [{"job": i, "part": n} for i, job in enumerate(jobs) for n in range(len(job.parts))]
     largest = min(pool.largest, len(items))
     # Blocks of its own for each item, which are in memory: no read task waits for a CPU.
@@ -135,9 +137,9 @@ class _Scorer:
             self._score(job, job.parts[part])
         return batch
 
-    def _score(self, job: Job, part: Part) -> None:
+    def _score(self, job: ScoringTask, part: QuestionRange) -> None:
         """Put a part's scores on the desk, or record why the model has none."""
-        desk = Desk.of(job.artifact)
+        desk = PartialScores.of(job.artifact)
         if job.artifact.failure() is not None:
             return
         if (died := desk.deaths(part)) >= self._attempts:
@@ -158,7 +160,7 @@ class _Scorer:
             desk.write(part, {**scores, "wall_s": time.monotonic() - started})
             desk.end(mark)
 
-    def _loaded(self, job: Job) -> Any:
+    def _loaded(self, job: ScoringTask) -> Any:
         if self._held != job.artifact.path:
             self._let_go()
             device = torch.device(self._scoring.device)

@@ -12,17 +12,17 @@ from distill_ray.core.intervals import Interval
 from distill_ray.core.resampling import Resamples
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.audit_table import initial
-from distill_ray.stages.results.model_scores import Sheet, Subject
+from distill_ray.stages.results.model_scores import ModelScores, ModelToScore
 from distill_ray.stages.results.shard_set import ShardSet
 from distill_ray.stages.results.teacher_set import Teacher, TeacherSet
 from distill_ray.stages.scoring.metrics import right_and_nll
-from distill_ray.stages.scoring.run import sheets
+from distill_ray.stages.scoring.run import score_models
 
 VERSION = 1
 
 
 @dataclass(frozen=True)
-class Gain:
+class AdaptationGain:
     """Adapted minus raw, question by question, over all tasks."""
 
     accuracy: Interval
@@ -34,7 +34,7 @@ class Gain:
     """Whether the NLL's interval lies below 0."""
 
 
-def proven(run: Run, shards: ShardSet, teachers: TeacherSet) -> TeacherSet:
+def keep_if_improved(run: Run, shards: ShardSet, teachers: TeacherSet) -> TeacherSet:
     """The teachers, each with its gain; one without a gain serves as it came.
 
     A teacher whose weights can't be scored is left out, and named in `failed`.
@@ -43,7 +43,7 @@ def proven(run: Run, shards: ShardSet, teachers: TeacherSet) -> TeacherSet:
     subjects = [subject for t in teachers.teachers.values() for subject in _subjects(t)]
     # The student goes along, for the audit: actors take longer to start than to score it.
     subjects.append(initial(teachers))
-    scored = sheets(run, shards, "audit", "validation", subjects, run.cfg.audit.text_rows)
+    scored = score_models(run, shards, "audit", "validation", subjects, run.cfg.audit.text_rows)
     failed = {n: scored.failed[n] for n in teachers.teachers if n in scored.failed}
     found = {n: (scored.sheets.get(_raw(n)), scored.sheets.get(n)) for n in trained}
     pairs = {n: (raw, adapted) for n, (raw, adapted) in found.items() if raw and adapted}
@@ -71,14 +71,14 @@ def _raw(name: str) -> str:
     return f"{name} as it came"
 
 
-def _subjects(teacher: Teacher) -> list[Subject]:
+def _subjects(teacher: Teacher) -> list[ModelToScore]:
     """What it was, and what it has become; the same for one that wasn't trained."""
     raw, adapted = teacher.raw, teacher.adapted
-    both = [Subject(teacher.name, adapted.ref, adapted.fingerprint)]
-    return both + [Subject(_raw(teacher.name), raw.ref, raw.fingerprint)] * teacher.is_trained
+    both = [ModelToScore(teacher.name, adapted.ref, adapted.fingerprint)]
+    return both + [ModelToScore(_raw(teacher.name), raw.ref, raw.fingerprint)] * teacher.is_trained
 
 
-def _identity(run: Run, pairs: Mapping[str, tuple[Sheet, Sheet]]) -> dict[str, Any]:
+def _identity(run: Run, pairs: Mapping[str, tuple[ModelScores, ModelScores]]) -> dict[str, Any]:
     cfg = run.cfg.audit
     return {
         "version": VERSION,
@@ -87,7 +87,7 @@ def _identity(run: Run, pairs: Mapping[str, tuple[Sheet, Sheet]]) -> dict[str, A
     }
 
 
-def _gain(run: Run, raw: Sheet, adapted: Sheet) -> Gain:
+def _gain(run: Run, raw: ModelScores, adapted: ModelScores) -> AdaptationGain:
     """Questions of one group are resampled together; tasks count by their questions."""
     tasks = [task.name for task in run.cfg.tasks if task.name in adapted.sets]
     groups = [f"{task}/{group}" for task in tasks for group in adapted.groups(task)]
@@ -98,4 +98,4 @@ def _gain(run: Run, raw: Sheet, adapted: Sheet) -> Gain:
     resamples = Resamples(groups, resamples=cfg.bootstrap, confidence=cfg.confidence)
     accuracy, nll = (resamples.mean(d) for d in after - before)
     text = {corpus: [raw.text[corpus], found] for corpus, found in adapted.text.items()}
-    return Gain(accuracy, nll, text, gained=nll.high < 0)
+    return AdaptationGain(accuracy, nll, text, gained=nll.high < 0)

@@ -10,7 +10,7 @@ from distill_ray.data.examples import Questions, up_to
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.audit_table import AuditTable
-from distill_ray.stages.results.model_scores import Sheet
+from distill_ray.stages.results.model_scores import ModelScores
 from distill_ray.stages.results.probe_table import EstimateTable
 from distill_ray.stages.results.shard_set import ShardSet, task_questions
 from distill_ray.stages.results.teacher_set import TeacherSet
@@ -54,7 +54,7 @@ def estimate_all(
     return EstimateTable(artifact)
 
 
-def _said(sheet: Sheet, asked: list[Questions]) -> Samples:
+def _said(sheet: ModelScores, asked: list[Questions]) -> Samples:
     """A teacher's answers with their prompts, up to the end of each; empty ones left out."""
     pairs = [
         (prompt, up_to(ids, q.end))

@@ -20,7 +20,7 @@ from distill_ray.core.effects import Effects, additive
 from distill_ray.core.racing import Race, decide, next_seeds
 from distill_ray.core.resampling import Resamples
 from distill_ray.stages.results.audit_table import INITIAL, AuditTable
-from distill_ray.stages.results.model_scores import Sheet
+from distill_ray.stages.results.model_scores import ModelScores
 
 if TYPE_CHECKING:
     from distill_ray.stages.results.probe_table import ProbeTable
@@ -124,7 +124,7 @@ class _Task:
         cls,
         cfg: RunConfig,
         name: str,
-        sheets: Mapping[str, Sheet],
+        sheets: Mapping[str, ModelScores],
         unaided: Mapping[str, Any] | None,
     ) -> _Task:
         sheet = sheets[INITIAL]
@@ -141,7 +141,7 @@ class _Task:
             base={f: float(v.mean()) for f, v in _each(np.tile(rates, (count, 1)), gold).items()},
         )
 
-    def figures(self, sheet: Sheet) -> dict[str, Floats]:
+    def figures(self, sheet: ModelScores) -> dict[str, Floats]:
         """[n] figures of what this model would teach, question by question."""
         said = sheet.scores(self.name)[: len(self.gold)]
         if self.unaided is not None:
@@ -193,8 +193,11 @@ def _factors(
         pairs = list(zip(taught[n], asked))
         chance = [float(np.bincount(task.gold).max() / len(task.gold)) for task in asked]
         found[n] = {
-            "ease": core.ease(probed[n], most),
-            "peak": np.mean([core.peak(f["accuracy"], c) for (f, _), c in zip(pairs, chance)], 0),
+            "ease": core.learnability(probed[n], most),
+            "peak": np.mean(
+                [core.accuracy_above_chance(f["accuracy"], c) for (f, _), c in zip(pairs, chance)],
+                0,
+            ),
             "domain": _domain(
                 cfg, row, np.mean([core.skill(f["nll"], t.base["nll"]) for f, t in pairs], 0)
             ),
@@ -241,11 +244,11 @@ def next_wave(
     if race is None or len(seen.teachers) < 2:
         return []
     looks = max(1, race.max_seeds - len(cfg.probe.seeds) + 1)
-    found = standing(cfg, seen, race.progress, race.confidence, looks)
+    found = race_state(cfg, seen, race.progress, race.confidence, looks)
     return next_seeds(found.open, seeds, race.max_seeds)
 
 
-def standing(
+def race_state(
     cfg: RunConfig, seen: Evidence, progress: float, confidence: float, looks: int = 1
 ) -> Race:
     """Who may still be the best at some progress of the student."""

@@ -10,18 +10,18 @@ from dataclasses import replace
 
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.serving import CachedServing, TopKTargets
-from distill_ray.engine.job import ANCHOR, TeachingSpec
+from distill_ray.engine.job import FROZEN_STUDENT, TeachingSpec
 from distill_ray.runtime.run import Run
-from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.results.training_job import TrainingJob
 from distill_ray.stages.serving.targets import with_targets
 
 
-def is_weighted(order: Order) -> bool:
+def is_weighted(order: TrainingJob) -> bool:
     """Whether an order's samples are weighted by a frozen student."""
     return order.job.objective is not None and order.job.objective.weighting is not None
 
 
-def with_anchor(run: Run, order: Order, control: Order) -> Order:
+def with_frozen_student(run: Run, order: TrainingJob, control: TrainingJob) -> TrainingJob:
     """The order with the losses of its frozen student on disk, made now or found made.
 
     Args:
@@ -34,12 +34,14 @@ def with_anchor(run: Run, order: Order, control: Order) -> Order:
     """
     if order.artifact.done():
         return order
-    ladders = {ANCHOR: [control.kept_ref()]}
+    ladders = {FROZEN_STUDENT: [control.kept_ref()]}
     # A token's own -log p is kept with its targets, so the least of those will do.
     asked = replace(
         order,
-        job=replace(order.job, teaching=TeachingSpec(ladders, ANCHOR), objective=ObjectiveConfig()),
+        job=replace(
+            order.job, teaching=TeachingSpec(ladders, FROZEN_STUDENT), objective=ObjectiveConfig()
+        ),
         serving=CachedServing(targets=TopKTargets(k=1), actors=run.cfg.cluster.num_workers),
     )
-    made = with_targets(run, asked, {ANCHOR: control.artifact.fingerprint})
-    return replace(order, anchor=made.targets[ANCHOR, 0])
+    made = with_targets(run, asked, {FROZEN_STUDENT: control.artifact.fingerprint})
+    return replace(order, frozen_student=made.targets[FROZEN_STUDENT, 0])

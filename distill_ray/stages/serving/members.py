@@ -9,7 +9,7 @@ from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.run import RunConfig
 from distill_ray.config.several import SeveralConfig
 from distill_ray.core.strategies import best_of
-from distill_ray.engine.job import Together
+from distill_ray.engine.job import EnsembleSpec
 from distill_ray.stages.results.ranking import Ranking
 
 Losses = Mapping[str, Mapping[str, float]]
@@ -35,16 +35,16 @@ def members_of(several: SeveralConfig, ranking: Ranking) -> list[str]:
     return found
 
 
-def together_of(cfg: RunConfig, ranking: Ranking) -> Together | None:
+def ensemble_of(cfg: RunConfig, ranking: Ranking) -> EnsembleSpec | None:
     """How several teach together; none where one does."""
     several = cfg.distill.several
     if several is None:
         return None
     if several.strategy != "by_domain":
-        return Together(several.strategy, several.options)
+        return EnsembleSpec(several.strategy, several.options)
     members = members_of(several, ranking)
     assignment = assigned(cfg, several.assignment, ranking.evidence, members)
-    return Together(several.strategy, {"assignment": assignment})
+    return EnsembleSpec(several.strategy, {"assignment": assignment})
 
 
 def assigned(

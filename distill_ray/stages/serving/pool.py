@@ -11,11 +11,11 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from distill_ray.config.serving import PoolServing
-from distill_ray.engine.job import Job
+from distill_ray.engine.job import TrainingSpec
 from distill_ray.runtime.cluster import check_capacity, teacher_nodes
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
-from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.results.training_job import TrainingJob
 from distill_ray.stages.serving.pool_actor import TeacherActor
 
 THREAD = "teacher"
@@ -108,7 +108,9 @@ class Pool:
 
 
 @contextmanager
-def teacher_pools(run: Run, orders: Sequence[Order], mailbox: Any) -> Iterator[Mapping[str, Pool]]:
+def teacher_pools(
+    run: Run, orders: Sequence[TrainingJob], mailbox: Any
+) -> Iterator[Mapping[str, Pool]]:
     """Artifact path → its pool, for the orders that need one; the actors end with the block.
 
     Raises:
@@ -131,7 +133,7 @@ def teacher_pools(run: Run, orders: Sequence[Order], mailbox: Any) -> Iterator[M
 
 
 def start_actors(
-    job: Job, serving: PoolServing, nodes: Mapping[str, str] | None = None
+    job: TrainingSpec, serving: PoolServing, nodes: Mapping[str, str] | None = None
 ) -> tuple[Any, ...]:
     """The actors of a pool, on nodes with such labels; they start in the background."""
     kind = ray.remote(

@@ -10,25 +10,25 @@ import transformers
 
 from distill_ray.config.serving import PoolServing
 from distill_ray.engine.build import teacher_bank
-from distill_ray.engine.job import Job
+from distill_ray.engine.job import TrainingSpec
 from distill_ray.engine.teachers.messages import Answer, Output, Request, answer, output
 from distill_ray.models.teachers import TeacherBank
 from distill_ray.stages.results.local_files import local_ref
 
 
-class LocalTeachers:
+class LazyTeacherBank:
     """The teachers of a job; the files of each are brought here when it is asked for."""
 
-    def __init__(self, job: Job, device: torch.device) -> None:
+    def __init__(self, job: TrainingSpec, device: torch.device) -> None:
         assert job.teaching is not None
         self._ladders = {name: list(rungs) for name, rungs in job.teaching.ladders.items()}
         teaching = replace(job.teaching, ladders=self._ladders)
         self._bank = teacher_bank(replace(job, teaching=teaching), device)
 
-    def bank(self, teacher: str, rung: int) -> TeacherBank:
+    def bank(self, teacher: str, checkpoint_index: int) -> TeacherBank:
         """The bank, which can load this checkpoint now."""
         rungs = self._ladders[teacher]
-        rungs[rung] = local_ref(rungs[rung])
+        rungs[checkpoint_index] = local_ref(rungs[checkpoint_index])
         return self._bank
 
 
@@ -38,27 +38,29 @@ class TeacherActor:
     It keeps nothing that a call needs: a new process in its place gives the same answers.
     """
 
-    def __init__(self, job: Job, serving: PoolServing) -> None:
+    def __init__(self, job: TrainingSpec, serving: PoolServing) -> None:
         torch.set_num_threads(max(1, int(serving.cpus_per_actor)))
         self._device = torch.device("cuda" if serving.gpus_per_actor else "cpu")
-        self._teachers = LocalTeachers(job, self._device)
+        self._teachers = LazyTeacherBank(job, self._device)
         self._targets = serving.targets
         self._is_new = bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
     def targets(self, request: Request) -> Answer:
         """What the teacher says about a batch."""
-        bank = self._teachers.bank(request.teacher, request.rung)
+        bank = self._teachers.bank(request.teacher, request.checkpoint_index)
         made = answer(bank, request, self._targets, self._device)
         made, self._is_new = replace(made, by_new_process=self._is_new), False
         return made
 
-    def expect(self, teacher: str, rung: int) -> None:
+    def expect(self, teacher: str, checkpoint_index: int) -> None:
         """Read a checkpoint's weights in the background."""
-        self._teachers.bank(teacher, rung).expect(teacher, rung)
+        self._teachers.bank(teacher, checkpoint_index).expect(teacher, checkpoint_index)
 
-    def output(self, teacher: str, rung: int) -> Output:
+    def output(self, teacher: str, checkpoint_index: int) -> Output:
         """The output weights of a checkpoint."""
-        return output(self._teachers.bank(teacher, rung), teacher, rung, self._device)
+        return output(
+            self._teachers.bank(teacher, checkpoint_index), teacher, checkpoint_index, self._device
+        )
 
     def describe(self) -> dict[str, str]:
         """Versions and device; answers at once, whatever the teacher does."""

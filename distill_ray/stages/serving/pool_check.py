@@ -9,11 +9,11 @@ import torch
 
 from distill_ray.core.head import Head
 from distill_ray.core.head_loss import OneTeacher
-from distill_ray.engine.job import Job
+from distill_ray.engine.job import TrainingSpec
 from distill_ray.engine.teachers.messages import Answer, Request, head_for
 from distill_ray.engine.teachers.parity import largest_gap, tolerance
 from distill_ray.stages.serving.pool import Pool
-from distill_ray.stages.serving.pool_actor import LocalTeachers, versions
+from distill_ray.stages.serving.pool_actor import LazyTeacherBank, versions
 
 
 def say_versions(pool: Pool) -> None:
@@ -28,7 +28,7 @@ def say_versions(pool: Pool) -> None:
 
 def difference(
     pool: Pool,
-    job: Job,
+    job: TrainingSpec,
     request: Request,
     read: Callable[[Answer], OneTeacher],
     device: torch.device,
@@ -57,20 +57,20 @@ def difference(
     return None
 
 
-def _own_head(job: Job, request: Request, device: torch.device) -> Head:
+def _own_head(job: TrainingSpec, request: Request, device: torch.device) -> Head:
     """The exact answer, computed here; the teacher is let go on return."""
     training = job.training.model_copy(update={"compile": False})
-    teachers = LocalTeachers(replace(job, training=training), device)
-    return head_for(teachers.bank(request.teacher, request.rung), request, device)
+    teachers = LazyTeacherBank(replace(job, training=training), device)
+    return head_for(teachers.bank(request.teacher, request.checkpoint_index), request, device)
 
 
 def _differs(request: Request, actor: int, pool: Pool, gap: float, allowed: float) -> str:
     theirs = pool.describe()[actor]
     about = f"{theirs['device']}, torch {theirs['torch']}, transformers {theirs['transformers']}"
     return (
-        f"teacher {request.teacher!r}, checkpoint {request.rung + 1}: actor {actor} of the teacher "
-        f"pool ({about}) gives other log-probabilities than the same teacher in a worker, up to "
-        f"{gap:.2g} nats apart; rounding explains {allowed:.2g}. Its files may have changed, or "
-        "the machines' packages differ. Make them alike, or set distill.serving.parity_rows to 0 "
-        "to train on what the pool gives."
+        f"teacher {request.teacher!r}, checkpoint {request.checkpoint_index + 1}: actor {actor} of "
+        f"the teacher pool ({about}) gives other log-probabilities than the same teacher in a "
+        f"worker, up to {gap:.2g} nats apart; rounding explains {allowed:.2g}. Its files may have "
+        "changed, or the machines' packages differ. Make them alike, or set "
+        "distill.serving.parity_rows to 0 to train on what the pool gives."
     )

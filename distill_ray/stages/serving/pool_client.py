@@ -14,8 +14,8 @@ from distill_ray.core.head import Head
 from distill_ray.core.head_loss import OneTeacher
 from distill_ray.data.batches import Batch
 from distill_ray.engine import comm
-from distill_ray.engine.job import Job
-from distill_ray.engine.objective import Kept
+from distill_ray.engine.job import TrainingSpec
+from distill_ray.engine.objective import SupervisedTokens
 from distill_ray.engine.teachers.messages import Answer, Request, reference
 from distill_ray.engine.teachers.parity import sample_of
 from distill_ray.stages.serving.pool import Call, Pool, PoolError, PoolRefusedError
@@ -23,7 +23,7 @@ from distill_ray.stages.serving.pool_check import difference, say_versions
 
 
 @dataclass(eq=False)
-class _Coming:
+class _PendingBatch:
     """A micro-batch that was announced."""
 
     batch: Batch
@@ -32,19 +32,21 @@ class _Coming:
     """None until it is asked for."""
 
 
-class Pooled:
+class PoolTeacherSource:
     """The teacher is in a pool of actors. See `engine.teacher.TeacherSource`.
 
     Requests of at most `lookahead` + 1 steps are out at a time: beyond them the pool waits.
     """
 
-    def __init__(self, serving: PoolServing, job: Job, pool: Pool, device: torch.device) -> None:
+    def __init__(
+        self, serving: PoolServing, job: TrainingSpec, pool: Pool, device: torch.device
+    ) -> None:
         self.lookahead = serving.lookahead
         self._serving, self._job, self._pool, self._device = serving, job, pool, device
         self._temperature = job.objective.temperature if job.objective else 1.0
         self._checkpoint: tuple[str, int] | None = None
         self._expected: tuple[str, int] | None = None
-        self._coming: deque[_Coming] = deque()
+        self._coming: deque[_PendingBatch] = deque()
         self._steps = 0
         self._output: Call | None = None
         self._head: Head | None = None
@@ -58,28 +60,28 @@ class Pooled:
         """Announced micro-batches that were asked for and not used yet."""
         return sum(one.call is not None for one in self._coming)
 
-    def use(self, teacher: str, rung: int) -> None:
+    def use(self, teacher: str, checkpoint_index: int) -> None:
         """Answer for this checkpoint from now on; what was announced is asked of it anew."""
-        if self._checkpoint == (teacher, rung):
+        if self._checkpoint == (teacher, checkpoint_index):
             return
         for call in (self._output, *(one.call for one in self._coming)):
             if call is not None:
                 self._pool.cancel(call)
         for one in self._coming:
             one.call = None
-        self._checkpoint, self._output, self._head = (teacher, rung), None, None
+        self._checkpoint, self._output, self._head = (teacher, checkpoint_index), None, None
         self._expected = None
         if self._serving.is_exact:
-            self._output = self._pool.call(next(self._turns), "output", teacher, rung)
+            self._output = self._pool.call(next(self._turns), "output", teacher, checkpoint_index)
         self._ask_due()
 
-    def expect(self, teacher: str, rung: int) -> None:
+    def expect(self, teacher: str, checkpoint_index: int) -> None:
         """Every actor is told once, and reads the weights while it answers for another."""
-        if self._expected == (teacher, rung):
+        if self._expected == (teacher, checkpoint_index):
             return
-        self._expected = (teacher, rung)
+        self._expected = (teacher, checkpoint_index)
         for actor in range(len(self._pool.actors)):
-            self._pool.call(actor, "expect", teacher, rung)
+            self._pool.call(actor, "expect", teacher, checkpoint_index)
 
     def forget(self) -> None:
         """What was announced is not asked any more."""
@@ -91,10 +93,10 @@ class Pooled:
     def announce(self, batches: Sequence[Batch]) -> None:
         """The micro-batches of a coming step; asks without waiting."""
         self._steps += 1
-        self._coming += [_Coming(batch, self._steps) for batch in batches]
+        self._coming += [_PendingBatch(batch, self._steps) for batch in batches]
         self._ask_due()
 
-    def reference(self, batch: Batch, kept: Kept, *, temperature: float) -> OneTeacher:
+    def reference(self, batch: Batch, kept: SupervisedTokens, *, temperature: float) -> OneTeacher:
         """The answer to a batch, announced or not."""
         self._check_once(batch)
         call = self._taken(batch, temperature) or self._ask(batch, kept, temperature)
@@ -107,13 +109,13 @@ class Pooled:
     def _ask_due(self) -> None:
         for one in self._coming:
             if one.call is None and one.step <= self._coming[0].step + self.lookahead:
-                one.call = self._ask(one.batch, Kept.of(one.batch), self._temperature)
+                one.call = self._ask(one.batch, SupervisedTokens.of(one.batch), self._temperature)
 
-    def _ask(self, batch: Batch, kept: Kept, temperature: float) -> Call:
+    def _ask(self, batch: Batch, kept: SupervisedTokens, temperature: float) -> Call:
         request = self._request(batch, kept, temperature)
         return self._pool.call(next(self._turns), "targets", request)
 
-    def _request(self, batch: Batch, kept: Kept, temperature: float) -> Request:
+    def _request(self, batch: Batch, kept: SupervisedTokens, temperature: float) -> Request:
         if self._checkpoint is None:
             raise RuntimeError("no teacher in use: call use() first")
         return Request.of(*self._checkpoint, batch, kept, temperature=temperature)

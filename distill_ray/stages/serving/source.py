@@ -9,14 +9,14 @@ import torch
 
 from distill_ray.config.serving import CachedServing, PoolServing
 from distill_ray.engine.build import colocated
-from distill_ray.engine.job import ANCHOR, Job
+from distill_ray.engine.job import FROZEN_STUDENT, TrainingSpec
 from distill_ray.engine.teachers.base import TeacherSource
 from distill_ray.engine.teachers.cached import Cached
-from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.results.training_job import TrainingJob
 
 
 def source_of(
-    order: Order, job: Job, device: torch.device, pools: Mapping[str, Any]
+    order: TrainingJob, job: TrainingSpec, device: torch.device, pools: Mapping[str, Any]
 ) -> TeacherSource | None:
     """The teacher's side of a job on a worker; None for one that is loaded whole in the worker.
 
@@ -29,9 +29,9 @@ def source_of(
     if job.teaching is None:
         return None
     if isinstance(order.serving, PoolServing):
-        from distill_ray.stages.serving.pool_client import Pooled
+        from distill_ray.stages.serving.pool_client import PoolTeacherSource
 
-        return Pooled(order.serving, job, pools[order.artifact.path], device)
+        return PoolTeacherSource(order.serving, job, pools[order.artifact.path], device)
     if isinstance(order.serving, CachedServing):
         pass
 
@@ -41,14 +41,14 @@ def source_of(
     return None
 
 
-def anchor_of(order: Order, device: torch.device) -> Cached | None:
+def frozen_student_of(order: TrainingJob, device: torch.device) -> Cached | None:
     """Reads the losses of an order's frozen student on a worker; None where it has none."""
-    if order.anchor is None:
+    if order.frozen_student is None:
         return None
-    return Cached({(ANCHOR, 0): order.anchor.local()}, device)
+    return Cached({(FROZEN_STUDENT, 0): order.frozen_student.local()}, device)
 
 
-def cached_source(order: Order, device: torch.device) -> Cached:
+def cached_source(order: TrainingJob, device: torch.device) -> Cached:
     """Reads an order's targets on a worker."""
     folders = {checkpoint: made.local() for checkpoint, made in order.targets.items()}
     return Cached(folders, device)

@@ -13,7 +13,7 @@ from distill_ray.engine.row_plan import Checkpoint, Rows
 from distill_ray.engine.teachers.targets import TargetCounts, TargetSpec
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
-from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.results.training_job import TrainingJob
 
 VERSION = 1
 MEASURED_AT = 1.0
@@ -21,7 +21,7 @@ MEASURED_AT = 1.0
 
 
 @dataclass
-class Shelf:
+class TargetDataset:
     """One checkpoint's targets, as far as they are there."""
 
     checkpoint: Checkpoint
@@ -70,7 +70,7 @@ class Shelf:
         return f"{text}{found['ids_per_token']:.1f} ids a token"
 
 
-def spec_of(order: Order, split: str) -> TargetSpec:
+def spec_of(order: TrainingJob, split: str) -> TargetSpec:
     """What is kept of the teacher on rows of a split."""
     assert isinstance(order.serving, CachedServing) and order.job.objective is not None
     chosen = order.serving.targets
@@ -80,7 +80,7 @@ def spec_of(order: Order, split: str) -> TargetSpec:
 
 
 def artifact_of(
-    run: Run, order: Order, fingerprint: str, checkpoint: Checkpoint, rows: Rows
+    run: Run, order: TrainingJob, fingerprint: str, checkpoint: Checkpoint, rows: Rows
 ) -> Artifact:
     """Where a checkpoint's targets go: another place for whatever changes them.
 
@@ -92,12 +92,12 @@ def artifact_of(
         rows: that it is asked about.
     """
     assert isinstance(order.serving, CachedServing)
-    name, rung = checkpoint
+    name, checkpoint_index = checkpoint
     is_drawn = order.serving.targets.kind == "samples"
     identity = {
         "version": VERSION,
         "teacher": fingerprint,
-        "rung": rung,
+        "checkpoint_index": checkpoint_index,
         "shard": order.shards.fingerprint,
         "targets": {split: spec_of(order, split) for split in rows},
         "precision": order.job.training.precision,
@@ -108,14 +108,14 @@ def artifact_of(
             for split, streams in rows.items()
         },
     }
-    return run.artifact("targets", f"{name}-{rung}", identity)
+    return run.artifact("targets", f"{name}-{checkpoint_index}", identity)
 
 
-def items_of(order: Order, shelf: Shelf) -> Iterator[dict[str, Any]]:
+def items_of(order: TrainingJob, shelf: TargetDataset) -> Iterator[dict[str, Any]]:
     """The files that a shelf needs: up to so many rows of one stream and split each."""
     assert isinstance(order.serving, CachedServing)
     size = order.serving.rows_per_file
-    teacher, rung = shelf.checkpoint
+    teacher, checkpoint_index = shelf.checkpoint
     for split, streams in shelf.rows.items():
         for stream, numbers in streams.items():
             for i, start in enumerate(range(0, len(numbers), size)):
@@ -123,14 +123,14 @@ def items_of(order: Order, shelf: Shelf) -> Iterator[dict[str, Any]]:
                     "folder": shelf.artifact.uri,
                     "file": f"{split}/{stream}/{i:05d}.parquet",
                     "teacher": teacher,
-                    "rung": rung,
+                    "checkpoint_index": checkpoint_index,
                     "split": split,
                     "stream": stream,
                     "numbers": numbers[start : start + size].tolist(),
                 }
 
 
-def bytes_left(order: Order, shelves: Sequence[Shelf]) -> int:
+def bytes_left(order: TrainingJob, shelves: Sequence[TargetDataset]) -> int:
     """What the files that are missing take: as much each as the others, or at most."""
     there = sum(len(shelf.digests) for shelf in shelves)
     missing = sum(shelf.files for shelf in shelves) - there

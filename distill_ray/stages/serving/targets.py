@@ -12,15 +12,15 @@ from dataclasses import replace
 
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.serving import CachedServing
-from distill_ray.engine.job import Job
+from distill_ray.engine.job import TrainingSpec
 from distill_ray.engine.row_plan import rows_needed
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import PART, Storage, cache_folder, is_full
-from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.results.training_job import TrainingJob
 from distill_ray.stages.serving.target_files import (
-    Shelf,
+    TargetDataset,
     artifact_of,
     bytes_left,
     items_of,
@@ -31,7 +31,7 @@ from distill_ray.stages.serving.targets_worker import FULL
 FULL_FIX = "Free space, and the same command goes on from here; or set storage elsewhere."
 
 
-def with_targets(run: Run, order: Order, fingerprints: Mapping[str, str]) -> Order:
+def with_targets(run: Run, order: TrainingJob, fingerprints: Mapping[str, str]) -> TrainingJob:
     """The order with its teacher's targets on disk, made now or found made.
 
     Args:
@@ -47,20 +47,22 @@ def with_targets(run: Run, order: Order, fingerprints: Mapping[str, str]) -> Ord
         return order
     shelves = []
     for at, rows in rows_needed(_job_here(order)).items():
-        shelves.append(Shelf(at, artifact_of(run, order, fingerprints[at[0]], at, rows), rows))
+        shelves.append(
+            TargetDataset(at, artifact_of(run, order, fingerprints[at[0]], at, rows), rows)
+        )
     left = [shelf for shelf in shelves if not shelf.artifact.done()]
     if left:
         _fill(run, order, left)
     return replace(order, targets={s.checkpoint: s.artifact for s in shelves})
 
 
-def _job_here(order: Order) -> Job:
+def _job_here(order: TrainingJob) -> TrainingSpec:
     """The job with its rows on this machine."""
     data = replace(order.job.data, folder=order.shards.local(), cache=cache_folder() / "rows")
     return replace(order.job, data=data)
 
 
-def _fill(run: Run, order: Order, shelves: Sequence[Shelf]) -> None:
+def _fill(run: Run, order: TrainingJob, shelves: Sequence[TargetDataset]) -> None:
     """Compute the files that are missing, and commit each shelf when it has all of its own."""
     from distill_ray.stages.serving.targets_worker import over_items
 
@@ -95,7 +97,9 @@ def _clear(artifact: Artifact) -> None:
             folder.delete(path)
 
 
-def _commit(order: Order, shelf: Shelf, shelves: Sequence[Shelf], wall_s: float) -> None:
+def _commit(
+    order: TrainingJob, shelf: TargetDataset, shelves: Sequence[TargetDataset], wall_s: float
+) -> None:
     summary = shelf.summary(spec_of(order, "train").kind)
     try:
         shelf.artifact.commit(summary, wall_s, shelf.digests)
@@ -105,7 +109,7 @@ def _commit(order: Order, shelf: Shelf, shelves: Sequence[Shelf], wall_s: float)
         raise _full(order, shelf, shelves) from error
 
 
-def _full(order: Order, shelf: Shelf, shelves: Sequence[Shelf]) -> InputError:
+def _full(order: TrainingJob, shelf: TargetDataset, shelves: Sequence[TargetDataset]) -> InputError:
     there = Storage(shelf.artifact.uri).free_bytes()
     has = "has no room left" if there is None else f"has {_mib(there)} left"
     files = f"{sum(len(s.digests) for s in shelves)} of {sum(s.files for s in shelves)} files"
@@ -114,7 +118,7 @@ def _full(order: Order, shelf: Shelf, shelves: Sequence[Shelf]) -> InputError:
     return InputError("the disk is full:", [Problem("storage", what, FULL_FIX)])
 
 
-def _unusable(shelf: Shelf, why: str) -> InputError:
+def _unusable(shelf: TargetDataset, why: str) -> InputError:
     problem = Problem("distill", f"{shelf.name}: {why}.", "Look at that teacher, or leave it out.")
     return InputError("the teacher's targets can't be computed:", [problem])
 

@@ -28,11 +28,17 @@ from distill_ray.engine.teachers.targets import (
     targets_of,
 )
 from distill_ray.runtime.capacity import actor_problems
-from distill_ray.runtime.cluster import hush, refuse, teacher_nodes, worker_device, worker_resources
+from distill_ray.runtime.cluster import (
+    require_capacity,
+    silence_logger,
+    teacher_nodes,
+    worker_device,
+    worker_resources,
+)
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import Storage, is_full
 from distill_ray.stages.results.students import local
-from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.results.training_job import TrainingJob
 from distill_ray.stages.serving.target_files import spec_of
 
 log = logging.getLogger(__name__)
@@ -43,14 +49,14 @@ MAX_BLOCKS = 1000
 Item = Mapping[str, Any]
 
 
-def over_items(run: Run, order: Order, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
+def over_items(run: Run, order: TrainingJob, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
     """Make the file of each item, or find it made; yields what each holds as it is done.
 
     Raises:
         InputError: the cluster can't hold the actors.
         ray.exceptions.RayActorError: more of them died than `cluster.max_failures`.
     """
-    hush("ray.data")
+    silence_logger("ray.data")
     ray.data.DataContext.get_current().enable_progress_bars = False
     left, failures = {(item["folder"], item["file"]): item for item in items}, 0
     while left:
@@ -69,7 +75,7 @@ def over_items(run: Run, order: Order, items: Sequence[Item]) -> Iterator[dict[s
             gc.collect()
 
 
-def _pass(run: Run, order: Order, items: list[Item]) -> Iterator[dict[str, Any]]:
+def _pass(run: Run, order: TrainingJob, items: list[Item]) -> Iterator[dict[str, Any]]:
     """Items come checkpoint by checkpoint, so an actor seldom changes its teacher."""
     assert isinstance(order.serving, CachedServing)
     cfg, actors = run.cfg.cluster, min(order.serving.actors, len(items))
@@ -97,7 +103,7 @@ def _pass(run: Run, order: Order, items: list[Item]) -> Iterator[dict[str, Any]]
 def _require_room(run: Run, actors: int) -> None:
     cfg, there = run.cfg.cluster, ray.cluster_resources()
     problems = actor_problems(cfg, actors, there.get("CPU", 0), there.get("GPU", 0))
-    refuse(problems, [worker_resources(cfg)] * actors, teacher_nodes(cfg), run.progress)
+    require_capacity(problems, [worker_resources(cfg)] * actors, teacher_nodes(cfg), run.progress)
 
 
 class _FullError(Exception):
@@ -107,7 +113,7 @@ class _FullError(Exception):
 class Writer:
     """Writes files of targets, with the teacher of the last one in memory."""
 
-    def __init__(self, order: Order, device: str) -> None:
+    def __init__(self, order: TrainingJob, device: str) -> None:
         self._order, self._job, self._device = order, local(order), torch.device(device)
         self._bank = teacher_bank(self._job, self._device)
         self._streams: dict[str, dict[str, Stream]] = {}
@@ -133,7 +139,7 @@ class Writer:
         return _said(data, counts)
 
     def _targets(self, item: Item) -> Iterator[RowTargets]:
-        self._bank.use(item["teacher"], int(item["rung"]))
+        self._bank.use(item["teacher"], int(item["checkpoint_index"]))
         stream, spec = self._stream(item), spec_of(self._order, item["split"])
         generator = torch.Generator(self._device)
         generator.manual_seed(zlib.crc32(f"{self._job.data.seed} {item['file']}".encode()))

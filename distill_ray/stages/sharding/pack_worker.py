@@ -21,10 +21,10 @@ from distill_ray.data.packing import (
     text_sample,
     unpacked,
 )
+from distill_ray.data.prompt_format import Answer, PromptFormat, make_prompt_format
 from distill_ray.data.rows import PACKED, TEXT
 from distill_ray.data.tokenizer import encode, end_id, load_tokenizer, start_ids
 from distill_ray.data.transforms import Row, deduplicate
-from distill_ray.data.wording import Answer, Wording, wording
 from distill_ray.runtime.storage import Storage
 
 Counts = dict[str, Counter[str]]
@@ -73,7 +73,7 @@ class Deduplicate:
 
 
 @dataclass(frozen=True)
-class TaskPlan:
+class TaskSpec:
     """How rows of a task become samples."""
 
     labelled: str
@@ -87,12 +87,12 @@ class TaskPlan:
 
 
 @dataclass(frozen=True)
-class Pack:
+class PackBucket:
     """A bucket's text rows → packed rows of every stream and split."""
 
     uri: str
     corpora: Sequence[str]
-    tasks: Sequence[TaskPlan]
+    tasks: Sequence[TaskSpec]
     length: int
     grouped: bool = False
     """A row for each sample, instead of rows that are filled."""
@@ -125,7 +125,7 @@ class Pack:
 
     def _samples(self, rows: Iterable[Row], tokenizer: Any) -> Iterator[tuple[str, str, Sample]]:
         start, end = start_ids(tokenizer), end_id(tokenizer)
-        tasks = [_Worded.of(plan, tokenizer) for plan in self.tasks]
+        tasks = [_TokenizedTask.of(plan, tokenizer) for plan in self.tasks]
         by_stream = {name: t for t in tasks for name in (t.plan.labelled, t.plan.prompts)}
         for row in rows:
             stream, split = row["stream"], row["split"]
@@ -139,23 +139,23 @@ class Pack:
 
 
 @dataclass(frozen=True)
-class _Worded:
+class _TokenizedTask:
     """A task whose texts can become tokens."""
 
-    plan: TaskPlan
-    wording: Wording
+    plan: TaskSpec
+    prompt_format: PromptFormat
     answers: Mapping[str, Answer]
 
     @classmethod
-    def of(cls, plan: TaskPlan, tokenizer: Any) -> _Worded:
-        chosen = wording(tokenizer, chat=plan.chat, system=plan.system)
+    def of(cls, plan: TaskSpec, tokenizer: Any) -> _TokenizedTask:
+        chosen = make_prompt_format(tokenizer, chat=plan.chat, system=plan.system)
         answers = {label: chosen.answer(text) for label, text in plan.answers.items()}
         return cls(plan, chosen, answers)
 
     def sample(self, row: Row) -> tuple[str, Sample]:
         """A labelled row, or a prompt: one without a label, or beyond the budget of labels."""
         plan = self.plan
-        prompt = self.wording.prompt(plan.template.format(text=row["text"]))
+        prompt = self.prompt_format.prompt(plan.template.format(text=row["text"]))
         in_budget = row["split"] != "train" or row["key"] <= plan.last_key
         if row["stream"] == plan.labelled and row["label"] is not None and in_budget:
             said = self.answers[row["label"]]

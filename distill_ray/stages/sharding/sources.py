@@ -17,8 +17,8 @@ from distill_ray.config.run import RunConfig, all_sources
 from distill_ray.core.plugins import import_path
 from distill_ray.data.rows import TEXT
 from distill_ray.data.transforms import Cleaner, bucket_of
-from distill_ray.runtime.causes import outside_cause
-from distill_ray.runtime.cluster import hush
+from distill_ray.runtime.cluster import silence_logger
+from distill_ray.runtime.external_errors import outside_cause
 from distill_ray.runtime.storage import is_full
 
 READ_ERRORS = (ImportError, OSError, ValueError)
@@ -31,7 +31,7 @@ def write_fragments(cfg: RunConfig, uri: str) -> None:
     Raises:
         InputError: a source can't be read.
     """
-    hush("ray.data")
+    silence_logger("ray.data")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True  # So that a limit takes the same rows.

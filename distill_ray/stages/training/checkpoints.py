@@ -20,9 +20,9 @@ from distill_ray.engine.checksums import UnsoundError, seal, verify
 from distill_ray.engine.loop import Step
 from distill_ray.engine.session import Session
 from distill_ray.runtime.storage import Storage
-from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.results.training_job import TrainingJob
 
-KEPT = 2
+NUM_TO_KEEP = 2
 """Checkpoints of a training that stay: should the newest one be torn, there is another."""
 NOTICE_S = 5.0
 """Between two looks at whether a node is about to go; clouds tell it 30 to 120 s before."""
@@ -31,7 +31,7 @@ SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
 @dataclass
-class Saving:
+class CheckpointPolicy:
     """What decides whether a step is saved: its number, the time, and nodes that are about to go.
 
     Ranks decide alike, since rank 0 decides.
@@ -48,7 +48,7 @@ class Saving:
     _leaving: bool = False
 
     @classmethod
-    def of(cls, order: Order, cfg: ClusterConfig) -> Saving:
+    def of(cls, order: TrainingJob, cfg: ClusterConfig) -> CheckpointPolicy:
         """For an order."""
         watched = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") != "0"
         return cls(order.save_every, cfg.checkpoint_every_s, watched)
@@ -70,7 +70,7 @@ class Saving:
         return self._leaving and not before
 
 
-def save(session: Session, order: Order, step: Step) -> None:
+def save(session: Session, order: TrainingJob, step: Step) -> None:
     """Write a checkpoint, and have it uploaded while training goes on. Every rank calls it."""
     folder = Path(tempfile.mkdtemp(prefix="distill-ray-"))
     try:
@@ -87,7 +87,7 @@ def save(session: Session, order: Order, step: Step) -> None:
     )
 
 
-def resume(session: Session, order: Order, state: Storage) -> list[str]:
+def resume(session: Session, order: TrainingJob, state: Storage) -> list[str]:
     """Go on from the newest whole checkpoint of an order, if there is one. Every rank calls it.
 
     Args:
@@ -155,10 +155,10 @@ def prepare(state: Storage) -> None:
         else:
             jobs.setdefault(read[1], []).append((read[0], name))
     for found in jobs.values():
-        for _, name in sorted(found, reverse=True)[KEPT:]:
+        for _, name in sorted(found, reverse=True)[NUM_TO_KEEP:]:
             state.delete(name)
 
 
 def kept() -> Any:
     """What Ray Train keeps."""
-    return ray.train.CheckpointConfig(num_to_keep=KEPT)
+    return ray.train.CheckpointConfig(num_to_keep=NUM_TO_KEEP)

@@ -27,7 +27,7 @@ def keeper(artifact: Storage) -> Callable[[str, dict[str, Any]], None]:
     return keep
 
 
-def leave_reason(
+def record_stop_reason(
     state: Storage, job: str, error: TooManyBadStepsError, place: str | None = None
 ) -> None:
     """Say why a job stopped, for the driver to read.

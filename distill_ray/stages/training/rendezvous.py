@@ -49,7 +49,7 @@ class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]
 
 
 @dataclass
-class MeetingConfig(TorchConfig):  # type: ignore[misc]
+class LoopbackTorchConfig(TorchConfig):  # type: ignore[misc]
     """Ray Train's set-up of torch, with a store that other machines reach only if ranks do."""
 
     @property

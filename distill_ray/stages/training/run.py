@@ -15,20 +15,24 @@ import ray.train.torch
 from distill_ray.config.cluster import ClusterConfig
 from distill_ray.config.fingerprint import fingerprint
 from distill_ray.config.serving import CachedServing, PoolServing
-from distill_ray.runtime.cluster import awaited, hush, mailbox, teacher_nodes, worker_resources
+from distill_ray.runtime.cluster import (
+    mailbox,
+    silence_logger,
+    teacher_nodes,
+    waiting_for_nodes,
+    worker_resources,
+)
 from distill_ray.runtime.run import Run
-from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.results.training_job import TrainingJob
 from distill_ray.stages.serving.pool import teacher_pools
 from distill_ray.stages.training.checkpoints import kept, prepare
-from distill_ray.stages.training.quarantine import (
-    raise_reason,
-)
-from distill_ray.stages.training.rendezvous import MeetingConfig
-from distill_ray.stages.training.trainer import LeanTrainer
+from distill_ray.stages.training.quarantine import raise_reason
+from distill_ray.stages.training.rendezvous import LoopbackTorchConfig
+from distill_ray.stages.training.trainer import TorchTrainerWithoutIdleActors
 from distill_ray.stages.training.worker import train_worker
 
 
-def train(run: Run, orders: Sequence[Order]) -> None:
+def train(run: Run, orders: Sequence[TrainingJob]) -> None:
     """Fill the artifacts of all orders that aren't whole yet.
 
     Raises:
@@ -37,7 +41,7 @@ def train(run: Run, orders: Sequence[Order]) -> None:
             isn't the same teacher.
     """
     run.ray()
-    hush("ray.train")
+    silence_logger("ray.train")
     # Of all orders, also those that are done: an attempt that was cut off had the same ones.
     identity = fingerprint([order.artifact.path for order in orders])
     state, name = run.storage.sub(".state"), f"train-{identity}"
@@ -51,9 +55,9 @@ def train(run: Run, orders: Sequence[Order]) -> None:
     with (
         mailbox(run.progress) as box,
         teacher_pools(run, orders, box) as started,
-        awaited(run.progress, stage, wanted),
+        waiting_for_nodes(run.progress, stage, wanted),
     ):
-        trainer = LeanTrainer(
+        trainer = TorchTrainerWithoutIdleActors(
             train_worker,
             train_loop_config={
                 "orders": list(orders),
@@ -71,7 +75,7 @@ def train(run: Run, orders: Sequence[Order]) -> None:
                 failure_config=_failures(run.cfg.cluster),
                 checkpoint_config=kept(),
             ),
-            torch_config=MeetingConfig(timeout_s=int(run.cfg.cluster.worker_timeout_s)),
+            torch_config=LoopbackTorchConfig(timeout_s=int(run.cfg.cluster.worker_timeout_s)),
             on_cluster=run.cfg.cluster.address is not None,
         )
         with _interruptible():
@@ -91,7 +95,7 @@ def _interruptible() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
 
 
-def _scaling(cfg: ClusterConfig, orders: Sequence[Order]) -> Any:
+def _scaling(cfg: ClusterConfig, orders: Sequence[TrainingJob]) -> Any:
     elsewhere = any(isinstance(o.serving, PoolServing | CachedServing) for o in orders)
     elastic = cfg.fewest_workers < cfg.num_workers
     return ray.train.ScalingConfig(

@@ -7,7 +7,7 @@ from distill_ray.config.schedule import scheduling
 from distill_ray.config.several import SEVERAL
 from distill_ray.config.training import DistillConfig, without
 from distill_ray.core.schedule import Reassessment, Rules, Smoothing
-from distill_ray.engine.job import AtSwitch, TeachingSpec, Together
+from distill_ray.engine.job import EnsembleSpec, OnSwitch, TeachingSpec
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.ranking import Ranking
 from distill_ray.stages.results.teacher_set import TeacherSet, softened
@@ -30,7 +30,7 @@ def first_of(cfg: DistillConfig, ranking: Ranking) -> str:
     return cfg.first
 
 
-def unaided(run: Run) -> DistillConfig:
+def control_config(run: Run) -> DistillConfig:
     """A plain fine-tune with equal tokens, steps and learning rates, and no teacher.
 
     Prompts without labels say nothing without a teacher, so the control spends their share of the
@@ -45,9 +45,9 @@ def teaching_of(
     teachers: TeacherSet,
     ranking: Ranking,
     first: str,
-    together: Together | None = None,
+    together: EnsembleSpec | None = None,
 ) -> TeachingSpec:
-    """The ladders of all teachers that may serve, and what changes the checkpoint.
+    """The checkpoints of all teachers that may serve, and what changes the checkpoint.
 
     Args:
         cfg: the schedule, and what goes with it.
@@ -61,7 +61,7 @@ def teaching_of(
     chosen = {n: teachers.teachers[n] for n in names}
     soft = ranking.temperatures if cfg.objective.calibrate else {}
     return TeachingSpec(
-        ladders={n: softened(t.ladder, soft.get(n, 1.0)) for n, t in chosen.items()},
+        ladders={n: softened(t.checkpoints, soft.get(n, 1.0)) for n, t in chosen.items()},
         first=first if several is None else SEVERAL,
         schedule=schedule,
         options=options,
@@ -74,9 +74,9 @@ def teaching_of(
     )
 
 
-def at_switch_of(cfg: DistillConfig, sequence_length: int) -> AtSwitch:
+def on_switch_of(cfg: DistillConfig, sequence_length: int) -> OnSwitch:
     """What happens to the optimiser at a switch, in steps."""
-    return AtSwitch(
+    return OnSwitch(
         reset=cfg.at_switch.optimizer == "reset",
         warmup=round(cfg.at_switch.warmup * cfg.num_steps(sequence_length)),
     )

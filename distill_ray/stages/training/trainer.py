@@ -9,7 +9,7 @@ from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 
 
-class LeanTrainer(TorchTrainer):  # type: ignore[misc]
+class TorchTrainerWithoutIdleActors(TorchTrainer):  # type: ignore[misc]
     """A `TorchTrainer` whose workers read their rows themselves.
 
     Ray starts an actor that deals out datasets also where there are none, and one that frees the

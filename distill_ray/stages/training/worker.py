@@ -23,11 +23,11 @@ from distill_ray.engine.validation import task_loss
 from distill_ray.runtime.progress import Event
 from distill_ray.stages.results.local_files import CURVE, SWITCHES
 from distill_ray.stages.results.students import local
-from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.results.training_job import TrainingJob
 from distill_ray.stages.serving.pool import PoolRefusedError
-from distill_ray.stages.serving.source import anchor_of, source_of
-from distill_ray.stages.training.checkpoints import Saving, resume, save
-from distill_ray.stages.training.quarantine import FOLDER, keeper, leave_problem, leave_reason
+from distill_ray.stages.serving.source import frozen_student_of, source_of
+from distill_ray.stages.training.checkpoints import CheckpointPolicy, resume, save
+from distill_ray.stages.training.quarantine import FOLDER, keeper, leave_problem, record_stop_reason
 
 
 def train_worker(payload: Mapping[str, Any]) -> None:
@@ -40,7 +40,7 @@ def train_worker(payload: Mapping[str, Any]) -> None:
             except TooManyBadStepsError as error:  # On every rank, at the same step.
                 if comm.rank() == 0:
                     job, place = f"{order.stage} {order.job.name}", order.artifact.uri
-                    leave_reason(payload["stopped"], job, error, f"{place}/{FOLDER}")
+                    record_stop_reason(payload["stopped"], job, error, f"{place}/{FOLDER}")
                 return
             except PoolRefusedError as error:  # On every rank too, before the first step.
                 if comm.rank() == 0:
@@ -49,20 +49,20 @@ def train_worker(payload: Mapping[str, Any]) -> None:
         comm.barrier()
 
 
-def _fill(order: Order, payload: Mapping[str, Any]) -> None:
+def _fill(order: TrainingJob, payload: Mapping[str, Any]) -> None:
     started, box, pools = time.monotonic(), payload["mailbox"], payload["pools"]
     job, device = local(order), ray.train.torch.get_device()
     source = source_of(order, job, device, pools)
-    session = build_session(job, device, source, anchor_of(order, device))
+    session = build_session(job, device, source, frozen_student_of(order, device))
     session.bad.keep = keeper(order.artifact.storage.sub(order.artifact.path))
     said = resume(session, order, payload["state"])
-    saving = Saving.of(order, payload["cluster"])
+    saving = CheckpointPolicy.of(order, payload["cluster"])
     if comm.rank() == 0:
         for line in said:
             box.push.remote(Event("progress", order.stage, f"{order.job.name}: {line}"))
     for step in distill(session):
-        if (rung := _rung(order, step)) is not None:
-            _export(session, order, f"checkpoints/{rung}")
+        if (checkpoint_index := _checkpoint_index(order, step)) is not None:
+            _export(session, order, f"checkpoints/{checkpoint_index}")
         if step.number < order.job.steps and saving.due(step.number):
             save(session, order, step)
         if comm.rank() == 0:
@@ -74,28 +74,29 @@ def _fill(order: Order, payload: Mapping[str, Any]) -> None:
             pools[order.artifact.path].end()  # The orders that follow don't need it.
 
 
-def _rung(order: Order, step: Step) -> int | None:
+def _checkpoint_index(order: TrainingJob, step: Step) -> int | None:
     ends = order.job.rung_ends
     return ends.index(step.number) if step.number in ends else None
 
 
-def _export(session: Session, order: Order, path: str) -> None:
+def _export(session: Session, order: TrainingJob, path: str) -> None:
     storage = order.artifact.storage.sub(order.artifact.path)
     with storage.folder(path) as folder:
         checkpoint.export(session, folder)
 
 
-def _event(order: Order, step: Step, left_out: int) -> Event:
+def _event(order: TrainingJob, step: Step, left_out: int) -> Event:
     text = f"{order.job.name}: loss {step.loss:.3f}"
     if left_out:
         text += f", {left_out} step{'s' * (left_out > 1)} left out"
     if step.switch is not None:
         switch = step.switch
-        text += f", from here {switch.to_teacher} checkpoint {switch.to_rung + 1} ({switch.reason})"
+        served = f"{switch.to_teacher} checkpoint {switch.to_checkpoint + 1}"
+        text += f", from here {served} ({switch.reason})"
     return Event("progress", order.stage, text, done=step.number, total=order.job.steps)
 
 
-def _finish(session: Session, order: Order, wall_s: float) -> None:
+def _finish(session: Session, order: TrainingJob, wall_s: float) -> None:
     """Rank 0 writes the curve and the manifest: the artifact is whole."""
     teaching = session.teaching
     losses = checkpoint_losses(session.history, order.job.rung_ends)

@@ -22,7 +22,7 @@ def run_left(
         run: the run.
         stage: under which their progress is shown.
         trials: all of them.
-        questions: held-out ones, which the student answers at every rung.
+        questions: held-out ones, which the student answers at every checkpoint.
         at_end: split → those that the trained student answers where its answers are kept.
     """
     left = [trial for trial in trials if not run.settled(trial.artifact)]

@@ -23,21 +23,21 @@ from distill_ray.data.examples import Questions
 from distill_ray.engine import checkpoint
 from distill_ray.engine.build import build_session
 from distill_ray.engine.inference.loglikelihood import option_scores
-from distill_ray.engine.job import Job
+from distill_ray.engine.job import TrainingSpec
 from distill_ray.engine.loop import distill
 from distill_ray.engine.session import Session, Teaching
 from distill_ray.engine.validation import validate
 from distill_ray.runtime.artifacts import Building
 from distill_ray.runtime.autoscaler import grows
-from distill_ray.runtime.causes import outside_cause
 from distill_ray.runtime.cluster import (
-    awaited,
-    hush,
     mailbox,
+    silence_logger,
     teacher_nodes,
+    waiting_for_nodes,
     worker_device,
     worker_resources,
 )
+from distill_ray.runtime.external_errors import outside_cause
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import cache_folder
@@ -47,7 +47,7 @@ from distill_ray.stages.training.quarantine import keeper
 
 
 @dataclass(frozen=True)
-class Exam:
+class EvalQuestions:
     """What the students are asked."""
 
     at_rungs: Sequence[Questions]
@@ -68,13 +68,13 @@ def run_trials(
     be raised again, so that fails at once. The others go on.
     """
     run.ray()
-    hush("ray.tune")
+    silence_logger("ray.tune")
     # A trial's artifact is its checkpoint: what Tune itself kept of an attempt is disposable.
     state = f".state/{stage}"
     run.storage.delete(state)
     at_once = run.cfg.probe.max_concurrent or _most_at_once(run.cfg.cluster, len(trials))
     each, nodes = worker_resources(run.cfg.cluster), teacher_nodes(run.cfg.cluster)
-    with mailbox(run.progress) as box, awaited(run.progress, stage, each):
+    with mailbox(run.progress) as box, waiting_for_nodes(run.progress, stage, each):
         resources = tune.PlacementGroupFactory(
             [each], **({"bundle_label_selector": [nodes]} if nodes else {})
         )
@@ -82,7 +82,7 @@ def run_trials(
             _trial,
             stage=stage,
             trials=list(trials),
-            exam=Exam(list(questions), at_end),
+            exam=EvalQuestions(list(questions), at_end),
             box=box,
             device=worker_device(run.cfg.cluster),
         )
@@ -145,7 +145,7 @@ def _trial(
     *,
     stage: str,
     trials: Sequence[Trial],
-    exam: Exam,
+    exam: EvalQuestions,
     box: Any,
     device: str,
 ) -> None:
@@ -166,7 +166,7 @@ def _trial(
     tune.report(reported)
 
 
-def _fill(trial: Trial, exam: Exam, device: str) -> dict[str, Any]:
+def _fill(trial: Trial, exam: EvalQuestions, device: str) -> dict[str, Any]:
     data = replace(trial.job.data, folder=trial.shards.local(), cache=cache_folder() / "rows")
     job = replace(trial.job.with_refs(local_ref), data=data)
     with trial.artifact.building() as building:
@@ -183,9 +183,9 @@ def _fill(trial: Trial, exam: Exam, device: str) -> dict[str, Any]:
 
 
 def _measured(
-    session: Session, questions: Sequence[Questions], job: Job, building: Building
+    session: Session, questions: Sequence[Questions], job: TrainingSpec, building: Building
 ) -> dict[str, Any]:
-    """Train to the end; the outcome, from the figures at every rung."""
+    """Train to the end; the outcome, from the figures at every checkpoint."""
     started = time.monotonic()
     before = {**validate(session), **_answers(session, questions)}
     rungs, measuring = [], time.monotonic() - started
@@ -204,18 +204,18 @@ def _measured(
     return result
 
 
-def _tokens_a_step(job: Job) -> int:
+def _tokens_a_step(job: TrainingSpec) -> int:
     return job.training.batch_rows * job.data.sequence_length
 
 
 def _served(teaching: Teaching) -> dict[str, Any]:
-    """Who taught: the `teacher` and `rung` at the end, the `log` of switches and assessments."""
-    teacher, rung = teaching.state.checkpoint
+    """Who taught: `teacher` and `checkpoint_index` at the end, the `log` of switches."""
+    teacher, checkpoint_index = teaching.state.checkpoint
     log = [{**asdict(entry), "changes": entry.changes} for entry in teaching.log]
-    return {"teacher": teacher, "rung": rung, "log": log}
+    return {"teacher": teacher, "checkpoint_index": checkpoint_index, "log": log}
 
 
-def _keep(session: Session, trial: Trial, exam: Exam, building: Building) -> None:
+def _keep(session: Session, trial: Trial, exam: EvalQuestions, building: Building) -> None:
     if trial.keep.answers:
         found = {
             f"{split}/{task}": scores.astype(np.float32)

@@ -98,7 +98,7 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Told:
+class DomainResult:
     """A domain's row, and the answers behind it."""
 
     row: Row
@@ -111,7 +111,7 @@ def compared(
     readings: Mapping[str, Mapping[int, Trial]],
     tuned: Mapping[str, Mapping[int, Trial]],
     questions: Sequence[Questions],
-) -> Told:
+) -> DomainResult:
     """What a domain's trials show. Ways of which every seed ended are compared.
 
     Args:
@@ -154,7 +154,7 @@ def compared(
         "questions": {q.name: len(q.gold) for q in questions},
         "failed": [*_failed(readings), *_failed(tuned)],
     }
-    return Told(row, tasks)
+    return DomainResult(row, tasks)
 
 
 def _before(
@@ -207,7 +207,7 @@ def contrasts(cfg: DomainDataStudy, tasks: Sequence[Answered]) -> list[Row]:
     return found
 
 
-def overall_of(cfg: DomainDataStudy, told: Sequence[Told]) -> list[Row]:
+def overall_of(cfg: DomainDataStudy, told: Sequence[DomainResult]) -> list[Row]:
     """Contrasts over all tasks of some domains, with `means`: on how many tasks the accuracy's is
     above 0; and `tasks`, how many there are."""
     tasks = [task for found in told for task in found.tasks]

@@ -18,11 +18,18 @@ from distill_ray.runtime.run import Run
 from distill_ray.stages.adapt import adapt
 from distill_ray.stages.results.shard_set import ShardSet, task_questions
 from distill_ray.stages.results.teacher_set import TeacherSet, Weights
-from distill_ray.stages.results.trial import Kept, Plan, Trial, trial
+from distill_ray.stages.results.trial import SaveOptions, Trial, TrialSpec, trial
 from distill_ray.stages.shard import shard
 from distill_ray.stages.trials.run import run_left
 from distill_ray.study.common import busy_s, order_of
-from distill_ray.study.domain_data.compare import Row, Told, Way, compared, overall_of, ways_of
+from distill_ray.study.domain_data.compare import (
+    DomainResult,
+    Row,
+    Way,
+    compared,
+    overall_of,
+    ways_of,
+)
 from distill_ray.study.ranking.full import NOT_HERE
 
 VERSION = 1
@@ -129,7 +136,7 @@ def _readers(cfg: DomainDataStudy, run: RunConfig) -> Iterator[Problem]:
             yield Problem(f"adapt.recipes.{name}.mix", what, fix)
 
 
-def _domain(cfg: DomainDataStudy, run: Run) -> Told:
+def _domain(cfg: DomainDataStudy, run: Run) -> DomainResult:
     shards = shard(run)
     teachers = adapt(run, shards)
     asked = {split: task_questions(shards, split) for split in ("validation", "test")}
@@ -188,7 +195,7 @@ def _reading(
         teaching = TeachingSpec({way.teacher: [serving.ref]}, way.teacher)
         identity = {"teacher": serving.fingerprint, "objective": objective}
         identity |= own_functions(objective.divergence)
-    plan = Plan(
+    plan = TrialSpec(
         kind="reading",
         training=training,
         validation_rows=training.validation_rows,
@@ -202,7 +209,7 @@ def _reading(
         },
         objective=objective,
         teaching=teaching,
-        keep=Kept(weights=True),
+        keep=SaveOptions(weights=True),
     )
     return trial(run, shards, teachers.student, way.name, seed, plan)
 
@@ -212,7 +219,7 @@ def _fine_tune(
 ) -> Trial:
     """The student learns from the labels: the same rows in the same order for every way."""
     recipe = run.cfg.adapt.recipes[cfg.fine_tune]
-    plan = Plan(
+    plan = TrialSpec(
         kind="fine-tune",
         training=recipe,
         validation_rows=run.cfg.adapt.validation_rows,
@@ -220,7 +227,7 @@ def _fine_tune(
         order=order_of(run, seed),
         identity={"version": VERSION, "recipe": recipe, "rungs": cfg.rungs},
         lora=recipe.lora if recipe.method == "lora" else None,
-        keep=Kept(answers=True),
+        keep=SaveOptions(answers=True),
     )
     return trial(run, shards, student, way.name, seed, plan)
 

@@ -10,7 +10,7 @@ from distill_ray.engine.job import TeachingSpec
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.shard_set import ShardSet, task_questions
 from distill_ray.stages.results.teacher_set import Teacher, TeacherSet
-from distill_ray.stages.results.trial import Plan, Trial, Trials, trial
+from distill_ray.stages.results.trial import Trial, Trials, TrialSpec, trial
 from distill_ray.stages.trials.run import run_left
 from distill_ray.study.common import order_of
 
@@ -33,7 +33,7 @@ def distil_fully(
         shards: its rows.
         teachers: each teaches with the checkpoint that is audited and probed.
         seeds: orders of the rows, each the same for every teacher.
-        rungs: points of each curve.
+        checkpoints: points of each curve.
     """
     trials = [
         _trial(run, shards, teachers, teacher, seed, rungs)
@@ -47,7 +47,7 @@ def _trial(
     run: Run, shards: ShardSet, teachers: TeacherSet, teacher: Teacher, seed: int, rungs: int
 ) -> Trial:
     cfg = run.cfg.distill
-    plan = Plan(
+    plan = TrialSpec(
         kind="full",
         training=cfg,
         validation_rows=cfg.validation_rows,

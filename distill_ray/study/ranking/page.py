@@ -82,7 +82,7 @@ def _p(value: float) -> str:
 
 
 def _by_domain(study: Study) -> Table:
-    columns = ["Domain", "Ranking: Spearman", "p", "Regret", "Early, with the first rung"]
+    columns = ["Domain", "Ranking: Spearman", "p", "Regret", "Early, with the first checkpoint"]
     columns += ["Most accurate: Spearman", "Regret", "Ceiling", "Cost for each teacher"]
     rows = []
     for name, row in study.domains.items():
@@ -101,7 +101,7 @@ def _by_domain(study: Study) -> Table:
             ]
         )
     note = (
-        "Early: the ranking for untrained students, with the student at the first rung. Ceiling: "
+        "Early: the ranking for untrained students, with the student at its first point. Ceiling: "
         "how one seed's finished runs order the mean of the others'. Cost: share of the tokens of "
         "one full distillation."
     )
@@ -110,7 +110,7 @@ def _by_domain(study: Study) -> Table:
 
 def _overall(study: Study, group: str) -> Table:
     columns = ["Predictor", "Mean Spearman", "Kendall", "Regret", "Worst regret"]
-    columns += ["Spearman with the first rung", "Needs"]
+    columns += ["Spearman with the first checkpoint", "Needs"]
     found = study.overall[group]
     count = next(iter(found.values()))["domains"]
     rows = [
@@ -128,7 +128,7 @@ def _overall(study: Study, group: str) -> Table:
     level = percent(study.cfg.confidence, 0)
     note = (
         f"Intervals resample teachers within each domain ({level}); regret is a share of the "
-        f"spread. The first rung is the student after 1 / {study.cfg.rungs} of its training."
+        f"spread. The first checkpoint is the student after 1 / {study.cfg.rungs} of its training."
     )
     return Table(f"{group[:1].upper()}{group[1:]}: {_domains(count)}", columns, rows, note)
 

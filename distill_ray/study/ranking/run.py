@@ -109,7 +109,7 @@ def _seen(
 
 
 def _curve(cfg: RankingStudy, rows: Mapping[int, Row]) -> list[Row]:
-    """The outcome at each rung, the mean over seeds."""
+    """The outcome at each checkpoint, the mean over seeds."""
     curves = [row["curve"] for row in rows.values()]
     return [
         {"tokens": points[0]["tokens"], cfg.outcome: fmean(p[cfg.outcome] for p in points)}

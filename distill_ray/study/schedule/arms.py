@@ -11,12 +11,12 @@ from distill_ray.config.study import ArmConfig
 from distill_ray.config.training import DistillConfig
 from distill_ray.core.plugins import own_functions
 from distill_ray.core.schedule import Checkpoint
-from distill_ray.engine.job import AtSwitch, TeachingSpec
+from distill_ray.engine.job import OnSwitch, TeachingSpec
 from distill_ray.runtime.run import Run
 from distill_ray.stages.pipeline import Selection
 from distill_ray.stages.results.teacher_set import Weights, softened
-from distill_ray.stages.results.trial import Kept, Plan, Trial, trial
-from distill_ray.stages.training.teaching import at_switch_of, teaching_of, unaided
+from distill_ray.stages.results.trial import SaveOptions, Trial, TrialSpec, trial
+from distill_ray.stages.training.teaching import control_config, on_switch_of, teaching_of
 from distill_ray.study.common import order_of
 
 VERSION = 1
@@ -82,14 +82,14 @@ def arms_of(
         selection: the results up to `rank`.
         wanted: arm → who begins, and its `distill` section.
     """
-    arms = {CONTROL: Arm(CONTROL, unaided(run))}
+    arms = {CONTROL: Arm(CONTROL, control_config(run))}
     objective = run.cfg.distill.objective.model_copy(update={"weighting": None})
     cfg = run.cfg.distill.model_copy(update={"objective": objective})
     for teacher in selection.ranking.serving:
-        for rung in range(len(selection.teachers.teachers[teacher].ladder)):
-            name = f"{teacher} {rung + 1}"
-            spec = _alone(selection, cfg, teacher, rung)
-            arms[name] = Arm(name, cfg, spec, static=(teacher, rung))
+        for checkpoint_index in range(len(selection.teachers.teachers[teacher].checkpoints)):
+            name = f"{teacher} {checkpoint_index + 1}"
+            spec = _alone(selection, cfg, teacher, checkpoint_index)
+            arms[name] = Arm(name, cfg, spec, static=(teacher, checkpoint_index))
     for name, (arm, own) in wanted.items():
         arms[name] = Arm(name, own, _teaching(selection, arm, own))
     return arms
@@ -106,20 +106,24 @@ def strongest(selection: Selection) -> str:
 
 
 def _teaching(selection: Selection, arm: ArmConfig, cfg: DistillConfig) -> TeachingSpec:
-    """Only the ladders that the schedule may climb."""
+    """Only the checkpoints that the schedule may climb."""
     first = strongest(selection) if arm.begin == "strongest" else selection.ranking.best(arm.begin)
     if cfg.schedule.kind == "ranked" or cfg.reassess.at_progress:
         return teaching_of(cfg, selection.teachers, selection.ranking, first)
     if cfg.schedule.kind == "fixed":
-        return _alone(selection, cfg, first, len(selection.teachers.teachers[first].ladder) - 1)
+        return _alone(
+            selection, cfg, first, len(selection.teachers.teachers[first].checkpoints) - 1
+        )
     whole = teaching_of(cfg, selection.teachers, selection.ranking, first)
     options = whole.options
     return TeachingSpec({first: whole.ladders[first]}, first, whole.schedule, options)
 
 
-def _alone(selection: Selection, cfg: DistillConfig, teacher: str, rung: int) -> TeachingSpec:
+def _alone(
+    selection: Selection, cfg: DistillConfig, teacher: str, checkpoint_index: int
+) -> TeachingSpec:
     soft = selection.ranking.temperatures[teacher] if cfg.objective.calibrate else 1.0
-    chosen = selection.teachers.teachers[teacher].ladder[rung]
+    chosen = selection.teachers.teachers[teacher].checkpoints[checkpoint_index]
     return TeachingSpec({teacher: softened([chosen], soft)}, teacher)
 
 
@@ -133,12 +137,12 @@ def trial_of(
         selection: the results up to `rank`.
         arm: who teaches.
         seed: of the order of the rows: the same for every arm.
-        rungs: points of its curve.
+        checkpoints: points of its curve.
         control: of the same seed, for arms that weigh samples.
     """
     cfg, teaching = arm.cfg, arm.teaching
     silent = NOT_HERE if teaching is not None else {**NOT_HERE, "objective": True}
-    plan = Plan(
+    plan = TrialSpec(
         kind="arm",
         training=cfg,
         validation_rows=cfg.validation_rows,
@@ -154,15 +158,15 @@ def trial_of(
         objective=cfg.objective if teaching is not None else None,
         teaching=teaching,
         lora=cfg.lora,
-        at_switch=at_switch_of(cfg, run.cfg.corpora.sequence_length) if arm.changes else AtSwitch(),
-        anchor=_anchor(control) if arm.weighted else None,
+        at_switch=on_switch_of(cfg, run.cfg.corpora.sequence_length) if arm.changes else OnSwitch(),
+        frozen_student=_frozen_student(control) if arm.weighted else None,
         validate_every=cfg.validate_every if arm.measures else None,
-        keep=Kept(weights=teaching is None, answers=True),
+        keep=SaveOptions(weights=teaching is None, answers=True),
     )
     return trial(run, selection.shards, selection.teachers.student, _label(arm), seed, plan)
 
 
-def _anchor(control: Trial | None) -> Weights:
+def _frozen_student(control: Trial | None) -> Weights:
     assert control is not None
     return control.weights
 
@@ -188,7 +192,7 @@ def _identity(selection: Selection, spec: TeachingSpec | None) -> dict[str, Any]
     weights = selection.teachers.fingerprints()
     ladders = {}
     for name, rungs in spec.ladders.items():
-        all_rungs = selection.teachers.teachers[name].ladder
+        all_rungs = selection.teachers.teachers[name].checkpoints
         served = [[all_rungs.index(replace(r, temperature=1.0)), r.temperature] for r in rungs]
         ladders[name] = [weights[name], served]
     return {

@@ -15,10 +15,10 @@ from distill_ray.config.study import PLAIN, ScheduleStudy
 from distill_ray.core.calibration import nll_each, normalise, right_each
 from distill_ray.core.resampling import Resamples
 from distill_ray.data.examples import Questions
-from distill_ray.stages.results.model_scores import Sheet
+from distill_ray.stages.results.model_scores import ModelScores
 from distill_ray.stages.results.trial import Trial
 from distill_ray.stages.scoring.metrics import right_and_nll
-from distill_ray.study.paired import FIGURES, Answered, Floats, against, against_teacher
+from distill_ray.study.paired import FIGURES, Floats, PairedAnswers, against, against_teacher
 from distill_ray.study.schedule.arms import CONTROL, Arm
 
 Row = dict[str, Any]
@@ -35,7 +35,7 @@ class Taught:
     """A domain's row, and the answers behind it."""
 
     row: Row
-    tasks: list[Answered]
+    tasks: list[PairedAnswers]
 
 
 def compared(
@@ -43,7 +43,7 @@ def compared(
     domain: str,
     arms: Mapping[str, Arm],
     trials: Mapping[str, Mapping[int, Trial]],
-    teachers: Mapping[str, Sheet],
+    teachers: Mapping[str, ModelScores],
     questions: Sequence[Questions],
     best_teacher: str,
 ) -> Taught:
@@ -108,10 +108,10 @@ def _answered(
     domain: str,
     questions: Questions,
     whole: Mapping[str, Sequence[Trial]],
-    teachers: Mapping[str, Sheet],
+    teachers: Mapping[str, ModelScores],
     outcomes: Mapping[str, Sequence[Row]],
     best_teacher: str,
-) -> Answered:
+) -> PairedAnswers:
     name, gold = questions.name, np.asarray(questions.gold)
     # Drawn apart from every other task's.
     seed, how = crc32(f"{domain}/{name}".encode()), {"resamples": cfg.resamples}
@@ -131,14 +131,14 @@ def _answered(
     }
     # Without a teacher there is none that served; the strongest stands for it.
     last[CONTROL] = [best_teacher] * len(whole[CONTROL])
-    return Answered(over, arms, scored, last, best_teacher)
+    return PairedAnswers(over, arms, scored, last, best_teacher)
 
 
 def _arm(
     arm: Arm,
     trials: Sequence[Trial],
     outcomes: Sequence[Row],
-    tasks: Sequence[Answered],
+    tasks: Sequence[PairedAnswers],
     questions: Sequence[Questions],
 ) -> Row:
     figures = {
@@ -209,7 +209,7 @@ def overall_of(taught: Sequence[Taught]) -> Row:
     return {"arms": arms, "steps": steps, "tasks": len(tasks)}
 
 
-def _overall(tasks: Sequence[Answered], name: str) -> Row:
+def _overall(tasks: Sequence[PairedAnswers], name: str) -> Row:
     return {
         **{f: fmean(float(task.arms[name][f].mean()) for task in tasks) for f in FIGURES},
         "against": {

@@ -244,7 +244,7 @@ def _arms_text() -> str:
     return (
         f"`{CONTROL}` is fine-tuned without a teacher, on the labels alone. `{PLAIN}` is plain "
         "distillation from the most accurate teacher's best checkpoint; the other arms that begin "
-        "with the strongest climb its ladder. Others begin with the ranking's first teacher for "
+        "with the strongest use its checkpoints. Others begin with the ranking's first teacher for "
         f"that stage. `{DEFAULT}` is what the config's `distill` section says."
     )
 
@@ -317,6 +317,8 @@ def _switches(row: Row) -> Table:
         for seed, served in enumerate(arm["served"]):
             if served["log"]:
                 parts = turns(served, arm["steps"])
-                way = ", ".join(f"{p['teacher']} {p['rung'] + 1} from {p['first']}" for p in parts)
+                way = ", ".join(
+                    f"{p['teacher']} {p['checkpoint_index'] + 1} from {p['first']}" for p in parts
+                )
                 rows.append([name, str(seed + 1), way])
     return Table("Who taught", ["Arm", "Seed", "Teacher and checkpoint, from step"], rows)

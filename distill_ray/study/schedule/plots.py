@@ -55,7 +55,7 @@ def _times(axis: Any, row: Row) -> None:
         arm, first = row["arms"][name], place
         for served in reversed(arm["served"]):
             for part in turns(served, arm["steps"]):
-                shade = (part["rung"] + 1) / rungs[part["teacher"]]
+                shade = (part["checkpoint_index"] + 1) / rungs[part["teacher"]]
                 width = part["last"] - part["first"] + 1
                 axis.barh(
                     place, width, left=part["first"] - 1, height=0.8, lw=0,
@@ -72,7 +72,7 @@ def _times(axis: Any, row: Row) -> None:
 
 
 def turns(served: Row, steps: int) -> list[dict[str, Any]]:
-    """`teacher`, `rung`, `first` and `last` step of each part of a training.
+    """`teacher`, `checkpoint`, `first` and `last` step of each part of a training.
 
     Args:
         served: what an outcome says of its schedule.

@@ -12,10 +12,10 @@ from distill_ray.data.examples import Questions
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
 from distill_ray.stages.pipeline import Selection, select_teachers
-from distill_ray.stages.results.model_scores import Subject
+from distill_ray.stages.results.model_scores import ModelToScore
 from distill_ray.stages.results.shard_set import task_questions
 from distill_ray.stages.results.trial import Trial
-from distill_ray.stages.scoring.run import sheets
+from distill_ray.stages.scoring.run import score_models
 from distill_ray.stages.trials.run import run_left
 from distill_ray.study.common import busy_s
 from distill_ray.study.schedule.arms import CONTROL, Arm, arms_of, strongest, trial_of
@@ -58,8 +58,10 @@ def _domain(
     trials = _trained(cfg, run, selection, arms, asked)
     names = list(selection.ranking.serving)
     models = [selection.teachers.teachers[name].serving for name in names]
-    subjects = [Subject(n, w.ref, w.fingerprint) for n, w in zip(names, models)]
-    scored = sheets(run, selection.shards, "evaluate", "test", subjects, run.cfg.evaluate.text_rows)
+    subjects = [ModelToScore(n, w.ref, w.fingerprint) for n, w in zip(names, models)]
+    scored = score_models(
+        run, selection.shards, "evaluate", "test", subjects, run.cfg.evaluate.text_rows
+    )
     scored.require(*names)
     every = {t.artifact.path: t.artifact for seeds in trials.values() for t in seeds.values()}
     made = [*_route_left(selection), *every.values(), *(s.artifact for s in scored.sheets.values())]

@@ -2,11 +2,11 @@
 
 from datetime import datetime
 
-import chats
+import chat_tokenizer as chats
 import pytest
 
 from distill_ray.data.examples import option_ids
-from distill_ray.data.wording import Chat, Plain, wording
+from distill_ray.data.prompt_format import Chat, Plain, make_prompt_format
 
 LLAMA3 = (
     "{{ bos_token }}{% if not date_string is defined %}"
@@ -138,8 +138,8 @@ def test_the_end_of_the_turn_belongs_to_answers_of_which_one_begins_another():
 )
 def test_a_template_that_does_not_serve_is_refused(template, system, message):
     with pytest.raises(ValueError, match=message):
-        wording(chats.tokenizer(template), chat=True, system=system)
+        make_prompt_format(chats.tokenizer(template), chat=True, system=system)
 
 
 def test_without_a_chat_the_template_is_not_looked_at():
-    assert isinstance(wording(chats.tokenizer(), chat=False), Plain)
+    assert isinstance(make_prompt_format(chats.tokenizer(), chat=False), Plain)

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from findings import config, tiny_model
+from tiny_run import config, tiny_model
 
 from distill_ray.config import RunConfig
 from distill_ray.core.calibration import normalise
-from distill_ray.engine.job import DataSpec, Job
+from distill_ray.engine.job import DataSpec, TrainingSpec
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.audit_table import INITIAL, AuditTable
-from distill_ray.stages.results.model_scores import Sheet
+from distill_ray.stages.results.model_scores import ModelScores
 from distill_ray.stages.results.probe_table import CONTROL, EstimateTable, ProbeTable
 from distill_ray.stages.results.trial import OUTCOME, Trial, Trials
 
@@ -78,7 +78,7 @@ def answers(n: int, options: int, seed: int, *, right: float, inside: float = 0.
     return Asked(np.log(inside * p), gold.tolist())
 
 
-def write_sheet(artifact: Artifact, asked: Mapping[str, Asked], **changes: Any) -> Sheet:
+def write_sheet(artifact: Artifact, asked: Mapping[str, Asked], **changes: Any) -> ModelScores:
     """Fill a model's sheet."""
     data = {
         "options": {name: np.asarray(a.scores).tolist() for name, a in asked.items()},
@@ -91,7 +91,7 @@ def write_sheet(artifact: Artifact, asked: Mapping[str, Asked], **changes: Any) 
     }
     with artifact.building() as building:
         building.write_json("sheet.json", data)
-    return Sheet(artifact)
+    return ModelScores(artifact)
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def trial(
         counts: `tokens`, `training_s` and `wall_s` of its manifest.
     """
     data = DataSpec(Path(), Path(), run.cfg.streams(), 64, seed, 4)
-    job = Job(f"{teacher}, seed {seed}", ModelRef("init"), run.cfg.probe, data)
+    job = TrainingSpec(f"{teacher}, seed {seed}", ModelRef("init"), run.cfg.probe, data)
     artifact = run.artifact(kind, f"{teacher}-s{seed}", {"teacher": teacher, "seed": seed})
     if isinstance(result, str):
         artifact.record_failure(result)
@@ -250,7 +250,7 @@ def finished(
         run: the run.
         outcomes: teacher → final accuracy with each seed, None for one that failed.
         nll: whether the outcomes are NLLs.
-        share_soon: teacher → share of it that was there at the first of two rungs; half of it.
+        share_soon: teacher → share of it at the first of two checkpoints; half of it.
         counts: of every trial's manifest.
     """
     figure = "nll" if nll else "accuracy"

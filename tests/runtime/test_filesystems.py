@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from s3_server import CREDENTIALS, Bucket, bucket
 
-from distill_ray.runtime.remote import open_uri, unreachable
+from distill_ray.runtime.filesystems import open_uri, unreachable
 
 pytestmark = pytest.mark.heavy
 CONTENT = b"rows" * 1000

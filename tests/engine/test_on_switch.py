@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distill_ray.core.schedule import Switch
-from distill_ray.engine.job import AtSwitch
+from distill_ray.engine.job import OnSwitch
 from distill_ray.engine.loop import distill
 
 pytestmark = pytest.mark.heavy
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.heavy
 SWITCH = 3
 """The first step that sees the new checkpoint, counted from 0."""
 STEPS = 6
-NONE = AtSwitch()
+NONE = OnSwitch()
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def _held(session):
 
 def test_a_reset_leaves_no_moment_and_no_count_and_changes_no_weight(run):
     _, kept, _ = run(NONE)
-    _, reset, _ = run(AtSwitch(reset=True))
+    _, reset, _ = run(OnSwitch(reset=True))
     for number in range(SWITCH):
         for one, other in zip(reset[number][1], kept[number][1], strict=True):
             np.testing.assert_array_equal(one, other)
@@ -54,7 +54,7 @@ def test_a_reset_leaves_no_moment_and_no_count_and_changes_no_weight(run):
 
 
 def test_the_step_after_a_reset_is_adamw_s_first(run, recorded):
-    session, seen, gradients = run(AtSwitch(reset=True), record=recorded)
+    session, seen, gradients = run(OnSwitch(reset=True), record=recorded)
     step, after, _ = seen[SWITCH]
     before = seen[SWITCH - 1][1]
     groups = session.backend._optimiser.param_groups
@@ -69,7 +69,7 @@ def test_the_step_after_a_reset_is_adamw_s_first(run, recorded):
 
 def test_without_a_switch_and_for_the_first_checkpoint_nothing_is_reset(run):
     for switch in (0, STEPS):
-        session, seen, _ = run(AtSwitch(reset=True, warmup=3), switch=switch)
+        session, seen, _ = run(OnSwitch(reset=True, warmup=3), switch=switch)
         _, kept, _ = run(NONE, switch=switch)
         assert not session.teaching.switches
         assert [s.learning_rate for s, *_ in seen] == [s.learning_rate for s, *_ in kept]
@@ -80,7 +80,7 @@ def test_without_a_switch_and_for_the_first_checkpoint_nothing_is_reset(run):
 @pytest.mark.parametrize("warmup", [1, 2, 3, 100])
 def test_the_learning_rate_rises_from_the_switch_to_its_schedule(run, warmup):
     _, kept, _ = run(NONE)
-    _, risen, _ = run(AtSwitch(warmup=warmup))
+    _, risen, _ = run(OnSwitch(warmup=warmup))
     shares = [s.learning_rate / o.learning_rate for (s, *_), (o, *_) in zip(risen, kept)]
     expected = [1.0] * SWITCH + [min(1.0, (n + 1) / warmup) for n in range(STEPS - SWITCH)]
     assert shares == pytest.approx(expected)
@@ -91,11 +91,11 @@ def _switch(step, to=1):
 
 
 def test_the_factor_counts_from_the_last_switch_that_has_begun():
-    rule = AtSwitch(warmup=4)
+    rule = OnSwitch(warmup=4)
     switches = [_switch(10), _switch(12)]
     factors = {step: rule.factor(step, switches) for step in (9, 10, 11, 12, 13, 15, 16, 40)}
     assert factors == {9: 1, 10: 0.25, 11: 0.5, 12: 0.25, 13: 0.5, 15: 1, 16: 1, 40: 1}
-    assert AtSwitch().factor(10, switches) == 1.0
+    assert OnSwitch().factor(10, switches) == 1.0
     # What serves first isn't a switch to anything.
     assert rule.factor(0, [_switch(0)]) == rule.factor(1, [_switch(0)]) == 1.0
     assert rule.factor(5, []) == 1.0

@@ -7,23 +7,23 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-import tiny
+import tiny_models as tiny
 import torch
 
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.several import SEVERAL
-from distill_ray.core.strategies import Instances, at_random, confidence_weights
+from distill_ray.core.strategies import EnsembleBatch, at_random, confidence_weights
 from distill_ray.engine import checkpoint
 from distill_ray.engine.build import build_session, mixed_rows
-from distill_ray.engine.job import TeachingSpec, Together
+from distill_ray.engine.job import EnsembleSpec, TeachingSpec
 from distill_ray.engine.loop import distill, train_step
-from distill_ray.engine.objective import Kept, starts_of
+from distill_ray.engine.objective import SupervisedTokens, starts_of
 from distill_ray.engine.validation import validate
 from distill_ray.models.load import load_model
 
 pytestmark = pytest.mark.heavy
 
-STUDENT, BIG, OLD, ANCHOR = (
+STUDENT, BIG, OLD, FROZEN_STUDENT = (
     tiny.ref(seed, num_hidden_layers=1, initializer_range=0.3) for seed in (0, 5, 6, 7)
 )
 # Another width, as teachers have.
@@ -40,7 +40,7 @@ def job(builder, strategy, objective=SOFT, teachers=TEACHERS, schedule="fixed", 
         ladders={n: ref if isinstance(ref, list) else [ref] for n, ref in teachers.items()},
         first=SEVERAL,
         schedule=schedule,
-        together=Together(strategy, OPTIONS.get(strategy, {})),
+        together=EnsembleSpec(strategy, OPTIONS.get(strategy, {})),
     )
     return builder.job(teaching=made, objective=objective, student=STUDENT, **changes)
 
@@ -78,7 +78,7 @@ def weights_of(strategy, batch):
             found[row, :, places[MAP[name]]] = 1
         elif strategy == "random":
             key = f"0 {batch.places[row]} {batch.row_ids[row]}"
-            one = Instances(list(TEACHERS), [key], [name], torch.zeros(1).long(), dict)
+            one = EnsembleBatch(list(TEACHERS), [key], [name], torch.zeros(1).long(), dict)
             found[row] = at_random(one)[0].double()
         elif strategy == "confidence":
             for number in sample[row].unique():
@@ -168,7 +168,7 @@ def test_ranks_draw_what_one_process_draws_and_each_appearance_of_a_row_anew(bui
     drawn, ranks = {}, {}
 
     def teachers(batch):
-        weights = bank.reference(batch, Kept.of(batch), temperature=1.0).weights
+        weights = bank.reference(batch, SupervisedTokens.of(batch), temperature=1.0).weights
         return dict(zip(batch.places, weights.argmax(1).tolist(), strict=False))
 
     def rank_of(rank, **layout):
@@ -225,16 +225,16 @@ def test_of_teachers_that_take_turns_the_one_that_serves_has_all_tokens(builder,
 
 
 def test_every_member_is_at_its_own_rung_of_the_group_s(builder):
-    ladders = {"big": [BIG, OLD, ANCHOR], "odd": [ODD]}
+    ladders = {"big": [BIG, OLD, FROZEN_STUDENT], "odd": [ODD]}
     made = session(builder, "average", teachers=ladders, schedule="equal_stages", steps=3)
     source = made.teaching.source
     seen = []
     for step in distill(made):
         held = [source._banks[name]._current for name in ladders]
-        seen.append((step.teacher, step.rung, *held))
+        seen.append((step.teacher, step.checkpoint_index, *held))
     assert seen == [(SEVERAL, i, ("big", i), ("odd", 0)) for i in range(3)]
-    assert [switch.to_rung for switch in made.teaching.switches] == [1, 2]
-    ladders = {"big": [ANCHOR], "odd": [ODD]}
+    assert [switch.to_checkpoint for switch in made.teaching.switches] == [1, 2]
+    ladders = {"big": [FROZEN_STUDENT], "odd": [ODD]}
     fixed = session(builder, "average", teachers=ladders)
     assert validate(made)["task.ce"] != validate(fixed)["task.ce"], "the student has moved"
 
@@ -259,12 +259,12 @@ def test_a_restored_run_takes_the_same_steps(builder, tmp_path, strategy):
 
 def test_samples_are_weighted_by_what_all_of_them_know_together(builder):
     adaptive = ObjectiveConfig(weighting="adaptive", temperature=2.0)
-    made = replace(job(builder, "average", adaptive), anchor=ANCHOR)
+    made = replace(job(builder, "average", adaptive), frozen_student=FROZEN_STUDENT)
     found = build_session(made, torch.device("cpu"))
     batch = found.source.batch(0, 0)
     sample = starts_of(batch).flatten().cumsum(0).reshape(batch.gold.shape)
     p = sum(logits(ref, batch).softmax(-1) for ref in TEACHERS.values()) / 3
-    nll = {"t": -p.log(), "a": -logits(ANCHOR, batch).log_softmax(-1)}
+    nll = {"t": -p.log(), "a": -logits(FROZEN_STUDENT, batch).log_softmax(-1)}
     l_t, l_a = (x.gather(-1, batch.targets[..., None])[..., 0] for x in nll.values())
     shares = []
     for number in sample[batch.gold].unique():
@@ -289,7 +289,7 @@ def test_a_strategy_of_one_s_own_comes_by_import_path(builder, monkeypatch, tmp_
     )
     monkeypatch.syspath_prepend(tmp_path)
     made = job(builder, "average")
-    own = replace(made.teaching, together=Together("mine:halves", {"first": "odd"}))
+    own = replace(made.teaching, together=EnsembleSpec("mine:halves", {"first": "odd"}))
     found = build_session(replace(made, teaching=own), torch.device("cpu"))
     (step, *_) = distill(found)
     assert step.taught == pytest.approx(

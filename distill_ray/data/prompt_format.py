@@ -35,7 +35,7 @@ class Answer:
     """What comes behind the end."""
 
 
-class Wording(Protocol):
+class PromptFormat(Protocol):
     """What turns a task's texts into tokens."""
 
     def prompt(self, text: str) -> list[int]:
@@ -45,7 +45,7 @@ class Wording(Protocol):
         """The answer that follows any prompt."""
 
 
-def wording(tokenizer: Any, *, chat: bool, system: str | None = None) -> Wording:
+def make_prompt_format(tokenizer: Any, *, chat: bool, system: str | None = None) -> PromptFormat:
     """The wording of a task.
 
     Raises:

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 import numpy as np
-import packed
 import pytest
-import tiny
+import shard_sets as packed
+import tiny_models as tiny
 import torch
 from oracles import calibration as calibration_oracle
 from oracles import divergence as oracle

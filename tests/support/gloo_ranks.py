@@ -19,10 +19,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 if TYPE_CHECKING:
-    from trouble import Trouble
+    from nonfinite_steps import Trouble
 
     from distill_ray.engine.backends.snapshot import Snapshot
-    from distill_ray.engine.job import Job
+    from distill_ray.engine.job import TrainingSpec
     from distill_ray.engine.session import Session
 
 LIMIT_S = 540
@@ -40,7 +40,7 @@ def together(world: int, folder: Path, function: Callable[..., Any], *args: Any)
     folder.mkdir(parents=True)
     context = mp.get_context("forkserver")
     # One process does the slow imports, and every rank is a copy of it.
-    context.set_forkserver_preload(["ranks_imports"])
+    context.set_forkserver_preload(["gloo_imports"])
     group = [
         context.Process(target=_rank, args=(rank, world, folder, function, args))
         for rank in range(world)
@@ -73,7 +73,7 @@ def _rank(
 class Task:
     """A job, with what happens to it."""
 
-    job: Job
+    job: TrainingSpec
     trouble: Trouble | None = None
     silent: tuple[str, ...] = ()
     """Rows that supervise nothing."""
@@ -140,7 +140,7 @@ def train_one(task: Task) -> dict[str, Any]:
         "held": held,
         "snapshot": _bytes(session.backend.snapshot()),
         "held_by_teacher": held_by_teacher,
-        "rungs": [step.rung for step in steps],
+        "rungs": [step.checkpoint_index for step in steps],
         "taught": [step.taught for step in steps],
         "teachers": [step.teacher for step in steps],
         "rates": [step.learning_rate for step in steps],
@@ -284,7 +284,9 @@ def _groups() -> Iterator[tuple[Any, int, torch.dtype]]:
             yield group, members, torch.bfloat16
 
 
-def train_part(job: Job, start: Path | None, until: int, end: Path | None) -> dict[str, Any]:
+def train_part(
+    job: TrainingSpec, start: Path | None, until: int, end: Path | None
+) -> dict[str, Any]:
     """Some steps of a job on this group of ranks, from one checkpoint to another."""
     from distill_ray.engine import checkpoint
     from distill_ray.engine.build import build_session

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import tiny
+import tiny_models as tiny
 import torch
 from oracles import estimators as oracle
 

@@ -7,24 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from findings import training
+from tiny_run import training
 
 from distill_ray.config.training import DistillConfig, LoraConfig, RecipeConfig
-from distill_ray.engine.job import DataSpec, Job
+from distill_ray.engine.job import DataSpec, TrainingSpec
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.storage import Storage
 from distill_ray.stages.results.local_files import BEST, CURVE, local_ref
-from distill_ray.stages.results.training_job import Order
+from distill_ray.stages.results.training_job import TrainingJob
 
 LOSSES = (3.0, 1.0, 2.0, 2.5)
-"""At each of four rungs."""
+"""At each of four checkpoints."""
 
 
-def ordered(folder: Path, *, stopped_after: int = 4, lora: LoraConfig | None = None) -> Order:
+def ordered(folder: Path, *, stopped_after: int = 4, lora: LoraConfig | None = None) -> TrainingJob:
     """An order that has been carried out, of 40 steps; patience may have ended it before."""
     recipe = RecipeConfig.model_validate(training(mix={"findings": 1}))
-    job = Job(
+    job = TrainingSpec(
         "wide, full",
         ModelRef("path", "/wide"),
         recipe,
@@ -41,7 +41,7 @@ def ordered(folder: Path, *, stopped_after: int = 4, lora: LoraConfig | None = N
     ]
     with artifact.building() as building:
         building.write_json(CURVE, {"history": history, "best": 1})
-    return Order("adapt", job, artifact, artifact, save_every=10)
+    return TrainingJob("adapt", job, artifact, artifact, save_every=10)
 
 
 def test_an_order_has_a_checkpoint_at_every_rung(tmp_path: Path) -> None:
@@ -56,13 +56,15 @@ def test_an_order_that_stopped_early_has_fewer(tmp_path: Path) -> None:
     assert order.rung_losses() == [3.0, 1.0, 2.0] and len(order.rung_refs()) == 3
 
 
-@pytest.mark.parametrize(("keep", "rung"), [("last", 3), ("best", 1)])
-def test_a_student_is_its_last_checkpoint_or_its_best(tmp_path: Path, keep: str, rung: int) -> None:
+@pytest.mark.parametrize(("keep", "checkpoint_index"), [("last", 3), ("best", 1)])
+def test_a_student_is_its_last_checkpoint_or_its_best(
+    tmp_path: Path, keep: str, checkpoint_index: int
+) -> None:
     order = ordered(tmp_path)
     distill = DistillConfig.model_validate(training(mix={"findings": 1}, checkpoints=4, keep=keep))
     order = replace(order, job=replace(order.job, training=distill))
-    assert order.kept() == rung
-    assert order.kept_ref() == order.rung_refs()[rung]
+    assert order.kept() == checkpoint_index
+    assert order.kept_ref() == order.rung_refs()[checkpoint_index]
 
 
 def test_the_best_of_one_is_refused() -> None:
@@ -100,8 +102,10 @@ def test_the_best_checkpoint_of_a_remote_training_is_fetched(
     monkeypatch.setenv("DISTILL_RAY_CACHE", str(tmp_path / "cache"))
     job = Storage(f"fsspec+memory://{tmp_path}/adapt/full-1{query}")
     job.write_bytes(CURVE, json.dumps({"best": 2}).encode())
-    for rung in range(4):
-        job.sub(f"checkpoints/{rung}").write_bytes("config.json", str(rung).encode())
+    for checkpoint_index in range(4):
+        job.sub(f"checkpoints/{checkpoint_index}").write_bytes(
+            "config.json", str(checkpoint_index).encode()
+        )
     location = job.sub(f"checkpoints/{BEST}").uri
     assert location.endswith(query)
     here = local_ref(ModelRef("path", location, layers=2))

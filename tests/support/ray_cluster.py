@@ -23,7 +23,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import (
 from ray.util import get_node_ip_address
 
 BIN = Path(sys.executable).parent
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)

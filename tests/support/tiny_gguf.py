@@ -3,7 +3,7 @@
 import json
 
 import gguf
-import tiny
+import tiny_models as tiny
 import torch
 
 from distill_ray.data.tokenizer import train_tokenizer

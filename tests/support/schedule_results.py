@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from prepared import answers, run_of, trial, write_sheet
+from stage_results import answers, run_of, trial, write_sheet
 
 from distill_ray.config.study import ScheduleStudy
 from distill_ray.config.training import DistillConfig
@@ -61,7 +61,11 @@ def assessed(step: int, candidates: int) -> dict[str, Any]:
 def ended(run: Run, name: str, seed: int, share: float, last: str, **how: Any) -> Trial:
     log = [assessed(10, 3), assessed(95, 2)] if name == "ranked" else []
     validation = {"accuracy": VALIDATION.get(name, 0.6), "nll": 1.0}
-    served = {} if name == CONTROL else {"schedule": {"teacher": last, "rung": 1, "log": log}}
+    served = (
+        {}
+        if name == CONTROL
+        else {"schedule": {"teacher": last, "checkpoint_index": 1, "log": log}}
+    )
     counts = {"steps": 100, "bad_steps": 0, "training_s": 10.0, **how}
     made = trial(run, "arm", name, seed, {**validation, **served}, **counts)
     asked = answers(N, OPTIONS, 0, right=share)

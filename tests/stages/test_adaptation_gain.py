@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prepared import Asked, answers, run_of, write_sheet
+from stage_results import Asked, answers, run_of, write_sheet
 
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
-from distill_ray.stages.results.model_scores import Subject
+from distill_ray.stages.results.model_scores import ModelToScore
 from distill_ray.stages.results.shard_set import ShardSet
 from distill_ray.stages.results.teacher_set import Teacher, TeacherSet, Weights
 from distill_ray.stages.scoring.run import _artifact
-from distill_ray.stages.selection.adaptation_gain import Gain, _gain, proven
+from distill_ray.stages.selection.adaptation_gain import AdaptationGain, _gain, keep_if_improved
 
 GOOD, BAD = (answers(60, 4, 0, right=share) for share in (0.8, 0.4))
 
@@ -31,7 +31,7 @@ def teacher(name: str, *, trained: bool = True) -> Teacher:
 
 def place(run: Run, weights: Weights) -> Artifact:
     """Where a model's sheet is."""
-    subject = Subject("", weights.ref, weights.fingerprint)
+    subject = ModelToScore("", weights.ref, weights.fingerprint)
     return _artifact(run, shards(run), "audit", "validation", subject, run.cfg.audit.text_rows)
 
 
@@ -51,7 +51,7 @@ def judged(run: Run, *teachers: Teacher) -> TeacherSet:
     student = Weights(ModelRef("path", "/student"), "student")
     scored(run, student, BAD)
     made = TeacherSet(student, {t.name: t for t in teachers}, {}, [])
-    return proven(run, shards(run), made)
+    return keep_if_improved(run, shards(run), made)
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_a_teacher_that_gained_serves_as_it_was_trained(run: Run) -> None:
     found = made.teachers["a"]
     assert found.gained and made.failed == {}
     assert found.serving == found.adapted == Weights(ModelRef("path", "/a/1"), "trained a/1")
-    assert [ref.location for ref in found.ladder] == ["/a/0", "/a/1"], "up to the best"
+    assert [ref.location for ref in found.checkpoints] == ["/a/0", "/a/1"], "up to the best"
     assert made.fingerprints() == {"a": "trained a"}
     gain = made.gains["a"]
     assert gain["gained"] and gain["text"] == {"findings": [3.0, 2.0]}
@@ -84,7 +84,7 @@ def test_a_teacher_that_gained_nothing_serves_as_it_came(run: Run, after: Asked)
     found = made.teachers["a"]
     assert not found.gained and not made.gains["a"]["gained"]
     assert found.serving == before.raw
-    assert found.ladder == [before.raw.ref]
+    assert found.checkpoints == [before.raw.ref]
     assert made.fingerprints() == {"a": "raw a"}
     assert found.adapted == before.adapted and found.is_trained, "what was trained is still known"
 
@@ -131,7 +131,7 @@ def test_gains_are_an_artifact_that_is_found_again(run: Run) -> None:
     }
 
 
-def compared(folder: Path, raw: dict[str, Asked], adapted: dict[str, Asked]) -> Gain:
+def compared(folder: Path, raw: dict[str, Asked], adapted: dict[str, Asked]) -> AdaptationGain:
     run = run_of(folder, "a", tasks=("organ", "side"))
     sheets = [
         write_sheet(run.artifact("sheets", "", {"of": i}), asked)

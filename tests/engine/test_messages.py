@@ -3,16 +3,16 @@
 import pickle
 from dataclasses import replace
 
-import packed
 import pytest
-import tiny
+import shard_sets as packed
+import tiny_models as tiny
 import torch
 
 from distill_ray.config.serving import HiddenTargets, SampledTargets, TopKTargets
 from distill_ray.core import sparse
 from distill_ray.core.memory import CHUNK_BYTES
 from distill_ray.data.batches import Rows, collate
-from distill_ray.engine.objective import Kept
+from distill_ray.engine.objective import SupervisedTokens
 from distill_ray.engine.teachers.messages import (
     Request,
     answer,
@@ -44,8 +44,10 @@ def bank(precision="float32", seed=3):
     return TeacherBank(ladders, device=CPU, execution=execution, vocabulary=tiny.VOCAB - 7)
 
 
-def asked(batch, rung=0, temperature=1.0, kept=None):
-    return Request.of("t", rung, batch, kept or Kept.of(batch), temperature=temperature)
+def asked(batch, checkpoint_index=0, temperature=1.0, kept=None):
+    return Request.of(
+        "t", checkpoint_index, batch, kept or SupervisedTokens.of(batch), temperature=temperature
+    )
 
 
 def sent(thing):
@@ -53,9 +55,9 @@ def sent(thing):
     return pickle.loads(pickle.dumps(thing, protocol=5))
 
 
-def own_head(batch, made, rung=0):
-    made.use("t", rung)
-    return made.head(batch.input_ids, batch.position_ids, Kept.of(batch).at)
+def own_head(batch, made, checkpoint_index=0):
+    made.use("t", checkpoint_index)
+    return made.head(batch.input_ids, batch.position_ids, SupervisedTokens.of(batch).at)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -73,15 +75,15 @@ def test_hidden_states_and_output_weights_make_the_very_head(batch, precision):
 
 def test_the_request_names_the_checkpoint(batch):
     served = bank()
-    for rung in (1, 0, 1):
-        found = answer(served, asked(batch, rung), HiddenTargets(), CPU)
+    for checkpoint_index in (1, 0, 1):
+        found = answer(served, asked(batch, checkpoint_index), HiddenTargets(), CPU)
         assert torch.equal(
-            as_tensor(found.features[0], CPU), own_head(batch, bank(), rung).features[0]
+            as_tensor(found.features[0], CPU), own_head(batch, bank(), checkpoint_index).features[0]
         )
 
 
 def test_top_k_targets_are_those_of_the_whole_logits(batch, monkeypatch):
-    kept, tau = Kept.of(batch), 2.0
+    kept, tau = SupervisedTokens.of(batch), 2.0
     whole = own_head(batch, bank()).logits(slice(None))
     gold = kept.gold.where(kept.terms[:2].any(dim=0), -1)
     expected = sparse.top_k(whole, gold, k=9, temperature=tau)
@@ -147,7 +149,9 @@ def test_parity_tells_the_same_teacher_from_another(batch, targets, tau):
 def test_parity_takes_a_number_that_is_none_for_a_difference(batch):
     mine = own_head(batch, bank())
     broken = replace(mine, features=(mine.features[0] * torch.nan,))
-    assert largest_gap(mine, broken, Kept.of(batch).gold, temperature=1.0) == float("inf")
+    assert largest_gap(mine, broken, SupervisedTokens.of(batch).gold, temperature=1.0) == float(
+        "inf"
+    )
 
 
 def test_no_more_predictions_are_compared_than_needed(batch):

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from distill_ray.engine.build import load_streams, teacher_bank
-from distill_ray.engine.job import Job
+from distill_ray.engine.job import TrainingSpec
 from distill_ray.engine.row_plan import rows_needed
 from distill_ray.engine.teachers.cached import Cached
 from distill_ray.engine.teachers.targets import TargetCounts, TargetSpec, file_of, targets_of
@@ -15,15 +15,21 @@ CPU = torch.device("cpu")
 
 
 def fill(
-    job: Job, folder: Path, *, k: int, kind: str = "top_k", seed: int = 0, rows_per_file: int = 7
+    job: TrainingSpec,
+    folder: Path,
+    *,
+    k: int,
+    kind: str = "top_k",
+    seed: int = 0,
+    rows_per_file: int = 7,
 ) -> tuple[Cached, TargetCounts]:
     """Everything that a job will ask; train rows at its temperature, held-out ones at 1."""
     bank, counts, folders = teacher_bank(job, CPU), TargetCounts(), {}
     generator = torch.Generator().manual_seed(seed)
     streams = {split: load_streams(job.data, split) for split in ("train", "validation")}
-    for (teacher, rung), splits in rows_needed(job).items():
-        bank.use(teacher, rung)
-        folders[teacher, rung] = folder / f"{teacher}-{rung}"
+    for (teacher, checkpoint_index), splits in rows_needed(job).items():
+        bank.use(teacher, checkpoint_index)
+        folders[teacher, checkpoint_index] = folder / f"{teacher}-{checkpoint_index}"
         for split, rows in splits.items():
             temperature = job.objective.temperature if split == "train" else 1.0
             spec = TargetSpec(kind, k, temperature)
@@ -31,7 +37,9 @@ def fill(
                 for start in range(0, len(numbers), rows_per_file):
                     batch = streams[split][name].batch(numbers[start : start + rows_per_file])
                     data, made = file_of(targets_of(bank, batch, spec, generator), spec)
-                    path = folders[teacher, rung] / split / name / f"{start:05d}.parquet"
+                    path = (
+                        folders[teacher, checkpoint_index] / split / name / f"{start:05d}.parquet"
+                    )
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_bytes(data)
                     counts += made

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from findings import config, training
-from prepared import Candidate, answers, audited, probed, run_of
+from stage_results import Candidate, answers, audited, probed, run_of
+from tiny_run import config, training
 
 from distill_ray.config import InputError, RunConfig
 from distill_ray.config.several import SeveralConfig
@@ -17,7 +17,7 @@ from distill_ray.stages.preflight.plan import plan
 from distill_ray.stages.rank import rank
 from distill_ray.stages.reporting.tables import tokens
 from distill_ray.stages.results.ranking import Ranking
-from distill_ray.stages.serving.members import losses_by_domain, members_of, together_of
+from distill_ray.stages.serving.members import ensemble_of, losses_by_domain, members_of
 
 TASKS = ("organ", "side")
 ALONE: dict[str, Any] = {"schedule": {"kind": "fixed"}, "reassess": {"at_progress": []}}
@@ -46,7 +46,7 @@ def ranked(run: Run, **changed: Candidate) -> Ranking:
 
 
 def assignment(run: Run, ranking: Ranking) -> Any:
-    made = together_of(run.cfg, ranking)
+    made = ensemble_of(run.cfg, ranking)
     assert made is not None and made.strategy == "by_domain"
     return made.options["assignment"]
 
@@ -114,10 +114,10 @@ def test_nobody_left_is_said(tmp_path: Path) -> None:
 
 def test_other_strategies_are_handed_on_with_their_options(tmp_path: Path) -> None:
     run = run_with(tmp_path, strategy="mine:strategy", options={"share": 0.5})
-    made = together_of(run.cfg, ranked(run))
+    made = ensemble_of(run.cfg, ranked(run))
     assert made is not None and (made.strategy, made.options) == ("mine:strategy", {"share": 0.5})
     alone = run_of(tmp_path / "alone", *CANDIDATES, tasks=TASKS)
-    assert together_of(alone.cfg, ranked(alone)) is None
+    assert ensemble_of(alone.cfg, ranked(alone)) is None
 
 
 def configured(folder: Path, **changes: Any) -> RunConfig:

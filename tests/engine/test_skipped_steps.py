@@ -5,9 +5,9 @@ import math
 from itertools import pairwise
 
 import pytest
-import tiny
+import tiny_models as tiny
 import torch
-from trouble import POISON, Trouble, poisoned
+from nonfinite_steps import POISON, Trouble, poisoned
 
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.engine import checkpoint

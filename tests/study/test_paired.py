@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prepared import Candidate, answers, audited, finished, probed, run_of
 from scipy import stats
+from stage_results import Candidate, answers, audited, finished, probed, run_of
 
 from distill_ray.config.study import RankingStudy
 from distill_ray.stages.rank import rank

@@ -15,7 +15,7 @@ from distill_ray.models.ref import ModelRef
 Weights = dict[str, Tensor]
 
 
-class Ahead:
+class Prefetcher:
     """The weights of one checkpoint, read or being read.
 
     The thread reads and copies tensors, nothing else: making a model changes torch's default type
@@ -94,7 +94,7 @@ def _read(ref: ModelRef, dtypes: Mapping[str, torch.dtype], pin: bool) -> Weight
 
 
 @torch.no_grad()
-def fill(model: Any, weights: Weights) -> bool:
+def copy_weights(model: Any, weights: Weights) -> bool:
     """Put weights in the place of a model's own; those on its device become its own.
 
     Returns:

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import doomed
+import failing_teachers as doomed
 import yaml
-from findings import config, rows, tiny_model, training
+from tiny_run import config, rows, tiny_model, training
 
 Files = dict[str, str]
 INTERRUPTED = 130

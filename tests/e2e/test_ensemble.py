@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from findings import config, tiny_model, training
+from tiny_run import config, tiny_model, training
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 

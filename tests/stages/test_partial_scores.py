@@ -6,31 +6,33 @@ from pathlib import Path
 import pytest
 
 from distill_ray.runtime.artifacts import Artifact
-from distill_ray.runtime.soundness import DamagedError
+from distill_ray.runtime.checksums import DamagedError
 from distill_ray.runtime.storage import Storage
-from distill_ray.stages.scoring.partial import Desk
-from distill_ray.stages.scoring.parts import Part
+from distill_ray.stages.scoring.partial import PartialScores
+from distill_ray.stages.scoring.parts import QuestionRange
 
-PARTS = [Part(0, 3), Part(3, 6), Part(6, 7)]
+PARTS = [QuestionRange(0, 3), QuestionRange(3, 6), QuestionRange(6, 7)]
 
 
 @pytest.fixture(params=["path", "uri"])
-def desk(request: pytest.FixtureRequest, tmp_path: Path) -> Desk:
+def desk(request: pytest.FixtureRequest, tmp_path: Path) -> PartialScores:
     storage = Storage(str(tmp_path) if request.param == "path" else f"file://{tmp_path}")
-    return Desk.of(Artifact(storage, "kind", "", {}))
+    return PartialScores.of(Artifact(storage, "kind", "", {}))
 
 
-def test_what_is_done_is_found_and_read(desk: Desk) -> None:
+def test_what_is_done_is_found_and_read(desk: PartialScores) -> None:
     assert desk.missing(PARTS) == PARTS
     desk.write(PARTS[1], {"options": {"q": [[-1.5]]}})
     assert desk.missing(PARTS) == [PARTS[0], PARTS[2]]
     assert desk.read(PARTS[1]) == {"options": {"q": [[-1.5]]}}
-    assert desk.missing([Part(3, 5)]) == [Part(3, 5)], "another cut's parts are not these"
+    assert desk.missing([QuestionRange(3, 5)]) == [QuestionRange(3, 5)], (
+        "another cut's parts are not these"
+    )
     desk.clear()
     assert desk.missing(PARTS) == PARTS
 
 
-def test_a_part_that_was_damaged_is_done_again(desk: Desk) -> None:
+def test_a_part_that_was_damaged_is_done_again(desk: PartialScores) -> None:
     for part in PARTS:
         desk.write(part, {"options": {"q": [[-1.5]]}})
     place = f"{desk.path}/done/{PARTS[1].key}.json"
@@ -44,7 +46,7 @@ def test_a_part_that_was_damaged_is_done_again(desk: Desk) -> None:
     assert desk.missing(PARTS) == []
 
 
-def test_deaths_are_begun_parts_that_nobody_can_be_at(desk: Desk) -> None:
+def test_deaths_are_begun_parts_that_nobody_can_be_at(desk: PartialScores) -> None:
     assert desk.deaths(PARTS[0]) == 0
     ended = desk.begin(PARTS[0])
     desk.end(ended)
@@ -59,7 +61,7 @@ def test_deaths_are_begun_parts_that_nobody_can_be_at(desk: Desk) -> None:
     assert desk.deaths(PARTS[2]) == 1
 
 
-def test_a_new_driver_begins_without_deaths(desk: Desk) -> None:
+def test_a_new_driver_begins_without_deaths(desk: PartialScores) -> None:
     desk.begin(PARTS[0])
     desk.write(PARTS[1], {})
     desk.sweep()
@@ -67,6 +69,6 @@ def test_a_new_driver_begins_without_deaths(desk: Desk) -> None:
     assert desk.missing(PARTS) == [PARTS[0], PARTS[2]], "what is done stays"
 
 
-def test_a_mark_names_the_process(desk: Desk) -> None:
+def test_a_mark_names_the_process(desk: PartialScores) -> None:
     mark = desk.begin(PARTS[0])
     assert f'"pid": {os.getpid()}'.encode() in desk.storage.read_bytes(mark)

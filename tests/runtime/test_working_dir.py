@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from distill_ray.runtime import packing
-from distill_ray.runtime.packing import Package, package_problems, survey
+from distill_ray.runtime import working_dir as packing
+from distill_ray.runtime.working_dir import Package, package_problems, survey
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from findings import config
+from tiny_run import config
 
 from distill_ray.config import RunConfig
-from distill_ray.runtime.interruption import check, held, interruptible
 from distill_ray.runtime.run import Run
+from distill_ray.runtime.signals import check, held, interruptible
 
 SAYS: list[Callable[[Run], None]] = [
     lambda run: run.note("audit", "scored wide"),

@@ -3,8 +3,8 @@
 from typing import Any
 
 from distill_ray.data.packing import Sample, labelled_sample
+from distill_ray.data.prompt_format import Chat
 from distill_ray.data.tokenizer import train_tokenizer
-from distill_ray.data.wording import Chat
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "

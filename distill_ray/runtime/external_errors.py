@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 
 from distill_ray.config.errors import InputError, Problem
-from distill_ray.runtime.remote import unreachable
-from distill_ray.runtime.soundness import DAMAGED, DamagedError
+from distill_ray.runtime.checksums import DAMAGED, DamagedError
+from distill_ray.runtime.filesystems import unreachable
 from distill_ray.runtime.storage import is_full
 
 AGAIN = "The same command goes on from here."

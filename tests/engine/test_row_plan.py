@@ -3,9 +3,9 @@
 from collections import defaultdict
 from dataclasses import replace
 
-import packed
 import pytest
-import tiny
+import shard_sets as packed
+import tiny_models as tiny
 import torch
 
 from distill_ray.core.schedule import Reassessment, Rules
@@ -28,9 +28,9 @@ class Asked(Colocated):
         super().__init__(bank)
         self.rows = defaultdict(set)
 
-    def use(self, teacher, rung):
-        super().use(teacher, rung)
-        self._now = (teacher, rung)
+    def use(self, teacher, checkpoint_index):
+        super().use(teacher, checkpoint_index)
+        self._now = (teacher, checkpoint_index)
 
     def reference(self, batch, kept, *, temperature):
         self.rows[self._now] |= {(temperature, row_id) for row_id in batch.row_ids}
@@ -63,9 +63,9 @@ SCHEDULES = {
 def test_each_checkpoint_gets_the_rows_that_it_is_asked_about_and_no_others(
     builder, shards, grouped, schedule, rows
 ):
-    ladder = [tiny.ref(seed, num_hidden_layers=1) for seed in (5, 6, 7)]
+    checkpoints = [tiny.ref(seed, num_hidden_layers=1) for seed in (5, 6, 7)]
     spec = TeachingSpec(
-        {"big": ladder, "other": ladder[:2]},
+        {"big": checkpoints, "other": checkpoints[:2]},
         first="big",
         schedule="at_steps" if " " in schedule else schedule,
         options=SCHEDULES[schedule],
