@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from distill_ray.data.examples import Questions
-from distill_ray.stages.evaluate import sides_of
 from distill_ray.stages.evaluate import largest_gaps as farthest
+from distill_ray.stages.evaluate import sides_of
 from distill_ray.stages.reporting.tables import sides, switches, widest
 
 STUDENT = np.array([0.1, 2.0, 0.5, 3.0, 0.4, 0.2])
