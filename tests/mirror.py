@@ -17,34 +17,32 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-WORDS = frozenset(
-    [
-        "found",
-        "made",
-        "said",
-        "kept",
-        "there",
-        "asked",
-        "given",
-        "mine",
-        "theirs",
-        "told",
-        "seen",
-        "left",
-        "whole",
-        "left_out",
-        "taken",
-        "wanted",
-        "chosen",
-        "at",
-        "of",
-        "done",
-        "rest",
-        "both",
-        "other",
-        "others",
-    ]
-)
+WORDS = {
+    "found",
+    "made",
+    "said",
+    "kept",
+    "there",
+    "asked",
+    "given",
+    "mine",
+    "theirs",
+    "told",
+    "seen",
+    "left",
+    "whole",
+    "left_out",
+    "taken",
+    "wanted",
+    "chosen",
+    "at",
+    "of",
+    "done",
+    "rest",
+    "both",
+    "other",
+    "others",
+}
 UNTYPED = re.compile(r"\b(dict|Mapping)\[str, Any\]")
 
 
