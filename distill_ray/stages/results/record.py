@@ -1,0 +1,75 @@
+"""The base of every result file's model: one pydantic class describes one JSON file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from distill_ray.config.errors import Problem, did_you_mean
+from distill_ray.runtime.artifacts import Artifact, Building, read_file
+from distill_ray.runtime.checksums import REMOVE, DamagedError
+from distill_ray.runtime.storage import Storage
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+INVALID = "result file invalid:"
+
+
+class Record(BaseModel):
+    """A JSON file of an artifact, or a part of one.
+
+    A record is frozen and refuses unknown fields. Fields have no defaults, so that a missing one
+    fails where the file is read. Dataclasses may be field types: they are checked alike. Numbers
+    may be NaN or infinite.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    @classmethod
+    def read(cls, artifact: Artifact, name: str) -> Self:
+        """Read and check a file of an artifact.
+
+        Raises:
+            DamagedError: the file isn't what was written, or a field is missing, unknown or of
+                another type.
+        """
+        return cls.read_from(artifact.folder, name)
+
+    @classmethod
+    def read_from(cls, folder: Storage, name: str) -> Self:
+        """Read and check a file in an artifact's folder, see `read`."""
+        data = read_file(folder, name)
+        try:
+            # Strict: `"3"` isn't a number. From the bytes, which is faster than json.loads.
+            return cls.model_validate_json(data, strict=True)
+        except ValidationError as error:
+            problems = list(_problems(error, folder.sub(name).uri))
+            fix = f"{problems[-1].fix} {REMOVE.format(folder=folder.uri)}".strip()
+            problems[-1] = Problem(problems[-1].where, problems[-1].what, fix)
+            raise DamagedError(INVALID, problems) from None
+
+    def write(self, building: Building, name: str) -> None:
+        """Add this record to an artifact as a JSON file; NumPy numbers become plain ones."""
+        building.write_json(name, self.model_dump(warnings=False))
+
+
+def _problems(error: ValidationError, place: str) -> Iterator[Problem]:
+    """One problem for each field, in the words of a config's."""
+    errors: list[Any] = error.errors(include_url=False)
+    siblings: dict[tuple[int | str, ...], list[str]] = {}
+    for each in errors:
+        if each["type"] == "missing":
+            siblings.setdefault(each["loc"][:-1], []).append(str(each["loc"][-1]))
+    for each in errors:
+        field = ".".join(map(str, each["loc"]))
+        where = f"{place}: {field}" if field else place
+        if each["type"] == "missing":
+            yield Problem(where, "missing field.")
+        elif each["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            missing = siblings.get(each["loc"][:-1], [])
+            yield Problem(where, "unknown field.", did_you_mean(str(each["loc"][-1]), missing))
+        else:
+            yield Problem(where, f"{each['msg']}, got {str(each['input'])[:60]!r}.")
