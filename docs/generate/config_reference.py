@@ -108,7 +108,10 @@ class Reference:
             return order.index(head) if head else -1
 
         placed = sorted(self.places.items(), key=position)
-        return [self.section(name, self._title(name, place), self._anchor(name)) for name, place in placed]
+        return [
+            self.section(name, self._title(name, place), self._anchor(name))
+            for name, place in placed
+        ]
 
     def _title(self, name: str, place: str) -> str:
         kind = self.definitions[name]["properties"].get("kind", {}).get("const")
@@ -118,7 +121,9 @@ class Reference:
     def _anchor(self, name: str) -> str:
         place = self.places.get(name, TRAINING).replace(".*", "") or "top-level"
         kind = self.definitions[name].get("properties", {}).get("kind", {}).get("const", "")
-        return "-".join(part for part in (self.prefix.strip(": "), place, kind) if part).replace(".", "-")
+        return "-".join(part for part in (self.prefix.strip(": "), place, kind) if part).replace(
+            ".", "-"
+        )
 
     def section(self, name: str, title: str, anchor: str) -> str:
         """A heading, what the section is, and a table of its keys."""
@@ -160,7 +165,7 @@ class Reference:
         if required:
             return "**required**"
         default = schema.get("default")
-        if default is None or isinstance(default, dict) and default:
+        if default is None or (isinstance(default, dict) and default):
             return ""
         if default in ([], {}):
             return "none"
@@ -193,7 +198,12 @@ class Reference:
         if kind == "object":
             values = schema.get("additionalProperties")
             return f"mapping to {self._type(values)}" if isinstance(values, dict) else "mapping"
-        words = {"integer": "integer", "number": "number", "string": "text", "boolean": "true/false"}
+        words = {
+            "integer": "integer",
+            "number": "number",
+            "string": "text",
+            "boolean": "true/false",
+        }
         return words.get(str(kind), "any") + _bounds(schema)
 
 
@@ -215,7 +225,12 @@ def _place_of(place: str) -> str:
 
 
 def _bounds(schema: Schema) -> str:
-    signs = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
+    signs = (
+        ("minimum", "≥"),
+        ("exclusiveMinimum", ">"),
+        ("maximum", "≤"),
+        ("exclusiveMaximum", "<"),
+    )
     found = [f"{sign} {schema[name]}" for name, sign in signs if name in schema]
     return f" {', '.join(found)}" if found else ""
 

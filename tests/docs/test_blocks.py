@@ -37,10 +37,10 @@ class Block(NamedTuple):
 def _blocks() -> Iterator[Block]:
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         text = page.read_text(encoding="utf-8")
-        for found in BLOCK.finditer(text):
-            line = text.count("\n", 0, found.start()) + 2
+        for match in BLOCK.finditer(text):
+            line = text.count("\n", 0, match.start()) + 2
             place = f"{page.relative_to(ROOT)}:{line}"
-            yield Block(place, found["language"], found["mark"], found["text"])
+            yield Block(place, match["language"], match["mark"], match["text"])
 
 
 BLOCKS = list(_blocks())
@@ -50,13 +50,12 @@ def _marked(mark: str) -> list[Any]:
     return [pytest.param(block, id=block.place) for block in BLOCKS if block.mark == mark]
 
 
-def _merged(whole: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+def _merged(config: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
     for key, value in part.items():
-        below = whole.get(key)
-        whole[key] = (
-            _merged(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
-        )
-    return whole
+        below = config.get(key)
+        both = isinstance(value, dict) and isinstance(below, dict)
+        config[key] = _merged(below, value) if both else value
+    return config
 
 
 def _shortest() -> str:
@@ -77,9 +76,9 @@ def test_the_shortest_config_loads_and_no_key_of_it_can_go(block, tmp_path):
     file.write_text(block.text, encoding="utf-8")
     assert load_config(file).name == "triage"
     for key in parse(block.text):
-        rest = {name: value for name, value in parse(block.text).items() if name != key}
+        without_key = {name: value for name, value in parse(block.text).items() if name != key}
         with pytest.raises(ValueError, match="Field required"):
-            RunConfig.model_validate(rest)
+            RunConfig.model_validate(without_key)
 
 
 @pytest.mark.parametrize("block", _marked("part of a run"))
@@ -92,12 +91,12 @@ def test_a_part_of_a_config_is_valid_within_the_shortest_one(block):
 def test_a_runnable_block_runs(block, tmp_path):
     for name in ("configs", "docs"):
         (tmp_path / name).symlink_to(ROOT / name)
-    bin_folder = str(Path(sys.executable).parent)
-    environment = {
-        **os.environ,
-        "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-    }
+    script = tmp_path / "bin" / "distill-ray"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m distill_ray "$@"\n')
+    script.chmod(0o755)
+    path = os.pathsep.join([str(script.parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
     shell = ["bash", "-euo", "pipefail", "-c", block.text]
     command = {"bash": shell, "python": [sys.executable, "-c", block.text]}[block.language]
     ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
