@@ -56,7 +56,7 @@ class PlainLines:
         words = {"started": "started", "reused": "reused", "finished": took or "done"}
         parts = [words.get(event.kind, ""), event.text]
         if event.total:
-            parts.append(f"[{event.done or 0:g}/{event.total:g}]")
+            parts.append(f"[{event.completed or 0:g}/{event.total:g}]")
         return f"{event.stage:>9}  {' '.join(part for part in parts if part)}"
 
     def close(self) -> None:
@@ -90,7 +90,7 @@ class LiveBars:
                 task = self._bars.add_task("", total=None, stage=event.stage)
                 self._tasks[event.stage] = task
             self._bars.update(
-                task, description=event.text, completed=event.done or 0, total=event.total
+                task, description=event.text, completed=event.completed or 0, total=event.total
             )
         elif event.kind != "note" and (task := self._tasks.pop(event.stage, None)) is not None:
             self._bars.remove_task(task)

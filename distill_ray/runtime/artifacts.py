@@ -56,7 +56,7 @@ class Manifest:
         Raises:
             DamagedError: it isn't what was written.
         """
-        return folder.once(MANIFEST, lambda: cls._read(folder))
+        return folder.memoize(MANIFEST, lambda: cls._read(folder))
 
     @classmethod
     def _read(cls, folder: Storage) -> Manifest:
@@ -100,15 +100,19 @@ class Artifact:
         """The folder's full location."""
         return self.storage.sub(self.path).uri
 
-    def done(self) -> bool:
-        """Is it whole? Looks at no file's content.
+    def is_complete(self) -> bool:
+        """Whether the manifest exists and every file has its size. Reads no file's content.
 
         Raises:
-            DamagedError: it was, and files of it are missing or cut off.
+            DamagedError: the manifest exists, but files are missing or cut off.
         """
-        return self.folder.once("whole", self._is_whole)
+        return self.folder.memoize("complete", self._has_all_files)
 
-    def _is_whole(self) -> bool:
+    def is_settled(self) -> bool:
+        """Whether no work is left for it: it is complete, or it failed before."""
+        return self.is_complete() or self.failure() is not None
+
+    def _has_all_files(self) -> bool:
         if not has_manifest(self.folder):
             return False
         there = self.folder.sizes()
@@ -259,7 +263,7 @@ def local_folder(artifact: Storage, path: str = "") -> Path:
 
 def has_manifest(folder: Storage) -> bool:
     """Whether an artifact is there; a remote one that was once there isn't asked for again."""
-    return folder.once("has a manifest", lambda: folder.exists(MANIFEST))
+    return folder.memoize("has a manifest", lambda: folder.exists(MANIFEST))
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:

@@ -19,12 +19,12 @@ SURE_S = 20.0
 LOOK_S = 0.5
 
 
-def grows() -> bool:
+def has_autoscaler() -> bool:
     """Whether an autoscaler (Ray's version 2) cares for this cluster."""
     return bool(is_autoscaler_v2(True, GcsClient(_address())))
 
 
-def may_have(bundles: Sequence[Mapping[str, float]], labels: Mapping[str, str] | None) -> bool:
+def can_provide(bundles: Sequence[Mapping[str, float]], labels: Mapping[str, str] | None) -> bool:
     """Ask the autoscaler for nodes for all bundles at once, and take back what was asked for.
 
     Ray has a figure for how large a cluster may become (`get_max_resources_from_cluster_config`),

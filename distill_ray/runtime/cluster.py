@@ -21,11 +21,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from distill_ray.config.cluster import ClusterConfig
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.serving import PoolServing
-from distill_ray.runtime.autoscaler import grows, may_have
+from distill_ray.runtime.autoscaler import can_provide, has_autoscaler
 from distill_ray.runtime.capacity import capacity_problems
 from distill_ray.runtime.environment import TOKEN_FIX, WORKER_ENV, python_path, variables_set
 from distill_ray.runtime.progress import Event, NullProgress, Progress
-from distill_ray.runtime.signals import held
+from distill_ray.runtime.signals import deferred_interrupts
 
 log = logging.getLogger(__name__)
 KNOCK_S = 20.0
@@ -48,7 +48,7 @@ def ensure_ray(
         InputError: the cluster can't hold the workers, and the actors of pools, that are asked for.
     """
     if not is_up():
-        with held():  # Half connected, Ray ends the process by a fault in memory.
+        with deferred_interrupts():  # A half-connected Ray crashes the process.
             _init(cfg)
     check_capacity(cfg, pools, progress or NullProgress())
 
@@ -152,13 +152,13 @@ def require_capacity(
     """
     if not problems:
         return
-    if not grows():
+    if not has_autoscaler():
         raise InputError("the cluster is too small:", problems)
     wanted: Counter[str] = Counter()
     for bundle in bundles:
         wanted.update(bundle)
     with waiting_for_nodes(progress, "ray", wanted):
-        if not may_have(bundles, labels):
+        if not can_provide(bundles, labels):
             raise InputError("the cluster is too small, and may not grow so far:", problems)
 
 
@@ -256,7 +256,7 @@ class EventQueue:
 
 
 @contextmanager
-def mailbox(progress: Progress, interval_s: float = 0.5) -> Iterator[Any]:
+def event_queue(progress: Progress, interval_s: float = 0.5) -> Iterator[Any]:
     """A Mailbox whose events are shown while the block runs."""
     # On the driver's node: another may be taken away in the middle of it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

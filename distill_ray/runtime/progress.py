@@ -8,31 +8,31 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Event:
-    """Something worth showing."""
+    """One line of progress."""
 
     kind: str
     """`started`, `progress`, `reused`, `finished` or `note`."""
     stage: str
     text: str = ""
-    done: float | None = None
+    completed: float | None = None
     """Work done, in the unit of `total`."""
     total: float | None = None
     data: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; what is empty is left out."""
+        """Plain values without the empty ones."""
         return {k: v for k, v in asdict(self).items() if v not in (None, "", {})}
 
 
 class Progress(Protocol):
-    """Whoever listens."""
+    """A listener."""
 
     def emit(self, event: Event) -> None:
         """Show an event."""
 
 
 class NullProgress:
-    """Nobody listens."""
+    """Drops every event."""
 
     def emit(self, event: Event) -> None:
-        """Drop an event."""
+        """Do nothing."""

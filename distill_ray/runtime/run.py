@@ -1,4 +1,4 @@
-"""What every stage is given: the config, the storage, Ray on demand, someone to report to."""
+"""What every stage works with: the config, the storage, Ray on demand, progress."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distill_ray.config.run import RunConfig
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.environment import prepare
 from distill_ray.runtime.progress import Event, NullProgress, Progress
-from distill_ray.runtime.signals import check
+from distill_ray.runtime.signals import raise_if_interrupted
 from distill_ray.runtime.storage import Storage
 
 OWNER = "run.json"
@@ -31,10 +31,10 @@ class Run:
     """The run's own folder."""
     progress: Progress
     retry_failed: bool = False
-    """Try again, once, what failed in an earlier attempt: models in the audit, probes."""
-    _tried_again: set[str] = field(default_factory=set)
-    _nodes: set[str] = field(default_factory=set)
-    """Those that are known to see the storage."""
+    """Retry, once, what failed in an earlier attempt: models in the audit, probes."""
+    _retried: set[str] = field(default_factory=set)
+    _checked_nodes: set[str] = field(default_factory=set)
+    """Ids of nodes that are known to share the storage."""
 
     @classmethod
     def open(
@@ -45,22 +45,30 @@ class Run:
         *,
         retry_failed: bool = False,
     ) -> Run:
-        """Take the run's folder into use.
+        """Claim the run's folder for a config.
 
         Raises:
             InputError: the storage can't be written, or the name belongs to another config.
         """
         storage = Storage(cfg.storage).sub(cfg.name)
         storage.check_writable()
-        _claim(cfg, Path(config_file).name, storage)
+        config_name = Path(config_file).name
+        problem = name_problem(cfg, config_name, storage)
+        if problem is not None:
+            raise InputError("run name already in use:", [problem])
+        owner = json.dumps(_owner(cfg, config_name), indent=1).encode()
+        if not storage.exists(OWNER) or storage.read_bytes(OWNER) != owner:
+            storage.write_bytes(OWNER, owner)
         return cls(cfg, storage, progress or NullProgress(), retry_failed)
 
     def ray(self) -> None:
-        """Start or join Ray; called by stages that have work for it.
+        """Start or join Ray. Only stages that have work for it call this.
 
         Raises:
-            InputError: it can't hold the workers, or a node of it doesn't see the storage.
+            InputError: the cluster can't hold the workers, or a node doesn't see the storage.
+            KeyboardInterrupt: see `raise_if_interrupted`.
         """
+        self.raise_if_interrupted()
         prepare(self.cfg.cluster.address)
         from distill_ray.runtime.cluster import ensure_ray, is_up
         from distill_ray.runtime.shared_storage import check_shared
@@ -68,72 +76,78 @@ class Run:
         if not is_up():
             self.note("ray", "starting" if self.cfg.cluster.address is None else "joining")
         ensure_ray(self.cfg.cluster, self.cfg.distill.pools(), self.progress)
-        check_shared(self.storage, self._nodes)
+        check_shared(self.storage, self._checked_nodes)
 
     def artifact(self, kind: str, key: str, identity: Mapping[str, Any]) -> Artifact:
-        """The place of a result."""
+        """The location of a result, which may not exist yet."""
         return Artifact(self.storage, kind, key, dict(identity))
 
-    def settled(self, artifact: Artifact) -> bool:
-        """Whether nothing is left to do for it: it is there, or it failed and stays so."""
-        if self.retry_failed and artifact.path not in self._tried_again:
-            self._tried_again.add(artifact.path)
-            artifact.forget_failure()
-        return artifact.done() or artifact.failure() is not None
+    def claim_retry(self, artifact: Artifact) -> bool:
+        """Delete the note of an earlier failure where the run retries what failed.
+
+        Each artifact is claimed once, so a second failure stays.
+
+        Returns:
+            Whether this call claimed the artifact's retry.
+        """
+        if not self.retry_failed or artifact.path in self._retried:
+            return False
+        self._retried.add(artifact.path)
+        artifact.forget_failure()
+        return True
 
     def note(
-        self, stage: str, text: str, *, done: float | None = None, total: float | None = None
+        self, stage: str, text: str, *, completed: float | None = None, total: float | None = None
     ) -> None:
-        """Say something about a stage's progress."""
-        self._say(Event("progress", stage, text, done, total))
+        """Report a stage's progress."""
+        self.progress.emit(Event("progress", stage, text, completed, total))
+
+    def reused(self, name: str, text: str = "") -> None:
+        """Report that a stage had nothing to do."""
+        self.progress.emit(Event("reused", name, text))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Frame a stage's work."""
-        self._say(Event("started", name))
+        """Report a stage's start and end. An interruption ends it at either.
+
+        Raises:
+            KeyboardInterrupt: see `raise_if_interrupted`.
+        """
+        self.raise_if_interrupted()
+        self.progress.emit(Event("started", name))
         yield
-        self._say(Event("finished", name))
+        self.raise_if_interrupted()
+        self.progress.emit(Event("finished", name))
 
-    def reused(self, name: str, text: str = "") -> None:
-        """Say that a stage had nothing to do."""
-        self._say(Event("reused", name, text))
+    def raise_if_interrupted(self) -> None:
+        """End here if a Ctrl-C came that other code dropped. Stages call it between two steps.
 
-    def _say(self, event: Event) -> None:
-        check()
-        self.progress.emit(event)
-
-
-def _claim(cfg: RunConfig, config_file: str, storage: Storage) -> None:
-    """Take the run's name into use for this config."""
-    problem = name_problem(cfg, config_file, storage)
-    if problem is not None:
-        raise InputError("the run's name is taken:", [problem])
-    mine = json.dumps(_owner(cfg, config_file), indent=1).encode()
-    if not storage.exists(OWNER) or storage.read_bytes(OWNER) != mine:
-        storage.write_bytes(OWNER, mine)
+        Raises:
+            KeyboardInterrupt: a SIGINT came, and the main thread goes on nevertheless.
+        """
+        raise_if_interrupted()
 
 
 def name_problem(cfg: RunConfig, config_file: str, storage: Storage) -> Problem | None:
-    """Why this config can't have the run's name: it belongs to the one that used it first.
+    """Why this config can't use the run's name: it belongs to the config that used it first.
 
-    A config's own edits keep the name, as long as some section of it stays; so does a copy of it
-    under another file name.
+    An edited config keeps the name as long as one of its sections stays the same. So does a copy
+    of the config under another file name.
     """
     if not storage.exists(OWNER):
         return None
-    mine = _owner(cfg, config_file)
+    sections = _owner(cfg, config_file)["sections"]
     try:
         owner = json.loads(storage.read_bytes(OWNER))
-        shared = [n for n in IDENTITY if owner["sections"].get(n) == mine["sections"][n]]
-        str(owner["config"])
+        shared = [n for n in IDENTITY if owner["sections"].get(n) == sections[n]]
+        owner_file = str(owner["config"])
     except (ValueError, TypeError, KeyError, AttributeError):
-        what = f"{storage.uri}/{OWNER} is damaged, so nothing tells whose name it is."
-        fix = "Remove the file if it is this config's; it is written again."
+        what = f"{storage.uri}/{OWNER} is corrupt, so the name's owner is unknown."
+        fix = "Delete the file if it belongs to this config; the next run writes it again."
         return Problem("name", what, fix)
-    same_file = owner["config"] == config_file
-    if (same_file and shared) or len(shared) == len(IDENTITY):
+    if (owner_file == config_file and shared) or len(shared) == len(IDENTITY):
         return None
-    what = f"{cfg.name!r} in {storage.uri} belongs to another config, {owner['config']}."
+    what = f"{cfg.name!r} in {storage.uri} belongs to another config, {owner_file}."
     fix = "Choose another name (--set name=...) or another --storage."
     return Problem("name", what, fix)
 

@@ -1,4 +1,4 @@
-"""Ctrl-C, or the stop of a job: a run ends by it, whatever it is in the middle of."""
+"""Ctrl-C and the stop of a job: either ends a run, whatever it is doing."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from types import FrameType
 from typing import Any
 
 AGAIN_S = 0.1
-"""For a destructor to end, before the signal that it swallowed is sent again."""
+"""Time for a destructor to end, before the signal that it swallowed is sent again."""
 
-_asked, _held = threading.Event(), threading.Event()
+_interrupted, _deferred = threading.Event(), threading.Event()
 
 
 @contextmanager
@@ -21,62 +21,62 @@ def interruptible() -> Iterator[None]:
     """SIGINT raises KeyboardInterrupt while the block runs, and none is lost.
 
     Python drops an exception that is raised in a destructor ("Exception ignored in"): then the
-    signal is sent again. Code written in C may clear one without a word: then `check` raises it.
-    Elsewhere than in a main thread that minds SIGINT, nothing is changed.
+    signal is sent again. C code may silently clear one: then `raise_if_interrupted` raises it.
+    The block changes nothing outside the main thread, or where the process ignores SIGINT.
     """
-    here = threading.current_thread() is threading.main_thread()
-    if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
-    tell = sys.unraisablehook
-    signal.signal(signal.SIGINT, _ask)
-    sys.unraisablehook = lambda dropped: _dropped(dropped, tell)
+    previous_hook = sys.unraisablehook
+    signal.signal(signal.SIGINT, _interrupt)
+    sys.unraisablehook = lambda dropped: _resend_dropped(dropped, previous_hook)
     try:
         yield
     finally:
-        sys.unraisablehook = tell
+        sys.unraisablehook = previous_hook
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        _asked.clear()
+        _interrupted.clear()
 
 
 @contextmanager
-def held() -> Iterator[None]:
-    """For what mustn't be left half done: SIGINT is raised behind the block, a second one in it."""
-    _held.set()
+def deferred_interrupts() -> Iterator[None]:
+    """Defer a first SIGINT to the end of the block; a second one interrupts the block."""
+    _deferred.set()
     try:
         yield
     finally:
-        _held.clear()
-    check()
+        _deferred.clear()
+    raise_if_interrupted()
 
 
-def check() -> None:
-    """Where a run goes on after an interruption, it ends.
+def raise_if_interrupted() -> None:
+    """End a run that goes on although a SIGINT came.
 
     Raises:
-        KeyboardInterrupt: in the main thread, if there has been a SIGINT in the block.
+        KeyboardInterrupt: in the main thread, after a SIGINT in an `interruptible` block.
     """
-    if _asked.is_set() and threading.current_thread() is threading.main_thread():
+    if _interrupted.is_set() and threading.current_thread() is threading.main_thread():
         raise KeyboardInterrupt
 
 
-def _ask(number: int, frame: FrameType | None) -> None:
-    first = not _asked.is_set()
-    _asked.set()
-    if not (first and _held.is_set()):
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    is_first = not _interrupted.is_set()
+    _interrupted.set()
+    if not (is_first and _deferred.is_set()):
         raise KeyboardInterrupt
 
 
-def _dropped(dropped: Any, tell: Any) -> None:
+def _resend_dropped(dropped: Any, previous_hook: Any) -> None:
     if not issubclass(dropped.exc_type, KeyboardInterrupt):
-        tell(dropped)
+        previous_hook(dropped)
     elif threading.current_thread() is threading.main_thread():
-        again = threading.Timer(AGAIN_S, _send)
-        again.daemon = True
-        again.start()
+        timer = threading.Timer(AGAIN_S, _send_sigint)
+        timer.daemon = True
+        timer.start()
 
 
-def _send() -> None:
-    """To the main thread, so that it wakes whatever it waits in."""
-    if _asked.is_set():
+def _send_sigint() -> None:
+    """Signal the main thread, which wakes it from whatever it waits for."""
+    if _interrupted.is_set():
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)

@@ -64,7 +64,7 @@ class Storage:
         below.uri, below._root = f"{base}/{path}{question}{query}", f"{self._root}/{path}"
         return below
 
-    def once(self, what: str, find: Callable[[], Found]) -> Found:
+    def memoize(self, what: str, find: Callable[[], Found]) -> Found:
         """What is found of this folder that doesn't change any more.
 
         A local folder is looked at each time. A remote one is asked once, until one of its files is

@@ -25,7 +25,7 @@ def adapt(run: Run, shards: ShardSet) -> TeacherSet:
     phases = {t.name: _phases(run, shards, t.name, t.model, t.recipes) for t in cfg.teachers}
     phases[STUDENT] = _phases(run, shards, STUDENT, cfg.student.model, cfg.student.recipes)
     orders = {order.artifact.path: order for chain in phases.values() for order in chain}
-    if all(order.artifact.done() for order in orders.values()):
+    if all(order.artifact.is_complete() for order in orders.values()):
         run.reused("adapt")
     else:
         from distill_ray.stages.training.run import train

@@ -40,7 +40,7 @@ def audit(run: Run, shards: ShardSet, teachers: TeacherSet) -> AuditTable:
         "failed": failed,
     }
     artifact = run.artifact("audit", "", identity)
-    if not artifact.done():
+    if not artifact.is_complete():
         with artifact.building() as building:
             rows = _rows(run, shards, scored)
             building.write_json("audit.json", {"rows": rows, "failed": failed})

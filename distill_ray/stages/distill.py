@@ -39,7 +39,7 @@ def distill(run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Ranking) 
     """Train both, or find them trained: in one group of workers, unless one needs the other."""
     control = _control(run, shards, teachers)
     distilled = _distilled(run, shards, teachers, ranking, control)
-    if distilled.artifact.done() and control.artifact.done():
+    if distilled.artifact.is_complete() and control.artifact.is_complete():
         run.reused("distill")
     else:
         with run.stage("distill"):
@@ -51,7 +51,7 @@ def _train(run: Run, teachers: TeacherSet, distilled: TrainingJob, control: Trai
     from distill_ray.stages.training.run import train
 
     if is_weighted(distilled):
-        if not control.artifact.done():
+        if not control.artifact.is_complete():
             train(run, [control])
         distilled = with_frozen_student(run, distilled, control)
     train(run, [with_targets(run, distilled, teachers.fingerprints()), control])

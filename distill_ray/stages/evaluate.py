@@ -44,7 +44,7 @@ def evaluate(run: Run, shards: ShardSet, teachers: TeacherSet, students: Student
         "sheets": {name: sheet.artifact.fingerprint for name, sheet in scored.items()},
     }
     artifact = run.artifact("evaluate", "", identity)
-    if not artifact.done():
+    if not artifact.is_complete():
         with artifact.building() as building:
             comparisons = [
                 row for name in scored if name != STUDENT for row in _compare(run, scored, name)

@@ -43,7 +43,11 @@ def pipeline(run: Run) -> Iterator[Any]:
 
 def run_until(run: Run, stage: str) -> Any:
     """Run or reuse the stages up to this one, and return its result."""
-    return next(result for name, result in zip(STAGES, pipeline(run)) if name == stage)
+    for name, result in zip(STAGES, pipeline(run)):
+        run.raise_if_interrupted()
+        if name == stage:
+            return result
+    raise ValueError(f"no stage {stage!r}")
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def rank(run: Run, audited: AuditTable, probed: ProbeTable) -> Ranking:
         "seed": run.cfg.seed,
     }
     artifact = run.artifact("rank", "", identity)
-    if artifact.done():
+    if artifact.is_complete():
         run.reused("rank")
     else:
         with run.stage("rank"), artifact.building() as building:

@@ -36,7 +36,7 @@ def report(
     config = run.cfg.model_dump(mode="json", exclude={"storage", "cluster"})
     identity = {"version": VERSION, "config": config, **inputs.fingerprints()}
     artifact = run.artifact("report", "", identity)
-    if artifact.done():
+    if artifact.is_complete():
         run.reused("report")
     else:
         with run.stage("report"), artifact.building() as building:

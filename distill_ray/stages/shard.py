@@ -42,7 +42,7 @@ TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json")
 def shard(run: Run) -> ShardSet:
     """Make the shard set, or find it made."""
     artifact = run.artifact("shard", "", _identity(run.cfg))
-    if artifact.done():
+    if artifact.is_complete():
         if run.storage.local:
             artifact.local()  # Damage is told now, not by workers.
         run.reused("shard")
@@ -125,9 +125,10 @@ def _build(run: Run, building: Building, given: Any) -> None:
 
     cfg, out = run.cfg, building.storage
     corpora = [corpus.name for corpus in cfg.corpora.sources]
-    run.note("shard", "reading and splitting", done=0, total=4)
+    run.note("shard", "reading and splitting", completed=0, total=4)
     write_fragments(cfg, out.sub("fragments").uri)
-    run.note("shard", "removing duplicates and leaks", done=1, total=4)
+    run.raise_if_interrupted()
+    run.note("shard", "removing duplicates and leaks", completed=1, total=4)
     questions_of = frozenset(all_sources(cfg)) - set(corpora)
     counts = over_buckets(cfg.corpora.buckets, Deduplicate(out.uri, questions_of))
     out.delete("fragments")
@@ -135,10 +136,12 @@ def _build(run: Run, building: Building, given: Any) -> None:
     with out.reading("text") as folder:
         text = pq.read_table(folder, columns=["stream", "split", "label", "key", "text"])
     answers = _all_answers(cfg, text)
-    run.note("shard", "making the tokenizer", done=2, total=4)
+    run.raise_if_interrupted()
+    run.note("shard", "making the tokenizer", completed=2, total=4)
     chosen = _trained_tokenizer(cfg, text) if given is None else given
     tokenizer = _write_tokenizer(chosen, out)
-    run.note("shard", "tokenizing and packing", done=3, total=4)
+    run.raise_if_interrupted()
+    run.note("shard", "tokenizing and packing", completed=3, total=4)
     plans = [_plan(task, answers[task.name], text) for task in cfg.tasks]
     grouped = cfg.corpora.batching == "grouped"
     pack = PackBucket(out.uri, corpora, plans, cfg.corpora.sequence_length, grouped)

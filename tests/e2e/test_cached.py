@@ -116,7 +116,7 @@ def test_a_killed_pass_leaves_the_files_that_were_done(place: Place, tmp_path: P
     assert process.stdout is not None
     for line in process.stdout:
         event = json.loads(line).get("event", {})
-        if "targets of wide" in event.get("text", "") and event["done"] >= 5:
+        if "targets of wide" in event.get("text", "") and event["completed"] >= 5:
             os.kill(process.pid, signal.SIGKILL)
             break
     assert process.wait(timeout=60) == -signal.SIGKILL, "ended before it was killed"

@@ -49,7 +49,7 @@ def test_a_killed_run_goes_on_where_it_stopped_and_a_finished_one_changes_nothin
     assert "ray" in stages(events, "progress"), "it is said when Ray starts"
     assert stages(events, "reused") >= {"shard", "adapt", "audit", "probe", "rank"}
     student = [e for e in events if e["stage"] == "distill" and "student:" in e.get("text", "")]
-    steps = [event["done"] for event in student if "done" in event]
+    steps = [event["completed"] for event in student if "completed" in event]
     assert min(steps) > 20 and min(steps) % 20 == 1, "resumes from a checkpoint, not the start"
     finished = manifests(folder)
     assert killed.items() <= finished.items()

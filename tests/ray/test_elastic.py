@@ -58,7 +58,11 @@ class Weather:
 
     def emit(self, event: Event) -> None:
         self.said.append(event.text)
-        if not self.done and event.text.startswith("moved: loss") and event.done >= self.lost_at:
+        if (
+            not self.done
+            and event.text.startswith("moved: loss")
+            and event.completed >= self.lost_at
+        ):
             self.done.append("lost")
             self.nodes.ask("lose")
         elif self.done == ["lost"] and event.text.endswith("with 1 worker"):

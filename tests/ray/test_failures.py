@@ -36,8 +36,8 @@ class Killer:
     def emit(self, event: Event) -> None:
         if event.total is None or not event.text.startswith("killed"):
             return
-        self.seen.append(event.done or 0)
-        if (event.done or 0) >= self.step and not self.killed:
+        self.seen.append(event.completed or 0)
+        if (event.completed or 0) >= self.step and not self.killed:
             children = psutil.Process().children(recursive=True)
             workers = [p for p in children if any("RayTrainWorker" in part for part in p.cmdline())]
             os.kill(workers[-1].pid, signal.SIGKILL)

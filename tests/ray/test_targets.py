@@ -42,7 +42,7 @@ class Heard:
 
     def emit(self, event: Event) -> None:
         self.events.append(event)
-        if (event.done or 0) >= 3 and not self.killed:
+        if (event.completed or 0) >= 3 and not self.killed:
             children = psutil.Process().children(recursive=True)
             actors = [p for p in children if any("MapWorker" in part for part in p.cmdline())]
             os.kill(actors[-1].pid, signal.SIGKILL)
@@ -101,7 +101,7 @@ def test_what_was_cached_teaches_as_the_teacher_does_and_only_what_is_missing_is
     assert heard.killed
     made = files(order)
     assert len(made) > 6
-    assert all(artifact.done() for artifact in order.targets.values())
+    assert all(artifact.is_complete() for artifact in order.targets.values())
     told = [event.text for event in heard.events if event.kind == "note"]
     assert all("bytes a token, 100.00% of the mass" in text for text in told) and len(told) == 2
 

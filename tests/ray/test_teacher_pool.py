@@ -32,7 +32,7 @@ from distill_ray.engine.objective import SupervisedTokens
 from distill_ray.engine.teachers.messages import Answer, Request, answer
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
-from distill_ray.runtime.cluster import mailbox
+from distill_ray.runtime.cluster import event_queue
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.data_spec import data_spec
@@ -143,7 +143,7 @@ def with_cluster(cfg: RunConfig, **changes: Any) -> RunConfig:
 def served(cfg: RunConfig, *orders: TrainingJob) -> Iterator[list[Pool]]:
     """The pools of some orders; this process is their worker."""
     run = Run.open(with_cluster(cfg, num_workers=1, cpus_per_worker=0.5), "tiny.yaml")
-    with mailbox(run.progress) as box, teacher_pools(run, orders, box) as made:
+    with event_queue(run.progress) as box, teacher_pools(run, orders, box) as made:
         yield [made[order.artifact.path] for order in orders]
 
 
@@ -186,7 +186,7 @@ class Killer(Listener):
 
     def emit(self, event: Event) -> None:
         super().emit(event)
-        if event.total and self.left and (event.done or 0) >= self.left[0]:
+        if event.total and self.left and (event.completed or 0) >= self.left[0]:
             self.left.pop(0)
             victim = min(actors(), key=lambda p: p.create_time())  # One that wasn't replaced yet.
             self.killed.append(victim.pid)
@@ -231,7 +231,7 @@ def test_killed_actors_are_replaced_and_the_curve_stays_and_another_teacher_stop
     assert len(set(killer.killed)) == 2
     assert any("died and was replaced" in text for text in killer.notes)
     assert_same_curve(killed.curve()["history"], colocated, 1e-4)
-    assert not refused.artifact.done()
+    assert not refused.artifact.is_complete()
     _, left = psutil.wait_procs(actors(), timeout=60)
     assert not left, "they end with the run"
 
@@ -355,7 +355,7 @@ def gates(two_gates: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
 def heard(*members: Any, timeout_s: float = 60.0) -> Iterator[tuple[Pool, Listener]]:
     """A pool of these actors, and who hears what is said."""
     listener = Listener()
-    with mailbox(listener) as box:
+    with event_queue(listener) as box:
         yield Pool(members, box, "distill", timeout_s), listener
 
 

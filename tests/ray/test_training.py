@@ -221,11 +221,11 @@ def test_bad_steps_are_set_aside_and_too_many_in_a_row_end_the_run_at_once(
     message, folder = str(stopped.value), Path(hopeless.artifact.uri) / FOLDER
     assert f"distill parity: {limit} steps in a row, the last one step {limit}," in message
     assert f"Their rows are in {folder}." in message
-    assert not hopeless.artifact.done()
+    assert not hopeless.artifact.is_complete()
     expected = {f"step-{step:06d}" for step in range(1, limit + 1)}
     assert {file.name[:11] for file in folder.iterdir()} == expected
     # Each job began once: what is bound to come again isn't tried again.
-    assert [event.done for event in seen.events].count(1) == 2
+    assert [event.completed for event in seen.events].count(1) == 2
 
 
 class Listener:

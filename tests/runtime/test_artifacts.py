@@ -26,8 +26,8 @@ def test_an_artifact_is_there_once_its_block_has_ended(storage: Storage) -> None
     with made.building() as building:
         building.write_json("data.json", {"a": [1, 2]})
         building.counts["rows"] = 2
-        assert not made.done()
-    assert made.done()
+        assert not made.is_complete()
+    assert made.is_complete()
     assert made.read_json("data.json") == {"a": [1, 2]}
     manifest = made.manifest()
     assert (manifest.identity, manifest.counts) == ({"x": 1}, {"rows": 2})
@@ -40,7 +40,7 @@ def test_a_failed_build_leaves_nothing(storage: Storage) -> None:
     with pytest.raises(RuntimeError, match="boom"), made.building() as building:
         building.write_json("data.json", 1)
         raise RuntimeError("boom")
-    assert not made.done()
+    assert not made.is_complete()
     assert not storage.exists(made.path)
 
 
@@ -74,9 +74,9 @@ def test_a_failure_is_noted_beside_the_place_until_it_is_forgotten(storage: Stor
     made.record_failure("out of memory")
     assert artifact(storage, x=1).failure() == "out of memory"
     assert artifact(storage, x=2).failure() is None
-    assert not made.done() and not storage.exists(made.path)
+    assert not made.is_complete() and not storage.exists(made.path)
     with made.building():
         pass
     assert made.failure() == "out of memory", "making it doesn't touch the note"
     made.forget_failure()
-    assert made.failure() is None and made.done()
+    assert made.failure() is None and made.is_complete()

@@ -44,7 +44,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> Artifact:
 
 
 def test_sound_files_are_opened(made: Artifact) -> None:
-    assert made.done()
+    assert made.is_complete()
     assert made.read_json(CURVE)["best"] == 1
     expected = np.random.default_rng(1).bytes(3000)
     assert (made.local() / "checkpoints/1/model.safetensors").read_bytes() == expected
@@ -87,10 +87,10 @@ def test_a_file_that_is_missing_or_cut_off_is_seen_without_reading(made: Artifac
     whole = made.folder.read_bytes(CURVE)
     made.folder.write_bytes(CURVE, whole[:-1])
     with pytest.raises(DamagedError, match=f"has {len(whole) - 1} bytes of {len(whole)}"):
-        made.done()
+        made.is_complete()
     made.folder.delete(CURVE)
     with pytest.raises(DamagedError, match=r"curve\.json: is missing"):
-        made.done()
+        made.is_complete()
 
 
 def test_every_byte_of_a_manifest_counts(made: Artifact) -> None:
@@ -108,14 +108,14 @@ def test_every_byte_of_a_manifest_counts(made: Artifact) -> None:
     for left in (b"", b"{}", b"[]", whole[:100], whole[:-1], b"\xff" * 50):
         made.folder.write_bytes("manifest.json", left)
         with pytest.raises(DamagedError, match=r"manifest\.json"):
-            made.done()
+            made.is_complete()
 
 
 def test_an_artifact_from_before_manifests_had_digests_is_as_good(made: Artifact) -> None:
     found = json.loads(made.folder.read_bytes("manifest.json"))
     del found["digest"], found["sizes"]
     made.folder.write_bytes("manifest.json", json.dumps(found).encode())
-    assert made.done()
+    assert made.is_complete()
     made.local()
     made.folder.write_bytes(CURVE, b"{}")
     with pytest.raises(DamagedError, match=r"curve\.json"):

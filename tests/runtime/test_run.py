@@ -9,12 +9,19 @@ import pytest
 from tiny_run import config
 
 from distill_ray.config import InputError, RunConfig
+from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.capacity import capacity_problems
 from distill_ray.runtime.run import Run
 
 
 def opened(folder: Path, file: str = "a.yaml", **changes: object) -> Run:
     return Run.open(RunConfig.model_validate(config(folder, **changes)), file)
+
+
+def settled(run: Run, artifact: Artifact) -> bool:
+    """As a stage asks: first the retry, then whether work is left."""
+    run.claim_retry(artifact)
+    return artifact.is_settled()
 
 
 def test_an_edited_config_keeps_its_name(tmp_path: Path) -> None:
@@ -66,7 +73,7 @@ def test_what_failed_stays_so_unless_it_is_to_be_tried_again(tmp_path: Path) -> 
     with made.building():
         pass
     lost.record_failure("out of memory")
-    assert run.settled(made) and run.settled(lost) and not run.settled(left)
+    assert settled(run, made) and settled(run, lost) and not settled(run, left)
     assert lost.failure() == "out of memory"
 
 
@@ -76,11 +83,21 @@ def test_what_failed_is_tried_again_once(tmp_path: Path) -> None:
     lost, other = (run.artifact("probe", name, {}) for name in ("lost", "other"))
     for artifact in (lost, other):
         artifact.record_failure("out of memory")
-    assert not run.settled(lost) and lost.failure() is None
+    assert not settled(run, lost) and lost.failure() is None
     lost.record_failure("again")
-    assert run.settled(lost) and lost.failure() == "again", "not for ever"
-    assert not run.settled(other), "each has a try of its own"
+    assert settled(run, lost) and lost.failure() == "again", "not for ever"
+    assert not settled(run, other), "each has a try of its own"
     with other.building():
         pass
-    assert run.settled(other)
-    assert not Run.open(cfg, "a.yaml", retry_failed=True).settled(lost), "nor never again"
+    assert settled(run, other)
+    assert not settled(Run.open(cfg, "a.yaml", retry_failed=True), lost), "nor never again"
+
+
+def test_to_ask_whether_work_is_left_deletes_nothing(tmp_path: Path) -> None:
+    cfg = RunConfig.model_validate(config(tmp_path))
+    run = Run.open(cfg, "a.yaml", retry_failed=True)
+    failed = run.artifact("probe", "failed", {})
+    failed.record_failure("out of memory")
+    assert failed.is_settled() and failed.failure() == "out of memory"
+    assert run.claim_retry(failed) and failed.failure() is None
+    assert not run.claim_retry(failed), "one claim an artifact"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,12 +14,16 @@ from tiny_run import config
 
 from distill_ray.config import RunConfig
 from distill_ray.runtime.run import Run
-from distill_ray.runtime.signals import check, held, interruptible
+from distill_ray.runtime.signals import deferred_interrupts, interruptible, raise_if_interrupted
+from distill_ray.stages import pipeline
 
-SAYS: list[Callable[[Run], None]] = [
+STEPS: list[Callable[[Run], None]] = [
+    lambda run: run.raise_if_interrupted(),
+    lambda run: run.stage("audit").__enter__(),
+]
+REPORTS: list[Callable[[Run], None]] = [
     lambda run: run.note("audit", "scored wide"),
     lambda run: run.reused("audit"),
-    lambda run: run.stage("audit").__enter__(),
 ]
 
 
@@ -48,16 +52,41 @@ def swallowed() -> None:
         signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("say", SAYS)
-def test_an_interruption_that_was_swallowed_ends_the_run_at_its_next_word(
-    run: Run, say: Callable[[Run], None]
+@pytest.mark.parametrize("step", STEPS)
+def test_an_interruption_that_was_swallowed_ends_the_run_at_its_next_step(
+    run: Run, step: Callable[[Run], None]
 ) -> None:
     with interruptible():
-        say(run)
+        step(run)
         swallowed()
         with pytest.raises(KeyboardInterrupt):
-            say(run)
-    say(run)
+            step(run)
+    step(run)
+
+
+@pytest.mark.parametrize("report", REPORTS)
+def test_a_progress_report_raises_nothing_and_loses_no_interruption(
+    run: Run, report: Callable[[Run], None]
+) -> None:
+    with interruptible():
+        swallowed()
+        report(run)
+        with pytest.raises(KeyboardInterrupt):
+            run.raise_if_interrupted()
+
+
+def test_a_route_ends_behind_the_stage_that_lost_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stages(run: Run) -> Iterator[str]:
+        run.reused("shard")
+        swallowed()
+        yield "shards"
+        pytest.fail("the next stage began")
+
+    monkeypatch.setattr(pipeline, "pipeline", stages)
+    with interruptible(), pytest.raises(KeyboardInterrupt):
+        pipeline.run_until(run, "adapt")
 
 
 def test_a_stage_that_lost_one_does_not_finish(run: Run) -> None:
@@ -85,14 +114,14 @@ def test_what_else_a_destructor_drops_is_told_as_before() -> None:
 
 def test_what_must_not_be_half_done_is_done_first() -> None:
     done = []
-    with pytest.raises(KeyboardInterrupt), interruptible(), held():
+    with pytest.raises(KeyboardInterrupt), interruptible(), deferred_interrupts():
         signal.raise_signal(signal.SIGINT)
         done.append("all of it")
     assert done
 
 
 def test_who_cannot_wait_for_it_asks_twice() -> None:
-    with pytest.raises(KeyboardInterrupt), interruptible(), held():
+    with pytest.raises(KeyboardInterrupt), interruptible(), deferred_interrupts():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         pytest.fail("it waited")
@@ -102,7 +131,7 @@ def test_one_that_is_raised_leaves_python_as_it_was() -> None:
     with pytest.raises(KeyboardInterrupt), interruptible():
         signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    check()
+    raise_if_interrupted()
 
 
 def test_a_process_that_ignores_it_goes_on_ignoring_it() -> None:
@@ -110,7 +139,7 @@ def test_a_process_that_ignores_it_goes_on_ignoring_it() -> None:
     try:
         with interruptible():
             signal.raise_signal(signal.SIGINT)
-            check()
+            raise_if_interrupted()
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -121,7 +150,7 @@ def test_other_threads_are_left_alone() -> None:
     def work() -> None:
         try:
             with interruptible():
-                check()
+                raise_if_interrupted()
         except BaseException as error:
             failed.append(error)
 

@@ -63,11 +63,11 @@ def test_a_remote_folder_is_asked_once_and_a_local_one_each_time(tmp_path: Path)
 
     remote, local = Storage(f"fsspec+memory://{tmp_path}/once"), Storage(str(tmp_path))
     for answer in ("", "first", "second"):
-        assert remote.sub("a/b").once("what", find(answer)) == ("first" if answer else "")
-        assert local.sub("a/b").once("what", find(answer)) == answer
+        assert remote.sub("a/b").memoize("what", find(answer)) == ("first" if answer else "")
+        assert local.sub("a/b").memoize("what", find(answer)) == answer
     assert asked == ["", "", "first", "first", "second"]
-    assert pickle.loads(pickle.dumps(remote)).sub("a/b").once("what", find("third")) == "third"
-    assert remote.sub("a/b").once("other", find("third")) == "third"
+    assert pickle.loads(pickle.dumps(remote)).sub("a/b").memoize("what", find("third")) == "third"
+    assert remote.sub("a/b").memoize("other", find("third")) == "third"
 
 
 def fill(storage: Storage, path: str) -> None:
@@ -94,6 +94,6 @@ def test_a_remote_folder_that_was_changed_here_is_asked_again(
     tmp_path: Path, change: Callable[[Storage], None], known: str
 ) -> None:
     storage = Storage(f"fsspec+memory://{tmp_path}/changed")
-    assert storage.sub("a/b").once("what", lambda: "known") == "known"
+    assert storage.sub("a/b").memoize("what", lambda: "known") == "known"
     change(storage)
-    assert storage.sub("a/b").once("what", lambda: "asked") == known
+    assert storage.sub("a/b").memoize("what", lambda: "asked") == known

@@ -81,7 +81,7 @@ EXAM = EvalQuestions([questions("organ", 0)], {"test": [questions("organ", 1)]})
 def test_the_trained_student_and_its_answers_stay_where_they_are_kept(run: Run) -> None:
     kept = made_of(run, taught(run, keep=SaveOptions(weights=True, answers=True)))
     _fill(kept, EXAM, "cpu")
-    assert kept.artifact.done()
+    assert kept.artifact.is_complete()
     (asked,) = EXAM.at_end["test"]
     model = load_model(kept.weights.ref).eval()
     again = option_scores(model, asked, device=torch.device("cpu"))

@@ -153,7 +153,7 @@ def kill_in(
     events = []
     for line in process.stdout:
         events.append(json.loads(line).get("event", {}))
-        if events[-1].get("stage") == stage and events[-1].get("done", 0) >= done:
+        if events[-1].get("stage") == stage and events[-1].get("completed", 0) >= done:
             os.kill(process.pid, how)
             break
     ends = {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: INTERRUPTED}

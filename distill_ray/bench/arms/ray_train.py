@@ -156,5 +156,5 @@ def _session(payload: Mapping[str, Any], device: torch.device) -> Session:
 
 def _one(session: Session, box: Any) -> float:
     loss = one_step(session)
-    box.push.remote(Event("progress", "bench", f"loss {loss:.3f}", done=session.step))
+    box.push.remote(Event("progress", "bench", f"loss {loss:.3f}", completed=session.step))
     return loss

@@ -114,6 +114,6 @@ def _event(line: str) -> Seen | None:
     """The event of a line; None for a result, or what a kill has left of a line."""
     try:
         found = json.loads(line)["event"]
-        return Seen(time.monotonic(), found["stage"], found.get("text", ""), found.get("done"))
+        return Seen(time.monotonic(), found["stage"], found.get("text", ""), found.get("completed"))
     except (ValueError, KeyError, TypeError):
         return None

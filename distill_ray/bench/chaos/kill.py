@@ -205,4 +205,4 @@ def _is_step(event: Seen) -> bool:
 
 def _step(seen: Sequence[Seen]) -> float:
     """The latest step that was told."""
-    return next((event.done or 0 for event in reversed(seen) if _is_step(event)), 0)
+    return next((event.completed or 0 for event in reversed(seen) if _is_step(event)), 0)

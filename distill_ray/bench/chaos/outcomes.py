@@ -112,7 +112,7 @@ def kill_of(seen: Sequence[Seen], at: float, job: str, **facts: Any) -> Kill:
     ours = [event for event in seen if event.text.startswith(f"{job}:")]
     last, workers, went_on = 0, None, None
     for event in ours:
-        step = int(event.done or 0)
+        step = int(event.completed or 0)
         if event.at <= at:
             last = step or last
         elif match := WENT_ON.search(event.text):

@@ -33,14 +33,16 @@ class ProbeTable(Trials):
     @property
     def artifacts(self) -> list[Artifact]:
         """What the stage left."""
-        beside = [self.control.artifact] if self.control and self.control.artifact.done() else []
+        beside = (
+            [self.control.artifact] if self.control and self.control.artifact.is_complete() else []
+        )
         beside += [self.estimated.artifact] if self.estimated is not None else []
         return [*beside, *super().artifacts]
 
     @property
     def unaided(self) -> dict[str, Any] | None:
         """Task → [n, K] option log-likelihoods of the control; None if it failed."""
-        if self.control is None or not self.control.artifact.done():
+        if self.control is None or not self.control.artifact.is_complete():
             return None
         return dict(self.control.row()["options"])
 

@@ -153,7 +153,7 @@ class Trials:
     @property
     def ended(self) -> list[Trial]:
         """Those that came to their end."""
-        return [trial for trial in self.trials if trial.artifact.done()]
+        return [trial for trial in self.trials if trial.artifact.is_complete()]
 
     @property
     def artifacts(self) -> list[Artifact]:

@@ -32,7 +32,8 @@ def score_models(
     left: dict[str, tuple[ModelToScore, Artifact]] = {}
     for subject in subjects:
         artifact = artifacts[subject.name]
-        if not run.settled(artifact):
+        run.claim_retry(artifact)
+        if not artifact.is_settled():
             left.setdefault(artifact.path, (subject, artifact))
     if not left:
         run.reused(stage)
@@ -40,7 +41,7 @@ def score_models(
         with run.stage(stage):
             run.ray()
             _score(run, shards, stage, split, list(left.values()), text_rows)
-    reasons = {name: None if a.done() else a.failure() for name, a in artifacts.items()}
+    reasons = {name: None if a.is_complete() else a.failure() for name, a in artifacts.items()}
     return ScoringResult(
         {name: ModelScores(a) for name, a in artifacts.items() if reasons[name] is None},
         {name: reason for name, reason in reasons.items() if reason is not None},
@@ -92,12 +93,13 @@ def _score(
         names[artifact.path] = subject.name
         jobs.append(ScoringTask(subject.ref, subject.teacher, artifact, desk.missing(parts)))
     for done, job in enumerate(score_in_pool(pool, jobs, scoring), start=1):
+        run.raise_if_interrupted()
         reason = job.artifact.failure()
         if reason is None:
             _put_together(job.artifact, scoring.questions, parts)
         PartialScores.of(job.artifact).clear()
         said = "scored {}" if reason is None else "{} can't be scored: " + reason
-        run.note(stage, said.format(names[job.artifact.path]), done=done, total=len(jobs))
+        run.note(stage, said.format(names[job.artifact.path]), completed=done, total=len(jobs))
 
 
 def _put_together(artifact: Artifact, questions: Sequence[Any], parts: Sequence[Any]) -> None:

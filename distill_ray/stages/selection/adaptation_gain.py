@@ -52,7 +52,7 @@ def keep_if_improved(run: Run, shards: ShardSet, teachers: TeacherSet) -> Teache
             reason = scored.failed[_raw(name)]
             run.note("adapt", f"{name} serves unproven, what it was can't be scored: {reason}")
     artifact = run.artifact("gain", "", _identity(run, pairs))
-    if not artifact.done():
+    if not artifact.is_complete():
         with artifact.building() as building:
             gains = {name: asdict(_gain(run, *pair)) for name, pair in pairs.items()}
             building.write_json("gain.json", gains)

@@ -32,7 +32,7 @@ def estimate_all(
         "seed": run.cfg.seed,
     }
     artifact = run.artifact("estimates", "", identity)
-    if not artifact.done():
+    if not artifact.is_complete():
         import ray
 
         from distill_ray.runtime.cluster import teacher_nodes, worker_device, worker_resources

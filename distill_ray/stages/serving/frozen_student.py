@@ -32,7 +32,7 @@ def with_frozen_student(run: Run, order: TrainingJob, control: TrainingJob) -> T
     Raises:
         InputError: the disk is full, or the control can't be used.
     """
-    if order.artifact.done():
+    if order.artifact.is_complete():
         return order
     ladders = {FROZEN_STUDENT: [control.kept_ref()]}
     # A token's own -log p is kept with its targets, so the least of those will do.

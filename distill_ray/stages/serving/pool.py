@@ -116,7 +116,7 @@ def teacher_pools(
     Raises:
         InputError: workers and actors together don't fit.
     """
-    left = [order for order in orders if order.job.teaching and not order.artifact.done()]
+    left = [order for order in orders if order.job.teaching and not order.artifact.is_complete()]
     asked = {o.artifact.path: (o, o.serving) for o in left if isinstance(o.serving, PoolServing)}
     servings = [serving for _, serving in asked.values()]
     check_capacity(run.cfg.cluster, servings, run.progress)

@@ -43,14 +43,14 @@ def with_targets(run: Run, order: TrainingJob, fingerprints: Mapping[str, str]) 
         InputError: the disk is full, or the teacher can't be used.
     """
     is_cached = isinstance(order.serving, CachedServing) and order.job.teaching is not None
-    if not is_cached or order.artifact.done():
+    if not is_cached or order.artifact.is_complete():
         return order
     shelves = []
     for at, rows in rows_needed(_job_here(order)).items():
         shelves.append(
             TargetDataset(at, artifact_of(run, order, fingerprints[at[0]], at, rows), rows)
         )
-    left = [shelf for shelf in shelves if not shelf.artifact.done()]
+    left = [shelf for shelf in shelves if not shelf.artifact.is_complete()]
     if left:
         _fill(run, order, left)
     return replace(order, targets={s.checkpoint: s.artifact for s in shelves})
@@ -75,15 +75,16 @@ def _fill(run: Run, order: TrainingJob, shelves: Sequence[TargetDataset]) -> Non
         _clear(shelf.artifact)
     kind, started = spec_of(order, "train").kind, time.monotonic()
     what = ", ".join(f"targets of {shelf.name}" for shelf in shelves)
-    run.note(order.stage, f"computing {what}", done=0, total=len(items))
+    run.note(order.stage, f"computing {what}", completed=0, total=len(items))
     for number, done in enumerate(over_items(run, order, items), start=1):
+        run.raise_if_interrupted()
         shelf = by_folder[done["folder"]]
         if done["problem"] == FULL:
             raise _full(order, shelf, shelves)
         if done["problem"]:
             raise _unusable(shelf, done["problem"])
         shelf.add(done)
-        run.note(order.stage, shelf.told(kind), done=number, total=len(items))
+        run.note(order.stage, shelf.told(kind), completed=number, total=len(items))
         if len(shelf.digests) == shelf.files:
             _commit(order, shelf, shelves, time.monotonic() - started)
             run.progress.emit(Event("note", order.stage, shelf.told(kind)))

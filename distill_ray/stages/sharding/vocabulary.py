@@ -26,7 +26,7 @@ def vocabulary_fits(run: Run, shards: ShardSet) -> dict[str, float]:
     }
     identity = {"shard": shards.artifact.fingerprint, "tokenizers": chosen}
     artifact = run.artifact("vocabulary", "", identity)
-    if not artifact.done():
+    if not artifact.is_complete():
         with artifact.building() as building:
             building.write_json("fit.json", _fits(shards.tokenizer(), chosen))
     found: dict[str, float] = artifact.read_json("fit.json")

@@ -16,7 +16,7 @@ from distill_ray.config.cluster import ClusterConfig
 from distill_ray.config.fingerprint import fingerprint
 from distill_ray.config.serving import CachedServing, PoolServing
 from distill_ray.runtime.cluster import (
-    mailbox,
+    event_queue,
     silence_logger,
     teacher_nodes,
     waiting_for_nodes,
@@ -53,7 +53,7 @@ def train(run: Run, orders: Sequence[TrainingJob]) -> None:
     }
     stage = orders[0].stage
     with (
-        mailbox(run.progress) as box,
+        event_queue(run.progress) as box,
         teacher_pools(run, orders, box) as started,
         waiting_for_nodes(run.progress, stage, wanted),
     ):

@@ -34,7 +34,7 @@ def train_worker(payload: Mapping[str, Any]) -> None:
     """One rank. All ranks go through the same orders and report at the same steps."""
     for order in payload["orders"]:
         # Decided once: a slow rank must not see what a fast one has just finished.
-        if not comm.from_rank_zero(order.artifact.done()):
+        if not comm.from_rank_zero(order.artifact.is_complete()):
             try:
                 _fill(order, payload)
             except TooManyBadStepsError as error:  # On every rank, at the same step.
@@ -93,7 +93,7 @@ def _event(order: TrainingJob, step: Step, left_out: int) -> Event:
         switch = step.switch
         served = f"{switch.to_teacher} checkpoint {switch.to_checkpoint + 1}"
         text += f", from here {served} ({switch.reason})"
-    return Event("progress", order.stage, text, done=step.number, total=order.job.steps)
+    return Event("progress", order.stage, text, completed=step.number, total=order.job.steps)
 
 
 def _finish(session: Session, order: TrainingJob, wall_s: float) -> None:

@@ -25,7 +25,9 @@ def run_left(
         questions: held-out ones, which the student answers at every checkpoint.
         at_end: split → those that the trained student answers where its answers are kept.
     """
-    left = [trial for trial in trials if not run.settled(trial.artifact)]
+    for trial in trials:
+        run.claim_retry(trial.artifact)
+    left = [trial for trial in trials if not trial.artifact.is_settled()]
     if not left:
         run.reused(stage)
     else:

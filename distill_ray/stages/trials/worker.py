@@ -28,9 +28,9 @@ from distill_ray.engine.loop import distill
 from distill_ray.engine.session import Session, Teaching
 from distill_ray.engine.validation import validate
 from distill_ray.runtime.artifacts import Building
-from distill_ray.runtime.autoscaler import grows
+from distill_ray.runtime.autoscaler import has_autoscaler
 from distill_ray.runtime.cluster import (
-    mailbox,
+    event_queue,
     silence_logger,
     teacher_nodes,
     waiting_for_nodes,
@@ -74,7 +74,7 @@ def run_trials(
     run.storage.delete(state)
     at_once = run.cfg.probe.max_concurrent or _most_at_once(run.cfg.cluster, len(trials))
     each, nodes = worker_resources(run.cfg.cluster), teacher_nodes(run.cfg.cluster)
-    with mailbox(run.progress) as box, waiting_for_nodes(run.progress, stage, each):
+    with event_queue(run.progress) as box, waiting_for_nodes(run.progress, stage, each):
         resources = tune.PlacementGroupFactory(
             [each], **({"bundle_label_selector": [nodes]} if nodes else {})
         )
@@ -103,9 +103,9 @@ def run_trials(
         _keep_keys_out_of_logs()
         results = tuner.fit()
     for trial, result in zip(trials, results):
-        if (cause := outside_cause(result.error)) is not None and not trial.artifact.done():
+        if (cause := outside_cause(result.error)) is not None and not trial.artifact.is_complete():
             raise cause
-        if not trial.artifact.done() and trial.artifact.failure() is None:
+        if not trial.artifact.is_complete() and trial.artifact.failure() is None:
             trial.artifact.record_failure(_reason(result.error))
     run.storage.delete(state)
 
@@ -117,7 +117,7 @@ def _most_at_once(cfg: ClusterConfig, trials: int) -> int:
     """
     if cfg.address is None:
         return cfg.num_workers
-    if grows():
+    if has_autoscaler():
         return trials
     there = ray.cluster_resources()
     return max(1, int(min(there.get(k, 0) // each for k, each in worker_resources(cfg).items())))
@@ -162,7 +162,9 @@ def _trial(
         removed, gain = result["kl_removed"], result["gain"]
         said = f"{trial.job.name}: {removed:.0%} of the KL removed, task gain {gain:.3f} nats"
         reported = {"kl_removed": removed, "gain": gain}
-    box.push.remote(Event("progress", stage, said, done=config["number"] + 1, total=len(trials)))
+    box.push.remote(
+        Event("progress", stage, said, completed=config["number"] + 1, total=len(trials))
+    )
     tune.report(reported)
 
 

@@ -127,7 +127,9 @@ def compared(
     whole = {
         way.name: [tuned[way.name][seed] for seed in cfg.seeds]
         for way in ways_of(cfg)
-        if all(s in tuned[way.name] and tuned[way.name][s].artifact.done() for s in cfg.seeds)
+        if all(
+            s in tuned[way.name] and tuned[way.name][s].artifact.is_complete() for s in cfg.seeds
+        )
     }
     tasks = [_answered(cfg, domain, q, whole) for q in questions]
     found = contrasts(cfg, tasks)
@@ -224,5 +226,5 @@ def _failed(trials: Mapping[str, Mapping[int, Trial]]) -> list[Row]:
         {"student": name, "seed": seed, "reason": reason}
         for name, found in trials.items()
         for seed, trial in found.items()
-        if (reason := trial.artifact.failure()) is not None and not trial.artifact.done()
+        if (reason := trial.artifact.failure()) is not None and not trial.artifact.is_complete()
     ]

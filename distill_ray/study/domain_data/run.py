@@ -160,7 +160,7 @@ def _domain(cfg: DomainDataStudy, run: Run) -> DomainResult:
                 seed,
             )
             for seed in cfg.seeds
-            if read is None or read[seed].artifact.done()
+            if read is None or read[seed].artifact.is_complete()
         }
     _run_left(run, "fine-tune", cfg.seeds, tuned, asked["validation"], {"test": asked["test"]})
     told = compared(cfg, run.cfg.name, readings, tuned, asked["test"])
@@ -233,5 +233,5 @@ def _fine_tune(
 
 
 def _cost(made: Sequence[Artifact]) -> Row:
-    manifests = [artifact.manifest() for artifact in made if artifact.done()]
+    manifests = [artifact.manifest() for artifact in made if artifact.is_complete()]
     return {"busy_s": busy_s(manifests), "worker_s": sum(m.wall_s for m in manifests)}

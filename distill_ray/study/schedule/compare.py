@@ -55,7 +55,7 @@ def compared(
     whole = {
         name: list(found.values())
         for name, found in trials.items()
-        if len(found) == len(cfg.seeds) and all(t.artifact.done() for t in found.values())
+        if len(found) == len(cfg.seeds) and all(t.artifact.is_complete() for t in found.values())
     }
     _require(arms, whole)
     outcomes = {name: [t.row() for t in found] for name, found in whole.items()}
@@ -188,7 +188,7 @@ def _failed(trials: Mapping[str, Mapping[int, Trial]]) -> list[Row]:
         {"arm": name, "seed": seed, "reason": reason}
         for name, found in trials.items()
         for seed, trial in found.items()
-        if (reason := trial.artifact.failure()) is not None and not trial.artifact.done()
+        if (reason := trial.artifact.failure()) is not None and not trial.artifact.is_complete()
     ]
 
 

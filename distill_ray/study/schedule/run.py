@@ -89,7 +89,9 @@ def _trained(
     for weighted in (False, True):
         for arm in arms.values():
             if arm.weighted is weighted:
-                controls = {s: t for s, t in made.get(CONTROL, {}).items() if t.artifact.done()}
+                controls = {
+                    s: t for s, t in made.get(CONTROL, {}).items() if t.artifact.is_complete()
+                }
                 made[arm.name] = {
                     seed: trial_of(run, selection, arm, seed, cfg.rungs, controls.get(seed))
                     for seed in cfg.seeds
@@ -106,7 +108,7 @@ def _of_seed(made: Mapping[str, Mapping[int, Trial]], seed: int) -> list[Trial]:
 
 
 def _cost(run: Run, made: Sequence[Artifact]) -> Row:
-    manifests = [artifact.manifest() for artifact in made if artifact.done()]
+    manifests = [artifact.manifest() for artifact in made if artifact.is_complete()]
     return {
         "busy_s": busy_s(manifests),
         "worker_s": sum(m.wall_s for m in manifests),
