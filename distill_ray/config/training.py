@@ -174,7 +174,7 @@ class DistillConfig(TrainingConfig):
     student."""
     several: SeveralConfig | None = None
     """Several teachers at once; left out, one teaches at a time. As a group they climb their
-    ladders in step: each is at the share of its own that the schedule has reached."""
+    checkpoints in step: each is at the share of its own that the schedule has reached."""
     schedule: Schedule = Field(default_factory=_default_schedule)
     """Left out, `ranked`; `fixed` for several at once and for cached targets."""
     reassess: ReassessConfig = ReassessConfig()

@@ -27,12 +27,12 @@ class Agreement:
     """Of |Spearman| under chance, two-sided, by permutation."""
     kendall: float
     """Tau-b."""
-    chosen: str
+    top_predicted: str
     """The teacher with the highest prediction; of equal ones the first by name."""
     best: str
     """The teacher with the highest outcome; of equal ones the first by name."""
     regret: float
-    """Outcome of `best` minus outcome of `chosen`, in the outcome's units."""
+    """Outcome of `best` minus outcome of `top_predicted`, in the outcome's units."""
     regret_share: float
     """Regret as a share of the spread, highest minus lowest outcome; 0 without a spread."""
 
@@ -56,14 +56,14 @@ def agreement(predicted: Scores, outcome: Scores, *, seed: int = 0) -> Agreement
         ValueError: the sides differ in their teachers, are empty, or a number is not finite.
     """
     x, y = _aligned(predicted, outcome)
-    chosen, best = (min(side, key=lambda n: (-side[n], n)) for side in (predicted, outcome))
-    regret = float(outcome[best] - outcome[chosen])
+    top_predicted, best = (min(side, key=lambda n: (-side[n], n)) for side in (predicted, outcome))
+    regret = float(outcome[best] - outcome[top_predicted])
     spread = float(y.max() - y.min())
     return Agreement(
         spearman=spearman(x, y),
         p_value=_p_value(x, y, seed),
         kendall=float(stats.kendalltau(x, y).statistic) if _both_vary(x, y) else 0.0,
-        chosen=chosen,
+        top_predicted=top_predicted,
         best=best,
         regret=regret,
         regret_share=regret / spread if spread else 0.0,
@@ -96,8 +96,8 @@ def ceiling(outcomes: Floats) -> float:
     if not np.isfinite(outcomes).all():
         raise ValueError("an outcome is not finite: leave out the teachers that lack a seed")
     seeds = outcomes.shape[1]
-    others = (outcomes.sum(axis=1, keepdims=True) - outcomes) / (seeds - 1)  # [K, S]
-    return float(_spearman_rows(outcomes.T, others.T).mean())
+    mean_of_other_seeds = (outcomes.sum(axis=1, keepdims=True) - outcomes) / (seeds - 1)  # [K, S]
+    return float(_spearman_rows(outcomes.T, mean_of_other_seeds.T).mean())
 
 
 def mean_interval(

@@ -118,7 +118,7 @@ def adaptive_ece(confidence: Floats, correct: Floats, bins: int = 15) -> float:
     return _mean_gap(np.searchsorted(upper, confidence), confidence, correct)
 
 
-def classwise_ece(probabilities: Floats, gold: Ints, bins: int = 15) -> float:
+def classwise_ece(probabilities: Floats, answer_index: Ints, bins: int = 15) -> float:
     """Mean over options of each option's own ECE, 1/K · Σ_k Σ_m |B_mk|/n · |freq - conf|.
 
     Each option is taken one against the rest: its probability is the confidence, its being gold
@@ -127,12 +127,12 @@ def classwise_ece(probabilities: Floats, gold: Ints, bins: int = 15) -> float:
 
     Args:
         probabilities: [n, K] over the options.
-        gold: [n] index of the right option.
+        answer_index: [n] index of the right option.
         bins: M equal-width bins (lo, hi].
     """
     options = probabilities.shape[1]
     index = bin_index(probabilities, bins) + bins * np.arange(options)
-    return _mean_gap(index.ravel(), probabilities.ravel(), np.eye(options)[gold].ravel())
+    return _mean_gap(index.ravel(), probabilities.ravel(), np.eye(options)[answer_index].ravel())
 
 
 def _mean_gap(index: Ints, confidence: Floats, outcome: Floats) -> float:
@@ -195,20 +195,20 @@ def brier(probabilities: Floats, gold: Ints) -> float:
     return float(brier_each(probabilities, gold).mean())
 
 
-def brier_each(probabilities: Floats, gold: Ints) -> Floats:
+def brier_each(probabilities: Floats, answer_index: Ints) -> Floats:
     """[n] Brier score of each example."""
-    target = np.eye(probabilities.shape[1])[gold]
+    target = np.eye(probabilities.shape[1])[answer_index]
     return np.asarray(((probabilities - target) ** 2).sum(axis=1))
 
 
-def right_each(scores: Floats, gold: Ints) -> Floats:
+def right_each(scores: Floats, answer_index: Ints) -> Floats:
     """[n] 1 where the likeliest of K options is the right one; scores or probabilities [n, K]."""
-    return np.asarray(scores.argmax(axis=1) == gold, dtype=np.float64)
+    return np.asarray(scores.argmax(axis=1) == answer_index, dtype=np.float64)
 
 
-def nll_each(probabilities: Floats, gold: Ints) -> Floats:
+def nll_each(probabilities: Floats, answer_index: Ints) -> Floats:
     """[n] -log p(gold option), in nats; p is kept above 1e-12."""
-    return -np.log(np.clip(probabilities[np.arange(len(gold)), gold], 1e-12, None))
+    return -np.log(np.clip(probabilities[np.arange(len(answer_index)), answer_index], 1e-12, None))
 
 
 @dataclass
@@ -233,22 +233,22 @@ class FullEce:
         """Nothing seen yet, over M equal-width bins."""
         return cls(np.zeros(bins, np.int64), np.zeros(bins), np.zeros(bins, np.int64))
 
-    def add(self, log_p: torch.Tensor, gold: torch.Tensor) -> None:
+    def add(self, log_p: torch.Tensor, labels: torch.Tensor) -> None:
         """Count a batch.
 
         Args:
             log_p: [N, V] log-probabilities, nats, of any float type, on any device with float64;
                 each row's probabilities sum to 1, and -inf is a probability of 0.
-            gold: [N] the tokens that came.
+            labels: [N] the tokens that came.
         """
         rows = max(1, _CHUNK // log_p.shape[1])
         for start in range(0, len(log_p), rows):
             part = log_p[start : start + rows].detach().double().exp()
-            self._add(part, gold[start : start + rows].to(part.device))
+            self._add(part, labels[start : start + rows].to(part.device))
 
-    def _add(self, p: torch.Tensor, gold: torch.Tensor) -> None:
+    def _add(self, p: torch.Tensor, labels: torch.Tensor) -> None:
         bins = len(self.counts)
-        came = bin_index(_numpy(p.gather(1, gold[:, None])[:, 0]), bins)
+        came = bin_index(_numpy(p.gather(1, labels[:, None])[:, 0]), bins)
         self.hits += np.bincount(came, minlength=bins)
         # Fewer than M probabilities a row lie above 1/M, so only these few are sorted into bins;
         # the first bin has all others.
@@ -260,9 +260,9 @@ class FullEce:
         self.mass += np.bincount(index, above, bins)
         self.mass[0] += p.masked_fill_(high, 0).sum().item()
 
-    def __add__(self, other: FullEce) -> FullEce:
+    def __add__(self, more: FullEce) -> FullEce:
         """What both have seen: sums of ranks, shards or batches."""
-        return FullEce(self.counts + other.counts, self.mass + other.mass, self.hits + other.hits)
+        return FullEce(self.counts + more.counts, self.mass + more.mass, self.hits + more.hits)
 
     @property
     def value(self) -> float:

@@ -27,14 +27,14 @@ BLOCK = 8192
 """Parameters whose signs are drawn together: the stream of signs depends on it. 16 MiB at d 512."""
 
 
-def token_ranks(logits: Tensor, gold: Tensor) -> Tensor:
+def token_ranks(logits: Tensor, labels: Tensor) -> Tensor:
     """[N] int64, 1 + the number of strictly likelier tokens: those as likely don't count.
 
     Args:
         logits: [N, V]
-        gold: [N] int64 token ids.
+        labels: [N] int64 token ids.
     """
-    return 1 + (logits > logits.gather(-1, gold[:, None])).sum(dim=-1)
+    return 1 + (logits > logits.gather(-1, labels[:, None])).sum(dim=-1)
 
 
 def rsr(ranks: Sequence[Array], nll: Sequence[Array], *, clip: int = 100) -> float:
@@ -124,18 +124,18 @@ def grace(
         ValueError: there are fewer than two prompts, a gradient isn't finite, those of a train
             part are all 0, or `smoothing` isn't in (0, 1].
     """
-    given = np.asarray(gradients, dtype=np.float64)
-    if given.ndim != 2:
-        raise ValueError(f"gradients must be [n, d], got shape {given.shape}")
-    if not np.isfinite(given).all():
+    vectors = np.asarray(gradients, dtype=np.float64)
+    if vectors.ndim != 2:
+        raise ValueError(f"gradients must be [n, d], got shape {vectors.shape}")
+    if not np.isfinite(vectors).all():
         raise ValueError("a gradient isn't finite")
     if not 0 < smoothing <= 1:
         raise ValueError(f"smoothing must be above 0 and at most 1, got {smoothing}")
-    prompts = range(len(given)) if groups is None else groups
-    if len(prompts) != len(given):
-        raise ValueError(f"{len(given)} gradients have {len(prompts)} groups")
+    prompts = range(len(vectors)) if groups is None else groups
+    if len(prompts) != len(vectors):
+        raise ValueError(f"{len(vectors)} gradients have {len(prompts)} groups")
     parts = prompt_splits(prompts, splits=splits, test_share=test_share, seed=seed)
-    scores = [_spread(given[train], given[test], smoothing) for train, test in parts]
+    scores = [_spread(vectors[train], vectors[test], smoothing) for train, test in parts]
     return float(np.mean(scores))
 
 

@@ -74,33 +74,33 @@ class Head:
             bias=None if self.bias is None else self.bias.detach().float(),
         )
 
-    def softened(self, temperature: float) -> Head:
+    def with_temperature(self, temperature: float) -> Head:
         """Every logit divided by a temperature, behind the cap as well as before it."""
         if temperature == 1.0:
             return self
         cap = None if self.softcap is None else self.softcap / temperature
         return replace(self, scale=self.scale / temperature, softcap=cap)
 
-    def without(self, dropped: Tensor) -> Head:
+    def zeroed(self, dropped: Tensor) -> Head:
         """The same, with the features of the tokens in a [N] bool mask set to 0."""
         cleared = tuple(x.masked_fill(dropped[:, None], 0) for x in self.features)
         return replace(self, features=cleared)
 
-    def quiet(self, unused: Tensor) -> Head:
+    def detach_masked(self, unused: Tensor) -> Head:
         """Constants, and nothing of the tokens in a [N] bool mask: they can't do any harm."""
-        made = self.cast(self.features[0].dtype)
-        return made.without(unused) if bool(unused.any()) else made
+        constant = self.cast(self.features[0].dtype)
+        return constant.zeroed(unused) if bool(unused.any()) else constant
 
-    def at(self, places: Tensor) -> Head:
+    def select(self, positions: Tensor) -> Head:
         """The same on some of the tokens.
 
         Args:
-            places: [n] int64.
+            positions: [n] int64.
         """
-        return replace(self, features=tuple(x.index_select(0, places) for x in self.features))
+        return replace(self, features=tuple(x.index_select(0, positions) for x in self.features))
 
 
-def cut(rows: slice, size: int) -> Iterator[slice]:
+def chunks(rows: slice, size: int) -> Iterator[slice]:
     """Rows in pieces of at most this size, one at least."""
     for start in range(rows.start, rows.stop, max(1, size)):
         yield slice(start, min(start + size, rows.stop))

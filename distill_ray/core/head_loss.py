@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distill_ray.core import sparse
 from distill_ray.core.divergence import Divergence, forward_kl
-from distill_ray.core.head import ROWS, Head, cut, log_softmax
+from distill_ray.core.head import ROWS, Head, chunks, log_softmax
 from distill_ray.core.memory import CHUNK_BYTES
 from distill_ray.core.mixture import Mixture
 from distill_ray.core.shapes import require_shape
@@ -47,9 +47,9 @@ class HeadLoss:
 class LossTargets:
     """What N tokens are pulled towards."""
 
-    gold: Tensor
+    labels: Tensor
     """[N] int64 token ids."""
-    gold_weight: Tensor
+    label_weight: Tensor
     """[N] float32; 0 where the data say nothing."""
     reference: TeacherOutput | None = None
     reference_weight: Tensor | None = None
@@ -82,24 +82,26 @@ def head_loss(
 
 
 @torch.no_grad()
-def gold_nll(reference: TeacherOutput, gold: Tensor) -> Tensor:
+def label_nll(reference: TeacherOutput, labels: Tensor) -> Tensor:
     """[N] a teacher's own -log p(gold token), in nats.
 
     Args:
         reference: over N tokens.
-        gold: [N] int64 token ids.
+        labels: [N] int64 token ids.
     """
     if isinstance(reference, SparseTargets):
-        return reference.gold_nll
+        return reference.label_nll
     if isinstance(reference, Mixture):
-        return reference.gold_nll([gold_nll(h, gold[at]) for _, h, at in reference.parts()])
-    everywhere = torch.ones_like(gold, dtype=torch.float32)
-    return head_loss(reference, LossTargets(gold, everywhere)).cross_entropy
+        return reference.label_nll(
+            [label_nll(h, labels[positions]) for _, h, positions in reference.parts()]
+        )
+    everywhere = torch.ones_like(labels, dtype=torch.float32)
+    return head_loss(reference, LossTargets(labels, everywhere)).cross_entropy
 
 
 def _require_fit(student: Head, supervision: LossTargets) -> None:
     count = len(student)
-    sizes = {"gold": supervision.gold, "gold_weight": supervision.gold_weight}
+    sizes = {"labels": supervision.labels, "label_weight": supervision.label_weight}
     if supervision.reference is not None:
         if supervision.reference_weight is None:
             raise ValueError("a reference needs a reference_weight")
@@ -107,11 +109,11 @@ def _require_fit(student: Head, supervision: LossTargets) -> None:
         if len(supervision.reference) != count:
             what = f"the reference has {len(supervision.reference)} tokens"
             raise ValueError(f"{what}, the student {count}")
-        theirs = getattr(supervision.reference, "vocabulary", None)
-        if theirs not in (None, student.vocabulary):
+        teacher_vocabulary = getattr(supervision.reference, "vocabulary", None)
+        if teacher_vocabulary not in (None, student.vocabulary):
             raise ValueError(
-                f"the teacher's head has {theirs} outcomes, the student's {student.vocabulary}: "
-                "cut both to the tokenizer's ids"
+                f"the teacher's head has {teacher_vocabulary} outcomes, the student's "
+                f"{student.vocabulary}: cut both to the tokenizer's ids"
             )
     for name, tensor in sizes.items():
         require_shape(name, tensor, [count])
@@ -136,9 +138,9 @@ class _Fused(torch.autograd.Function):
             raise RuntimeError("the gradients of a head loss can be taken once")
         # A loss that isn't finite must not leave a finite gradient: it would be applied.
         factor = upstream * (1 + 0 * ctx.total)
-        made = [None if g is None else g.mul_(factor) for g in ctx.gradients]
+        scaled = [None if g is None else g.mul_(factor) for g in ctx.gradients]
         ctx.gradients = None
-        return (None, *made)
+        return (None, *scaled)
 
 
 class _ChunkedLoss:
@@ -164,15 +166,24 @@ class _ChunkedLoss:
 
     def run(self, needed: tuple[bool, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Total, cross-entropies [N] and divergences [N]; fills `gradients`."""
-        weight = self.target.gold_weight
+        weight = self.target.label_weight
         ce, distance = torch.zeros_like(weight), torch.zeros_like(weight)
         collect = None
         if self.wanted and any(needed):
             collect = _Collector(self.originals, self.student, needed)
         shape = (self.rows, self.student.vocabulary)
-        ours, theirs = (torch.empty(shape, device=weight.device) for _ in range(2))
-        for rows in cut(slice(0, len(self.student)), self.rows):
-            z = self._chunk(rows, ours, theirs, ce, distance, wanted=collect is not None)
+        student_buffer, teacher_buffer = (
+            torch.empty(shape, device=weight.device) for _ in range(2)
+        )
+        for rows in chunks(slice(0, len(self.student)), self.rows):
+            z = self._chunk(
+                rows,
+                student_buffer,
+                teacher_buffer,
+                ce,
+                distance,
+                need_gradient=collect is not None,
+            )
             if collect is not None:
                 collect.add(rows, z)
         if collect is not None:
@@ -180,7 +191,7 @@ class _ChunkedLoss:
         return self._total(ce, distance), ce, distance
 
     def _total(self, ce: Tensor, distance: Tensor) -> Tensor:
-        total = _weighted(self.target.gold_weight, ce)
+        total = _weighted(self.target.label_weight, ce)
         if self.target.reference_weight is not None:
             total = total + _weighted(self.target.reference_weight, distance)
         return total
@@ -188,24 +199,26 @@ class _ChunkedLoss:
     def _chunk(
         self,
         rows: slice,
-        ours: Tensor,
-        theirs: Tensor,
+        student_buffer: Tensor,
+        teacher_buffer: Tensor,
         ce: Tensor,
         distance: Tensor,
         *,
-        wanted: bool,
+        need_gradient: bool,
     ) -> Tensor:
         """Fill the losses of some tokens; returns the [n, V] gradient with respect to logits."""
         count = rows.stop - rows.start
-        z, t = self.student.logits(rows, ours[:count]), None
+        z, t = self.student.logits(rows, student_buffer[:count]), None
         if isinstance(self.reference, Head):
-            t = self.reference.logits(rows, theirs[:count])
+            t = self.reference.logits(rows, teacher_buffer[:count])
         elif isinstance(self.reference, Mixture):
-            t = self.reference.log_p(rows, self.target.temperature, theirs[:count], self.block)
-        for block in cut(rows, self.block):
+            t = self.reference.log_p(
+                rows, self.target.temperature, teacher_buffer[:count], self.block
+            )
+        for block in chunks(rows, self.block):
             here = slice(block.start - rows.start, block.stop - rows.start)
             gradient = self._block(
-                block, z[here], None if t is None else t[here], ce, distance, wanted
+                block, z[here], None if t is None else t[here], ce, distance, need_gradient
             )
             if gradient is not None:
                 z[here] = gradient
@@ -218,23 +231,23 @@ class _ChunkedLoss:
         t: Tensor | None,
         ce: Tensor,
         distance: Tensor,
-        wanted: bool,
+        need_gradient: bool,
     ) -> Tensor | None:
         softened, tau = None, self.target.temperature
         if self.reference is not None and tau != 1:
-            softened = self._distances(rows, log_softmax(z, tau), t, distance, None, wanted)
+            softened = self._distances(rows, log_softmax(z, tau), t, distance, None, need_gradient)
         log_q = log_softmax(z)
-        gold = self.target.gold[rows, None]
-        ce[rows] = -log_q.gather(-1, gold)[:, 0]
+        labels = self.target.labels[rows, None]
+        ce[rows] = -log_q.gather(-1, labels)[:, 0]
         # Σ weight · (q - one-hot): its first half goes along with the divergence's gradient.
-        extra = self.target.gold_weight[rows, None]
+        extra = self.target.label_weight[rows, None]
         if self.reference is not None and tau == 1:
-            gradient = self._distances(rows, log_q, t, distance, extra, wanted)
+            gradient = self._distances(rows, log_q, t, distance, extra, need_gradient)
         else:
-            gradient = log_q.exp_().mul_(extra) if wanted else None
+            gradient = log_q.exp_().mul_(extra) if need_gradient else None
         if gradient is None:
             return None
-        gradient.scatter_add_(-1, gold, -extra)
+        gradient.scatter_add_(-1, labels, -extra)
         if softened is not None:
             gradient.add_(softened)
         return self._through(gradient, z)
@@ -246,7 +259,7 @@ class _ChunkedLoss:
         t: Tensor | None,
         distance: Tensor,
         extra: Tensor | None,
-        wanted: bool,
+        need_gradient: bool,
     ) -> Tensor | None:
         """Fill the divergences of some tokens.
 
@@ -261,12 +274,12 @@ class _ChunkedLoss:
         if t is not None and not isinstance(self.reference, Mixture):  # Whose log p it is already.
             log_p = log_softmax(t, tau)
         if target.divergence is not forward_kl:
-            value, gradient = self._by_autograd(log_q, log_p, part, weight, extra, wanted)
+            value, gradient = self._by_autograd(log_q, log_p, part, weight, extra, need_gradient)
         elif part is not None:
-            value, gradient = _sparse_kl(log_q, part, weight, extra, wanted)
+            value, gradient = _sparse_kl(log_q, part, weight, extra, need_gradient)
         else:
             assert log_p is not None
-            value, gradient = _dense_kl(log_q, log_p, weight, extra, wanted)
+            value, gradient = _dense_kl(log_q, log_p, weight, extra, need_gradient)
         distance[rows] = tau**2 * value
         return gradient
 
@@ -277,17 +290,17 @@ class _ChunkedLoss:
         part: SparseTargets | None,
         weight: Tensor,
         extra: Tensor | None,
-        wanted: bool,
+        need_gradient: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Any divergence, over the vocabulary or over a sparse teacher's buckets."""
         target = self.target
-        theirs = log_p if part is None else sparse.target_buckets(part)
+        teacher_log_p = log_p if part is None else sparse.target_buckets(part)
 
         def values(log_q: Tensor) -> Tensor:
-            ours = log_q if part is None else sparse.log_buckets(log_q, part)
-            return target.divergence(ours, theirs, **target.options)
+            student_log_q = log_q if part is None else sparse.log_buckets(log_q, part)
+            return target.divergence(student_log_q, teacher_log_p, **target.options)
 
-        if not wanted:
+        if not need_gradient:
             return values(log_q), None
         with torch.enable_grad():
             leaf = log_q.detach().requires_grad_()
@@ -312,7 +325,7 @@ def _detached(target: LossTargets) -> TeacherOutput | None:
     if reference is None or isinstance(reference, SparseTargets):
         return reference
     assert target.reference_weight is not None
-    return reference.quiet(target.reference_weight == 0)
+    return reference.detach_masked(target.reference_weight == 0)
 
 
 def _weighted(weight: Tensor, values: Tensor) -> Tensor:
@@ -321,25 +334,25 @@ def _weighted(weight: Tensor, values: Tensor) -> Tensor:
 
 
 def _dense_kl(
-    log_q: Tensor, log_p: Tensor, weight: Tensor, extra: Tensor | None, wanted: bool
+    log_q: Tensor, log_p: Tensor, weight: Tensor, extra: Tensor | None, need_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
     """KL(p ‖ q) [n], and (weight + extra) · q - weight · p [n, V], without a graph and in three
     matrices; both inputs are used up."""
     difference = log_p - log_q
     p = log_p.exp_()
     value = torch.linalg.vecdot(p, difference)
-    if not wanted:
+    if not need_gradient:
         return value, None
     del difference
-    both = weight if extra is None else weight + extra
-    return value, log_q.exp_().mul_(both).addcmul_(p, weight, value=-1)
+    combined = weight if extra is None else weight + extra
+    return value, log_q.exp_().mul_(combined).addcmul_(p, weight, value=-1)
 
 
 def _sparse_kl(
-    log_q: Tensor, part: SparseTargets, weight: Tensor, extra: Tensor | None, wanted: bool
+    log_q: Tensor, part: SparseTargets, weight: Tensor, extra: Tensor | None, need_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
     """The same against a teacher's likeliest tokens; log_q is used up."""
-    if not wanted:
+    if not need_gradient:
         return sparse.forward_kl(log_q, part), None
     return sparse.forward_kl_gradient(log_q, part, weight, 0.0 if extra is None else extra)
 

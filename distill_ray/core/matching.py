@@ -100,11 +100,11 @@ def pairs_of(layers: str | Mapping[int, int], student: int, teacher: int) -> Pai
         return ((student, teacher),)
     if isinstance(layers, str):
         return tuple((i, max(1, round(i * teacher / student))) for i in range(1, student + 1))
-    for mine, theirs in layers.items():
-        if mine > student or theirs > teacher:
+    for student_layer, teacher_layer in layers.items():
+        if student_layer > student or teacher_layer > teacher:
             raise ValueError(
-                f"layer {mine} can't be matched with layer {theirs}: the student has {student} "
-                f"layers, the teacher {teacher}"
+                f"layer {student_layer} can't be matched with layer {teacher_layer}: the student "
+                f"has {student} layers, the teacher {teacher}"
             )
     return tuple(sorted(layers.items()))
 
@@ -127,43 +127,43 @@ class Matching(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             for kind, match in self.kinds.items():
-                for teacher, theirs in match.widths.items():
-                    made = [_projection(width, theirs) for _ in match.pairs[teacher]]
-                    self.projections[f"{kind}-{teacher}"] = nn.ModuleList(made)
+                for teacher, teacher_width in match.widths.items():
+                    layers = [_projection(width, teacher_width) for _ in match.pairs[teacher]]
+                    self.projections[f"{kind}-{teacher}"] = nn.ModuleList(layers)
 
     def layers(self, teacher: str, side: int) -> dict[str, tuple[int, ...]]:
         """Kind → the layers that are read of the student (side 0) or the teacher (1)."""
         return {kind: match.layers(teacher, side) for kind, match in self.kinds.items()}
 
-    def forward(self, mine: States, towards: MatchTargets) -> tuple[Tensor, Tensor]:
+    def forward(self, student_states: States, towards: MatchTargets) -> tuple[Tensor, Tensor]:
         """Σ weight · distance over all kinds; each kind's distances [kinds, N], constants."""
         # Selected before anything is computed: a token without weight may be anything.
         rows = towards.weight.nonzero()[:, 0]
         weight = towards.weight[rows]
         total, values = weight.new_zeros(()), []
         for kind, match in self.kinds.items():
-            found = self._distances(kind, match, mine, towards, rows)
-            total = total + match.weight * (weight * found).sum()
-            values.append(torch.zeros_like(towards.weight).index_copy(0, rows, found.detach()))
+            distances = self._distances(kind, match, student_states, towards, rows)
+            total = total + match.weight * (weight * distances).sum()
+            values.append(torch.zeros_like(towards.weight).index_copy(0, rows, distances.detach()))
         return total, torch.stack(values)
 
     def _distances(
-        self, kind: str, match: Match, mine: States, towards: MatchTargets, rows: Tensor
+        self, kind: str, match: Match, student_states: States, towards: MatchTargets, rows: Tensor
     ) -> Tensor:
         """[n] mean over the pairs of layers, of the tokens in `rows`."""
         name = f"{kind}-{towards.teacher}"
-        states = [x[rows] for x in mine[kind]]
+        states = [x[rows] for x in student_states[kind]]
         if name in self.projections:
             layers = self.projections[name].children()
             states = [layer(x) for layer, x in zip(layers, states)]
         pairs = zip(states, towards.states[kind])
         distance = DISTANCES[match.distance]
-        found = [distance(_wide(x), _wide(y[rows].detach())) for x, y in pairs]
-        return torch.stack(found).mean(dim=0).to(towards.weight.dtype)
+        distances = [distance(_wide(x), _wide(y[rows].detach())) for x, y in pairs]
+        return torch.stack(distances).mean(dim=0).to(towards.weight.dtype)
 
 
-def _projection(width: int, theirs: int) -> nn.Linear:
-    layer = nn.Linear(width, theirs, bias=False)
+def _projection(width: int, teacher_width: int) -> nn.Linear:
+    layer = nn.Linear(width, teacher_width, bias=False)
     nn.init.orthogonal_(layer.weight)
     return layer
 

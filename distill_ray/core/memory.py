@@ -59,7 +59,7 @@ class _Held:
 
     @classmethod
     def of(
-        cls, parameters: int, trained: float, width: int, zero_stage: int, workers: int
+        cls, parameters: int, trained: float, bytes_per_param: int, zero_stage: int, workers: int
     ) -> _Held:
         """By ZeRO's stage."""
 
@@ -68,10 +68,12 @@ class _Held:
 
         moves = trained * parameters
         if zero_stage == 0:  # Weights in float32, and autocast's narrow copies of them.
-            cast = width * moves if width < 4 else 0.0
+            cast = bytes_per_param * moves if bytes_per_param < 4 else 0.0
             return cls(int(4 * parameters + cast), int(4 * moves), int(8 * moves))
         return cls(
-            shared(width * parameters, 3), shared(width * moves, 2), shared((8 + 4) * moves, 1)
+            shared(bytes_per_param * parameters, 3),
+            shared(bytes_per_param * moves, 2),
+            shared((8 + 4) * moves, 1),
         )
 
 
@@ -82,7 +84,7 @@ def training_need(
     length: int,
     workers: int,
     zero_stage: int,
-    width: int,
+    bytes_per_param: int,
     trained: float = 1.0,
     teacher: ModelShape | None = None,
     mixed: bool = False,
@@ -107,7 +109,7 @@ def training_need(
         length: tokens of a row.
         workers: data-parallel workers.
         zero_stage: 0 to 3.
-        width: bytes of a number, 2 or 4.
+        bytes_per_param: bytes of a number, 2 or 4.
         trained: share of the parameters that is trained (adapters train few).
         teacher: the frozen model beside it, or all of them together.
         mixed: whether several teach at once.
@@ -116,46 +118,56 @@ def training_need(
         offload: whether optimiser states, and weights, are kept elsewhere.
         device: `cpu` or `cuda`.
     """
-    held = _Held.of(student.parameters, trained, width, zero_stage, workers)
+    held = _Held.of(student.parameters, trained, bytes_per_param, zero_stage, workers)
     matrix = min(4 * rows * length * student.vocabulary, CHUNK_BYTES[device])
     chunks = CHUNKS[device] + (MIXING[device] if mixed else 0)
     snapshot = 0
     if probing and device == "cpu":  # On a GPU it isn't in the memory that training takes.
         moves = int(trained * student.parameters)
-        snapshot = snapshot_bytes(moves, workers=workers, zero_stage=zero_stage, width=width)
+        snapshot = snapshot_bytes(
+            moves, workers=workers, zero_stage=zero_stage, bytes_per_param=bytes_per_param
+        )
     return MemoryEstimate(
         parameters=0 if offload[1] else held.weights,
         gradients=held.gradients,
         optimiser=0 if offload[0] else held.states,
-        activations=_activations(student, rows * length, width, checkpointing),
+        activations=_activations(student, rows * length, bytes_per_param, checkpointing),
         loss=chunks * matrix + 4 * student.vocabulary * student.hidden,
-        teacher=0 if teacher is None else teacher.parameters * width,
+        teacher=0 if teacher is None else teacher.parameters * bytes_per_param,
         snapshot=snapshot,
     )
 
 
-def snapshot_bytes(trained: int, *, workers: int, zero_stage: int, width: int) -> int:
+def snapshot_bytes(trained: int, *, workers: int, zero_stage: int, bytes_per_param: int) -> int:
     """What a copy of one worker's trained weights and their optimiser's states takes.
 
     Args:
         trained: parameters that are.
         workers: data-parallel workers.
         zero_stage: 0 to 3; at 3 DeepSpeed keeps small weights whole, which this leaves out.
-        width: bytes of a number, 2 or 4; stage 0 has float32 weights.
+        bytes_per_param: bytes of a number, 2 or 4; stage 0 has float32 weights.
     """
-    held = _Held.of(trained, 1.0, 4 if zero_stage == 0 else width, zero_stage, workers)
+    held = _Held.of(trained, 1.0, 4 if zero_stage == 0 else bytes_per_param, zero_stage, workers)
     return held.weights + held.states
 
 
-def _activations(student: ModelShape, tokens: int, width: int, checkpointing: bool) -> int:
-    layer = 17 * width * tokens * student.hidden
+def _activations(
+    student: ModelShape, tokens: int, bytes_per_param: int, checkpointing: bool
+) -> int:
+    layer = 17 * bytes_per_param * tokens * student.hidden
     if checkpointing:
-        return layer + width * tokens * student.hidden * student.layers
+        return layer + bytes_per_param * tokens * student.hidden * student.layers
     return layer * student.layers
 
 
 def serving_need(
-    teacher: ModelShape, *, rows: int, length: int, width: int, is_sparse: bool, device: str = "cpu"
+    teacher: ModelShape,
+    *,
+    rows: int,
+    length: int,
+    bytes_per_param: int,
+    is_sparse: bool,
+    device: str = "cpu",
 ) -> MemoryEstimate:
     """Memory of a process that only answers for a teacher: one layer's activations at a time.
 
@@ -163,7 +175,7 @@ def serving_need(
         teacher: the frozen model.
         rows: rows of one forward pass.
         length: tokens of a row.
-        width: bytes of a number, 2 or 4.
+        bytes_per_param: bytes of a number, 2 or 4.
         is_sparse: whether it makes logits, for sparse targets.
         device: `cpu` or `cuda`.
     """
@@ -173,9 +185,9 @@ def serving_need(
         parameters=0,
         gradients=0,
         optimiser=0,
-        activations=17 * width * tokens * teacher.hidden,
+        activations=17 * bytes_per_param * tokens * teacher.hidden,
         loss=CHUNKS[device] * matrix if is_sparse else 0,
-        teacher=teacher.parameters * width,
+        teacher=teacher.parameters * bytes_per_param,
     )
 
 

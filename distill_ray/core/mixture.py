@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from distill_ray.core.head import Head, cut, log_softmax
+from distill_ray.core.head import Head, chunks, log_softmax
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,11 @@ class Mixture:
     def __post_init__(self) -> None:
         if self.weights.shape[1] != len(self.heads):
             raise ValueError(f"{len(self.heads)} heads need as many weights: {self.weights.shape}")
-        for m, (head, at) in enumerate(zip(self.heads, self._places)):
-            if (0 if head is None else len(head)) != len(at):
-                raise ValueError(f"head {m} is of another number of tokens than its {len(at)}")
+        for m, (head, positions) in enumerate(zip(self.heads, self._places)):
+            if (0 if head is None else len(head)) != len(positions):
+                raise ValueError(
+                    f"head {m} is of another number of tokens than its {len(positions)}"
+                )
         sizes = {head.vocabulary for _, head, _ in self.parts()}
         if len(sizes) > 1:
             raise ValueError(f"heads of one mixture have {sorted(sizes)} outcomes")
@@ -44,9 +46,13 @@ class Mixture:
             heads: [M].
             weights: [N, M].
         """
-        chosen = (weights[:, m].nonzero()[:, 0] for m in range(len(heads)))
+        nonzero = (weights[:, m].nonzero()[:, 0] for m in range(len(heads)))
         return cls(
-            tuple(head.at(at) if len(at) else None for head, at in zip(heads, chosen)), weights
+            tuple(
+                head.select(positions) if len(positions) else None
+                for head, positions in zip(heads, nonzero)
+            ),
+            weights,
         )
 
     def __len__(self) -> int:
@@ -59,20 +65,20 @@ class Mixture:
 
     def parts(self) -> Iterator[tuple[int, Head, Tensor]]:
         """Number, head and places among the N tokens of those that say something."""
-        for m, (head, at) in enumerate(zip(self.heads, self._places)):
+        for m, (head, positions) in enumerate(zip(self.heads, self._places)):
             if head is not None:
-                yield m, head, at
+                yield m, head, positions
 
     @cached_property
     def _places(self) -> list[Tensor]:
         return [column.nonzero()[:, 0] for column in self.weights.unbind(dim=1)]
 
-    def quiet(self, unused: Tensor) -> Mixture:
+    def detach_masked(self, unused: Tensor) -> Mixture:
         """Constants, and nothing of the tokens in a [N] bool mask: they can't do any harm."""
-        made = list(self.heads)
-        for m, head, at in self.parts():
-            made[m] = head.quiet(unused[at])
-        return replace(self, heads=tuple(made))
+        heads = list(self.heads)
+        for m, head, positions in self.parts():
+            heads[m] = head.detach_masked(unused[positions])
+        return replace(self, heads=tuple(heads))
 
     def log_p(self, rows: slice, temperature: float, out: Tensor, block: int) -> Tensor:
         """Fill `out` [n, V] with log p of some tokens, in float32.
@@ -87,31 +93,33 @@ class Mixture:
         """
         out.fill_(-math.inf)
         spare = torch.empty_like(out)
-        for m, head, at in self.parts():
-            ends = torch.tensor([rows.start, rows.stop], device=at.device)
-            first, last = torch.searchsorted(at, ends).tolist()
+        for m, head, positions in self.parts():
+            ends = torch.tensor([rows.start, rows.stop], device=positions.device)
+            first, last = torch.searchsorted(positions, ends).tolist()
             if first == last:
                 continue
             z = head.logits(slice(first, last), spare[: last - first])
-            for part in cut(slice(first, last), block):
-                here = at[part]
-                said = log_softmax(z[part.start - first : part.stop - first], temperature)
-                said.add_(self.weights[here, m, None].log())
+            for part in chunks(slice(first, last), block):
+                here = positions[part]
+                log_p = log_softmax(z[part.start - first : part.stop - first], temperature)
+                log_p.add_(self.weights[here, m, None].log())
                 if last - first == len(out):
                     into = out[part.start - first : part.stop - first]
-                    torch.logaddexp(into, said, out=into)
+                    torch.logaddexp(into, log_p, out=into)
                 else:
                     here = here - rows.start
-                    out[here] = torch.logaddexp(out[here], said)
+                    out[here] = torch.logaddexp(out[here], log_p)
         return out
 
-    def gold_nll(self, each: Sequence[Tensor]) -> Tensor:
+    def label_nll(self, member_nll: Sequence[Tensor]) -> Tensor:
         """[N] -log p of a token each, at temperature 1.
 
         Args:
-            each: of those in `parts`, their own on their tokens.
+            member_nll: of those in `parts`, their own on their tokens.
         """
-        found = self.weights.new_full([len(self)], -math.inf)
-        for (m, _, at), nll in zip(self.parts(), each):
-            found[at] = torch.logaddexp(found[at], self.weights[at, m].log() - nll)
-        return -found
+        log_p = self.weights.new_full([len(self)], -math.inf)
+        for (m, _, positions), nll in zip(self.parts(), member_nll):
+            log_p[positions] = torch.logaddexp(
+                log_p[positions], self.weights[positions, m].log() - nll
+            )
+        return -log_p

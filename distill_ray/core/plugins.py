@@ -59,8 +59,8 @@ def own_functions(*names: str | None) -> dict[str, dict[str, str]]:
 
     Empty where all are ours, or else `own_functions`: import path → `source_digest`.
     """
-    found = {name: source_digest(name) for name in names if name is not None and ":" in name}
-    return {"own_functions": found} if found else {}
+    digests = {name: source_digest(name) for name in names if name is not None and ":" in name}
+    return {"own_functions": digests} if digests else {}
 
 
 def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> None:

@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 class Race:
     """Where the comparison stands."""
 
-    open: tuple[str, ...]
+    candidates: tuple[str, ...]
     """The leader, then those that may still beat it, likeliest first."""
     probability_best: Mapping[str, float]
     confidence: float
@@ -28,21 +28,21 @@ class Race:
     @property
     def leader(self) -> str:
         """The teacher with the highest median, apart from what all draws have in common."""
-        return self.open[0]
+        return self.candidates[0]
 
     @property
     def separated(self) -> bool:
         """True when only the leader is open."""
-        return len(self.open) == 1
+        return len(self.candidates) == 1
 
     def __str__(self) -> str:
         """`separated at 95 %`, or `too close to call between a, b`."""
         if self.separated:
             return f"separated at {100 * self.confidence:g} %"
-        return f"too close to call between {', '.join(self.open)}"
+        return f"too close to call between {', '.join(self.candidates)}"
 
 
-def decide(draws: Mapping[str, Floats], *, confidence: float = 0.95, looks: int = 1) -> Race:
+def decide(draws: Mapping[str, Floats], *, confidence: float = 0.95, num_looks: int = 1) -> Race:
     """Which teachers may still be the best.
 
     A teacher is closed when the probability that it beats the leader is at most
@@ -58,7 +58,7 @@ def decide(draws: Mapping[str, Floats], *, confidence: float = 0.95, looks: int 
     Args:
         draws: teacher → joint draws [D] of its score, higher is better.
         confidence: probability that the best teacher is never closed.
-        looks: how often the race is judged in all; 1 for draws that are judged once.
+        num_looks: how often the race is judged in all; 1 for draws that are judged once.
 
     Raises:
         ValueError: no teacher, or too few draws to close any at this confidence.
@@ -69,26 +69,27 @@ def decide(draws: Mapping[str, Floats], *, confidence: float = 0.95, looks: int 
     sampled = np.stack([draws[n] for n in names])  # [K, D]
     if len(names) == 1:
         return Race((names[0],), {names[0]: 1.0}, confidence)
-    level = (1 - confidence) / (len(names) - 1) / looks
+    level = (1 - confidence) / (len(names) - 1) / num_looks
     needed = math.ceil(1 / level)
     if sampled.shape[1] < needed:
         raise ValueError(
             f"{sampled.shape[1]} draws cannot close one of {len(names)} teachers at "
-            f"{100 * confidence:g} % in {looks} looks: give {needed} or more, better ten times that"
+            f"{100 * confidence:g} % in {num_looks} looks: give {needed} or more, better ten "
+            "times that"
         )
     order = np.argsort(-np.median(sampled - sampled.mean(axis=0), axis=1), kind="stable")
     lead = sampled[order[0]]
     beats = {k: _share_above(sampled[k], lead) for k in order[1:]}
     rivals = sorted((k for k in beats if beats[k] > level), key=lambda k: -beats[k])
     return Race(
-        open=tuple(names[k] for k in (order[0], *rivals)),
+        candidates=tuple(names[k] for k in (order[0], *rivals)),
         probability_best=dict(zip(names, _probability_best(sampled))),
         confidence=confidence,
     )
 
 
 def next_seeds(
-    open: Collection[str],  # noqa: A002 - the race's own word
+    candidates: Collection[str],
     seeds_done: Mapping[str, set[int]],
     max_seeds: int,
 ) -> list[tuple[str, int]]:
@@ -98,7 +99,7 @@ def next_seeds(
     again catches up; otherwise the seed is one above all that were run, or 0.
 
     Args:
-        open: teachers still in the race.
+        candidates: teachers still in the race.
         seeds_done: teacher → seeds of its trials, failed ones too; closed teachers too.
         max_seeds: most seeds of one teacher.
 
@@ -106,13 +107,13 @@ def next_seeds(
         Teacher and seed of each trial; empty when one teacher is left or an open one cannot run
         another seed within `max_seeds`.
     """
-    if len(open) < 2:
+    if len(candidates) < 2:
         return []
-    done = {n: seeds_done.get(n, set()) for n in open}
-    seen = sorted(set().union(*seeds_done.values()))
-    for seed in [*seen, seen[-1] + 1 if seen else 0]:
-        lacking = [n for n in open if seed not in done[n]]
-        if lacking and all(len(done[n]) < max_seeds for n in lacking):
+    seeds_by_teacher = {n: seeds_done.get(n, set()) for n in candidates}
+    known_seeds = sorted(set().union(*seeds_done.values()))
+    for seed in [*known_seeds, known_seeds[-1] + 1 if known_seeds else 0]:
+        lacking = [n for n in candidates if seed not in seeds_by_teacher[n]]
+        if lacking and all(len(seeds_by_teacher[n]) < max_seeds for n in lacking):
             return [(n, seed) for n in lacking]
     return []
 

@@ -33,7 +33,7 @@ def weights_at(
     return {f: (1 - progress) * early[f] + progress * late[f] for f in early}
 
 
-def stage_score(
+def weighted_score(
     factors: Mapping[str, float],
     early: Mapping[str, float],
     late: Mapping[str, float],
@@ -59,7 +59,7 @@ def learnability(moved: Numbers, best_moved: Numbers) -> Numbers:
     return np.sqrt(_unit(share))
 
 
-def taught(teacher: Floats, unaided: Floats, alpha: float) -> Floats:
+def target_log_p(teacher: Floats, unaided: Floats, alpha: float) -> Floats:
     """What the objective pulls the student to: log(α·p + (1 - α)·r), [n, K].
 
     The minimum over q of α·KL(p ‖ q) + (1 - α)·CE(r, q) is this mixture. p is the teacher; r, what
@@ -143,7 +143,7 @@ def leaderboard(
     wins = np.bincount(sampled.argmax(axis=0), minlength=len(names)) / sampled.shape[1]
     tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(sampled, [tail, 100 - tail], axis=1)
-    score = {n: stage_score(factors[n], early, late, progress) for n in names}
+    score = {n: weighted_score(factors[n], early, late, progress) for n in names}
     rows = [
         LeaderboardEntry(
             teacher=n,
@@ -171,9 +171,9 @@ def _decided_by(
     score: Mapping[str, float],
     weight: Mapping[str, float],
 ) -> str:
-    others = [n for n in score if n != teacher]
-    if not others:
+    rivals = [n for n in score if n != teacher]
+    if not rivals:
         return "no other teacher"
-    rival = max(others, key=lambda n: score[n])
+    rival = max(rivals, key=lambda n: score[n])
     sign = 1 if score[teacher] >= score[rival] else -1
     return max(weight, key=lambda f: sign * weight[f] * (factors[teacher][f] - factors[rival][f]))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from distill_ray.core.ranking import stage_score
+from distill_ray.core.ranking import weighted_score
 
 Checkpoint = tuple[str, int]
 """A teacher and one of its checkpoints, counted from 0."""
@@ -36,7 +36,7 @@ class RankingWeights:
 
     def score(self, factors: Mapping[str, float], progress: float) -> float:
         """The weighted sum of some factors at this progress."""
-        return stage_score(factors, self.early, self.late, progress)
+        return weighted_score(factors, self.early, self.late, progress)
 
     def scores(self, progress: float) -> dict[str, float]:
         """Every teacher's score at this progress."""
@@ -74,7 +74,7 @@ class Observation:
     """Training loss of the step that was just done; not a number where there was none."""
     progress: float | None = None
     """Share of the gap to the best teacher that is closed, when it was just measured."""
-    measured: Mapping[str, Figures] = field(default_factory=dict)
+    measurements: Mapping[str, Figures] = field(default_factory=dict)
     """What a schedule has asked for at this step → its figures."""
 
 
@@ -99,9 +99,9 @@ class Choice:
 class MeasurementRequest:
     """What a schedule must know before it can choose: it is asked again with the answer."""
 
-    what: str
+    kind: str
     """`divergences` or `probes`."""
-    of: tuple[Checkpoint, ...]
+    checkpoints: tuple[Checkpoint, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -177,10 +177,10 @@ class Smoothing:
     monotone: bool = True
     """Noise never takes progress back."""
 
-    def next(self, before: float, measured: float) -> float:
+    def next(self, before: float, measurement: float) -> float:
         """Progress after one more measurement."""
-        found = self.share * before + (1 - self.share) * measured
-        return max(before, found) if self.monotone else found
+        smoothed = self.share * before + (1 - self.share) * measurement
+        return max(before, smoothed) if self.monotone else smoothed
 
 
 @dataclass(frozen=True)
@@ -204,8 +204,8 @@ class Transition:
 
 def advance(
     state: ScheduleState,
-    seen: Observation,
-    ladders: TeacherCheckpoints,
+    observation: Observation,
+    checkpoints: TeacherCheckpoints,
     decide: Decide,
     rules: Rules | None = None,
 ) -> Transition | MeasurementRequest:
@@ -217,43 +217,43 @@ def advance(
     """
     before, rules = state, rules or Rules()
     # A step that was set aside has no loss.
-    if math.isfinite(seen.loss):
-        state = replace(state, losses=(*state.losses, seen.loss)[-LONGEST:])
+    if math.isfinite(observation.loss):
+        state = replace(state, losses=(*state.losses, observation.loss)[-LONGEST:])
     reason, numbers = "", dict[str, float]()
-    if seen.progress is not None:
-        state = replace(state, progress=rules.smoothing.next(state.progress, seen.progress))
+    if observation.progress is not None:
+        state = replace(state, progress=rules.smoothing.next(state.progress, observation.progress))
         if rules.reassessment is not None:
-            state, reason, numbers = _reassess(state, ladders, rules.reassessment)
-    chosen = decide(state, seen, ladders)
-    if isinstance(chosen, MeasurementRequest):
-        return chosen
-    checkpoint_index = min(chosen.checkpoint_index, ladders.last(chosen.teacher))
-    memory = state.memory if chosen.memory is None else chosen.memory
+            state, reason, numbers = _reassess(state, checkpoints, rules.reassessment)
+    choice = decide(state, observation, checkpoints)
+    if isinstance(choice, MeasurementRequest):
+        return choice
+    checkpoint_index = min(choice.checkpoint_index, checkpoints.last(choice.teacher))
+    memory = state.memory if choice.memory is None else choice.memory
     state = replace(
-        state, teacher=chosen.teacher, checkpoint_index=checkpoint_index, begun=True, memory=memory
+        state, teacher=choice.teacher, checkpoint_index=checkpoint_index, begun=True, memory=memory
     )
-    upcoming = None if chosen.upcoming == state.checkpoint else chosen.upcoming
+    upcoming = None if choice.upcoming == state.checkpoint else choice.upcoming
     switch = Switch(
-        seen.step,
+        observation.step,
         *before.checkpoint,
         *state.checkpoint,
-        reason or chosen.reason,
-        numbers or chosen.numbers,
+        reason or choice.reason,
+        numbers or choice.numbers,
     )
     if switch.changes:
         return Transition(replace(state, losses=()), switch, upcoming)
-    return Transition(state, switch if chosen.assessed else None, upcoming)
+    return Transition(state, switch if choice.assessed else None, upcoming)
 
 
-def begin(teacher: str, ladders: TeacherCheckpoints, decide: Decide) -> ScheduleState:
+def begin(teacher: str, checkpoints: TeacherCheckpoints, decide: Decide) -> ScheduleState:
     """What serves first; it hasn't `begun` where the schedule must measure something for that."""
-    start = ScheduleState(teacher, ladders.last(teacher))
-    found = advance(start, Observation(0, math.nan), ladders, decide)
-    return start if isinstance(found, MeasurementRequest) else found.state
+    start = ScheduleState(teacher, checkpoints.last(teacher))
+    outcome = advance(start, Observation(0, math.nan), checkpoints, decide)
+    return start if isinstance(outcome, MeasurementRequest) else outcome.state
 
 
 def static_plan(
-    state: ScheduleState, ladders: TeacherCheckpoints, decide: Decide
+    state: ScheduleState, checkpoints: TeacherCheckpoints, decide: Decide
 ) -> list[Checkpoint]:
     """[steps] the teacher and checkpoint of each step, before there is any loss or progress.
 
@@ -262,26 +262,26 @@ def static_plan(
     Raises:
         ValueError: the schedule measures.
     """
-    found = [state.checkpoint]
-    for step in range(1, ladders.max_steps):
-        moved = advance(state, Observation(step, math.nan), ladders, decide)
-        if isinstance(moved, MeasurementRequest):
-            raise ValueError(f"a schedule that measures {moved.what} has no timetable")
-        state = moved.state
-        found.append(state.checkpoint)
-    return found
+    plan = [state.checkpoint]
+    for step in range(1, checkpoints.max_steps):
+        outcome = advance(state, Observation(step, math.nan), checkpoints, decide)
+        if isinstance(outcome, MeasurementRequest):
+            raise ValueError(f"a schedule that measures {outcome.kind} has no timetable")
+        state = outcome.state
+        plan.append(state.checkpoint)
+    return plan
 
 
 def _reassess(
-    state: ScheduleState, ladders: TeacherCheckpoints, rule: Reassessment
+    state: ScheduleState, checkpoints: TeacherCheckpoints, rule: Reassessment
 ) -> tuple[ScheduleState, str, dict[str, float]]:
     passed = sum(state.progress >= threshold for threshold in rule.at_progress)
     if passed <= state.reassessed:
         return state, "", {}
-    if ladders.ranking is None:
+    if checkpoints.ranking is None:
         raise ValueError("a reassessment needs the checkpoints' ranking")
     state = replace(state, reassessed=passed)
-    scores = ladders.ranking.scores(state.progress)
+    scores = checkpoints.ranking.scores(state.progress)
     best = max(scores, key=lambda teacher: scores[teacher])
     lead = scores[best] - scores[state.teacher]
     if best == state.teacher or lead < rule.margin:

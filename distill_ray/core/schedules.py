@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from distill_ray.core.ranking import learnability
 from distill_ray.core.schedule import (
@@ -26,47 +25,60 @@ SOON = 0.05
 """Share of a run's steps before a known switch at which its checkpoint is worth reading."""
 
 
-def fixed(state: ScheduleState, seen: Observation, ladders: TeacherCheckpoints) -> Choice:
+def fixed(
+    state: ScheduleState, observation: Observation, checkpoints: TeacherCheckpoints
+) -> Choice:
     """The best checkpoint, always."""
     why = "the best checkpoint serves throughout"
-    return Choice(state.teacher, ladders.last(state.teacher), why)
+    return Choice(state.teacher, checkpoints.last(state.teacher), why)
 
 
 def at_steps(
-    state: ScheduleState, seen: Observation, ladders: TeacherCheckpoints, *, steps: tuple[int, ...]
+    state: ScheduleState,
+    observation: Observation,
+    checkpoints: TeacherCheckpoints,
+    *,
+    steps: tuple[int, ...],
 ) -> Choice:
     """One checkpoint up at each of `steps`, the best one at most."""
-    checkpoint_index = min(sum(seen.step >= step for step in steps), ladders.last(state.teacher))
-    later = [step for step in steps if step > seen.step]
-    chosen = Choice(state.teacher, checkpoint_index, f"step {seen.step} is on the list")
-    return _reading_ahead(chosen, seen, ladders, later[0] if later else None)
+    checkpoint_index = min(
+        sum(observation.step >= step for step in steps), checkpoints.last(state.teacher)
+    )
+    later = [step for step in steps if step > observation.step]
+    choice = Choice(state.teacher, checkpoint_index, f"step {observation.step} is on the list")
+    return _reading_ahead(choice, observation, checkpoints, later[0] if later else None)
 
 
-def equal_stages(state: ScheduleState, seen: Observation, ladders: TeacherCheckpoints) -> Choice:
+def equal_stages(
+    state: ScheduleState, observation: Observation, checkpoints: TeacherCheckpoints
+) -> Choice:
     """The checkpoints in order, each for an equal share of the steps (RCO's equal intervals)."""
-    rungs = ladders.num_checkpoints[state.teacher]
-    checkpoint_index = _stage(seen.step, rungs, ladders)
-    chosen = Choice(
-        state.teacher, checkpoint_index, f"stage {checkpoint_index + 1} of {rungs} begins"
+    num_periods = checkpoints.num_checkpoints[state.teacher]
+    checkpoint_index = _period(observation.step, num_periods, checkpoints)
+    choice = Choice(
+        state.teacher, checkpoint_index, f"period {checkpoint_index + 1} of {num_periods} begins"
     )
     return _reading_ahead(
-        chosen, seen, ladders, -(-(checkpoint_index + 1) * ladders.max_steps // rungs)
+        choice,
+        observation,
+        checkpoints,
+        -(-(checkpoint_index + 1) * checkpoints.max_steps // num_periods),
     )
 
 
 def on_plateau(
     state: ScheduleState,
-    seen: Observation,
-    ladders: TeacherCheckpoints,
+    observation: Observation,
+    checkpoints: TeacherCheckpoints,
     *,
     window: int = 200,
     min_gain: float = 0.02,
 ) -> Choice:
     """One checkpoint up when the mean loss fell by less than `min_gain` between two windows."""
-    if seen.step == 0:
+    if observation.step == 0:
         return Choice(state.teacher, 0, "the first checkpoint begins")
     gain = _gain(state, window)
-    if gain is None or state.checkpoint_index >= ladders.last(state.teacher):
+    if gain is None or state.checkpoint_index >= checkpoints.last(state.teacher):
         return Choice(state.teacher, state.checkpoint_index, "still gaining")
     above = state.teacher, state.checkpoint_index + 1
     if gain >= min_gain:
@@ -78,8 +90,8 @@ def on_plateau(
 
 def scd(
     state: ScheduleState,
-    seen: Observation,
-    ladders: TeacherCheckpoints,
+    observation: Observation,
+    checkpoints: TeacherCheckpoints,
     *,
     stages: int | None = None,
 ) -> Choice | MeasurementRequest:
@@ -89,37 +101,39 @@ def scd(
     equal ones the later serves. Scheduled Checkpoint Distillation, arXiv 2601.10114.
 
     Args:
-        state, seen, checkpoints: as for every schedule.
+        state, observation, checkpoints: as for every schedule.
         stages: of equal length; as many as the teacher has checkpoints, when left out.
     """
-    number = stages or ladders.num_checkpoints[state.teacher]
-    stage = _stage(seen.step, number, ladders)
+    num_periods = stages or checkpoints.num_checkpoints[state.teacher]
+    period = _period(observation.step, num_periods, checkpoints)
     known = state.memory if state.memory.get("teacher") == state.teacher else {}
-    if known.get("stage") == stage:
-        return Choice(state.teacher, state.checkpoint_index, "the stage goes on")
+    if known.get("period") == period:
+        return Choice(state.teacher, state.checkpoint_index, "the period goes on")
     # The teacher's checkpoints don't change: their distances to its best are measured once.
-    if "divergences" not in seen.measured:
+    if "divergences" not in observation.measurements:
         missing = "best" not in known
-        return MeasurementRequest("divergences", ladders.of(state.teacher), {"to_best": missing})
-    found = seen.measured["divergences"]
-    best = known.get("best") or [row["best"] for row in found.values()]
-    sums = [b + row["student"] for b, row in zip(best, found.values())]
+        return MeasurementRequest(
+            "divergences", checkpoints.of(state.teacher), {"to_best": missing}
+        )
+    distances = observation.measurements["divergences"]
+    best = known.get("best") or [row["best"] for row in distances.values()]
+    sums = [b + row["student"] for b, row in zip(best, distances.values())]
     checkpoint_index = min(range(len(sums)), key=lambda k: (sums[k], -k))
     return Choice(
         state.teacher,
         checkpoint_index,
-        f"stage {stage + 1} of {number}: checkpoint {checkpoint_index + 1} is closest to the "
-        f"student and to the best one, {sums[checkpoint_index]:.4f} nats",
+        f"period {period + 1} of {num_periods}: checkpoint {checkpoint_index + 1} is closest to "
+        f"the student and to the best one, {sums[checkpoint_index]:.4f} nats",
         {f"checkpoint {k + 1}": value for k, value in enumerate(sums)},
-        memory={"teacher": state.teacher, "stage": stage, "best": best},
+        memory={"teacher": state.teacher, "period": period, "best": best},
         assessed=True,
     )
 
 
 def ranked(
     state: ScheduleState,
-    seen: Observation,
-    ladders: TeacherCheckpoints,
+    observation: Observation,
+    checkpoints: TeacherCheckpoints,
     *,
     every: float | None = 0.25,
     window: int = 100,
@@ -137,30 +151,30 @@ def ranked(
     serves if it leads by `margin`.
 
     Args:
-        state, seen, checkpoints: as for every schedule; the checkpoints with their ranking.
+        state, observation, checkpoints: as for every schedule; the checkpoints with their ranking.
         every: steps between two assessments, below 1 a share of all; none waits for a plateau.
         window, min_gain: of a plateau, as in `on_plateau`.
         probe_steps: optimiser steps with each candidate.
         probe_rows: held-out rows of each stream on which a candidate's steps are measured.
         margin: by which another must lead the current one's score.
     """
-    if seen.step == 0:
+    if observation.step == 0:
         why = "the best checkpoint of the teacher that leads for an untrained student"
-        return Choice(state.teacher, ladders.last(state.teacher), why)
-    if ladders.ranking is None:
+        return Choice(state.teacher, checkpoints.last(state.teacher), why)
+    if checkpoints.ranking is None:
         raise ValueError("the schedule `ranked` needs the checkpoints' ranking")
-    since = seen.step - int(state.memory.get("asked", 0))
+    since = observation.step - int(state.memory.get("assessed", 0))
     if every is None:
         gain = _gain(state, window)
         due = gain is not None and gain < min_gain and since >= window
     else:
-        due = since >= interval(every, ladders.max_steps)
-    candidates = _candidates(state, ladders) if due else ()
+        due = since >= interval(every, checkpoints.max_steps)
+    candidates = _candidates(state, checkpoints) if due else ()
     if len(candidates) < 2:
         return Choice(state.teacher, state.checkpoint_index, "not assessed")
-    if "probes" not in seen.measured:
+    if "probes" not in observation.measurements:
         return MeasurementRequest("probes", candidates, {"steps": probe_steps, "rows": probe_rows})
-    return _assessed(state, seen, ladders.ranking, margin)
+    return _assessed(state, observation, checkpoints.ranking, margin)
 
 
 def interval(every: float, max_steps: int) -> float:
@@ -169,21 +183,21 @@ def interval(every: float, max_steps: int) -> float:
 
 
 def _assessed(
-    state: ScheduleState, seen: Observation, ranking: RankingWeights, margin: float
+    state: ScheduleState, observation: Observation, ranking: RankingWeights, margin: float
 ) -> Choice:
     """What the probes say, if it leads by the margin; else what serves."""
-    scores = candidate_scores(seen.measured["probes"], ranking, state.progress)
+    scores = candidate_scores(observation.measurements["probes"], ranking, state.progress)
     best = max(scores, key=lambda c: (scores[c], c == state.checkpoint))
     lead = scores[best] - scores[state.checkpoint]
     if lead < margin:
-        best, said = state.checkpoint, "none leads it"
+        best, comparison = state.checkpoint, "none leads it"
     else:
-        said = f"leads by {lead:.3f}"
+        comparison = f"leads by {lead:.3f}"
     return Choice(
         *best,
-        f"reassessed at progress {state.progress:.2f}: {named(best)} {said}",
+        f"reassessed at progress {state.progress:.2f}: {named(best)} {comparison}",
         {named(c): score for c, score in scores.items()},
-        memory={"asked": seen.step},
+        memory={"assessed": observation.step},
         assessed=True,
     )
 
@@ -207,26 +221,30 @@ def candidate_scores(
         progress: the student's.
     """
     most = max(row["moved"] for row in probes.values())
-    best = {t: max(row["closed"] for (of, _), row in probes.items() if of == t) for t, _ in probes}
-    found = {}
+    best = {
+        t: max(row["closed"] for (owner, _), row in probes.items() if owner == t) for t, _ in probes
+    }
+    scores = {}
     for (teacher, checkpoint_index), row in probes.items():
         strength = row["closed"] / best[teacher] if best[teacher] > 0 else 1.0
         factors = {f: strength * value for f, value in ranking.factors[teacher].items()}
         factors |= {"ease": float(learnability(row["moved"], most))} if "ease" in factors else {}
-        found[teacher, checkpoint_index] = ranking.score(factors, progress)
-    return found
+        scores[teacher, checkpoint_index] = ranking.score(factors, progress)
+    return scores
 
 
-def _candidates(state: ScheduleState, ladders: TeacherCheckpoints) -> tuple[Checkpoint, ...]:
-    last = ladders.last(state.teacher)
+def _candidates(state: ScheduleState, checkpoints: TeacherCheckpoints) -> tuple[Checkpoint, ...]:
+    last = checkpoints.last(state.teacher)
     own = [state.checkpoint, (state.teacher, min(state.checkpoint_index + 1, last))]
     return tuple(
-        dict.fromkeys([*own, *((name, ladders.last(name)) for name in ladders.num_checkpoints)])
+        dict.fromkeys(
+            [*own, *((name, checkpoints.last(name)) for name in checkpoints.num_checkpoints)]
+        )
     )
 
 
-def _stage(step: int, stages: int, ladders: TeacherCheckpoints) -> int:
-    return min(step * stages // ladders.max_steps, stages - 1)
+def _period(step: int, num_periods: int, checkpoints: TeacherCheckpoints) -> int:
+    return min(step * num_periods // checkpoints.max_steps, num_periods - 1)
 
 
 def _gain(state: ScheduleState, window: int) -> float | None:
@@ -239,18 +257,18 @@ def _gain(state: ScheduleState, window: int) -> float | None:
 
 
 def _reading_ahead(
-    chosen: Choice, seen: Observation, ladders: TeacherCheckpoints, step: int | None
+    choice: Choice, observation: Observation, checkpoints: TeacherCheckpoints, step: int | None
 ) -> Choice:
     """With the next checkpoint as what comes soon, where it does."""
     if (
-        chosen.checkpoint_index == ladders.last(chosen.teacher)
+        choice.checkpoint_index == checkpoints.last(choice.teacher)
         or step is None
-        or step >= ladders.max_steps
+        or step >= checkpoints.max_steps
     ):
-        return chosen
-    if step - seen.step > max(1, round(SOON * ladders.max_steps)):
-        return chosen
-    return replace(chosen, upcoming=(chosen.teacher, chosen.checkpoint_index + 1))
+        return choice
+    if step - observation.step > max(1, round(SOON * checkpoints.max_steps)):
+        return choice
+    return replace(choice, upcoming=(choice.teacher, choice.checkpoint_index + 1))
 
 
 SCHEDULES: dict[str, Callable[..., Choice | MeasurementRequest]] = {
@@ -261,14 +279,3 @@ SCHEDULES: dict[str, Callable[..., Choice | MeasurementRequest]] = {
     "scd": scd,
     "ranked": ranked,
 }
-
-
-def deciding(function: Callable[..., Choice | MeasurementRequest], **options: Any) -> Any:
-    """A schedule with its options filled in."""
-
-    def decide(
-        state: ScheduleState, seen: Observation, ladders: TeacherCheckpoints
-    ) -> Choice | MeasurementRequest:
-        return function(state, seen, ladders, **options)
-
-    return decide

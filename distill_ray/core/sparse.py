@@ -38,7 +38,7 @@ class SparseTargets:
     """[N] float32, log of the mass outside `ids`; -inf where there is none, as for samples."""
     entropy: Tensor
     """[N] float32, the exact entropy in nats of the whole distribution at the temperature."""
-    gold_nll: Tensor
+    label_nll: Tensor
     """[N] float32, the exact -log p(gold) in nats at temperature 1; 0 where there is no gold."""
     kind: Literal["top_k", "samples"]
 
@@ -63,9 +63,9 @@ class SparseTargets:
 
 def concatenate(parts: Sequence[SparseTargets]) -> SparseTargets:
     """Chunks one after the other; ValueError unless all are of one kind and k."""
-    found = sorted({(x.kind, x.ids.shape[1]) for x in parts})
-    if len(found) != 1:
-        raise ValueError(f"concatenate needs chunks of one kind and k, got {found}")
+    kinds = sorted({(x.kind, x.ids.shape[1]) for x in parts})
+    if len(kinds) != 1:
+        raise ValueError(f"concatenate needs chunks of one kind and k, got {kinds}")
     return _combined(torch.cat, parts)
 
 
@@ -78,34 +78,34 @@ def _combined(
         log_p=function([x.log_p for x in parts]),
         log_tail=function([x.log_tail for x in parts]),
         entropy=function([x.entropy for x in parts]),
-        gold_nll=function([x.gold_nll for x in parts]),
+        label_nll=function([x.label_nll for x in parts]),
         kind=parts[0].kind,
     )
 
 
 @torch.no_grad()
 def top_k(
-    logits: Tensor, gold: Tensor | None, *, k: int, temperature: float = 1.0
+    logits: Tensor, labels: Tensor | None, *, k: int, temperature: float = 1.0
 ) -> SparseTargets:
     """The k likeliest ids and the mass of the others.
 
     Args:
         logits: [n, V] of the teacher.
-        gold: [n] int64 ids of the data, negative where there is none.
+        labels: [n] int64 ids of the data, negative where there is none.
         k: entries to keep, at most V of them.
-        temperature: τ, softens everything but `gold_nll`.
+        temperature: τ, softens everything but `label_nll`.
     """
-    log_p, entropy, gold_nll = _measured(logits, gold, temperature)
-    kept, ids = log_p.topk(_at_least_one("k", k, logits))
+    log_p, entropy, label_nll = _measured(logits, labels, temperature)
+    top_log_p, ids = log_p.topk(_at_least_one("k", k, logits))
     # The others' own sum: 1 - Σ kept has no digits left where a teacher is certain.
     log_tail = log_p.scatter_(1, ids, -torch.inf).logsumexp(1)
-    return SparseTargets(ids, kept, log_tail, entropy, gold_nll, kind="top_k")
+    return SparseTargets(ids, top_log_p, log_tail, entropy, label_nll, kind="top_k")
 
 
 @torch.no_grad()
 def sampled(
     logits: Tensor,
-    gold: Tensor | None,
+    labels: Tensor | None,
     *,
     samples: int,
     temperature: float = 1.0,
@@ -117,15 +117,15 @@ def sampled(
         samples: draws a token, at most V of them; the other arguments as in `top_k`.
         generator: on the logits' device; the same state draws the same ids.
     """
-    log_p, entropy, gold_nll = _measured(logits, gold, temperature)
+    log_p, entropy, label_nll = _measured(logits, labels, temperature)
     # Summed in float64: in float32, rare ids vanish between the steps of a large vocabulary.
     cdf = log_p.exp_().cumsum(1, dtype=torch.float64)
     shape = (len(logits), _at_least_one("samples", samples, logits))
-    at = torch.rand(shape, dtype=torch.float64, device=logits.device, generator=generator)
-    drawn = torch.searchsorted(cdf, at * cdf[:, -1:], right=True).sort(1).values
+    uniform = torch.rand(shape, dtype=torch.float64, device=logits.device, generator=generator)
+    drawn = torch.searchsorted(cdf, uniform * cdf[:, -1:], right=True).sort(1).values
     slot = (drawn.diff(dim=1, prepend=drawn[:, :1]) > 0).cumsum(1)
     counts = torch.zeros_like(drawn).scatter_add_(1, slot, torch.ones_like(drawn))
-    return from_counts(torch.zeros_like(drawn).scatter_(1, slot, drawn), counts, entropy, gold_nll)
+    return from_counts(torch.zeros_like(drawn).scatter_(1, slot, drawn), counts, entropy, label_nll)
 
 
 def log_buckets(log_q: Tensor, targets: SparseTargets) -> Tensor:
@@ -139,8 +139,8 @@ def log_buckets(log_q: Tensor, targets: SparseTargets) -> Tensor:
     """
     require_shape("log_q", log_q, (len(targets), log_q.shape[-1]))
     # The lowest finite number: a tail of nothing but -inf would have a NaN for gradient.
-    others = log_q.scatter(1, targets.ids, torch.finfo(log_q.dtype).min)
-    return _joined(log_q.gather(1, targets.ids), others.logsumexp(1))
+    masked_log_q = log_q.scatter(1, targets.ids, torch.finfo(log_q.dtype).min)
+    return _joined(log_q.gather(1, targets.ids), masked_log_q.logsumexp(1))
 
 
 def target_buckets(targets: SparseTargets) -> Tensor:
@@ -173,19 +173,19 @@ def forward_kl_gradient(
         weight, extra: [n, 1], or one for all.
     """
     require_shape("log_q", log_q, (len(targets), log_q.shape[-1]))
-    kept = log_q.gather(1, targets.ids)
+    kept_log_q = log_q.gather(1, targets.ids)
     log_q.scatter_(1, targets.ids, torch.finfo(log_q.dtype).min)
     peak = log_q.amax(1, keepdim=True)
-    others = log_q.sub_(peak).exp_()
-    log_q_tail = peak[:, 0] + others.sum(1).log()
-    value = _forward_kl(_joined(kept, log_q_tail), targets)
+    gradient = log_q.sub_(peak).exp_()
+    log_q_tail = peak[:, 0] + gradient.sum(1).log()
+    value = _forward_kl(_joined(kept_log_q, log_q_tail), targets)
     # q (1 - r), r = p_tail / q_tail = e^d, with |1 - r| in log space: r itself may overflow
     # where q has underflowed.
     d = (targets.log_tail - log_q_tail)[:, None]
     log_size = d.clamp_min(0) + (-torch.expm1(-d.abs())).log()
-    others.mul_(extra * peak.exp() - weight * torch.sign(d) * (peak + log_size).exp())
-    inside = (weight + extra) * kept.exp() - weight * targets.log_p.exp()
-    return value, others.scatter_(1, targets.ids, inside)
+    gradient.mul_(extra * peak.exp() - weight * torch.sign(d) * (peak + log_size).exp())
+    inside = (weight + extra) * kept_log_q.exp() - weight * targets.log_p.exp()
+    return value, gradient.scatter_(1, targets.ids, inside)
 
 
 def _forward_kl(log_q: Tensor, targets: SparseTargets) -> Tensor:
@@ -196,24 +196,24 @@ def _forward_kl(log_q: Tensor, targets: SparseTargets) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(1)
 
 
-def _joined(kept: Tensor, tail: Tensor) -> Tensor:
-    return torch.cat([kept, tail[:, None]], dim=1).clamp_min(FLOOR)
+def _joined(entries: Tensor, tail: Tensor) -> Tensor:
+    return torch.cat([entries, tail[:, None]], dim=1).clamp_min(FLOOR)
 
 
 def _measured(
-    logits: Tensor, gold: Tensor | None, temperature: float
+    logits: Tensor, labels: Tensor | None, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """log p [n, V] and entropy [n] at the temperature, -log p(gold) [n] at 1."""
     below_top = logits.float() - logits.amax(1, keepdim=True)
-    gold_nll = torch.zeros_like(below_top[:, 0])
-    if gold is not None:
-        require_shape("gold", gold, logits.shape[:1])
-        log_gold = below_top.gather(1, gold.clamp_min(0)[:, None])[:, 0] - below_top.logsumexp(1)
-        gold_nll = torch.where(gold < 0, gold_nll, -log_gold)
+    label_nll = torch.zeros_like(below_top[:, 0])
+    if labels is not None:
+        require_shape("gold", labels, logits.shape[:1])
+        log_gold = below_top.gather(1, labels.clamp_min(0)[:, None])[:, 0] - below_top.logsumexp(1)
+        label_nll = torch.where(labels < 0, label_nll, -log_gold)
     # Not log_softmax: on a CPU its sum is one of float32 terms in turn, off by 5e-5 at V = 128256.
     log_p = below_top.div_(temperature)
     log_p -= log_p.logsumexp(1, keepdim=True)
-    return log_p, torch.special.entr(log_p.exp()).sum(1), gold_nll
+    return log_p, torch.special.entr(log_p.exp()).sum(1), label_nll
 
 
 def _at_least_one(name: str, number: int, logits: Tensor) -> int:
@@ -222,19 +222,19 @@ def _at_least_one(name: str, number: int, logits: Tensor) -> int:
     return min(number, logits.shape[-1])
 
 
-def from_counts(ids: Tensor, counts: Tensor, entropy: Tensor, gold_nll: Tensor) -> SparseTargets:
+def from_counts(ids: Tensor, counts: Tensor, entropy: Tensor, label_nll: Tensor) -> SparseTargets:
     """Samples from [N, k] ids, drawn ones first, and how often each was drawn, 0 for padding.
 
     Args:
         ids, counts: [N, k] int64.
-        entropy, gold_nll: [N], as in `SparseTargets`.
+        entropy, label_nll: [N], as in `SparseTargets`.
     """
     k = ids.shape[1]
     # Of the ids below k, as many are free as there is padding, or more.
-    taken = torch.zeros(len(ids), k + 1, dtype=torch.bool, device=ids.device)
-    taken.scatter_(1, torch.where(counts > 0, ids, k).clamp_max(k), True)
-    free = taken[:, :k].to(torch.uint8).argsort(dim=1, stable=True)
+    occupied = torch.zeros(len(ids), k + 1, dtype=torch.bool, device=ids.device)
+    occupied.scatter_(1, torch.where(counts > 0, ids, k).clamp_max(k), True)
+    free = occupied[:, :k].to(torch.uint8).argsort(dim=1, stable=True)
     padding = torch.arange(k, device=ids.device) - (counts > 0).sum(1, keepdim=True)
     ids = torch.where(counts > 0, ids, free.gather(1, padding.clamp_min(0)))
     nothing = torch.full_like(entropy, -torch.inf)
-    return SparseTargets(ids, (counts / k).log(), nothing, entropy, gold_nll, kind="samples")
+    return SparseTargets(ids, (counts / k).log(), nothing, entropy, label_nll, kind="samples")

@@ -31,7 +31,7 @@ NOTHING = 65535
 def encode(targets: SparseTargets) -> bytes:
     """Targets as bytes.
 
-    Samples are kept exactly, as are `ids` and `gold_nll` of top_k. Each probability of top_k is
+    Samples are kept exactly, as are `ids` and `label_nll` of top_k. Each probability of top_k is
     within 0.1 %, entries and tail summing to 1, and its `entropy`, a figure to log, within 0.05 %.
 
     Raises:
@@ -41,7 +41,7 @@ def encode(targets: SparseTargets) -> bytes:
     is_samples = own.kind == "samples"
     arrays = [np.array([is_samples, *own.ids.shape], "<u4")]
     arrays += _samples_arrays(own) if is_samples else _top_k_arrays(own)
-    arrays.append(own.gold_nll.numpy().astype("<f4"))
+    arrays.append(own.label_nll.numpy().astype("<f4"))
     # Run lengths only: the planes hold no longer matches, and looking for them costs most.
     stream = zlib.compressobj(6, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
     out = [MAGIC]
@@ -64,8 +64,8 @@ def decode(payload: bytes) -> SparseTargets:
     codes = reader.array("<u2", (n, k)).astype(np.int64).cumsum(1)
     log_b = _from_codes(np.column_stack([codes, reader.array("<u2", (n,))]))
     log_p, log_tail = log_b[:, :-1].contiguous(), log_b[:, -1].clone()
-    entropy, gold_nll = reader.floats("<f2", n), reader.floats("<f4", n)
-    return SparseTargets(ids, log_p, log_tail, entropy, gold_nll, kind="top_k")
+    entropy, label_nll = reader.floats("<f2", n), reader.floats("<f4", n)
+    return SparseTargets(ids, log_p, log_tail, entropy, label_nll, kind="top_k")
 
 
 def _inflate(stream: bytes) -> bytes:
@@ -94,12 +94,16 @@ def _samples_arrays(targets: SparseTargets) -> list[Array]:
     """How many ids each token drew; their gaps, their counts less 1; entropy."""
     ids, k = targets.ids.numpy(), targets.ids.shape[1]
     counts = np.rint(targets.log_p.exp().numpy() * k).astype(np.int64)
-    gaps, kept = np.diff(ids, axis=1, prepend=0), (counts > 0).sum(1)
-    is_kept = np.arange(k) < kept[:, None]
+    gaps, num_distinct = np.diff(ids, axis=1, prepend=0), (counts > 0).sum(1)
+    is_kept = np.arange(k) < num_distinct[:, None]
     in_order = (gaps[:, 1:] > 0) | ~is_kept[:, 1:]
     if not (in_order.all() and (is_kept == (counts > 0)).all() and (counts.sum(1) == k).all()):
         raise ValueError("samples must have ascending ids, then padding, and counts that sum to k")
-    drawn = [kept.astype("<u4"), *_id_arrays(gaps[is_kept]), (counts[is_kept] - 1).astype("<u4")]
+    drawn = [
+        num_distinct.astype("<u4"),
+        *_id_arrays(gaps[is_kept]),
+        (counts[is_kept] - 1).astype("<u4"),
+    ]
     return [*drawn, targets.entropy.numpy().astype("<f4")]
 
 
@@ -126,12 +130,12 @@ def _codes(log_b: Tensor) -> Tensor:
         raise ValueError("top_k targets hold a NaN, or a token without any mass")
     exact = ((total - log_b) * RESOLUTION).clamp_max(NOTHING - 1)
     codes, rows = torch.empty_like(exact), torch.arange(len(exact))
-    left, p, offset = exact, (log_b - total).exp(), torch.zeros_like(total)
+    remaining, p, offset = exact, (log_b - total).exp(), torch.zeros_like(total)
     for _ in range(log_b.shape[1] + 2):
-        codes[rows] = (left + offset).round()
-        mean = (p * (codes[rows] - left)).sum(1, keepdim=True) - offset
+        codes[rows] = (remaining + offset).round()
+        mean = (p * (codes[rows] - remaining)).sum(1, keepdim=True) - offset
         go_on = mean[:, 0].abs() > 0.01
-        rows, left, p, offset = (x[go_on] for x in (rows, left, p, offset + mean))
+        rows, remaining, p, offset = (x[go_on] for x in (rows, remaining, p, offset + mean))
     codes = (codes - codes.amin(1, keepdim=True)).clamp_max(NOTHING - 1)
     return codes.masked_fill(log_b.isneginf(), NOTHING).long()
 
@@ -160,12 +164,12 @@ class _Reader:
     """Reads what `_planes` and `_id_arrays` wrote, in order."""
 
     body: bytes
-    at: int = 0
+    offset: int = 0
 
     def array(self, dtype: str, shape: tuple[int, ...]) -> Array:
         size = np.dtype(dtype).itemsize
-        planes = np.frombuffer(self.body, np.uint8, size * int(np.prod(shape)), self.at)
-        self.at += planes.size
+        planes = np.frombuffer(self.body, np.uint8, size * int(np.prod(shape)), self.offset)
+        self.offset += planes.size
         by_number: Array = np.ascontiguousarray(planes.reshape(size, *reversed(shape)).T)
         return by_number.view(dtype).reshape(shape)
 

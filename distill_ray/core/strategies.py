@@ -34,16 +34,16 @@ class EnsembleBatch:
     """Mean -log p_m(gold token) of each sample in nats, [S, M], and which samples have gold tokens,
     [S] bool. All teachers answer for that, all rows."""
 
-    def one_each(self, chosen: Sequence[int]) -> Tensor:
+    def one_hot(self, teacher_index: Sequence[int]) -> Tensor:
         """[S, M] all weight on one teacher.
 
         Args:
-            chosen: number of each packed row's.
+            teacher_index: number of each packed row's.
         """
-        of_rows = torch.tensor(chosen, dtype=torch.int64, device=self.row.device)
-        return torch.nn.functional.one_hot(of_rows[self.row], len(self.teachers)).float()
+        index = torch.tensor(teacher_index, dtype=torch.int64, device=self.row.device)
+        return torch.nn.functional.one_hot(index[self.row], len(self.teachers)).float()
 
-    def even(self) -> Tensor:
+    def uniform(self) -> Tensor:
         """[S, M] equal weights."""
         size = len(self.teachers)
         return torch.full((len(self.row), size), 1 / size, device=self.row.device)
@@ -53,38 +53,38 @@ Strategy = Callable[..., Tensor]
 """(Instances, options by keyword) → [S, M] weights."""
 
 
-def average(asked: EnsembleBatch) -> Tensor:
+def average(batch: EnsembleBatch) -> Tensor:
     """w_m = 1 / M."""
-    return asked.even()
+    return batch.uniform()
 
 
-def at_random(asked: EnsembleBatch) -> Tensor:
+def at_random(batch: EnsembleBatch) -> Tensor:
     """One teacher for each appearance of a packed row, all as likely: E[w_m] = 1 / M.
 
     So the expected gradient of the forward KL is the average's, at the cost of one teacher.
     """
-    size = len(asked.teachers)
-    return asked.one_each([_number(key) % size for key in asked.keys])
+    size = len(batch.teachers)
+    return batch.one_hot([_number(key) % size for key in batch.keys])
 
 
-def by_domain(asked: EnsembleBatch, *, assignment: Mapping[str, str]) -> Tensor:
+def by_domain(batch: EnsembleBatch, *, assignment: Mapping[str, str]) -> Tensor:
     """Each stream's own teacher.
 
     Args:
-        asked: the samples.
+        batch: the samples.
         assignment: stream → teacher.
     """
-    place = {name: m for m, name in enumerate(asked.teachers)}
-    return asked.one_each([place[assignment[stream]] for stream in asked.streams])
+    place = {name: m for m, name in enumerate(batch.teachers)}
+    return batch.one_hot([place[assignment[stream]] for stream in batch.streams])
 
 
-def confidence(asked: EnsembleBatch) -> Tensor:
+def confidence(batch: EnsembleBatch) -> Tensor:
     """Of each sample by its losses CE_m on the gold tokens; equal weights where it has none.
 
     CA-MKD, arXiv 2201.00007. It gates weakly: no weight is above 1 / (M - 1).
     """
-    losses, known = asked.losses()
-    return torch.where(known[:, None], confidence_weights(losses), asked.even())
+    losses, known = batch.losses()
+    return torch.where(known[:, None], confidence_weights(losses), batch.uniform())
 
 
 def confidence_weights(losses: Tensor) -> Tensor:
@@ -105,19 +105,19 @@ STRATEGIES: dict[str, Strategy] = {
 }
 
 
-def require_weights(weights: Tensor, asked: EnsembleBatch) -> Tensor:
+def require_weights(weights: Tensor, batch: EnsembleBatch) -> Tensor:
     """Weights as they are; what isn't a number passes, and makes the step's loss none either.
 
     Raises:
         ValueError: their shape isn't [S, M], one is below 0, or a sample's don't sum to 1.
     """
-    shape = (len(asked.row), len(asked.teachers))
+    shape = (len(batch.row), len(batch.teachers))
     if tuple(weights.shape) != shape:
         raise ValueError(f"a strategy's weights have shape {list(weights.shape)}, not {shape}")
     wrong = (weights < 0).any(dim=1) | ((weights.sum(dim=1) - 1).abs() > 1e-3)
     if bool(wrong.any()):
-        found = weights[wrong][0].tolist()
-        raise ValueError(f"a sample's weights must be 0 or above and sum to 1, got {found}")
+        example = weights[wrong][0].tolist()
+        raise ValueError(f"a sample's weights must be 0 or above and sum to 1, got {example}")
     return weights.float()
 
 

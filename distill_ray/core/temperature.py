@@ -21,7 +21,7 @@ def scaled(log_scores: Floats, temperature: float) -> Floats:
     return normalise(log_scores / temperature)
 
 
-def fit_temperature(log_scores: Floats, gold: Ints) -> float:
+def fit_temperature(log_scores: Floats, answer_index: Ints) -> float:
     """The T in [LOWEST, HIGHEST] with the least mean -log softmax(log_scores / T)[gold].
 
     Guo et al. 2017 (arXiv 1706.04599). The NLL is convex in 1/T, so a bounded search over log T
@@ -35,24 +35,24 @@ def fit_temperature(log_scores: Floats, gold: Ints) -> float:
 
     Args:
         log_scores: [n, K] option log-likelihoods, nats; no NaN.
-        gold: [n] index of the right option.
+        answer_index: [n] index of the right option.
     """
-    possible = np.isfinite(log_scores[np.arange(len(gold)), gold])
+    possible = np.isfinite(log_scores[np.arange(len(answer_index)), answer_index])
     if not possible.any():
         return 1.0
     # Log-odds against the gold option: NLL = log Σ_k exp(odds_k / T).
-    odds = log_scores[possible] - log_scores[possible, gold[possible]][:, None]
+    odds = log_scores[possible] - log_scores[possible, answer_index[possible]][:, None]
 
     def nll(temperature: float) -> float:
         return float(np.logaddexp.reduce(odds / temperature, axis=1).mean())
 
     bounds = (np.log(LOWEST), np.log(HIGHEST))
-    found = minimize_scalar(lambda t: nll(np.exp(t)), bounds=bounds, method="bounded")
-    return min((1.0, LOWEST, HIGHEST, float(np.exp(found.x))), key=nll)
+    result = minimize_scalar(lambda t: nll(np.exp(t)), bounds=bounds, method="bounded")
+    return min((1.0, LOWEST, HIGHEST, float(np.exp(result.x))), key=nll)
 
 
 def cross_fitted(
-    log_scores: Floats, gold: Ints, groups: Sequence[str], folds: int = 5, *, seed: int = 0
+    log_scores: Floats, answer_index: Ints, groups: Sequence[str], folds: int = 5, *, seed: int = 0
 ) -> Floats:
     """[n, K] probabilities, each scaled by a temperature fitted on other groups of questions.
 
@@ -63,7 +63,7 @@ def cross_fitted(
 
     Args:
         log_scores: [n, K] option log-likelihoods, nats.
-        gold: [n] index of the right option.
+        answer_index: [n] index of the right option.
         groups: [n] the group of each question.
         folds: 2 or more.
         seed: of the deal.
@@ -79,5 +79,7 @@ def cross_fitted(
     probabilities = np.empty_like(log_scores, dtype=np.float64)
     for k in range(folds):
         own = fold == k
-        probabilities[own] = scaled(log_scores[own], fit_temperature(log_scores[~own], gold[~own]))
+        probabilities[own] = scaled(
+            log_scores[own], fit_temperature(log_scores[~own], answer_index[~own])
+        )
     return probabilities

@@ -27,9 +27,9 @@ class Batch:
     """[B, T] int64."""
     position_ids: Tensor
     """[B, T] int64; restart at 0 with each sample."""
-    gold: Tensor
+    label_mask: Tensor
     """[B, T] bool; the data supervise the prediction made here."""
-    distill: Tensor
+    teacher_mask: Tensor
     """[B, T] bool; the teacher supervises the prediction made here."""
     is_task: Tensor
     """[B] bool; rows of a task, against rows of running text."""
@@ -47,7 +47,7 @@ class Batch:
         """The same on another device."""
         moved = {
             name: getattr(self, name).to(device, non_blocking=True)
-            for name in ("input_ids", "position_ids", "gold", "distill", "is_task")
+            for name in ("input_ids", "position_ids", "label_mask", "teacher_mask", "is_task")
         }
         return Batch(**moved, row_ids=self.row_ids, places=self.places)
 
@@ -87,11 +87,11 @@ class Rows:
         """[rows] tokens of each row, padding left out."""
         table = self.data.data
         samples = pc.list_value_length(table.column("sources")).to_numpy()
-        chunks, first, found = table.column("position_ids").chunks, 0, []
+        chunks, first, counts = table.column("position_ids").chunks, 0, []
         for chunk in chunks:
-            found.append(_without_padding(chunk, samples[first : first + len(chunk)]))
+            counts.append(_without_padding(chunk, samples[first : first + len(chunk)]))
             first += len(chunk)
-        return np.concatenate([np.empty(0, np.int64), *found])
+        return np.concatenate([np.empty(0, np.int64), *counts])
 
 
 def _without_padding(position_ids: Any, samples: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -123,10 +123,10 @@ def collate(
     width = max(len(row["input_ids"]) for row in rows)
 
     def stack(column: str, dtype: Any) -> Tensor:
-        made = np.zeros((len(rows), width), dtype=dtype)
+        padded = np.zeros((len(rows), width), dtype=dtype)
         for i, row in enumerate(rows):
-            made[i, : len(row[column])] = row[column]
-        return torch.from_numpy(made)
+            padded[i, : len(row[column])] = row[column]
+        return torch.from_numpy(padded)
 
     position_ids = stack("position_ids", np.int64)
     for i, row in enumerate(rows):
@@ -135,8 +135,8 @@ def collate(
     return Batch(
         input_ids=stack("input_ids", np.int64),
         position_ids=position_ids,
-        gold=stack("gold", np.bool_),
-        distill=stack("distill", np.bool_),
+        label_mask=stack("label_mask", np.bool_),
+        teacher_mask=stack("teacher_mask", np.bool_),
         is_task=torch.tensor(list(is_task)),
         row_ids=tuple(row["row_id"] for row in rows),
         places=tuple(places),
@@ -191,7 +191,7 @@ class MixedRows:
             several = mixed.by_tokens and len(mixed.names) > 1
             tokens = {n: streams[n].rows.tokens for n in mixed.names} if several else {}
             self._stream_at = streams_at(mixed, batch_rows, tokens, seed)
-            counts = {name: len(found) for name, found in lengths.items()}
+            counts = {name: len(row_lengths) for name, row_lengths in lengths.items()}
             self._row_at = rows_at(self._stream_at, counts, seed)
 
     def batch(self, step: int, micro: int) -> Batch:
@@ -200,9 +200,9 @@ class MixedRows:
         rows: list[dict[str, Any] | None] = [None] * len(places)
         kinds = [self._names[self._stream_at[p]] for p in places]
         for name in dict.fromkeys(kinds):
-            mine = [i for i, kind in enumerate(kinds) if kind == name]
-            found = self._streams[name].rows[[int(self._row_at[places[i]]) for i in mine]]
-            for i, row in zip(mine, _dicts(found)):
+            own = [i for i, kind in enumerate(kinds) if kind == name]
+            columns = self._streams[name].rows[[int(self._row_at[places[i]]) for i in own]]
+            for i, row in zip(own, _dicts(columns)):
                 rows[i] = row
         is_task = [self._streams[kind].is_task for kind in kinds]
         return collate([row for row in rows if row is not None], is_task, places)
@@ -212,19 +212,19 @@ class MixedRows:
         size = self._layout["batch_rows"]
         places = (np.asarray(steps)[:, None] * size + np.arange(size)).ravel()
         stream_at, row_at = self._stream_at[places], self._row_at[places]
-        found = {name: row_at[stream_at == i] for i, name in enumerate(self._names)}
-        return {name: np.unique(rows) for name, rows in found.items() if len(rows)}
+        numbers = {name: row_at[stream_at == i] for i, name in enumerate(self._names)}
+        return {name: np.unique(rows) for name, rows in numbers.items() if len(rows)}
 
     def read(self, steps: int) -> dict[str, dict[str, int]]:
         """Stream → `rows` and `tokens` without padding, of all ranks in the first steps."""
         places = slice(0, steps * self._layout["batch_rows"])
         stream_at, row_at = self._stream_at[places], self._row_at[places]
-        found = {}
+        counts = {}
         for i, name in enumerate(self._names):
             rows = row_at[stream_at == i]
             tokens = int(self._streams[name].rows.tokens[rows].sum())
-            found[name] = {"rows": len(rows), "tokens": tokens}
-        return found
+            counts[name] = {"rows": len(rows), "tokens": tokens}
+        return counts
 
 
 def in_order(
@@ -247,12 +247,12 @@ def in_order(
         if limit is not None and limit < len(order):
             order = [order[place * len(order) // limit] for place in range(limit)]
         share = -(-len(order) // world)
-        mine = [rank + world * i for i in range(share)]
+        own = [rank + world * i for i in range(share)]
         for start in range(0, share, batch_rows):
-            places = mine[start : start + batch_rows]
+            places = own[start : start + batch_rows]
             rows = _dicts(stream.rows[[order[p] if p < len(order) else order[0] for p in places]])
-            kept = [row if p < len(order) else _silent(row) for p, row in zip(places, rows)]
-            yield collate(kept, [stream.is_task] * len(kept), places)
+            shown = [row if p < len(order) else _silent(row) for p, row in zip(places, rows)]
+            yield collate(shown, [stream.is_task] * len(shown), places)
 
 
 def _dicts(columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
@@ -260,4 +260,8 @@ def _dicts(columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
 
 
 def _silent(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {**row, "gold": [False] * len(row["gold"]), "distill": [False] * len(row["distill"])}
+    return {
+        **row,
+        "label_mask": [False] * len(row["label_mask"]),
+        "teacher_mask": [False] * len(row["teacher_mask"]),
+    }

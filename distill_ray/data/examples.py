@@ -22,7 +22,7 @@ class Questions:
     """[K] token ids of each option's answer."""
     labels: list[str]
     """[K] the options' labels."""
-    gold: list[int]
+    answer_index: list[int]
     """[n] index of the right option."""
     groups: list[str]
     """[n] questions of one group are near copies: they are resampled together."""
@@ -42,7 +42,7 @@ class Questions:
 
     def between(self, start: int, stop: int) -> Questions:
         """The questions from `start` to before `stop`."""
-        columns = ("row_ids", "prompts", "gold", "groups")
+        columns = ("row_ids", "prompts", "answer_index", "groups")
         return replace(self, **{name: getattr(self, name)[start:stop] for name in columns})
 
 
@@ -61,7 +61,7 @@ def questions(
 ) -> Questions:
     """Render and tokenize rows of the TEXT contract; rows with an unknown label are left out."""
     labels = list(answers)
-    said = [prompt_format.answer(text) for text in answers.values()]
+    encoded = [prompt_format.answer(text) for text in answers.values()]
     known = [row for row in rows if row["label"] in answers]
     return Questions(
         name=name,
@@ -69,11 +69,11 @@ def questions(
         prompts=[prompt_format.prompt(template.format(text=row["text"])) for row in known],
         options=option_ids(answers, prompt_format),
         labels=labels,
-        gold=[labels.index(row["label"]) for row in known],
+        answer_index=[labels.index(row["label"]) for row in known],
         groups=[row["group"] for row in known],
         # A running text's first token follows the end of another.
-        empty=prompt_format.prompt(template.format(text="")) or [said[0].end],
-        end=said[0].end,
+        empty=prompt_format.prompt(template.format(text="")) or [encoded[0].end],
+        end=encoded[0].end,
     )
 
 

@@ -34,13 +34,15 @@ class Mixing:
     """[S, K] of each step's tokens or rows; a step's sum to 1."""
     by_tokens: bool = True
     """Shares are of tokens, padding left out; otherwise of rows."""
-    anew: frozenset[int] = frozenset()
+    restarts: frozenset[int] = frozenset()
     """Steps at which other shares begin, and counting with them."""
 
     def of_length(self, steps: int) -> Mixing:
         """The same for at least so many steps: the last shares go on."""
         more = np.repeat(self.shares[-1:], max(0, steps - len(self.shares)), axis=0)
-        return Mixing(self.names, np.concatenate([self.shares, more]), self.by_tokens, self.anew)
+        return Mixing(
+            self.names, np.concatenate([self.shares, more]), self.by_tokens, self.restarts
+        )
 
 
 def mixing(
@@ -61,18 +63,18 @@ def mixing(
         linear: shares move in a straight line from one mix to the next; otherwise they jump, at the
             first step that has as much behind it.
     """
-    mixes = [mix, *(found for _, found in changes)]
-    names = tuple(sorted({name for found in mixes for name in found}))
-    points = np.array([[found.get(name, 0.0) for name in names] for found in mixes], float)
+    mixes = [mix, *(later for _, later in changes)]
+    names = tuple(sorted({name for each in mixes for name in each}))
+    points = np.array([[each.get(name, 0.0) for name in names] for each in mixes], float)
     points /= points.sum(axis=1, keepdims=True)
-    at = np.array([0.0, *(place for place, _ in changes)])
-    done = np.arange(steps) / steps
+    starts = np.array([0.0, *(place for place, _ in changes)])
+    progress = np.arange(steps) / steps
     if linear:
-        columns = [np.interp(done, at, points[:, k]) for k in range(len(names))]
+        columns = [np.interp(progress, starts, points[:, k]) for k in range(len(names))]
         return Mixing(names, np.stack(columns, axis=1), by_tokens)
-    shares = points[np.searchsorted(at, done, side="right") - 1]
-    begins = frozenset(math.ceil(round(place * steps, 9)) for place in at[1:].tolist())
-    return Mixing(names, shares, by_tokens, begins)
+    shares = points[np.searchsorted(starts, progress, side="right") - 1]
+    restarts = frozenset(math.ceil(round(place * steps, 9)) for place in starts[1:].tolist())
+    return Mixing(names, shares, by_tokens, restarts)
 
 
 def mixing_of(training: TrainingConfig, steps: int) -> Mixing:
@@ -90,8 +92,8 @@ def mixing_of(training: TrainingConfig, steps: int) -> Mixing:
 def mean_shares(training: TrainingConfig, steps: int) -> dict[str, float]:
     """Stream → its share over all of a training's steps."""
     # Shares are a function of the part that is done: of a very long run, some steps tell it.
-    made = mixing_of(training, min(steps, 10_000))
-    return dict(zip(made.names, made.shares.mean(axis=0).tolist()))
+    sampled = mixing_of(training, min(steps, 10_000))
+    return dict(zip(sampled.names, sampled.shares.mean(axis=0).tolist()))
 
 
 def streams_at(mixed: Mixing, batch_rows: int, tokens: Mapping[str, Ints], seed: int) -> Ints:
@@ -115,9 +117,9 @@ def streams_at(mixed: Mixing, batch_rows: int, tokens: Mapping[str, Ints], seed:
     ]
     upcoming = [next(size) for size in sizes]
     ahead = [0.0] * len(sizes)
-    found = []
+    order = []
     for step, shares in enumerate(mixed.shares.tolist()):
-        if step in mixed.anew:
+        if step in mixed.restarts:
             ahead = [0.0] * len(sizes)
         drawn = [(k, share) for k, share in enumerate(shares) if share > 0]
         for _ in range(batch_rows):
@@ -129,8 +131,8 @@ def streams_at(mixed: Mixing, batch_rows: int, tokens: Mapping[str, Ints], seed:
             for k, share in drawn:
                 ahead[k] -= share * size
             ahead[best] += size
-            found.append(best)
-    return np.array(found, dtype=np.int64)
+            order.append(best)
+    return np.array(order, dtype=np.int64)
 
 
 def _sizes(stream: str, tokens: Ints, seed: int) -> Iterator[float]:

@@ -33,11 +33,11 @@ def rows_at(streams: NDArray[np.int64], rows: Mapping[str, int], seed: int) -> N
         rows: stream → how many rows it has, in the order of the indices.
         seed: of the order.
     """
-    found = np.zeros_like(streams)
+    numbers = np.zeros_like(streams)
     for number, (name, count) in enumerate(rows.items()):
         here = streams == number
-        found[here] = shuffled(name, count, seed, int(here.sum()))
-    return found
+        numbers[here] = shuffled(name, count, seed, int(here.sum()))
+    return numbers
 
 
 def positions_of(

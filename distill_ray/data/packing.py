@@ -20,8 +20,8 @@ class Sample:
     source: str
     """row_id of the text row."""
     ids: list[int]
-    gold: list[bool]
-    distill: list[bool]
+    label_mask: list[bool]
+    teacher_mask: list[bool]
 
 
 def text_sample(source: str, ids: Sequence[int], end: int) -> Sample:
@@ -32,7 +32,11 @@ def text_sample(source: str, ids: Sequence[int], end: int) -> Sample:
 
 
 def labelled_sample(
-    source: str, prompt: Sequence[int], answer: Sequence[int], end: int, rest: Sequence[int] = ()
+    source: str,
+    prompt: Sequence[int],
+    answer: Sequence[int],
+    end: int,
+    trailing: Sequence[int] = (),
 ) -> Sample:
     """A prompt and its answer: the answer and the end are predicted, the prompt is not.
 
@@ -41,10 +45,10 @@ def labelled_sample(
         prompt: at least one token.
         answer: the answer's own tokens.
         end: ends it.
-        rest: what a chat template puts behind the end; it is kept, and never predicted.
+        trailing: what a chat template puts behind the end; it is kept, and never predicted.
     """
-    mask = [False] * (len(prompt) - 1) + [True] * (len(answer) + 1) + [False] * (1 + len(rest))
-    return Sample(source, [*prompt, *answer, end, *rest], mask, mask)
+    mask = [False] * (len(prompt) - 1) + [True] * (len(answer) + 1) + [False] * (1 + len(trailing))
+    return Sample(source, [*prompt, *answer, end, *trailing], mask, mask)
 
 
 def prompt_sample(source: str, prompt: Sequence[int]) -> Sample:
@@ -58,7 +62,7 @@ def split_long(samples: Iterable[Sample], length: int) -> Iterator[Sample]:
     for sample in samples:
         for start in range(0, len(sample.ids), length):
             part = slice(start, start + length)
-            gold, distill = list(sample.gold[part]), list(sample.distill[part])
+            gold, distill = list(sample.label_mask[part]), list(sample.teacher_mask[part])
             if start + length < len(sample.ids):
                 gold[-1] = distill[-1] = False
             yield Sample(sample.source, sample.ids[part], gold, distill)
@@ -75,9 +79,9 @@ def pack(samples: Iterable[Sample], length: int, pad: int, prefix: str) -> Itera
         pad: fills the rest of a row; never supervised.
         prefix: start of each row_id.
     """
-    made = list(samples)
-    for number, held in enumerate(best_fit([len(s.ids) for s in made], length)):
-        yield _row([made[i] for i in held], length, pad, f"{prefix}:{number:06d}")
+    items = list(samples)
+    for number, held in enumerate(best_fit([len(s.ids) for s in items], length)):
+        yield _row([items[i] for i in held], length, pad, f"{prefix}:{number:06d}")
 
 
 def best_fit(sizes: Sequence[int], room: int) -> list[list[int]]:
@@ -96,14 +100,14 @@ def best_fit(sizes: Sequence[int], room: int) -> list[list[int]]:
     bins: list[list[int]] = []
     with_room: list[tuple[int, int]] = []
     for item in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        at = bisect_left(with_room, (sizes[item], 0))
-        if at == len(with_room):
-            left, chosen = room, len(bins)
+        place = bisect_left(with_room, (sizes[item], 0))
+        if place == len(with_room):
+            room_left, bin_index = room, len(bins)
             bins.append([])
         else:
-            left, chosen = with_room.pop(at)
-        bins[chosen].append(item)
-        insort(with_room, (left - sizes[item], chosen))
+            room_left, bin_index = with_room.pop(place)
+        bins[bin_index].append(item)
+        insort(with_room, (room_left - sizes[item], bin_index))
     return sorted(sorted(items) for items in bins)
 
 
@@ -114,12 +118,12 @@ def unpacked(samples: Iterable[Sample], prefix: str) -> Iterator[dict[str, Any]]
 
 
 def _row(samples: Sequence[Sample], length: int, pad: int, row_id: str) -> dict[str, Any]:
-    rest = length - sum(len(s.ids) for s in samples)
+    padding = length - sum(len(s.ids) for s in samples)
     return {
         "row_id": row_id,
-        "input_ids": [t for s in samples for t in s.ids] + [pad] * rest,
-        "position_ids": [i for s in samples for i in range(len(s.ids))] + list(range(rest)),
-        "gold": [m for s in samples for m in s.gold] + [False] * rest,
-        "distill": [m for s in samples for m in s.distill] + [False] * rest,
+        "input_ids": [t for s in samples for t in s.ids] + [pad] * padding,
+        "position_ids": [i for s in samples for i in range(len(s.ids))] + list(range(padding)),
+        "label_mask": [m for s in samples for m in s.label_mask] + [False] * padding,
+        "teacher_mask": [m for s in samples for m in s.teacher_mask] + [False] * padding,
         "sources": [s.source for s in samples],
     }

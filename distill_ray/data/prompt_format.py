@@ -31,7 +31,7 @@ class Answer:
     ids: list[int]
     end: int
     """Ends the answer, and is supervised with it."""
-    rest: list[int]
+    trailing: list[int]
     """What comes behind the end."""
 
 
@@ -88,34 +88,34 @@ class Chat:
         self._system = system
         between, self._after = self._frame()
         # White space belongs to the answer: tokenizers join it to the word behind it.
-        self.lead = between if between.strip() else ""
+        self.generation_prefix = between if between.strip() else ""
         """What the template writes before the answer, beyond the generation prompt."""
         self.answer(ANSWER)  # Raises here, and not at the first row.
 
-    def written(self, text: str) -> str:
+    def prompt_text(self, text: str) -> str:
         """The prompt as text: the conversation up to where the answer begins."""
-        return self._render(text) + self.lead
+        return self._render(text) + self.generation_prefix
 
     def prompt(self, text: str) -> list[int]:
         """Token ids of the conversation up to where the answer begins."""
-        return encode(self._tokenizer, self.written(text))
+        return encode(self._tokenizer, self.prompt_text(text))
 
     def answer(self, text: str) -> Answer:
         """The assistant's turn; white space around the answer is left out, as a turn has none."""
-        head, whole = self.prompt(QUESTION), self._render(QUESTION, text.strip())
-        made = self._tokenizer(
-            whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        prompt_ids, conversation = self.prompt(QUESTION), self._render(QUESTION, text.strip())
+        encoded = self._tokenizer(
+            conversation, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
-        ids, starts = list(made["input_ids"]), [start for start, _ in made["offset_mapping"]]
-        if ids[: len(head)] != head:
+        ids, starts = list(encoded["input_ids"]), [start for start, _ in encoded["offset_mapping"]]
+        if ids[: len(prompt_ids)] != prompt_ids:
             raise ValueError(
                 "the chat template joins the prompt and the answer to one token, so the prompt's "
-                f"tokens don't begin the conversation's: {whole!r}"
+                f"tokens don't begin the conversation's: {conversation!r}"
             )
-        closing = len(whole) - len(self._after)
-        for place in range(len(head), len(ids)):
+        closing = len(conversation) - len(self._after)
+        for place in range(len(prompt_ids), len(ids)):
             if starts[place] >= closing and ids[place] in self._special:
-                return Answer(ids[len(head) : place], ids[place], ids[place + 1 :])
+                return Answer(ids[len(prompt_ids) : place], ids[place], ids[place + 1 :])
         raise ValueError(
             f"the chat template ends the assistant's turn with {self._after!r}, in which no "
             "special token says that the answer ends"
@@ -123,25 +123,27 @@ class Chat:
 
     def _frame(self) -> tuple[str, str]:
         """What the template writes before and behind the assistant's words."""
-        asked, whole = self._render(QUESTION), self._render(QUESTION, ANSWER)
-        if not whole.startswith(asked):
+        prompt, conversation = self._render(QUESTION), self._render(QUESTION, ANSWER)
+        if not conversation.startswith(prompt):
             raise ValueError(
                 "the chat template renders a conversation that doesn't begin with its prompt: the "
-                f"prompt ends {_ending(asked)}, the conversation {_ending(whole)}"
+                f"prompt ends {_ending(prompt)}, the conversation {_ending(conversation)}"
             )
-        between, found, after = whole[len(asked) :].partition(ANSWER)
-        said = {"system": (self._system or "").strip(), "user": QUESTION}
-        left_out = [role for role, text in said.items() if text not in asked]
-        if left_out or not found:
-            role = left_out[0] if left_out else "assistant"
+        between, answer, after = conversation[len(prompt) :].partition(ANSWER)
+        turns = {"system": (self._system or "").strip(), "user": QUESTION}
+        missing = [role for role, text in turns.items() if text not in prompt]
+        if missing or not answer:
+            role = missing[0] if missing else "assistant"
             raise ValueError(f"the chat template leaves out what the {role} says")
         return between, after
 
     def _render(self, question: str, answer: str | None = None) -> str:
         from jinja2 import TemplateError
 
-        said = {"system": self._system, "user": question, "assistant": answer}
-        turns = [{"role": role, "content": text} for role, text in said.items() if text is not None]
+        texts = {"system": self._system, "user": question, "assistant": answer}
+        turns = [
+            {"role": role, "content": text} for role, text in texts.items() if text is not None
+        ]
         try:
             return str(
                 self._tokenizer.apply_chat_template(

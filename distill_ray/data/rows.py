@@ -21,8 +21,8 @@ PACKED = pa.schema(
         ("row_id", pa.string()),  # stream, split, bucket and number
         ("input_ids", pa.list_(pa.int32())),
         ("position_ids", pa.list_(pa.int32())),  # restart at 0 with every sample
-        ("gold", pa.list_(pa.bool_())),  # True where the next token is supervised by the data
-        ("distill", pa.list_(pa.bool_())),  # True where the teacher's distribution is imitated
+        ("label_mask", pa.list_(pa.bool_())),  # True where the next token is supervised by the data
+        ("teacher_mask", pa.list_(pa.bool_())),  # True where the teacher's distribution is imitated
         ("sources", pa.list_(pa.string())),  # row_id of each sample in it, in order
     ]
 )

@@ -87,14 +87,14 @@ def deduplicate(rows: Iterable[Row], protected: frozenset[str]) -> Deduplicated:
     """
     ordered = sorted(rows, key=lambda r: (r["key"], r["stream"], r["group"], r["label"] or ""))
     held_out = {r["key"] for r in ordered if r["stream"] in protected and r["split"] != "train"}
-    result, seen = Deduplicated(), set()
+    result, kept_ids = Deduplicated(), set()
     for row in ordered:
-        if row["row_id"] in seen:
+        if row["row_id"] in kept_ids:
             result.duplicates += 1
         elif row["split"] == "train" and row["key"] in held_out:
             result.leaks += 1
         else:
             result.rows.append(row)
             # A leak is not remembered: the same text's held-out row must still be kept.
-            seen.add(row["row_id"])
+            kept_ids.add(row["row_id"])
     return result

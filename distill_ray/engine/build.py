@@ -14,7 +14,7 @@ from distill_ray.config.training import TrainingConfig
 from distill_ray.core.matching import Matching
 from distill_ray.core.plugins import find
 from distill_ray.core.schedule import Decide, ScheduleState, TeacherCheckpoints, begin
-from distill_ray.core.schedules import SCHEDULES, deciding
+from distill_ray.core.schedules import SCHEDULES
 from distill_ray.core.strategies import STRATEGIES
 from distill_ray.core.weighting import WEIGHTINGS
 from distill_ray.data.batches import Batch, MixedRows, Rows, Stream, in_order
@@ -28,7 +28,14 @@ from distill_ray.engine.job import FROZEN_STUDENT, DataSpec, TeachingSpec, Train
 from distill_ray.engine.matching import matching_of
 from distill_ray.engine.measures import MEASURES
 from distill_ray.engine.objective import Objective
-from distill_ray.engine.session import BadSteps, Matched, Session, Stopping, Teaching, Validation
+from distill_ray.engine.session import (
+    MatchedLayers,
+    Session,
+    SkippedSteps,
+    Stopping,
+    Teaching,
+    Validation,
+)
 from distill_ray.engine.teachers.base import Colocated, TeacherSource
 from distill_ray.engine.teachers.ensemble import TeacherEnsemble
 from distill_ray.models.adapters import add_lora
@@ -40,12 +47,12 @@ from distill_ray.models.teachers import TeacherBank
 
 def load_streams(data: DataSpec, split: str, limit: int | None = None) -> dict[str, Stream]:
     """Memory-mapped rows of every stream that has some in this split."""
-    found = {}
+    streams = {}
     for name, kind in data.kinds.items():
         folder = data.folder / "packed" / name / split
         if any(folder.glob("*.parquet")):
-            found[name] = Stream(Rows(folder, data.cache, limit), is_task=kind == "task")
-    return found
+            streams[name] = Stream(Rows(folder, data.cache, limit), is_task=kind == "task")
+    return streams
 
 
 def build_session(
@@ -77,8 +84,8 @@ def build_session(
         teaching=teaching,
         frozen_student=_frozen_student(job, device, frozen_student),
         validation=Validation(_held_out(job), job.validation_due),
-        stopping=None if job.patience is None else Stopping(job.rung_ends, job.patience),
-        bad=BadSteps(limit=training.max_bad_steps),
+        stopping=None if job.patience is None else Stopping(job.checkpoint_steps, job.patience),
+        skipped=SkippedSteps(limit=training.max_bad_steps),
         at_switch=job.at_switch,
         measures=MEASURES,
     )
@@ -114,24 +121,24 @@ def _objective(job: TrainingSpec) -> Objective:
     weights = job.training.loss_weights.model_dump()
     if job.objective is None or job.teaching is None:
         return Objective(alpha=0.0, weights=weights)
-    chosen = job.objective
-    match = chosen.match
+    objective = job.objective
+    match = objective.match
     kinds = {"hidden": match.hidden, "attention": match.attention}
     return Objective(
-        alpha=chosen.alpha,
-        temperature=chosen.temperature,
-        divergence=chosen.divergence,
-        options=chosen.options,
+        alpha=objective.alpha,
+        temperature=objective.temperature,
+        divergence=objective.divergence,
+        options=objective.options,
         weights=weights,
-        match={kind: found.weight for kind, found in kinds.items() if found is not None},
-        weighting=find(chosen.weighting, WEIGHTINGS) if chosen.weighting else None,
+        match={kind: settings.weight for kind, settings in kinds.items() if settings is not None},
+        weighting=find(objective.weighting, WEIGHTINGS) if objective.weighting else None,
     )
 
 
 def _matching(job: TrainingSpec) -> Matching | None:
     if job.objective is None or job.teaching is None:
         return None
-    teachers = {name: rungs[-1] for name, rungs in job.teaching.ladders.items()}
+    teachers = {name: refs[-1] for name, refs in job.teaching.checkpoints.items()}
     return matching_of(job.objective.match, job.student, teachers, job.data.seed)
 
 
@@ -142,14 +149,14 @@ def _teaching(
     if spec is None:
         return None
     source = source or colocated(job, device)
-    state, ladders, decide = first_state(spec, job.steps)
+    state, checkpoints, decide = first_state(spec, job.steps)
     source.use(state.teacher, state.checkpoint_index)
     matched = None
     if matching is not None:
         assert isinstance(source, Colocated), "a config with another serving is refused"
-        matched = Matched(source, partial(matching.layers, side=1))
-    members = () if spec.together is None else tuple(spec.ladders)
-    return Teaching(source, ladders, decide, state, spec.rules, matched, members)
+        matched = MatchedLayers(source, partial(matching.layers, side=1))
+    members = () if spec.ensemble is None else tuple(spec.checkpoints)
+    return Teaching(source, checkpoints, decide, state, spec.rules, matched, members)
 
 
 def _frozen_student(
@@ -160,21 +167,21 @@ def _frozen_student(
     if source is None:
         if job.frozen_student is None:
             raise ValueError(f"objective.weighting {job.objective.weighting} needs an anchor")
-        ladders = {FROZEN_STUDENT: [job.frozen_student]}
+        checkpoints = {FROZEN_STUDENT: [job.frozen_student]}
         how = {"execution": execution(job.training), "vocabulary": job.data.vocabulary}
-        source = Colocated(TeacherBank(ladders, device=device, **how))  # type: ignore[arg-type]
+        source = Colocated(TeacherBank(checkpoints, device=device, **how))  # type: ignore[arg-type]
     source.use(FROZEN_STUDENT, 0)
     return source
 
 
 def first_state(spec: TeachingSpec, steps: int) -> tuple[ScheduleState, TeacherCheckpoints, Decide]:
     """Where the schedule begins, what there is to choose from, and what decides."""
-    rungs = {name: len(found) for name, found in spec.ladders.items()}
-    if spec.together is not None:
-        rungs = {SEVERAL: max(rungs.values())}
-    ladders = TeacherCheckpoints(rungs, steps, spec.ranking)
-    decide = deciding(find(spec.schedule, SCHEDULES), **spec.options)
-    return begin(spec.first, ladders, decide), ladders, decide
+    counts = {name: len(refs) for name, refs in spec.checkpoints.items()}
+    if spec.ensemble is not None:
+        counts = {SEVERAL: max(counts.values())}
+    checkpoints = TeacherCheckpoints(counts, steps, spec.ranking)
+    decide = partial(find(spec.schedule, SCHEDULES), **spec.options)
+    return begin(spec.first_teacher, checkpoints, decide), checkpoints, decide
 
 
 def colocated(job: TrainingSpec, device: torch.device, *, shard: bool = False) -> TeacherSource:
@@ -185,13 +192,13 @@ def colocated(job: TrainingSpec, device: torch.device, *, shard: bool = False) -
     """
     spec = job.teaching
     assert spec is not None
-    if spec.together is None:
+    if spec.ensemble is None:
         return Colocated(teacher_bank(job, device, shard=shard))
     banks = {}
-    for name, rungs in spec.ladders.items():
-        alone = replace(job, teaching=replace(spec, ladders={name: rungs}))
+    for name, refs in spec.checkpoints.items():
+        alone = replace(job, teaching=replace(spec, checkpoints={name: refs}))
         banks[name] = teacher_bank(alone, device, shard=shard)
-    strategy = partial(find(spec.together.strategy, STRATEGIES), **spec.together.options)
+    strategy = partial(find(spec.ensemble.strategy, STRATEGIES), **spec.ensemble.options)
     return TeacherEnsemble(banks, strategy, seed=job.data.seed, collective=shard)
 
 
@@ -204,7 +211,9 @@ def teacher_bank(job: TrainingSpec, device: torch.device, *, shard: bool = False
         shard: spread each over all ranks, which then must ask for the same number of answers.
     """
     assert job.teaching is not None
-    bank = partial(TeacherBank, job.teaching.ladders, device=device, vocabulary=job.data.vocabulary)
+    bank = partial(
+        TeacherBank, job.teaching.checkpoints, device=device, vocabulary=job.data.vocabulary
+    )
     if not shard:
         return bank(execution=execution(job.training))
     from distill_ray.engine.teachers.sharded import ShardedTeacher
@@ -229,8 +238,10 @@ def _backend(
     # Steps of AdamW are smaller than what bfloat16 weights can show. ZeRO keeps a float32 copy in
     # its shards; without shards the weights are float32, and the arithmetic is under autocast.
     training, plain = job.training, job.backend == "plain"
-    whole = plain or training.zero_stage == 0
-    model: Any = load_model(job.student, precision="float32" if whole else training.precision)
+    full_precision = plain or training.zero_stage == 0
+    model: Any = load_model(
+        job.student, precision="float32" if full_precision else training.precision
+    )
     if job.lora is not None:
         model = add_lora(model, **job.lora.model_dump(), seed=job.data.seed)
     require_head(model)
@@ -266,11 +277,11 @@ def held_out_streams(job: TrainingSpec) -> dict[str, Stream]:
 
 
 def _held_out(job: TrainingSpec) -> Any:
-    chosen = held_out_streams(job)
+    streams = held_out_streams(job)
 
     def batches(rows: int | None = None) -> Iterable[Batch]:
         return in_order(
-            chosen,
+            streams,
             batch_rows=job.training.micro_batch_rows,
             rank=comm.rank(),
             world=comm.world(),

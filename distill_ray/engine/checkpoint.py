@@ -37,14 +37,14 @@ def _state(session: Session, job: str) -> dict[str, Any]:
         "world_size": comm.world(),
         "initial_loss": session.initial_loss,
         "history": session.history,
-        "bad_steps": [session.bad.total, session.bad.in_a_row],
+        "skipped_steps": [session.skipped.total, session.skipped.in_a_row],
     }
     if session.teaching is not None:
         state["schedule"] = session.teaching.state.to_dict()
         state["best_loss"] = session.teaching.best_loss
         state["log"] = [asdict(entry) for entry in session.teaching.log]
         state["stalls"] = session.teaching.stalls
-        state["taught"] = session.taught
+        state["tokens_by_teacher"] = session.tokens_by_teacher
     return state
 
 
@@ -79,11 +79,11 @@ def restore(session: Session, folder: Path) -> None:
     session.step = state["step"]
     session.initial_loss = state["initial_loss"]
     session.history = state["history"]
-    session.bad.total, session.bad.in_a_row = state["bad_steps"]
+    session.skipped.total, session.skipped.in_a_row = state["skipped_steps"]
     if session.teaching is not None:
         session.teaching.state = ScheduleState.from_dict(state["schedule"])
         session.teaching.best_loss = state["best_loss"]
-        session.taught = state["taught"]
+        session.tokens_by_teacher = state["tokens_by_teacher"]
         session.teaching.log = [Switch(**row) for row in state["log"]]
         session.teaching.stalls = [(step, seconds) for step, seconds in state["stalls"]]
 
@@ -100,7 +100,7 @@ def export(session: Session, folder: Path) -> None:
 
     Every rank calls it; rank 0 writes.
     """
-    with session.backend.whole() as model:
+    with session.backend.unsharded() as model:
         if comm.rank() == 0:
             model.save_pretrained(str(folder), safe_serialization=True)
     comm.barrier()

@@ -56,9 +56,9 @@ def verify(folder: Path) -> None:
 def _read(folder: Path, part: int) -> dict[str, Any]:
     file = folder / SEAL.format(part=part)
     try:
-        found = json.loads(file.read_text())
-        body = {key: found[key] for key in ("part", "parts", "files")}
-        sound = found["digest"] == _of(body) and body["part"] == part
+        content = json.loads(file.read_text())
+        body = {key: content[key] for key in ("part", "parts", "files")}
+        sound = content["digest"] == _of(body) and body["part"] == part
     except FileNotFoundError:
         raise UnsoundError(f"{file} is missing: the checkpoint was cut off") from None
     except (OSError, ValueError, TypeError, KeyError):
@@ -75,8 +75,8 @@ def _parts(folder: Path) -> list[int]:
 
 def _files(folder: Path) -> list[str]:
     seals = {SEAL.format(part=part) for part in _parts(folder)}
-    found = (str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-    return sorted(name for name in found if name not in seals)
+    names = (str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    return sorted(name for name in names if name not in seals)
 
 
 def _digest(file: Path) -> list[object]:

@@ -40,9 +40,9 @@ def of_all_ranks(value: T) -> list[T]:
     """Every rank's value, on every rank."""
     if world() == 1:
         return [value]
-    found: list[Any] = [None] * world()
-    dist.all_gather_object(found, value)
-    return found
+    values: list[Any] = [None] * world()
+    dist.all_gather_object(values, value)
+    return values
 
 
 def barrier() -> None:

@@ -68,16 +68,16 @@ class DataSpec:
 class TeachingSpec:
     """Which teachers, and when they change."""
 
-    ladders: Mapping[str, list[ModelRef]]
+    checkpoints: Mapping[str, list[ModelRef]]
     """Teacher → its checkpoints, the best one last."""
-    first: str
+    first_teacher: str
     """The teacher that begins; `SEVERAL` where all of them teach together."""
     schedule: str = "fixed"
     options: Mapping[str, Any] = field(default_factory=dict)
     ranking: RankingWeights | None = None
     """What a reassessment goes by."""
     rules: Rules = field(default_factory=Rules)
-    together: EnsembleSpec | None = None
+    ensemble: EnsembleSpec | None = None
     """None has one of them teach at a time."""
 
 
@@ -98,7 +98,7 @@ class TrainingSpec:
     teacher."""
     lora: LoraConfig | None = None
     """Train adapters on top of the student instead of its weights."""
-    rungs: int = 1
+    num_checkpoints: int = 1
     """Checkpoints that are kept, at equal token spacing; the last is the end of training."""
     patience: int | None = None
     """Checkpoints in a row without a lower validation loss, after which training stops early."""
@@ -113,14 +113,16 @@ class TrainingSpec:
         return self.training.num_steps(self.data.sequence_length)
 
     @property
-    def rung_ends(self) -> list[int]:
+    def checkpoint_steps(self) -> list[int]:
         """Steps after which a checkpoint is kept."""
-        return [round((i + 1) * self.steps / self.rungs) for i in range(self.rungs)]
+        return [
+            round((i + 1) * self.steps / self.num_checkpoints) for i in range(self.num_checkpoints)
+        ]
 
     def validation_due(self, step: int) -> bool:
         """Whether held-out rows are measured after this many steps."""
         every = self.validate_every
-        return step in self.rung_ends or (every is not None and step % every == 0)
+        return step in self.checkpoint_steps or (every is not None and step % every == 0)
 
     def with_refs(self, change: Any) -> TrainingSpec:
         """The same with `change` applied to every model's ref."""
@@ -129,8 +131,10 @@ class TrainingSpec:
             self.teaching,
         )
         if teaching is not None:
-            ladders = {name: [change(r) for r in rungs] for name, rungs in teaching.ladders.items()}
-            teaching = replace(teaching, ladders=ladders)
+            checkpoints = {
+                name: [change(r) for r in refs] for name, refs in teaching.checkpoints.items()
+            }
+            teaching = replace(teaching, checkpoints=checkpoints)
         return replace(
             self, student=change(self.student), teaching=teaching, frozen_student=frozen_student
         )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill_ray.core.head_loss import TeacherOutput, gold_nll
+from distill_ray.core.head_loss import TeacherOutput, label_nll
 from distill_ray.core.matching import MatchTargets
 from distill_ray.core.mixture import Mixture
 from distill_ray.core.schedule import MeasurementRequest, Observation, Switch, Transition, advance
@@ -48,7 +48,7 @@ class Step:
     learning_rate: float = 0.0
     teacher: str | None = None
     checkpoint_index: int | None = None
-    taught: dict[str, float] = field(default_factory=dict)
+    tokens_by_teacher: dict[str, float] = field(default_factory=dict)
     """Teacher → its part of `tokens`: sums of its weights, where several teach together."""
     switch: Switch | None = None
     """The switch that takes effect with the next step."""
@@ -57,15 +57,15 @@ class Step:
 
     def metrics(self) -> dict[str, Any]:
         """Plain numbers for a tracker."""
-        found = {"loss": self.loss, **self.terms, "grad_norm": self.grad_norm}
+        numbers = {"loss": self.loss, **self.terms, "grad_norm": self.grad_norm}
         # A number that isn't finite is no number to JSON and to charts: left out.
-        row: dict[str, Any] = {k: v for k, v in found.items() if math.isfinite(v)}
+        row: dict[str, Any] = {k: v for k, v in numbers.items() if math.isfinite(v)}
         row |= {"step": self.number, "learning_rate": self.learning_rate}
         row |= {"tokens": self.tokens}
         if self.teacher is not None:
             row |= {"teacher": self.teacher, "checkpoint_index": self.checkpoint_index}
-        if len(self.taught) > 1:
-            row |= {f"taught.{name}": count for name, count in self.taught.items()}
+        if len(self.tokens_by_teacher) > 1:
+            row |= {f"tokens.{name}": count for name, count in self.tokens_by_teacher.items()}
         if self.validation is not None:
             row |= {f"validation.{k}": v for k, v in self.validation.items()}
         if self.progress is not None:
@@ -88,8 +88,8 @@ def distill(session: Session) -> Iterator[Step]:
     while session.step < session.optim.steps and not _stopped(session):
         step = _one_step(session)
         session.step += 1
-        for name, count in step.taught.items():
-            session.taught[name] = session.taught.get(name, 0) + count
+        for name, count in step.tokens_by_teacher.items():
+            session.tokens_by_teacher[name] = session.tokens_by_teacher.get(name, 0) + count
         if step.number % session.stride == 0 or step.switch or step.validation:
             session.history.append(step.metrics())
         yield step
@@ -124,8 +124,8 @@ def _one_step(session: Session) -> Step:
     state = session.teaching.state if session.teaching else None
     loss, terms, tokens, norm = train_step(session)
     due = session.validation is not None and session.validation.due(number)
-    measured = validate(session) if due else None
-    share = progress_of(session, measured)
+    validation = validate(session) if due else None
+    share = progress_of(session, validation)
     # After the last step nobody is left to be taught.
     last = number == session.optim.steps
     rate = session.learning_rate
@@ -139,9 +139,9 @@ def _one_step(session: Session) -> Step:
         learning_rate=rate,
         teacher=state.teacher if state else None,
         checkpoint_index=state.checkpoint_index if state else None,
-        taught=session.teaching.given if session.teaching else {},
+        tokens_by_teacher=session.teaching.step_tokens if session.teaching else {},
         switch=switch,
-        validation=measured,
+        validation=validation,
         progress=share,
     )
 
@@ -156,96 +156,110 @@ def train_step(session: Session) -> tuple[float, dict[str, float], int, float]:
     if session.teaching is not None:
         session.teaching.use_current(session.step)
     batches = session.batches()
-    kept = [SupervisedTokens.of(batch) for batch in batches]
-    total = comm.sum_over_ranks(torch.stack([k.counts for k in kept]).sum(dim=0))
+    supervised = [SupervisedTokens.of(batch) for batch in batches]
+    total = comm.sum_over_ranks(torch.stack([k.counts for k in supervised]).sum(dim=0))
     session.backend.train(True)
-    parts = torch.stack([_accumulate(session, b, k, total) for b, k in zip(batches, kept)])
+    parts = torch.stack([_accumulate(session, b, k, total) for b, k in zip(batches, supervised)])
     sums = comm.sum_over_ranks(parts.sum(dim=0))
     norm = session.backend.step(session.learning_rate)
     means = session.objective.means(sums, total)
     loss = session.objective.loss(means)
     if session.objective.weighting is not None:
-        whole, shares, counted = sums[-len(WEIGHTED) :].tolist()
-        loss, means["share"] = whole, shares / max(1.0, counted)
+        weighted_loss, shares, counted = sums[-len(WEIGHTED) :].tolist()
+        loss, means["share"] = weighted_loss, shares / max(1.0, counted)
     # Both are global, so every rank decides alike.
-    judge(session.bad, session.step + 1, loss, norm, batches, parts[:, session.objective.counted])
+    judge(
+        session.skipped, session.step + 1, loss, norm, batches, parts[:, session.objective.counted]
+    )
     if session.backend.device.type == "cpu":
         release_freed_memory()
     tokens = int(total[2:].sum() if session.teaching else total[:2].sum())
     if session.teaching is not None:
-        session.teaching.note_given(tokens, sums[len(session.objective.terms) :].tolist())
+        session.teaching.count_tokens(tokens, sums[len(session.objective.terms) :].tolist())
     return loss, means, tokens, norm
 
 
-def _accumulate(session: Session, batch: Batch, kept: SupervisedTokens, total: Tensor) -> Tensor:
+def _accumulate(
+    session: Session, batch: Batch, supervised: SupervisedTokens, total: Tensor
+) -> Tensor:
     """Forward and backward of one micro-batch; returns the sums of its terms.
 
     Behind them come the tokens of each teacher, where several teach together, and `WEIGHTED`.
     """
-    reference, towards = _answer(session, batch, kept, total)
-    share = _shares(session, batch, kept, reference)
-    supervision = session.objective.supervision(kept, total, reference, share)
+    reference, match_targets = _answer(session, batch, supervised, total)
+    share = _shares(session, batch, supervised, reference)
+    targets = session.objective.supervision(supervised, total, reference, share)
     # Without a kept prediction the loss is a zero that keeps its graph: every rank runs backward.
-    found = session.backend.losses(batch, kept.at, supervision, towards)
-    session.backend.backward(found.total)
-    sums = kept.sums(found)
+    losses = session.backend.losses(batch, supervised.positions, targets, match_targets)
+    session.backend.backward(losses.total)
+    sums = supervised.sums(losses)
     if isinstance(reference, Mixture):
-        given = reference.weights[kept.terms[2:].any(dim=0)].double().nan_to_num()
-        sums = torch.cat([sums, given.sum(dim=0)])
+        member_weights = (
+            reference.weights[supervised.term_mask[2:].any(dim=0)].double().nan_to_num()
+        )
+        sums = torch.cat([sums, member_weights.sum(dim=0)])
     if share is None:
         return sums
-    gold = kept.terms[:2].any(dim=0)
-    extra = torch.stack([found.total.detach().double(), share[gold].double().sum(), gold.sum()])
+    labelled = supervised.term_mask[:2].any(dim=0)
+    extra = torch.stack(
+        [losses.total.detach().double(), share[labelled].double().sum(), labelled.sum()]
+    )
     return torch.cat([sums, extra])
 
 
 def _shares(
-    session: Session, batch: Batch, kept: SupervisedTokens, reference: TeacherOutput | None
+    session: Session, batch: Batch, supervised: SupervisedTokens, reference: TeacherOutput | None
 ) -> Tensor | None:
     """[K] the teacher's share in each prediction; none where it is the same for all."""
     if session.objective.weighting is None:
         return None
     assert session.frozen_student is not None and reference is not None
-    frozen_student = session.frozen_student.reference(batch, kept, temperature=1.0)
+    frozen_student = session.frozen_student.reference(batch, supervised, temperature=1.0)
     return session.objective.shares(
-        kept, gold_nll(frozen_student, kept.gold), gold_nll(reference, kept.gold)
+        supervised,
+        label_nll(frozen_student, supervised.next_tokens),
+        label_nll(reference, supervised.next_tokens),
     )
 
 
 def _answer(
-    session: Session, batch: Batch, kept: SupervisedTokens, total: Tensor
+    session: Session, batch: Batch, supervised: SupervisedTokens, total: Tensor
 ) -> tuple[TeacherOutput | None, MatchTargets | None]:
     """The teacher's side of a micro-batch, of its inner layers too where they are matched."""
     teaching = session.teaching
-    if teaching is None or teaching.matched is None:
-        return reference_of(session, batch, kept, session.objective.temperature), None
-    teacher, matched = teaching.state.teacher, teaching.matched
-    reference, states = matched.source.answer(batch, kept, matched.layers(teacher))
-    return reference, MatchTargets(teacher, states, session.objective.match_weight(kept, total))
+    if teaching is None or teaching.matched_layers is None:
+        return reference_of(session, batch, supervised, session.objective.temperature), None
+    teacher, matched = teaching.state.teacher, teaching.matched_layers
+    reference, states = matched.source.answer(batch, supervised, matched.layers(teacher))
+    return reference, MatchTargets(
+        teacher, states, session.objective.match_weight(supervised, total)
+    )
 
 
-def _advance(session: Session, seen: Observation) -> Switch | None:
+def _advance(session: Session, observation: Observation) -> Switch | None:
     """Move the schedule on. Rank 0 decides, so that every rank switches on the same step."""
     teaching = session.teaching
     if teaching is None:
         return None
-    while isinstance(moved := _moved(teaching, seen), MeasurementRequest):
-        found = session.measures[moved.what](session, moved.of, **moved.options)
-        share = seen.progress if found.progress is None else found.progress
-        measured = {**seen.measured, moved.what: found.figures}
-        seen = replace(seen, progress=share, measured=measured)
-    teaching.state, teaching.upcoming = moved.state, moved.upcoming
-    if moved.switch is None:
+    while isinstance(outcome := _moved(teaching, observation), MeasurementRequest):
+        measurement = session.measures[outcome.kind](
+            session, outcome.checkpoints, **outcome.options
+        )
+        share = observation.progress if measurement.progress is None else measurement.progress
+        measurements = {**observation.measurements, outcome.kind: measurement.figures}
+        observation = replace(observation, progress=share, measurements=measurements)
+    teaching.state, teaching.upcoming = outcome.state, outcome.upcoming
+    if outcome.switch is None:
         return None
-    teaching.log.append(moved.switch)
-    if not moved.switch.changes:
+    teaching.log.append(outcome.switch)
+    if not outcome.switch.changes:
         return None
-    if session.at_switch.reset and seen.step > 0:
+    if session.at_switch.reset and observation.step > 0:
         session.backend.forget()
-    return moved.switch
+    return outcome.switch
 
 
-def _moved(teaching: Teaching, seen: Observation) -> Transition | MeasurementRequest:
+def _moved(teaching: Teaching, observation: Observation) -> Transition | MeasurementRequest:
     return comm.from_rank_zero(
-        advance(teaching.state, seen, teaching.ladders, teaching.decide, teaching.rules)
+        advance(teaching.state, observation, teaching.checkpoints, teaching.decide, teaching.rules)
     )

@@ -12,12 +12,12 @@ from distill_ray.models.ref import ModelRef
 
 
 def matching_of(
-    chosen: MatchConfig, student: ModelRef, teachers: Mapping[str, ModelRef], seed: int
+    match_config: MatchConfig, student: ModelRef, teachers: Mapping[str, ModelRef], seed: int
 ) -> Matching | None:
     """The module that compares them; none where nothing is matched.
 
     Args:
-        chosen: what is.
+        match_config: what is.
         student: its base.
         teachers: teacher → one of its checkpoints; all of them are of one shape.
         seed: of the projections.
@@ -25,29 +25,32 @@ def matching_of(
     Raises:
         ValueError: a layer isn't there, or sizes differ without a projection.
     """
-    if not chosen.wanted:
+    if not match_config.wanted:
         return None
-    mine = config_of(student)
-    theirs = {name: config_of(ref) for name, ref in teachers.items()}
+    student_config = config_of(student)
+    teacher_configs = {name: config_of(ref) for name, ref in teachers.items()}
     kinds = {}
-    for kind, match in (("hidden", chosen.hidden), ("attention", chosen.attention)):
+    for kind, match in (("hidden", match_config.hidden), ("attention", match_config.attention)):
         if match is not None:
             pairs = {
-                name: pairs_of(match.layers, mine.num_hidden_layers, config.num_hidden_layers)
-                for name, config in theirs.items()
+                name: pairs_of(
+                    match.layers, student_config.num_hidden_layers, config.num_hidden_layers
+                )
+                for name, config in teacher_configs.items()
             }
-            widths = {n: config.hidden_size for n, config in theirs.items()}
+            widths = {n: config.hidden_size for n, config in teacher_configs.items()}
             widths = widths if isinstance(match, HiddenMatch) and match.projection else {}
             kinds[kind] = Match(pairs, match.distance, match.weight, widths)
-    if chosen.hidden is not None and not chosen.hidden.projection:
-        _require_equal(mine, theirs)
-    return Matching(kinds, mine.hidden_size, seed=seed)
+    if match_config.hidden is not None and not match_config.hidden.projection:
+        _require_equal(student_config, teacher_configs)
+    return Matching(kinds, student_config.hidden_size, seed=seed)
 
 
-def _require_equal(mine: Any, theirs: Mapping[str, Any]) -> None:
-    for name, config in theirs.items():
-        if config.hidden_size != mine.hidden_size:
+def _require_equal(student_config: Any, teacher_configs: Mapping[str, Any]) -> None:
+    for name, config in teacher_configs.items():
+        if config.hidden_size != student_config.hidden_size:
             raise ValueError(
-                f"objective.match.hidden: the student's hidden size is {mine.hidden_size}, that of "
-                f"{name} {config.hidden_size}: set projection true"
+                "objective.match.hidden: the student's hidden size is "
+                f"{student_config.hidden_size}, that of {name} {config.hidden_size}: "
+                "set projection true"
             )

@@ -17,7 +17,7 @@ from distill_ray.core.schedule import Checkpoint, progress
 from distill_ray.data.batches import Batch
 from distill_ray.engine.loop import train_step
 from distill_ray.engine.objective import SupervisedTokens
-from distill_ray.engine.session import BadSteps, Measurement, Session, Teaching
+from distill_ray.engine.session import Measurement, Session, SkippedSteps, Teaching
 from distill_ray.engine.validation import (
     held_out_means,
     measure_best_teacher,
@@ -28,34 +28,36 @@ from distill_ray.engine.validation import (
 )
 
 
-def divergences(session: Session, of: Sequence[Checkpoint], *, to_best: bool) -> Measurement:
+def divergences(
+    session: Session, checkpoints: Sequence[Checkpoint], *, to_best: bool
+) -> Measurement:
     """Distances of checkpoints p_k in nats per token; kinds of row weigh what they do in the loss.
 
     Args:
         session: its teacher's source must give whole distributions.
-        of: checkpoints of one teacher, its best one last.
+        checkpoints: checkpoints of one teacher, its best one last.
         to_best: measure `best`, KL(p_T* ‖ p_k), beside `student`, KL(p_S ‖ p_k).
     """
     teaching = _teaching(session)
     session.backend.train(False)
-    best = _answers(session, of[-1]) if to_best else []
-    found: dict[Checkpoint, dict[str, float]] = {}
-    for place, checkpoint in enumerate(of):
+    best = _answers(session, checkpoints[-1]) if to_best else []
+    distances: dict[Checkpoint, dict[str, float]] = {}
+    for place, checkpoint in enumerate(checkpoints):
         teaching.source.use(*checkpoint)
-        if place + 1 < len(of):
-            teaching.source.expect(*of[place + 1])
-        found[checkpoint] = {"student": _to_student(session)}
+        if place + 1 < len(checkpoints):
+            teaching.source.expect(*checkpoints[place + 1])
+        distances[checkpoint] = {"student": _to_student(session)}
         if to_best:
-            found[checkpoint]["best"] = _to_best(session, iter(best))
-    return Measurement(found)
+            distances[checkpoint]["best"] = _to_best(session, iter(best))
+    return Measurement(distances)
 
 
 def _to_student(session: Session) -> float:
     """KL(student ‖ checkpoint in use)."""
 
-    def sums(batch: Batch, kept: SupervisedTokens) -> Tensor:
-        towards = _towards(kept, _head(session, batch, kept), reverse_kl)
-        return kept.sums(session.backend.losses(batch, kept.at, towards))
+    def sums(batch: Batch, supervised: SupervisedTokens) -> Tensor:
+        targets = _towards(supervised, _head(session, batch, supervised), reverse_kl)
+        return supervised.sums(session.backend.losses(batch, supervised.positions, targets))
 
     return _blended(session, held_out_means(session, sums))
 
@@ -63,15 +65,15 @@ def _to_student(session: Session) -> float:
 def _to_best(session: Session, best: Iterator[Head]) -> float:
     """KL(best checkpoint ‖ checkpoint in use), from what the best one has said of each batch."""
 
-    def sums(batch: Batch, kept: SupervisedTokens) -> Tensor:
-        towards = _towards(kept, next(best), forward_kl)
-        return kept.sums(head_loss(_head(session, batch, kept), towards))
+    def sums(batch: Batch, supervised: SupervisedTokens) -> Tensor:
+        targets = _towards(supervised, next(best), forward_kl)
+        return supervised.sums(head_loss(_head(session, batch, supervised), targets))
 
     return _blended(session, held_out_means(session, sums))
 
 
 def probes(
-    session: Session, of: Sequence[Checkpoint], *, steps: int, rows: int | None = None
+    session: Session, checkpoints: Sequence[Checkpoint], *, steps: int, rows: int | None = None
 ) -> Measurement:
     """A few steps from the student as it is with each checkpoint, after which all is as before.
 
@@ -81,17 +83,17 @@ def probes(
 
     Args:
         session: between two steps, at least one of which is left.
-        of: the candidates; all see the same batches.
+        checkpoints: the candidates; all see the same batches.
         steps: of each.
         rows: held-out ones of each stream that the falls are measured on; none for all.
     """
     assert session.initial_loss is not None
     best = measure_best_teacher(session)
-    found: dict[Checkpoint, dict[str, float]] = {}
+    gains: dict[Checkpoint, dict[str, float]] = {}
     share = progress_of(session, validate(session))
     with _as_before(session):
         before = session.backend.snapshot()
-        for checkpoint in of:
+        for checkpoint in checkpoints:
             trial = _trial(session, checkpoint)
             start = validate(trial, rows)
             for _ in range(min(steps, session.optim.steps - session.step)):
@@ -100,13 +102,13 @@ def probes(
             end = validate(trial, rows)
             before.restore()
             nll = teacher_loss(session, checkpoint)
-            found[checkpoint] = {
+            gains[checkpoint] = {
                 "moved": _task_kl(start) - _task_kl(end),
                 "gain": task_loss(start) - task_loss(end),
                 "closed": progress(nll, session.initial_loss, best),
                 "nll": nll,
             }
-    return Measurement(found, share)
+    return Measurement(gains, share)
 
 
 MEASURES: Mapping[str, Callable[..., Measurement]] = {"divergences": divergences, "probes": probes}
@@ -122,9 +124,9 @@ def _trial(session: Session, checkpoint: Checkpoint) -> Session:
     teaching = _teaching(session)
     teacher, checkpoint_index = checkpoint
     state = replace(teaching.state, teacher=teacher, checkpoint_index=checkpoint_index)
-    taught = replace(teaching, state=state, stalls=[], in_use=None, upcoming=None)
-    bad = BadSteps(limit=session.optim.steps)
-    return replace(session, teaching=taught, bad=bad, loaded={}, history=[])
+    teaching = replace(teaching, state=state, stalls=[], in_use=None, upcoming=None)
+    skipped = SkippedSteps(limit=session.optim.steps)
+    return replace(session, teaching=teaching, skipped=skipped, loaded={}, history=[])
 
 
 @contextmanager
@@ -144,29 +146,29 @@ def _answers(session: Session, checkpoint: Checkpoint) -> list[Head]:
     """What a checkpoint says of every held-out batch, kept while another one serves."""
     _teaching(session).source.use(*checkpoint)
     assert session.validation is not None
-    found: list[Head] = []
+    heads: list[Head] = []
     for batch in session.validation.batches(None):
-        here = batch.to(session.backend.device)
-        head = _head(session, here, SupervisedTokens.of(here))
+        on_device = batch.to(session.backend.device)
+        head = _head(session, on_device, SupervisedTokens.of(on_device))
         # The next checkpoint may take the place of these very weights.
-        first = found[0].weights if found else tuple(w.clone() for w in head.weights)
-        found.append(replace(head, weights=first))
-    return found
+        first = heads[0].weights if heads else tuple(w.clone() for w in head.weights)
+        heads.append(replace(head, weights=first))
+    return heads
 
 
-def _head(session: Session, batch: Batch, kept: SupervisedTokens) -> Head:
-    found = _teaching(session).source.reference(batch, kept, temperature=1.0)
-    if not isinstance(found, Head):
+def _head(session: Session, batch: Batch, supervised: SupervisedTokens) -> Head:
+    output = _teaching(session).source.reference(batch, supervised, temperature=1.0)
+    if not isinstance(output, Head):
         raise ValueError("distances between checkpoints need whole distributions, not cached ids")
-    return found
+    return output
 
 
-def _towards(kept: SupervisedTokens, reference: Head, divergence: Divergence) -> LossTargets:
+def _towards(supervised: SupervisedTokens, reference: Head, divergence: Divergence) -> LossTargets:
     return LossTargets(
-        gold=kept.gold,
-        gold_weight=torch.zeros_like(kept.gold, dtype=torch.float32),
+        labels=supervised.next_tokens,
+        label_weight=torch.zeros_like(supervised.next_tokens, dtype=torch.float32),
         reference=reference,
-        reference_weight=kept.terms[2:].any(dim=0).float(),
+        reference_weight=supervised.term_mask[2:].any(dim=0).float(),
         divergence=divergence,
     )
 

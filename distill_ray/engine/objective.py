@@ -41,11 +41,11 @@ def starts_of(batch: Batch) -> Tensor:
 class SupervisedTokens:
     """The supervised predictions of a batch: the only ones that a head is applied to."""
 
-    at: Tensor
+    positions: Tensor
     """[K] int64 places in the flattened [B, T]."""
-    gold: Tensor
+    next_tokens: Tensor
     """[K] int64 the token that follows."""
-    terms: Tensor
+    term_mask: Tensor
     """[4, K] bool; which term counts which prediction, in the order of TERMS."""
     sample: Tensor
     """[K] int64 which of the batch's samples it belongs to."""
@@ -53,31 +53,33 @@ class SupervisedTokens:
     @classmethod
     def of(cls, batch: Batch) -> SupervisedTokens:
         """Those of a batch, on its device."""
-        gold, distill = batch.gold.flatten(), batch.distill.flatten()
-        at = (gold | distill).nonzero()[:, 0]
-        gold, distill = gold[at], distill[at]
-        task = batch.is_task.repeat_interleave(batch.gold.shape[1])[at]
-        terms = torch.stack([gold & ~task, gold & task, distill & ~task, distill & task])
-        sample = starts_of(batch).flatten().cumsum(dim=0)[at] - 1
-        return cls(at, batch.targets.flatten()[at], terms, sample)
+        labelled, distilled = batch.label_mask.flatten(), batch.teacher_mask.flatten()
+        positions = (labelled | distilled).nonzero()[:, 0]
+        labelled, distilled = labelled[positions], distilled[positions]
+        task = batch.is_task.repeat_interleave(batch.label_mask.shape[1])[positions]
+        term_mask = torch.stack(
+            [labelled & ~task, labelled & task, distilled & ~task, distilled & task]
+        )
+        sample = starts_of(batch).flatten().cumsum(dim=0)[positions] - 1
+        return cls(positions, batch.targets.flatten()[positions], term_mask, sample)
 
     @property
     def counts(self) -> Tensor:
         """[4] predictions of each term."""
-        return self.terms.sum(dim=1)
+        return self.term_mask.sum(dim=1)
 
     @property
-    def known_gold(self) -> Tensor:
+    def labels(self) -> Tensor:
         """[K] the token that follows; -1 where the data say nothing."""
-        return self.gold.where(self.terms[:2].any(dim=0), -1)
+        return self.next_tokens.where(self.term_mask[:2].any(dim=0), -1)
 
-    def sums(self, found: HeadLoss) -> Tensor:
+    def sums(self, losses: HeadLoss) -> Tensor:
         """[4] float64 sum of each term; 0 where it wasn't computed. Two more a matched kind."""
-        nothing = torch.zeros_like(found.cross_entropy)
-        values = [found.cross_entropy, nothing if found.divergence is None else found.divergence]
-        matched = found.matched if isinstance(found, Losses) else None
+        nothing = torch.zeros_like(losses.cross_entropy)
+        values = [losses.cross_entropy, nothing if losses.divergence is None else losses.divergence]
+        matched = losses.matched if isinstance(losses, Losses) else None
         values += [] if matched is None else [*matched]
-        masks = torch.cat([self.terms, *[self.terms[2:]] * (len(values) - 2)])
+        masks = torch.cat([self.term_mask, *[self.term_mask[2:]] * (len(values) - 2)])
         rows = torch.stack(values).repeat_interleave(2, dim=0)  # [terms, K]
         # Selected, not multiplied: what isn't counted may be anything.
         return torch.where(masks, rows, 0.0).sum(dim=1, dtype=torch.float64)
@@ -145,7 +147,7 @@ class Objective:
 
     def supervision(
         self,
-        kept: SupervisedTokens,
+        supervised: SupervisedTokens,
         total: Tensor,
         reference: TeacherOutput | None,
         share: Tensor | None = None,
@@ -153,20 +155,22 @@ class Objective:
         """This micro-batch's share of a step's loss.
 
         Args:
-            kept: of the micro-batch.
+            supervised: of the micro-batch.
             total: [4] counts of the whole step.
             reference: the teacher's side of the same predictions.
             share: [K] the teacher's share in each of them, where samples are weighted.
         """
         coefficients = total.new_tensor([self.coefficient(t) for t in TERMS], dtype=torch.float32)
         parts = coefficients / total.clamp(min=1)  # [4]
-        weights = kept.terms * parts[:, None]  # [4, K]; the two kinds of row exclude each other
+        weights = (
+            supervised.term_mask * parts[:, None]
+        )  # [4, K]; the two kinds of row exclude each other
         if share is not None:
             weights = weights * torch.stack([1 - share, 1 - share, share, share])
         reference = reference if self.alpha or share is not None else None
         return LossTargets(
-            gold=kept.gold,
-            gold_weight=weights[:2].sum(dim=0),
+            labels=supervised.next_tokens,
+            label_weight=weights[:2].sum(dim=0),
             reference=reference,
             reference_weight=None if reference is None else weights[2:].sum(dim=0),
             divergence=self.function(),
@@ -174,38 +178,42 @@ class Objective:
             temperature=self.temperature,
         )
 
-    def shares(self, kept: SupervisedTokens, frozen_student: Tensor, teacher: Tensor) -> Tensor:
+    def shares(
+        self, supervised: SupervisedTokens, frozen_student: Tensor, teacher: Tensor
+    ) -> Tensor:
         """[K] the teacher's share in each prediction: its sample's.
 
         Args:
-            kept: of the micro-batch.
+            supervised: of the micro-batch.
             anchor: [K] the frozen student's -log p(gold token), anything where there is none.
             teacher: [K] the teacher's.
         """
         assert self.weighting is not None
-        gold = kept.terms[:2].any(dim=0)
-        l_0, there = means_of(frozen_student, kept.sample, gold)
-        l_k, _ = means_of(teacher, kept.sample, gold)
-        return torch.where(there, self.weighting(l_0, l_k), 1.0)[kept.sample]
+        labelled = supervised.term_mask[:2].any(dim=0)
+        l_0, has_labels = means_of(frozen_student, supervised.sample, labelled)
+        l_k, _ = means_of(teacher, supervised.sample, labelled)
+        return torch.where(has_labels, self.weighting(l_0, l_k), 1.0)[supervised.sample]
 
-    def match_weight(self, kept: SupervisedTokens, total: Tensor) -> Tensor:
+    def match_weight(self, supervised: SupervisedTokens, total: Tensor) -> Tensor:
         """[K] a prediction's share in the terms of matched states.
 
         Args:
-            kept: of the micro-batch.
+            supervised: of the micro-batch.
             total: [4] counts of the whole step.
         """
         weights = total.new_tensor([self.weights[k] for k in ("text", "task")], dtype=torch.float32)
         share = weights / total[2:].clamp(min=1)  # [2]
-        return (kept.terms[2:] * share[:, None]).sum(dim=0)
+        return (supervised.term_mask[2:] * share[:, None]).sum(dim=0)
 
 
-def validation_targets(kept: SupervisedTokens, reference: TeacherOutput | None) -> LossTargets:
+def validation_targets(
+    supervised: SupervisedTokens, reference: TeacherOutput | None
+) -> LossTargets:
     """What validation measures: cross-entropy, and the plain KL(teacher ‖ student)."""
-    flags = kept.terms.float()
+    flags = supervised.term_mask.float()
     return LossTargets(
-        gold=kept.gold,
-        gold_weight=flags[:2].sum(dim=0),
+        labels=supervised.next_tokens,
+        label_weight=flags[:2].sum(dim=0),
         reference=reference,
         reference_weight=None if reference is None else flags[2:].sum(dim=0),
         divergence=forward_kl,

@@ -53,4 +53,4 @@ def _measured(job: TrainingSpec, by_step: list[Checkpoint]) -> Iterator[Checkpoi
     yield from (by_step[n - 1] for n in range(1, job.steps + 1) if job.validation_due(n))
     if teaching.rules.reassessment is not None:
         # Progress counts towards the best of all teachers.
-        yield from ((name, len(rungs) - 1) for name, rungs in teaching.ladders.items())
+        yield from ((name, len(refs) - 1) for name, refs in teaching.checkpoints.items())

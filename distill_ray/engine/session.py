@@ -28,7 +28,7 @@ MAX_HISTORY = 2000
 
 
 @dataclass(frozen=True)
-class Matched:
+class MatchedLayers:
     """Inner layers of the teacher that the student's are pulled towards."""
 
     source: Colocated
@@ -41,14 +41,14 @@ class Teaching:
     """The teacher's side: which checkpoint serves, and what decides it."""
 
     source: TeacherSource
-    ladders: TeacherCheckpoints
+    checkpoints: TeacherCheckpoints
     decide: Decide
     state: ScheduleState
     rules: Rules = field(default_factory=Rules)
-    matched: Matched | None = None
+    matched_layers: MatchedLayers | None = None
     members: tuple[str, ...] = ()
     """Those that teach together, in the order of a mixture's weights; none where one does."""
-    given: dict[str, float] = field(default_factory=dict)
+    step_tokens: dict[str, float] = field(default_factory=dict)
     """Teacher → its tokens of the last step."""
     best_loss: float | None = None
     """Validation loss of the best teacher; progress counts towards it."""
@@ -88,15 +88,15 @@ class Teaching:
             for entry in self.log
         ]
 
-    def note_given(self, tokens: int, of_members: Sequence[float]) -> None:
+    def count_tokens(self, tokens: int, member_tokens: Sequence[float]) -> None:
         """Whose a step's tokens were: those of the one that serves, or of each that teaches.
 
         Args:
             tokens: all of them.
-            of_members: sums of each member's weights, first.
+            member_tokens: sums of each member's weights, first.
         """
         alone = {self.state.teacher: float(tokens)}
-        self.given = dict(zip(self.members, of_members)) if self.members else alone
+        self.step_tokens = dict(zip(self.members, member_tokens)) if self.members else alone
 
     def use_current(self, step: int | None = None) -> None:
         """Make the checkpoint that the schedule says the one that answers.
@@ -142,14 +142,14 @@ class Stopping:
 
 
 @dataclass
-class BadSteps:
+class SkippedSteps:
     """Steps that were left out, since their loss or gradient wasn't finite."""
 
     limit: int = 10
     """How many in a row are too many."""
     total: int = 0
     in_a_row: int = 0
-    keep: Callable[[str, dict[str, Any]], None] | None = None
+    quarantine: Callable[[str, dict[str, Any]], None] | None = None
     """Writes a batch that is set aside, under a name."""
 
 
@@ -177,14 +177,14 @@ class Session:
     validation: Validation | None = None
     stopping: Stopping | None = None
     """None trains to the end of the budget."""
-    bad: BadSteps = field(default_factory=BadSteps)
+    skipped: SkippedSteps = field(default_factory=SkippedSteps)
     step: int = 0
     """Steps done."""
     initial_loss: float | None = None
     """Validation loss before step 0, from which progress counts."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """The training curve: one entry a recorded step."""
-    taught: dict[str, float] = field(default_factory=dict)
+    tokens_by_teacher: dict[str, float] = field(default_factory=dict)
     """Teacher → tokens that it has taught so far."""
     at_switch: OnSwitch = field(default_factory=OnSwitch)
     measures: Mapping[str, Callable[..., Measurement]] = field(default_factory=dict)

@@ -12,17 +12,17 @@ from torch import Tensor
 
 from distill_ray.data.batches import Batch
 from distill_ray.engine import comm
-from distill_ray.engine.session import BadSteps
+from distill_ray.engine.session import SkippedSteps
 
 log = logging.getLogger(__name__)
 
 
-class TooManyBadStepsError(FloatingPointError):
+class TooManySkippedStepsError(FloatingPointError):
     """Too many steps in a row had to be left out: the run, not the data, is at fault."""
 
 
 def judge(
-    bad: BadSteps,
+    skipped: SkippedSteps,
     step: int,
     loss: float,
     norm: float,
@@ -32,7 +32,7 @@ def judge(
     """Count a step, set its batches aside if it was bad, and say whether it was.
 
     Args:
-        bad: the count so far.
+        skipped: the count so far.
         step: number of the step, from 1.
         loss, norm: over all ranks.
         batches: this rank's micro-batches.
@@ -40,19 +40,21 @@ def judge(
             loss.
 
     Raises:
-        TooManyBadStepsError: the limit of steps in a row is reached.
+        TooManySkippedStepsError: the limit of steps in a row is reached.
     """
     if math.isfinite(loss) and math.isfinite(norm):
-        bad.in_a_row = 0
+        skipped.in_a_row = 0
         return False
-    bad.total, bad.in_a_row = bad.total + 1, bad.in_a_row + 1
+    skipped.total, skipped.in_a_row = skipped.total + 1, skipped.in_a_row + 1
     numbers = {"step": step, "loss": str(loss), "norm": str(norm)}
-    rows = [row for micro in _suspects(sums) for row in _keep(bad, numbers, micro, batches[micro])]
+    rows = [
+        row for micro in _suspects(sums) for row in _keep(skipped, numbers, micro, batches[micro])
+    ]
     what = f"loss {loss}, gradient norm {norm}" + (f", rows {', '.join(rows)}" if rows else "")
     log.warning("step %d left out (%s)", step, what)
-    if bad.in_a_row >= bad.limit:
-        raise TooManyBadStepsError(
-            f"{bad.in_a_row} steps in a row, the last one step {step}, had a loss or gradient "
+    if skipped.in_a_row >= skipped.limit:
+        raise TooManySkippedStepsError(
+            f"{skipped.in_a_row} steps in a row, the last one step {step}, had a loss or gradient "
             f"that isn't finite ({what})"
         )
     return True
@@ -61,20 +63,22 @@ def judge(
 def _suspects(sums: Tensor) -> list[int]:
     """This rank's micro-batches with a bad loss; all of them if no rank saw one (then only the
     gradient was bad), none if another rank did."""
-    mine = (~sums.isfinite().all(dim=1)).nonzero()[:, 0].tolist()
-    anywhere = comm.sum_over_ranks(torch.tensor(float(len(mine)), device=sums.device))
-    return mine if anywhere > 0 else list(range(len(sums)))
+    suspects = (~sums.isfinite().all(dim=1)).nonzero()[:, 0].tolist()
+    anywhere = comm.sum_over_ranks(torch.tensor(float(len(suspects)), device=sums.device))
+    return suspects if anywhere > 0 else list(range(len(sums)))
 
 
-def _keep(bad: BadSteps, numbers: dict[str, Any], micro: int, batch: Batch) -> tuple[str, ...]:
+def _keep(
+    skipped: SkippedSteps, numbers: dict[str, Any], micro: int, batch: Batch
+) -> tuple[str, ...]:
     """Set a micro-batch aside; returns its rows."""
-    if bad.keep is not None:
+    if skipped.quarantine is not None:
         name = f"step-{numbers['step']:06d}-rank-{comm.rank()}-micro-{micro}"
-        bad.keep(name, numbers | _content(batch))
+        skipped.quarantine(name, numbers | _content(batch))
     return batch.row_ids
 
 
 def _content(batch: Batch) -> dict[str, Any]:
     """A batch as plain values: enough to run it again."""
-    names = ("input_ids", "position_ids", "gold", "distill", "is_task")
+    names = ("input_ids", "position_ids", "label_mask", "teacher_mask", "is_task")
     return {"row_ids": list(batch.row_ids)} | {n: getattr(batch, n).tolist() for n in names}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from distill_ray.core.head_loss import HeadLoss, TeacherOutput, gold_nll
+from distill_ray.core.head_loss import HeadLoss, TeacherOutput, label_nll
 from distill_ray.core.schedule import Checkpoint, progress
 from distill_ray.data.batches import Batch
 from distill_ray.engine import comm
@@ -26,10 +26,12 @@ def validate(session: Session, rows: int | None = None) -> dict[str, float]:
     if session.teaching is not None:
         session.teaching.use_current()
 
-    def sums(batch: Batch, kept: SupervisedTokens) -> Tensor:
-        reference = reference_of(session, batch, kept, 1.0)
-        return kept.sums(
-            session.backend.losses(batch, kept.at, validation_targets(kept, reference))
+    def sums(batch: Batch, supervised: SupervisedTokens) -> Tensor:
+        reference = reference_of(session, batch, supervised, 1.0)
+        return supervised.sums(
+            session.backend.losses(
+                batch, supervised.positions, validation_targets(supervised, reference)
+            )
         )
 
     means = held_out_means(session, sums, rows)
@@ -41,7 +43,9 @@ def measure_best_teacher(session: Session) -> float:
     teaching = session.teaching
     assert teaching is not None
     if teaching.best_loss is None:
-        best = ((name, teaching.ladders.last(name)) for name in teaching.ladders.num_checkpoints)
+        best = (
+            (name, teaching.checkpoints.last(name)) for name in teaching.checkpoints.num_checkpoints
+        )
         teaching.best_loss = min(teacher_loss(session, one) for one in best)
     return teaching.best_loss
 
@@ -55,9 +59,11 @@ def teacher_loss(session: Session, checkpoint: Checkpoint) -> float:
     source = teaching.source
     source.use(*checkpoint)
 
-    def sums(batch: Batch, kept: SupervisedTokens) -> Tensor:
-        nll = gold_nll(source.reference(batch, kept, temperature=1.0), kept.gold)
-        return kept.sums(HeadLoss(nll.sum(), nll, None))
+    def sums(batch: Batch, supervised: SupervisedTokens) -> Tensor:
+        nll = label_nll(
+            source.reference(batch, supervised, temperature=1.0), supervised.next_tokens
+        )
+        return supervised.sums(HeadLoss(nll.sum(), nll, None))
 
     teaching.losses[checkpoint] = task_loss(held_out_means(session, sums))
     return teaching.losses[checkpoint]
@@ -80,8 +86,8 @@ def held_out_means(
     table = torch.zeros(2, len(TERMS), dtype=torch.float64, device=device)
     for batch in session.validation.batches(rows):
         batch = batch.to(device)
-        kept = SupervisedTokens.of(batch)
-        table += torch.stack([sums_of(batch, kept), kept.counts.double()])
+        supervised = SupervisedTokens.of(batch)
+        table += torch.stack([sums_of(batch, supervised), supervised.counts.double()])
     comm.sum_over_ranks(table)
     return {t: float(s / n) for t, s, n in zip(TERMS, *table) if n > 0}
 
@@ -91,18 +97,18 @@ def task_loss(validation: dict[str, float]) -> float:
     return validation.get("task.ce", validation.get("text.ce", float("nan")))
 
 
-def progress_of(session: Session, validation_targets: dict[str, float] | None) -> float | None:
+def progress_of(session: Session, validation: dict[str, float] | None) -> float | None:
     """The student's progress, where the best teacher's loss is known."""
-    if validation_targets is None or session.teaching is None or session.teaching.best_loss is None:
+    if validation is None or session.teaching is None or session.teaching.best_loss is None:
         return None
     assert session.initial_loss is not None
-    return progress(task_loss(validation_targets), session.initial_loss, session.teaching.best_loss)
+    return progress(task_loss(validation), session.initial_loss, session.teaching.best_loss)
 
 
 def reference_of(
-    session: Session, batch: Batch, kept: SupervisedTokens, temperature: float
+    session: Session, batch: Batch, supervised: SupervisedTokens, temperature: float
 ) -> TeacherOutput | None:
     """The teacher's side of a batch; none without a teacher."""
     if session.teaching is None:
         return None
-    return session.teaching.source.reference(batch, kept, temperature=temperature)
+    return session.teaching.source.reference(batch, supervised, temperature=temperature)

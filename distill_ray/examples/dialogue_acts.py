@@ -64,8 +64,10 @@ def labelled(*, rows: int = 12000) -> Iterator[Row]:
 
 def text() -> Iterator[Row]:
     """What the assistant says, an utterance a row; acts are not named."""
-    said = {plain(u) for slots in _read(_ASSISTANT).values() for us in slots.values() for u in us}
-    for utterance in sorted(said, key=_shuffle_key):
+    utterances = {
+        plain(u) for slots in _read(_ASSISTANT).values() for us in slots.values() for u in us
+    }
+    for utterance in sorted(utterances, key=_shuffle_key):
         yield {"text": utterance, "group": _wording(utterance)}
 
 
@@ -102,8 +104,8 @@ def _read(member: str) -> Utterances:
     with tarfile.open(_archive()) as archive:
         file = archive.extractfile(member)
         assert file is not None, f"{member} is a folder"
-        found: Utterances = json.load(file)
-        return found
+        templates: Utterances = json.load(file)
+        return templates
 
 
 def _archive() -> Path:

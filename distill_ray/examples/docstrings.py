@@ -81,19 +81,19 @@ def shifted(*, rows: int = 3000) -> Iterator[Row]:
 def text(*, rows: int = 800) -> Iterator[Row]:
     """The rest of the docstrings, a file a row: arguments, notes, examples. Labels are blanked."""
     files = _in_turn([iter(_files(package)) for package in PACKAGES])
-    found = ((file, "\n\n".join(_rests(file))) for file in files)
-    documents = ((file, document) for file, document in found if len(_letters(document)) > 200)
+    texts = ((file, "\n\n".join(_rests(file))) for file in files)
+    documents = ((file, document) for file, document in texts if len(_letters(document)) > 200)
     for file, document in islice(documents, rows):
         yield {"text": document, "group": file}
 
 
 def _distinct(kind: str) -> Iterator[Row]:
     """Rows of all packages in turn, as long as each has some; read file by file, as asked for."""
-    seen: set[str] = set()
+    known: set[str] = set()
     for row in _in_turn([_package_rows(package, kind) for package in PACKAGES]):
         key = _letters(row["text"])
-        if len(key) >= MIN_LETTERS and key not in seen:
-            seen.add(key)
+        if len(key) >= MIN_LETTERS and key not in known:
+            known.add(key)
             yield row
 
 
@@ -172,9 +172,9 @@ def _rests(file: str) -> Iterator[str]:
     """What the docstrings of a file say after the start that `labelled` takes."""
     for docstring in _parsed(file)[0]:
         blanked = _blanked(docstring)
-        rest = blanked[len(_start(blanked)) :].strip()
-        if rest:
-            yield rest
+        remainder = blanked[len(_start(blanked)) :].strip()
+        if remainder:
+            yield remainder
 
 
 def _start(text: str) -> str:

@@ -53,13 +53,13 @@ def shifted(*, rows: int | None = None) -> Iterator[Row]:
     They are the inclusion terms of the classification ("Indigestion" for "Functional dyspepsia").
     """
     icd = _icd()
-    found = (
+    synonyms = (
         {"text": term, "label": item.label, "group": item.group}
         for item in _diagnoses()
         for term in icd.get_inclusion_term(item.code)[:1]
         if _is_rewording(term, item.text)
     )
-    for count, row in enumerate(found):
+    for count, row in enumerate(synonyms):
         if rows is not None and count >= rows:
             return
         yield row
@@ -123,10 +123,10 @@ def _diagnoses() -> tuple[Diagnosis, ...]:
         if len(by_group[code[:3]]) < PER_CATEGORY:
             by_group[code[:3]].append(code)
     # Another shuffle: in the order of the first, large categories would crowd the front.
-    chosen = [code for group in by_group.values() for code in group]
-    chosen.sort(key=lambda code: _shuffle_key(f"row {code}"))
+    codes = [code for group in by_group.values() for code in group]
+    codes.sort(key=lambda code: _shuffle_key(f"row {code}"))
     first: dict[str, Diagnosis] = {}
-    for code in chosen:
+    for code in codes:
         item = Diagnosis(code, icd.get_description(code), _chapter_key(icd, code), code[:3])
         first.setdefault(item.text, item)
     return tuple(first.values())

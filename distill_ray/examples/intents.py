@@ -75,14 +75,14 @@ class Home:
     floors: tuple[str, ...]
     devices: dict[str, tuple[str, ...]]
     """Domain of Home Assistant → names of devices."""
-    said: dict[str, tuple[str, ...]]
+    open_words: dict[str, tuple[str, ...]]
     """List of the package that takes any words → words."""
 
     def words(self, slot: str, domains: tuple[str, ...]) -> tuple[str, ...]:
         """What may stand in a slot that the package leaves open."""
         if slot == "name":
             return tuple(name for domain in domains for name in self.devices[domain])
-        return {"area": self.areas, "floor": self.floors, **self.said}[slot]
+        return {"area": self.areas, "floor": self.floors, **self.open_words}[slot]
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ TRAINING_HOME = Home(
         "lawn_mower": ("lawn mower",),
         "weather": ("london", "home weather"),
     },
-    said={
+    open_words={
         "message": ("dinner is ready", "we are leaving in ten minutes"),
         "search_query": ("the beatles", "jazz", "bohemian rhapsody", "the daily news", "star wars"),
         "zone": ("work", "school", "home"),
@@ -193,7 +193,7 @@ OTHER_HOME = Home(
         "sensor": ("soil moisture", "solar output"),
         "person": ("bob", "grandma"),
     },
-    said={},
+    open_words={},
 )
 """The household of `shifted`."""
 
@@ -254,11 +254,11 @@ def _distinct(grammar: Grammar, per_intent: int) -> Iterator[Row]:
         number = min(per_intent, PER_TEMPLATE * len(templates))
         draws += [(templates[i % len(templates)], i) for i in range(number)]
     draws.sort(key=lambda draw: _shuffle_key(f"{draw[0].intent} {draw[0].text} {draw[1]}"))
-    seen = set()
+    known = set()
     for template, number in draws:
         sentence = grammar.sentence(template, number)
-        if sentence not in seen:
-            seen.add(sentence)
+        if sentence not in known:
+            known.add(sentence)
             yield {"text": sentence, "label": key_of(template.intent), "group": template.group}
 
 

@@ -73,10 +73,10 @@ def swap_adapter(model: Any, folder: str, weights: dict[str, Any] | None = None)
     with _quiet():
         if _form(PeftConfig.from_pretrained(folder)) != _form(model.peft_config["default"]):
             return False
-        found = weights if weights is not None else load_peft_weights(folder, device="cpu")
-        result = set_peft_model_state_dict(model, found)
-    left = [name for name in result.missing_keys if ".default" in name]
-    return not left and not result.unexpected_keys
+        state = weights if weights is not None else load_peft_weights(folder, device="cpu")
+        result = set_peft_model_state_dict(model, state)
+    missing = [name for name in result.missing_keys if ".default" in name]
+    return not missing and not result.unexpected_keys
 
 
 def _require_weights(folder: str) -> None:

@@ -30,38 +30,38 @@ def hidden_states(model: Any, input_ids: Tensor, position_ids: Tensor | None = N
 
 
 def outputs(
-    model: Any, input_ids: Tensor, position_ids: Tensor | None = None, **wanted: bool
+    model: Any, input_ids: Tensor, position_ids: Tensor | None = None, **flags: bool
 ) -> Any:
-    """The backbone's outputs; `wanted` are `output_hidden_states` and `output_attentions`.
+    """The backbone's outputs; `flags` are `output_hidden_states` and `output_attentions`.
 
     No attention mask and no cache: where position ids restart, transformers builds a
     block-diagonal mask from them, so samples that share a row don't see each other.
     """
     backbone = bare(model).base_model
-    return backbone(input_ids=input_ids, position_ids=position_ids, use_cache=False, **wanted)
+    return backbone(input_ids=input_ids, position_ids=position_ids, use_cache=False, **flags)
 
 
-def states_of(found: Any, at: Tensor, layers: Mapping[str, Sequence[int]]) -> States:
+def states_of(outputs: Any, positions: Tensor, layers: Mapping[str, Sequence[int]]) -> States:
     """What some layers made of some tokens.
 
     Args:
-        found: outputs with the kinds of state that are asked for.
-        at: [K] places in the flattened [B, T].
+        outputs: outputs with the kinds of state that are asked for.
+        positions: [K] places in the flattened [B, T].
         layers: `hidden` and `attention` → layers, counted from 1. The last hidden state is what the
             head is fed.
     """
 
     def picked(kind: str, layer: int) -> Tensor:
         if kind == "hidden":
-            states = found.hidden_states[layer]
+            states = outputs.hidden_states[layer]
         else:
-            states = found.attentions[layer - 1].mean(dim=1)  # [B, T, T]
-        return states.flatten(0, 1).index_select(0, at)  # type: ignore[no-any-return]
+            states = outputs.attentions[layer - 1].mean(dim=1)  # [B, T, T]
+        return states.flatten(0, 1).index_select(0, positions)  # type: ignore[no-any-return]
 
-    return {kind: [picked(kind, layer) for layer in chosen] for kind, chosen in layers.items()}
+    return {kind: [picked(kind, layer) for layer in numbers] for kind, numbers in layers.items()}
 
 
-def wanted(layers: Mapping[str, Sequence[int]]) -> dict[str, bool]:
+def output_flags(layers: Mapping[str, Sequence[int]]) -> dict[str, bool]:
     """What to ask of `outputs` so that `states_of` finds these layers."""
     flags = {"hidden": "output_hidden_states", "attention": "output_attentions"}
     return {flags[kind]: True for kind in layers}

@@ -40,11 +40,11 @@ def _unfit(folder: Path) -> Iterator[str]:
     described = [folder / name for name in DESCRIPTIONS if (folder / name).is_file()]
     for file in (*described, *sorted(folder.glob(INDEX))):
         try:
-            found = read_json(file)
+            content = read_json(file)
         except (OSError, ValueError) as error:
             yield f"{file} can't be read ({error})"
             continue
-        yield from _outside(file, found)
+        yield from _outside(file, content)
     for file in sorted(folder.glob("*.safetensors")):
         try:
             tensors_of(file)
@@ -61,9 +61,9 @@ def _stays(link: Path, folder: Path) -> bool:
     )
 
 
-def _outside(file: Path, found: Any) -> Iterator[str]:
+def _outside(file: Path, content: Any) -> Iterator[str]:
     """An index may name files of its own folder alone."""
-    names = found.get("weight_map", {}) if file.name not in DESCRIPTIONS else {}
+    names = content.get("weight_map", {}) if file.name not in DESCRIPTIONS else {}
     if not isinstance(names, dict):
         yield f"{file} has no map of weights"
         return
@@ -99,19 +99,19 @@ def tensors_of(file: Path) -> dict[str, list[int]]:
             raise ValueError(f"{file} is damaged: its header doesn't fit")
         try:
             header = _object(stream.read(length), "its header")
-            found = {k: v["shape"] for k, v in header.items() if k != "__metadata__"}
-            if not all(type(n) is int and n >= 0 for shape in found.values() for n in shape):
+            shapes = {k: v["shape"] for k, v in header.items() if k != "__metadata__"}
+            if not all(type(n) is int and n >= 0 for shape in shapes.values() for n in shape):
                 raise ValueError("a shape isn't one")
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{file} is damaged ({error})") from None
-    return found
+    return shapes
 
 
 def _object(data: bytes, name: str) -> dict[str, Any]:
     try:
-        found = json.loads(data)
+        value = json.loads(data)
     except RecursionError:
         raise ValueError(f"{name} is nested too deep") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise ValueError(f"{name} is no JSON object")
-    return found
+    return value

@@ -36,18 +36,24 @@ def check_model(source: ModelSource, where: str) -> list[Problem]:
     return layers_problems(f"{where}.layers", source.layers, _layers(source))
 
 
-def layers_problems(where: str, asked: int, there: int) -> list[Problem]:
+def layers_problems(where: str, num_kept: int, num_layers: int) -> list[Problem]:
     """The refusal to cut a model that has no more layers than that, if so.
 
     Args:
         where: what to name in the message.
-        asked: layers to keep.
-        there: layers of the model, 0 if its config doesn't tell.
+        num_kept: layers to keep.
+        num_layers: layers of the model, 0 if its config doesn't tell.
     """
-    if not there:
+    if not num_layers:
         return [Problem(where, "the model's config doesn't tell its layers, so it can't be cut.")]
-    if asked > there:
-        return [Problem(where, f"{asked} layers of {there} can't be kept.", f"Give 1 to {there}.")]
+    if num_kept > num_layers:
+        return [
+            Problem(
+                where,
+                f"{num_kept} layers of {num_layers} can't be kept.",
+                f"Give 1 to {num_layers}.",
+            )
+        ]
     return []
 
 
@@ -153,10 +159,10 @@ def _cached_config(source: ModelSource) -> dict[str, Any] | None:
     """Architecture of a hub model whose `config.json` was downloaded before; asks no network."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(str(source.hub), "config.json", revision=source.revision)
-    if not isinstance(found, str):
+    path = try_to_load_from_cache(str(source.hub), "config.json", revision=source.revision)
+    if not isinstance(path, str):
         return None
-    config = read_json(Path(found))
+    config = read_json(Path(path))
     layers = dict.fromkeys((key for key in LAYERS if key in config), source.layers)
     return {**config, **(layers if source.layers else {})}
 

@@ -96,13 +96,13 @@ def _base(ref: ModelRef, dtype: torch.dtype) -> Any:
 def _cut(config: Any, layers: int, model: str) -> Any:
     """A model's config with its first layers alone."""
     decoder = config.get_text_config(decoder=True)
-    there = getattr(decoder, "num_hidden_layers", 0)
-    if problems := layers_problems(model, layers, there):
+    num_layers = getattr(decoder, "num_hidden_layers", 0)
+    if problems := layers_problems(model, layers, num_layers):
         raise InputError("a model can't be cut:", problems)
     for key, value in decoder.to_dict().items():
         # What is told layer by layer: kinds of attention, of feed-forward, of positions.
-        told = isinstance(value, list | tuple) and len(value) == there
-        if told and not key.endswith("token_id"):
+        per_layer = isinstance(value, list | tuple) and len(value) == num_layers
+        if per_layer and not key.endswith("token_id"):
             setattr(decoder, key, value[:layers])
     decoder.num_hidden_layers = layers
     return config

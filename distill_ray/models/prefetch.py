@@ -50,8 +50,8 @@ class Prefetcher:
         if ref == self._ref or not (ref.adapter or ref.kind == "path"):
             return
         self.drop()
-        there = {} if ref.adapter else model.state_dict()
-        dtypes = {name: tensor.dtype for name, tensor in there.items()}
+        state = {} if ref.adapter else model.state_dict()
+        dtypes = {name: tensor.dtype for name, tensor in state.items()}
         self._ref = ref
         self._weights = self._threads.submit(_read, ref, dtypes, self._pin)
 
@@ -82,15 +82,15 @@ def _read(ref: ModelRef, dtypes: Mapping[str, torch.dtype], pin: bool) -> Weight
     from safetensors.torch import load_file
 
     folder = Path(ref.adapter or ref.location)
-    found: Weights = {}
+    weights: Weights = {}
     if not (files := sorted(folder.glob("*.safetensors"))):
         raise FileNotFoundError(f"{folder} holds no safetensors weights")
     for file in files:
         for name, tensor in load_file(file).items():
             # Out of the file's memory map: what is only mapped would be read when it is used.
             copy = tensor.to(dtypes.get(name, tensor.dtype), copy=True)
-            found[name] = copy.pin_memory() if pin else copy
-    return found
+            weights[name] = copy.pin_memory() if pin else copy
+    return weights
 
 
 @torch.no_grad()
@@ -101,16 +101,16 @@ def copy_weights(model: Any, weights: Weights) -> bool:
         False, with the model as it was, unless they are exactly its weights: of tied ones, exactly
         one is there.
     """
-    there = model.state_dict(keep_vars=True)
-    if not weights.keys() <= there.keys():
+    state = model.state_dict(keep_vars=True)
+    if not weights.keys() <= state.keys():
         return False
-    if any(weights[name].shape != there[name].shape for name in weights):
+    if any(weights[name].shape != state[name].shape for name in weights):
         return False
-    filled = {there[name].data_ptr() for name in weights}
-    if len(filled) < len(weights) or any(t.data_ptr() not in filled for t in there.values()):
+    filled = {state[name].data_ptr() for name in weights}
+    if len(filled) < len(weights) or any(t.data_ptr() not in filled for t in state.values()):
         return False
     for name, tensor in weights.items():
-        own = there[name]
+        own = state[name]
         if (own.device, own.dtype) == (tensor.device, tensor.dtype):
             own.data = tensor
         else:

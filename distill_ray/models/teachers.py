@@ -12,7 +12,7 @@ from torch import Tensor
 from distill_ray.core.head import Head
 from distill_ray.core.matching import States
 from distill_ray.models.adapters import swap_adapter
-from distill_ray.models.causal import head_of, outputs, require_head, states_of, wanted
+from distill_ray.models.causal import head_of, output_flags, outputs, require_head, states_of
 from distill_ray.models.execution import Execution
 from distill_ray.models.load import config_of, load_frozen
 from distill_ray.models.prefetch import Prefetcher, copy_weights
@@ -22,7 +22,7 @@ from distill_ray.models.ref import ModelRef
 class Serving(Protocol):
     """A frozen model that answers."""
 
-    def outputs(self, input_ids: Tensor, position_ids: Tensor, **wanted: bool) -> Any:
+    def outputs(self, input_ids: Tensor, position_ids: Tensor, **flags: bool) -> Any:
         """As `causal.outputs`."""
 
     def head(self, features: Tensor) -> Head:
@@ -38,9 +38,9 @@ class UnshardedTeacher:
     def __init__(self, model: Any, vocabulary: int | None = None) -> None:
         self.model, self._vocabulary = model, vocabulary
 
-    def outputs(self, input_ids: Tensor, position_ids: Tensor, **wanted: bool) -> Any:
+    def outputs(self, input_ids: Tensor, position_ids: Tensor, **flags: bool) -> Any:
         """As `causal.outputs`."""
-        return outputs(self.model, input_ids, position_ids, **wanted)
+        return outputs(self.model, input_ids, position_ids, **flags)
 
     def head(self, features: Tensor) -> Head:
         """Its head on [K, H] features."""
@@ -55,7 +55,7 @@ class TeacherBank:
 
     def __init__(
         self,
-        ladders: Mapping[str, Sequence[ModelRef]],
+        checkpoints: Mapping[str, Sequence[ModelRef]],
         *,
         device: torch.device,
         execution: Execution | None = None,
@@ -72,7 +72,7 @@ class TeacherBank:
             shard: spreads a model in main memory, with its vocabulary, over the processes; left
                 out, each has all of it.
         """
-        self.ladders, self._shard = ladders, shard
+        self.checkpoints, self._shard = checkpoints, shard
         self._device, self._execution = device, execution or Execution()
         self._vocabulary = vocabulary
         self._current: tuple[str, int] | None = None
@@ -89,7 +89,7 @@ class TeacherBank:
 
     def expect(self, teacher: str, checkpoint_index: int) -> None:
         """Read this checkpoint into the main memory, in the background: it will be used soon."""
-        ref, held = self.ladders[teacher][checkpoint_index], self._held
+        ref, held = self.checkpoints[teacher][checkpoint_index], self._held
         if isinstance(self._model, UnshardedTeacher) and not (held and _same_weights(ref, held)):
             self._ahead.read(_bare(ref), self._model.model)
 
@@ -102,20 +102,20 @@ class TeacherBank:
         """Make this checkpoint the one that answers; nothing is read when it already does."""
         if self._current == (teacher, checkpoint_index):
             return
-        ref, held = self.ladders[teacher][checkpoint_index], self._held
-        if held is None or not (_same_weights(ref, held) or self._swapped(ref, held)):
-            self._let_go()
+        ref, held = self.checkpoints[teacher][checkpoint_index], self._held
+        if held is None or not (_same_weights(ref, held) or self._try_swap(ref, held)):
+            self._unload()
             self._model = self._loaded(ref)
         self._current = (teacher, checkpoint_index)
 
     @property
     def _held(self) -> ModelRef | None:
         """What is in memory."""
-        if self._current is None or not self.ladders[self._current[0]]:
+        if self._current is None or not self.checkpoints[self._current[0]]:
             return None
-        return self.ladders[self._current[0]][self._current[1]]
+        return self.checkpoints[self._current[0]][self._current[1]]
 
-    def _swapped(self, ref: ModelRef, held: ModelRef) -> bool:
+    def _try_swap(self, ref: ModelRef, held: ModelRef) -> bool:
         """Whether these weights could take the place of those in use: no model is built for them.
 
         An adapter is always read here, megabytes; full weights where they have been read ahead.
@@ -129,7 +129,7 @@ class TeacherBank:
             return same and swap_adapter(model, ref.adapter or "", weights)
         return ref.adapter is None and _same_form(ref, model) and copy_weights(model, weights or {})
 
-    def _let_go(self) -> None:
+    def _unload(self) -> None:
         """Two teachers at once may not fit. Should loading fail, none is in use."""
         if self._model is not None:
             self._model.close()
@@ -148,47 +148,43 @@ class TeacherBank:
 
     def _shares_base(self, ref: ModelRef) -> bool:
         """Whether another checkpoint is an adapter on the same base."""
-        rungs = [
-            checkpoint_index
-            for checkpoints in self.ladders.values()
-            for checkpoint_index in checkpoints
-        ]
-        return any(r.adapter not in (None, ref.adapter) and r.base == ref.base for r in rungs)
+        refs = [ref for refs in self.checkpoints.values() for ref in refs]
+        return any(r.adapter not in (None, ref.adapter) and r.base == ref.base for r in refs)
 
     @torch.no_grad()
-    def head(self, input_ids: Tensor, position_ids: Tensor, at: Tensor) -> Head:
+    def head(self, input_ids: Tensor, position_ids: Tensor, positions: Tensor) -> Head:
         """The kept predictions' hidden states, with the output weights of the one in use.
 
         Args:
             input_ids: [B, T].
             position_ids: [B, T].
-            at: [K] places in the flattened [B, T].
+            positions: [K] places in the flattened [B, T].
 
         Raises:
             RuntimeError: none is in use.
         """
-        return self.answer(input_ids, position_ids, at, {})[0]
+        return self.answer(input_ids, position_ids, positions, {})[0]
 
     @torch.no_grad()
     def answer(
         self,
         input_ids: Tensor,
         position_ids: Tensor,
-        at: Tensor,
+        positions: Tensor,
         layers: Mapping[str, Sequence[int]],
     ) -> tuple[Head, States]:
         """The same, with the states of some layers, from one forward pass.
 
         Args:
-            input_ids, position_ids, at: as in `head`.
+            input_ids, position_ids, positions: as in `head`.
             layers: `hidden` and `attention` → layers, counted from 1.
         """
         if self._model is None:
             raise RuntimeError("no teacher in use: call use() first")
-        found = self._model.outputs(input_ids, position_ids, **wanted(layers))
-        features = found.last_hidden_state.flatten(0, 1).index_select(0, at)
-        head = self._model.head(features).softened(self._temperature)
-        return head, states_of(found, at, layers)
+        outputs = self._model.outputs(input_ids, position_ids, **output_flags(layers))
+        features = outputs.last_hidden_state.flatten(0, 1).index_select(0, positions)
+        head = self._model.head(features).with_temperature(self._temperature)
+        return head, states_of(outputs, positions, layers)
 
     @property
     def _temperature(self) -> float:
@@ -200,15 +196,15 @@ def _bare(ref: ModelRef) -> ModelRef:
     return replace(ref, temperature=1.0)
 
 
-def _same_weights(one: ModelRef, other: ModelRef) -> bool:
-    return _bare(one) == _bare(other)
+def _same_weights(one: ModelRef, another: ModelRef) -> bool:
+    return _bare(one) == _bare(another)
 
 
 def _same_form(ref: ModelRef, model: Any) -> bool:
     """Whether a checkpoint's config is that of a model in memory."""
     ways = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
-    ours, theirs = (
+    checkpoint_config, model_config = (
         {k: v for k, v in config.to_dict().items() if k not in ways}
         for config in (config_of(ref), model.config.get_text_config(decoder=True))
     )
-    return bool(ours == theirs)
+    return bool(checkpoint_config == model_config)

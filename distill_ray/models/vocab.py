@@ -48,5 +48,5 @@ def vocabulary(parsed: dict[str, Any]) -> set[str]:
 def compare(student: dict[str, Any], teacher: dict[str, Any]) -> Fit:
     """Compare two parsed `tokenizer.json` files."""
     equal = tokenizer_identity(student) == tokenizer_identity(teacher)
-    mine, theirs = vocabulary(student), vocabulary(teacher)
-    return Fit(equal, len(mine & theirs) / max(1, len(mine)))
+    student_tokens, teacher_tokens = vocabulary(student), vocabulary(teacher)
+    return Fit(equal, len(student_tokens & teacher_tokens) / max(1, len(student_tokens)))

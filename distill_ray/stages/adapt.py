@@ -88,7 +88,7 @@ def _order(
         training=recipe,
         data=data_spec(shards, cfg.seed, cfg.adapt.validation_rows),
         lora=recipe.lora if recipe.method == "lora" else None,
-        rungs=recipe.checkpoints,
+        num_checkpoints=recipe.checkpoints,
         patience=recipe.patience,
     )
     return TrainingJob(

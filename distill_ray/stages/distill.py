@@ -67,8 +67,10 @@ def _distilled(
     own += [] if together is None else [together.strategy]
     identity: dict[str, Any] = {
         "teachers": teachers.fingerprints(),
-        "ladders": {n: [r.temperature for r in rungs] for n, rungs in teaching.ladders.items()},
-        "first": teaching.first,
+        "checkpoints": {
+            n: [r.temperature for r in rungs] for n, rungs in teaching.checkpoints.items()
+        },
+        "first_teacher": teaching.first_teacher,
         "ranking": teaching.ranking,
         "together": together,
         "distill": cfg.model_dump(mode="json", exclude=NOT_IN_RESULT),
@@ -105,7 +107,7 @@ def _order(
         teaching=teaching,
         at_switch=on_switch_of(training, data.sequence_length),
         lora=cfg.distill.lora,
-        rungs=cfg.distill.checkpoints,
+        num_checkpoints=cfg.distill.checkpoints,
         validate_every=cfg.distill.validate_every,
     )
     identity = {

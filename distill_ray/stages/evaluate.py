@@ -173,7 +173,7 @@ def largest_gaps(
             {
                 "row_id": asked.row_ids[i],
                 "text": texts[asked.row_ids[i]],
-                "answer": asked.labels[asked.gold[i]],
+                "answer": asked.labels[asked.answer_index[i]],
                 "student": float(student[i]),
                 "teacher": float(other[i]),
             }

@@ -26,7 +26,7 @@ def test_a_batch_is_a_function_of_its_number(work):
     first, again, second = (batch(work, number, 512) for number in (0, 0, 1))
     assert torch.equal(first.input_ids, again.input_ids)
     assert not torch.equal(first.input_ids, second.input_ids)
-    assert first.distill.sum(dim=1).tolist() == [work.length - 1] * work.rows
+    assert first.teacher_mask.sum(dim=1).tolist() == [work.length - 1] * work.rows
 
 
 def test_the_step_reports_our_divergence_before_each_update(work):
@@ -34,7 +34,7 @@ def test_the_step_reports_our_divergence_before_each_update(work):
     pair = load_pair(work, CPU)
     rows = batch(work, 0, pair.vocabulary)
     student, teacher = (m(input_ids=rows.input_ids).logits for m in (pair.student, pair.teacher))
-    ours = mean_kl(student[rows.distill], teacher[rows.distill])
+    ours = mean_kl(student[rows.teacher_mask], teacher[rows.teacher_mask])
     assert turns.losses[0][0] == pytest.approx(ours.item(), rel=1e-5)
     assert turns.losses[1] != turns.losses[0]
 

@@ -71,7 +71,7 @@ def test_chance_predictors_are_significant_as_often_as_they_should_be():
 
 def test_the_regret_is_what_the_chosen_teacher_lacks_to_the_best():
     found = agreement({"a": 3.0, "b": 2.0, "c": 1.0}, {"a": 0.70, "b": 0.80, "c": 0.60})
-    assert (found.chosen, found.best) == ("a", "b")
+    assert (found.top_predicted, found.best) == ("a", "b")
     assert found.regret == pytest.approx(0.10)
     assert found.regret_share == pytest.approx(0.5)
 
@@ -86,7 +86,7 @@ def test_equal_predictions_choose_the_first_by_name_in_any_order_of_teachers():
     outcome = {"c": 1.0, "b": 3.0, "a": 2.0}
     for names in ("abc", "cba"):
         found = agreement({n: {"a": 0, "b": 1, "c": 1}[n] for n in names}, outcome)
-        assert found.chosen == "b"
+        assert found.top_predicted == "b"
 
 
 def test_the_order_of_the_teachers_changes_nothing():
@@ -104,7 +104,12 @@ def test_a_constant_side_agrees_with_no_order(constant):
 
 def test_one_teacher_is_chosen_without_regret():
     found = agreement({"a": 1.0}, {"a": 2.0})
-    assert (found.chosen, found.regret, found.spearman, found.p_value) == ("a", 0.0, 0.0, 1.0)
+    assert (found.top_predicted, found.regret, found.spearman, found.p_value) == (
+        "a",
+        0.0,
+        0.0,
+        1.0,
+    )
 
 
 @pytest.mark.parametrize(

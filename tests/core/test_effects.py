@@ -148,14 +148,14 @@ def normal_draws(count=4000, **means):
 
 def test_a_teacher_far_ahead_separates():
     race = decide(normal_draws(a=0.0, b=9.0, c=1.0))
-    assert (race.leader, race.open, race.separated) == ("b", ("b",), True)
+    assert (race.leader, race.candidates, race.separated) == ("b", ("b",), True)
     assert str(race) == "separated at 95 %"
     assert race.probability_best["b"] == pytest.approx(1.0)
 
 
 def test_teachers_that_may_beat_the_leader_stay_open_likeliest_first():
     race = decide(normal_draws(a=0.0, b=0.4, c=1.0, d=-9.0))
-    assert race.open == ("c", "b", "a")
+    assert race.candidates == ("c", "b", "a")
     assert str(race) == "too close to call between c, b, a"
     assert sum(race.probability_best.values()) == pytest.approx(1.0)
 
@@ -164,12 +164,12 @@ def test_more_confidence_or_more_looks_keep_more_teachers_open():
     draws = normal_draws(a=0.0, b=3.0)
     assert decide(draws).separated
     assert not decide(draws, confidence=0.99).separated
-    assert not decide(draws, looks=5).separated
+    assert not decide(draws, num_looks=5).separated
 
 
 def test_equal_draws_leave_all_open_with_equal_chances():
     race = decide({n: np.full(4000, 0.5) for n in "abcd"})
-    assert race.open == tuple("abcd")
+    assert race.candidates == tuple("abcd")
     assert race.probability_best == pytest.approx(dict.fromkeys("abcd", 0.25))
 
 
@@ -177,7 +177,7 @@ def test_what_all_draws_have_in_common_does_not_choose_the_leader():
     draws = normal_draws(a=0.0, b=0.0)
     common = 1000 * np.random.default_rng(1).normal(size=4000)
     shifted = {"a": common + 0.01 * draws["a"], "b": common + 1.0 + 0.01 * draws["b"]}
-    assert decide(shifted).open == ("b",)
+    assert decide(shifted).candidates == ("b",)
 
 
 def test_a_single_teacher_has_won():
@@ -186,7 +186,7 @@ def test_a_single_teacher_has_won():
 
 def test_too_few_draws_and_no_teachers_are_refused():
     with pytest.raises(ValueError, match="give 200 or more"):
-        decide(normal_draws(count=100, a=0.0, b=1.0), looks=10)
+        decide(normal_draws(count=100, a=0.0, b=1.0), num_looks=10)
     with pytest.raises(ValueError, match="at least one teacher"):
         decide({})
 
@@ -195,13 +195,13 @@ def raced(truth, rng, max_seeds=5):
     """A whole race: the last decision, and the number of trials."""
     values, seeds, race = {}, {}, None
     done = {n: set() for n in truth}
-    while wave := next_seeds(race.open if race else list(truth), done, max_seeds):
+    while wave := next_seeds(race.candidates if race else list(truth), done, max_seeds):
         for n, s in wave:
             effect = seeds.setdefault(s, 3 * rng.normal())
             values[n, s] = truth[n] + effect + rng.normal()
             done[n].add(s)
         if len(seeds) > 1:
-            race = decide(additive(values).draws(2000, rng), looks=max_seeds - 1)
+            race = decide(additive(values).draws(2000, rng), num_looks=max_seeds - 1)
     return race, len(values)
 
 
@@ -209,7 +209,7 @@ def test_races_pick_the_best_teacher_at_the_stated_confidence_with_fewer_trials(
     rng = np.random.default_rng(11)
     found = [raced({"a": 0.0, "b": 4.0, "c": 1.0, "d": 0.5}, rng) for _ in range(150)]
     assert np.mean([race.leader == "b" for race, _ in found]) >= 0.95
-    assert np.mean(["b" in race.open for race, _ in found]) >= 0.95
+    assert np.mean(["b" in race.candidates for race, _ in found]) >= 0.95
     assert np.mean([race.separated for race, _ in found]) > 0.8
     assert np.mean([trials for _, trials in found]) < 0.9 * 4 * 5
 
@@ -218,7 +218,7 @@ def test_races_close_a_barely_better_teacher_no_more_often_than_stated():
     rng = np.random.default_rng(12)
     found = [raced({"a": 0.0, "b": 0.01, "c": 0.0}, rng)[0] for _ in range(150)]
     # Four standard errors above .05 would pass .12; Bonferroni leaves it well below.
-    assert np.mean(["b" not in race.open for race in found]) <= 0.05
+    assert np.mean(["b" not in race.candidates for race in found]) <= 0.05
 
 
 def test_races_of_equal_teachers_end_too_close_to_call():

@@ -9,7 +9,7 @@ import torch
 
 from distill_ray.core.divergence import DIVERGENCES, forward_kl
 from distill_ray.core.head import TILE, Head
-from distill_ray.core.head_loss import LossTargets, gold_nll, head_loss
+from distill_ray.core.head_loss import LossTargets, head_loss, label_nll
 
 N, V, H, PADDED = 13, 11, 6, 14
 
@@ -31,8 +31,8 @@ def teacher(hidden=9):
 def supervision(**changes):
     rng = torch.Generator().manual_seed(5)
     made = LossTargets(
-        gold=torch.randint(0, V, (N,), generator=rng),
-        gold_weight=torch.rand(N, generator=rng),
+        labels=torch.randint(0, V, (N,), generator=rng),
+        label_weight=torch.rand(N, generator=rng),
         reference=teacher(),
         reference_weight=torch.rand(N, generator=rng),
     )
@@ -47,8 +47,8 @@ def plain(head, target):
     z = z * head.scale
     if head.softcap is not None:
         z = head.softcap * torch.tanh(z / head.softcap)
-    total = (target.gold_weight * torch.nn.functional.cross_entropy(
-        z.float(), target.gold, reduction="none")).sum()  # fmt: skip
+    total = (target.label_weight * torch.nn.functional.cross_entropy(
+        z.float(), target.labels, reduction="none")).sum()  # fmt: skip
     if target.reference is not None:
         theirs = target.reference.features[0] @ target.reference.weights[0][:V].T
         tau = target.temperature
@@ -137,7 +137,7 @@ def test_bias_scale_and_softcap_of_the_logits(changes):
 @pytest.mark.parametrize("changes", [{}, {"scale": 0.3}, {"scale": 1.7, "softcap": 3.0}])
 def test_a_softened_head_has_its_logits_divided(changes):
     head = student(**changes)
-    found = head.softened(2.5).logits(slice(None))
+    found = head.with_temperature(2.5).logits(slice(None))
     torch.testing.assert_close(found, head.logits(slice(None)) / 2.5)
 
 
@@ -148,8 +148,8 @@ def test_ids_beyond_the_tokenizer_count_as_minus_infinity_on_both_sides():
     z = head.features[0] @ head.weights[0].T + hole
     theirs = target.reference.features[0] @ target.reference.weights[0][:PADDED].T + hole
     log_q, log_p = torch.log_softmax(z, -1)[:, :V], torch.log_softmax(theirs, -1)[:, :V]
-    nll = torch.nn.functional.cross_entropy(z, target.gold, reduction="none")
-    expected = target.gold_weight @ nll + target.reference_weight @ forward_kl(log_q, log_p)
+    nll = torch.nn.functional.cross_entropy(z, target.labels, reduction="none")
+    expected = target.label_weight @ nll + target.reference_weight @ forward_kl(log_q, log_p)
     found = head_loss(head, target)
     torch.testing.assert_close(found.total, expected)
     slope = torch.autograd.grad(found.total, head.weights[0])[0]
@@ -195,7 +195,7 @@ def test_accumulated_micro_batches_are_the_whole():
         features = head.features[0][part].detach().requires_grad_()
         theirs = replace(target.reference, features=(target.reference.features[0][part],))
         share = replace(
-            target, gold=target.gold[part], gold_weight=target.gold_weight[part],
+            target, labels=target.labels[part], label_weight=target.label_weight[part],
             reference=theirs, reference_weight=target.reference_weight[part],
         )  # fmt: skip
         head_loss(Head((features,), (weight,), V), share).total.backward()
@@ -230,8 +230,8 @@ def test_the_upstream_factor_scales_every_gradient():
 def test_a_teacher_s_own_loss_on_the_gold_tokens():
     target = supervision()
     z = target.reference.features[0] @ target.reference.weights[0][:V].T
-    expected = torch.nn.functional.cross_entropy(z, target.gold, reduction="none")
-    torch.testing.assert_close(gold_nll(target.reference, target.gold), expected)
+    expected = torch.nn.functional.cross_entropy(z, target.labels, reduction="none")
+    torch.testing.assert_close(label_nll(target.reference, target.labels), expected)
 
 
 def test_sizes_that_do_not_fit_are_refused():
@@ -241,7 +241,7 @@ def test_sizes_that_do_not_fit_are_refused():
     short = replace(teacher(), features=(randn(N - 1, 9, seed=3),))
     with pytest.raises(ValueError, match="the reference has 12 tokens, the student 13"):
         head_loss(student(), supervision(reference=short))
-    with pytest.raises(ValueError, match=r"gold_weight has shape \[2\], needs \[13\]"):
-        head_loss(student(), supervision(gold_weight=torch.ones(2)))
+    with pytest.raises(ValueError, match=r"label_weight has shape \[2\], needs \[13\]"):
+        head_loss(student(), supervision(label_weight=torch.ones(2)))
     with pytest.raises(ValueError, match="reference_weight"):
         head_loss(student(), supervision(reference_weight=None))

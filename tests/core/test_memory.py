@@ -22,7 +22,7 @@ INIT = {
 
 def need(**changes: object):
     sizes = ModelShape(parameters=1_000_000, hidden=64, layers=2, vocabulary=500)
-    base = {"rows": 4, "length": 32, "workers": 4, "zero_stage": 0, "width": 4}
+    base = {"rows": 4, "length": 32, "workers": 4, "zero_stage": 0, "bytes_per_param": 4}
     return training_need(sizes, **{**base, **changes})
 
 
@@ -33,7 +33,7 @@ def test_weights_gradients_and_states_are_what_torch_holds() -> None:
     optimiser.step()
     count = sum(p.numel() for p in model.parameters())
     sizes = ModelShape(count, 64, 2, 500)
-    made = training_need(sizes, rows=1, length=4, workers=1, zero_stage=0, width=4)
+    made = training_need(sizes, rows=1, length=4, workers=1, zero_stage=0, bytes_per_param=4)
     assert made.parameters == sum(p.nbytes for p in model.parameters())
     assert made.gradients == sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
     moments = [t for s in optimiser.state.values() for n, t in s.items() if n != "step"]
@@ -54,13 +54,13 @@ def test_zero_shards_states_then_gradients_then_weights(
 
 
 def test_half_precision_adds_a_float32_copy_of_the_weights() -> None:
-    made = need(width=2, zero_stage=1, workers=1)
+    made = need(bytes_per_param=2, zero_stage=1, workers=1)
     found = (made.parameters, made.gradients, made.optimiser)
     assert found == (2_000_000, 2_000_000, 12 * 1_000_000)
 
 
 def test_half_precision_without_shards_computes_with_copies_of_float32_weights() -> None:
-    made = need(width=2)
+    made = need(bytes_per_param=2)
     assert (made.parameters, made.gradients, made.optimiser) == (6_000_000, 4_000_000, 8_000_000)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from distill_ray.core.divergence import DIVERGENCES, forward_kl
 from distill_ray.core.head import Head
-from distill_ray.core.head_loss import LossTargets, gold_nll, head_loss
+from distill_ray.core.head_loss import LossTargets, head_loss, label_nll
 from distill_ray.core.mixture import Mixture
 
 N, V, M = 13, 11, 3
@@ -39,8 +39,8 @@ def drawn_weights():
 def supervision(reference, **changes):
     rng = torch.Generator().manual_seed(5)
     made = LossTargets(
-        gold=torch.randint(0, V, (N,), generator=rng),
-        gold_weight=torch.rand(N, generator=rng),
+        labels=torch.randint(0, V, (N,), generator=rng),
+        label_weight=torch.rand(N, generator=rng),
         reference=reference,
         reference_weight=torch.rand(N, generator=rng),
     )
@@ -60,8 +60,8 @@ def oracle(target, p):
     z = x @ head.weights[0][:V].double().T
     tau = target.temperature
     each = tau**2 * target.divergence((z / tau).log_softmax(-1), p.log(), **target.options)
-    ce = torch.nn.functional.cross_entropy(z, target.gold, reduction="none")
-    total = target.gold_weight.double() @ ce + target.reference_weight.double() @ each
+    ce = torch.nn.functional.cross_entropy(z, target.labels, reduction="none")
+    total = target.label_weight.double() @ ce + target.reference_weight.double() @ each
     return total.detach(), torch.autograd.grad(total, x)[0]
 
 
@@ -98,22 +98,22 @@ def test_a_mixture_of_one_is_that_teacher_to_the_bit(tau):
     assert torch.equal(found.total, expected.total)
     assert torch.equal(found.divergence, expected.divergence)
     assert torch.equal(gradient, slope)
-    gold = supervision(head).gold
-    assert torch.equal(gold_nll(Mixture.of([head], ones), gold), gold_nll(head, gold))
+    gold = supervision(head).labels
+    assert torch.equal(label_nll(Mixture.of([head], ones), gold), label_nll(head, gold))
 
 
 def test_divergence_is_nought_where_the_student_is_the_mixture():
     heads, weights = teachers(), torch.tensor([[0.2, 0.3, 0.5]]).repeat(N, 1)
     same = Head((mixed(heads, weights).log().float(),), (torch.eye(V),), V)
-    target = supervision(Mixture.of(heads, weights), gold_weight=torch.zeros(N))
+    target = supervision(Mixture.of(heads, weights), label_weight=torch.zeros(N))
     assert head_loss(same, target).divergence.abs().max() < 1e-6
 
 
 def test_a_token_s_loss_is_the_mixture_s():
     heads, weights = teachers(), drawn_weights()
-    gold = supervision(None).gold
+    gold = supervision(None).labels
     expected = -mixed(heads, weights).gather(1, gold[:, None])[:, 0].log()
-    found = gold_nll(Mixture.of(heads, weights), gold)
+    found = label_nll(Mixture.of(heads, weights), gold)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -188,7 +188,7 @@ def test_kl_of_the_mean_and_mean_of_the_kls_have_one_gradient_and_mean_logits_an
     even = torch.full((N, M), 1 / M)
     target = supervision(
         Mixture.of(teachers(), even),
-        gold_weight=torch.zeros(N),
+        label_weight=torch.zeros(N),
         reference_weight=torch.full((N,), 1 / N),
     )
     wide = Head((randn(N, V, seed=20).requires_grad_(),), (torch.eye(V),), V)

@@ -34,7 +34,7 @@ def test_a_score_of_equal_factors_is_that_factor_at_any_progress():
     early, late = ranking.weights(EARLY), ranking.weights(LATE)
     for progress in (0.0, 0.4, 1.0):
         same = dict.fromkeys(ranking.FACTORS, 0.37)
-        assert ranking.stage_score(same, early, late, progress) == pytest.approx(0.37)
+        assert ranking.weighted_score(same, early, late, progress) == pytest.approx(0.37)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_what_is_taught_is_the_minimum_of_the_objective(alpha):
     """α·KL(p ‖ q) + (1 - α)·CE(r, q), over any q of everything that could be said."""
     rng = np.random.default_rng(0)
     p, r = rng.dirichlet(np.ones(6)), rng.dirichlet(np.ones(6))
-    best = np.exp(ranking.taught(np.log(p)[None], np.log(r)[None], alpha))[0]
+    best = np.exp(ranking.target_log_p(np.log(p)[None], np.log(r)[None], alpha))[0]
     assert best.sum() == pytest.approx(1)
 
     def objective(q):
@@ -98,8 +98,8 @@ def test_a_teacher_that_says_nothing_of_the_options_leaves_the_labels_answers():
     labels = np.log(rng.dirichlet(np.ones(4), size=50))
     silent = np.full((50, 4), np.log(0.001 / 4))
     loud = np.log(np.tile([0.97, 0.01, 0.01, 0.01], (50, 1)))
-    assert (ranking.taught(silent, labels, 0.8).argmax(1) == labels.argmax(1)).all()
-    assert (ranking.taught(loud, labels, 0.8).argmax(1) == 0).all()
+    assert (ranking.target_log_p(silent, labels, 0.8).argmax(1) == labels.argmax(1)).all()
+    assert (ranking.target_log_p(loud, labels, 0.8).argmax(1) == 0).all()
 
 
 FACTORS = {

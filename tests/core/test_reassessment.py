@@ -26,7 +26,7 @@ EASY_EARLY = RankingWeights(
 """`easy` leads by 1 - 2·progress: behind from progress 1/2 on."""
 
 
-def ladders(ranking=EASY_EARLY):
+def checkpoints(ranking=EASY_EARLY):
     return TeacherCheckpoints({"easy": 3, "strong": 4}, max_steps=100, ranking=ranking)
 
 
@@ -39,7 +39,7 @@ def play(progresses, rule, decide=schedules.fixed, state=None, ranking=EASY_EARL
     state = state or ScheduleState("easy", 2)
     states, switches = [], []
     for number, value in enumerate(progresses, start=1):
-        moved = advance(state, Observation(number, 1.0, value), ladders(ranking), decide, rule)
+        moved = advance(state, Observation(number, 1.0, value), checkpoints(ranking), decide, rule)
         state = moved.state
         states.append(state)
         switches += [moved.switch] if moved.switch else []
@@ -107,7 +107,7 @@ def test_a_step_without_validation_reassesses_nothing():
 )
 def test_the_new_teacher_enters_at_the_rung_of_the_schedule(decide, checkpoint_index):
     seen = Observation(50, 1.0, 0.8)
-    moved = advance(ScheduleState("easy", 1), seen, ladders(), decide, rules(0.25, 0.75))
+    moved = advance(ScheduleState("easy", 1), seen, checkpoints(), decide, rules(0.25, 0.75))
     state, switch = moved.state, moved.switch
     assert (state.teacher, state.checkpoint_index, state.losses) == ("strong", checkpoint_index, ())
     assert (switch.to_teacher, switch.to_checkpoint) == ("strong", checkpoint_index)
@@ -157,7 +157,7 @@ def ranked_at(step, probes, *, state=None, progress=0.5, **options):
     if not isinstance(asked, MeasurementRequest):
         return None, asked
     figures = {c: {"moved": m, "closed": c_} for c, (m, c_) in probes.items()}
-    assert figures.keys() == set(asked.of)
+    assert figures.keys() == set(asked.checkpoints)
     seen = Observation(step, 1.0, progress, {"probes": figures})
     return asked, advance(state, seen, DEEP, decide)
 
@@ -170,7 +170,7 @@ def test_candidates_are_the_one_that_serves_the_next_and_each_teacher_s_best():
     assert asked == MeasurementRequest("probes", tuple(PROBES), {"steps": 5, "rows": 16})
     top = {("easy", 2): (1.0, 1.0), ("strong", 1): (1.0, 1.0)}
     asked, _ = ranked_at(10, top, state=ScheduleState("easy", 2))
-    assert asked.of == tuple(top), "each once"
+    assert asked.checkpoints == tuple(top), "each once"
 
 
 def test_scores_take_ease_from_the_probe_and_the_rest_from_the_teacher_as_far_as_it_had_come():
@@ -256,6 +256,6 @@ def test_without_an_interval_it_is_asked_where_the_loss_is_flat_and_a_window_lat
 def test_nothing_is_ranked_without_a_ranking():
     with pytest.raises(ValueError, match="needs the checkpoints' ranking"):
         advance(
-            ScheduleState("easy", 1), Observation(9, 1.0), ladders(None),
+            ScheduleState("easy", 1), Observation(9, 1.0), checkpoints(None),
             partial(schedules.ranked, every=1),
         )  # fmt: skip

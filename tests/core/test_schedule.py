@@ -20,17 +20,17 @@ from distill_ray.core.schedule import (
     progress,
 )
 
-LADDERS = TeacherCheckpoints({"a": 3, "b": 4}, max_steps=10)
+CHECKPOINTS = TeacherCheckpoints({"a": 3, "b": 4}, max_steps=10)
 
 
-def serving(decide, *, steps, losses=None, ladders=LADDERS, start=None):
+def serving(decide, *, steps, losses=None, checkpoints=CHECKPOINTS, start=None):
     """The checkpoint that serves each of the steps 0 … steps - 1, and the switches on the way."""
     state = start or ScheduleState("a", 0)
     rungs, switches = [], []
     for step in range(steps):
         rungs.append(state.checkpoint_index)
         loss = 1.0 if losses is None else losses[step]
-        moved = advance(state, Observation(step + 1, loss), ladders, decide)
+        moved = advance(state, Observation(step + 1, loss), checkpoints, decide)
         state, switch = moved.state, moved.switch
         switches += [switch] if switch else []
     return rungs, switches
@@ -58,8 +58,8 @@ def test_at_steps_stops_at_the_best_rung():
 
 @pytest.mark.parametrize(("rungs", "steps"), [(3, 10), (3, 9), (4, 10), (1, 7), (5, 5)])
 def test_equal_stages_gives_every_rung_its_share_in_order(rungs, steps):
-    ladders = TeacherCheckpoints({"a": rungs}, max_steps=steps)
-    served, switches = serving(schedules.equal_stages, steps=steps, ladders=ladders)
+    checkpoints = TeacherCheckpoints({"a": rungs}, max_steps=steps)
+    served, switches = serving(schedules.equal_stages, steps=steps, checkpoints=checkpoints)
     assert served == sorted(served)
     assert all(abs(served.count(r) - steps / rungs) < 1 for r in range(rungs))
     for switch in switches:
@@ -83,8 +83,8 @@ def test_equal_stages_has_no_handover_after_the_last_rung():
 )
 def test_a_timetable_says_beforehand_which_rung_a_run_will_take(decide, start):
     state = ScheduleState("a", start)
-    taken, _ = serving(decide, steps=LADDERS.max_steps, start=state)
-    assert schedule.static_plan(state, LADDERS, decide) == [
+    taken, _ = serving(decide, steps=CHECKPOINTS.max_steps, start=state)
+    assert schedule.static_plan(state, CHECKPOINTS, decide) == [
         ("a", checkpoint_index) for checkpoint_index in taken
     ]
 
@@ -128,7 +128,7 @@ def test_memory_of_losses_is_bounded_and_holds_the_widest_window():
     state = ScheduleState("a", 2)
     for step in range(2100):
         seen = Observation(step + 1, float(step))
-        state = advance(state, seen, LADDERS, schedules.fixed).state
+        state = advance(state, seen, CHECKPOINTS, schedules.fixed).state
     assert state.losses == tuple(float(i) for i in range(100, 2100))
 
 
@@ -146,17 +146,17 @@ def test_every_schedule_in_the_table_is_replayed_here():
     assert RUNS.keys() == schedules.SCHEDULES.keys()
 
 
-def answered(state, seen, ladders, decide, rules=None):
+def answered(state, seen, checkpoints, decide, rules=None):
     """One step of a schedule whose questions are answered; figures depend on the step alone."""
     asked = []
-    while isinstance(moved := advance(state, seen, ladders, decide, rules), MeasurementRequest):
+    while isinstance(moved := advance(state, seen, checkpoints, decide, rules), MeasurementRequest):
         asked.append(moved)
         draw = Random(seen.step)
         figures = {
             c: {name: draw.random() for name in ("best", "student", "moved", "closed")}
-            for c in moved.of
+            for c in moved.checkpoints
         }
-        seen = replace(seen, progress=seen.step / 40, measured={moved.what: figures})
+        seen = replace(seen, progress=seen.step / 40, measurements={moved.kind: figures})
     return moved, asked
 
 
@@ -167,7 +167,7 @@ def test_a_state_saved_anywhere_goes_on_with_the_same_switches(decide):
         early={"ease": 1.0, "peak": 0.0},
         late={"ease": 0.0, "peak": 1.0},
     )
-    ladders = TeacherCheckpoints({"a": 3, "b": 4}, max_steps=40, ranking=late_bloomer)
+    checkpoints = TeacherCheckpoints({"a": 3, "b": 4}, max_steps=40, ranking=late_bloomer)
     rules = Rules(Reassessment((0.3, 0.7)))
     seen = [Observation(0, math.nan)] + [
         Observation(i + 1, 1 / (1 + i % 11), progress=i / 40 if i % 3 == 0 else None)
@@ -177,7 +177,7 @@ def test_a_state_saved_anywhere_goes_on_with_the_same_switches(decide):
     def play(state, observations):
         switches = []
         for one in observations:
-            moved, _ = answered(state, one, ladders, decide, rules)
+            moved, _ = answered(state, one, checkpoints, decide, rules)
             state = moved.state
             switches += [moved.switch] if moved.switch else []
         return state, switches
@@ -200,11 +200,11 @@ def test_what_a_schedule_asks_changes_nothing_until_it_is_answered():
     assert asked == MeasurementRequest(
         "divergences", (("a", 0), ("a", 1), ("a", 2)), {"to_best": False}
     )
-    figures = {c: {"student": float(c[1] != 0)} for c in asked.of}
+    figures = {c: {"student": float(c[1] != 0)} for c in asked.checkpoints}
     known = replace(state, memory={**state.memory, "best": [0.0, 0.0, 0.0]})
     moved = advance(
         known,
-        replace(seen, measured={"divergences": figures}),
+        replace(seen, measurements={"divergences": figures}),
         TeacherCheckpoints({"a": 3}, 12),
         schedules.scd,
     )
@@ -215,17 +215,17 @@ def test_what_a_schedule_asks_changes_nothing_until_it_is_answered():
 # SCD
 
 
-def scd_at(step, best, student, *, state=None, ladders=None, **options):
+def scd_at(step, best, student, *, state=None, checkpoints=None, **options):
     """What SCD chooses with these divergences, and whether it asked for those to the best."""
-    ladders = ladders or TeacherCheckpoints({"a": len(best)}, max_steps=9)
+    checkpoints = checkpoints or TeacherCheckpoints({"a": len(best)}, max_steps=9)
     state = state or ScheduleState("a", 0)
-    asked = advance(state, Observation(step, 1.0), ladders, partial(schedules.scd, **options))
+    asked = advance(state, Observation(step, 1.0), checkpoints, partial(schedules.scd, **options))
     if not isinstance(asked, MeasurementRequest):
         return asked, None
-    rows = zip(asked.of, best, student, strict=True)
+    rows = zip(asked.checkpoints, best, student, strict=True)
     figures = {c: {"best": b, "student": s} for c, b, s in rows}
-    seen = Observation(step, 1.0, measured={"divergences": figures})
-    return advance(state, seen, ladders, partial(schedules.scd, **options)), asked.options[
+    seen = Observation(step, 1.0, measurements={"divergences": figures})
+    return advance(state, seen, checkpoints, partial(schedules.scd, **options)), asked.options[
         "to_best"
     ]
 
@@ -262,19 +262,21 @@ def test_scd_asks_at_the_first_step_of_each_stage_and_of_the_best_once():
 
 
 def test_scd_may_have_any_number_of_stages():
-    ladders = TeacherCheckpoints({"a": 2}, max_steps=12)
+    checkpoints = TeacherCheckpoints({"a": 2}, max_steps=12)
     state, asked = ScheduleState("a", 0), []
     for step in range(12):
-        moved, to_best = scd_at(step, [0.0, 0.0], [0, 0], state=state, ladders=ladders, stages=4)
+        moved, to_best = scd_at(
+            step, [0.0, 0.0], [0, 0], state=state, checkpoints=checkpoints, stages=4
+        )
         state = moved.state
         asked += [] if to_best is None else [step]
     assert asked == [0, 3, 6, 9]
 
 
 def test_scd_of_another_teacher_measures_its_ladder():
-    ladders = TeacherCheckpoints({"a": 2, "b": 3}, max_steps=12)
+    checkpoints = TeacherCheckpoints({"a": 2, "b": 3}, max_steps=12)
     state = ScheduleState("b", 2, memory={"teacher": "a", "stage": 0, "best": [1.0, 0.0]})
-    moved, to_best = scd_at(1, [0.0, 1.0, 1.0], [0.0] * 3, state=state, ladders=ladders)
+    moved, to_best = scd_at(1, [0.0, 1.0, 1.0], [0.0] * 3, state=state, checkpoints=checkpoints)
     assert to_best is True
     assert moved.state.checkpoint == ("b", 0)
 
@@ -302,20 +304,20 @@ def test_an_assessment_that_changes_nothing_is_told_all_the_same():
 def test_a_schedule_says_where_it_begins_unless_it_must_measure_first(
     decide, checkpoint_index, begun
 ):
-    state = schedule.begin("a", LADDERS, decide)
+    state = schedule.begin("a", CHECKPOINTS, decide)
     assert (state.checkpoint, state.begun, state.losses) == (("a", checkpoint_index), begun, ())
 
 
 def test_a_schedule_that_measures_has_no_timetable():
     with pytest.raises(ValueError, match="divergences has no timetable"):
-        schedule.static_plan(ScheduleState("a", 0), LADDERS, schedules.scd)
+        schedule.static_plan(ScheduleState("a", 0), CHECKPOINTS, schedules.scd)
 
 
 def test_the_next_rung_is_read_shortly_before_its_known_turn():
-    ladders = TeacherCheckpoints({"a": 2}, max_steps=200)
+    checkpoints = TeacherCheckpoints({"a": 2}, max_steps=200)
     state, upcoming = ScheduleState("a", 0), []
     for step in range(1, 200):
-        moved = advance(state, Observation(step, 1.0), ladders, schedules.equal_stages)
+        moved = advance(state, Observation(step, 1.0), checkpoints, schedules.equal_stages)
         state = moved.state
         upcoming += [(step, moved.upcoming)] if moved.upcoming else []
     assert upcoming == [(step, ("a", 1)) for step in range(90, 100)]
@@ -326,7 +328,7 @@ def test_at_a_plateau_s_approach_the_next_rung_is_read():
     state = ScheduleState("a", 0)
     found = []
     for step, loss in enumerate([4.0, 4.0, 3.0, 3.0, 2.7, 2.5], start=1):
-        moved = advance(state, Observation(step, loss), LADDERS, plateau)
+        moved = advance(state, Observation(step, loss), CHECKPOINTS, plateau)
         state = moved.state
         found.append((moved.upcoming, moved.switch))
     # Gains of two windows: 25 %, 18.6 %, 13.3 %; under twice the least, the next one may be near.

@@ -61,7 +61,7 @@ def test_top_k_states_what_the_definition_does(temperature):
     np.testing.assert_allclose(found.entropy, oracle.entropy(p), rtol=1e-5)
     assert found.captured == pytest.approx(buckets[:, :-1].sum(1).mean(), rel=1e-5)
     nll = -np.log(divergence.softmax(teacher.numpy())[np.arange(N), gold])
-    np.testing.assert_allclose(found.gold_nll, nll, rtol=1e-5)
+    np.testing.assert_allclose(found.label_nll, nll, rtol=1e-5)
 
 
 def test_a_tail_far_below_float32s_step_at_one_is_still_exact():
@@ -83,9 +83,9 @@ def test_probabilities_of_a_large_vocabulary_are_exact_to_a_few_units_of_float32
 
 def test_a_token_without_gold_has_no_likelihood():
     gold = torch.tensor([2, -100, 0, -1, 4, 5])
-    found = top_k(_logits(0), gold, k=K).gold_nll
+    found = top_k(_logits(0), gold, k=K).label_nll
     assert torch.equal(found == 0, gold < 0)
-    assert not top_k(_logits(0), None, k=K).gold_nll.any()
+    assert not top_k(_logits(0), None, k=K).label_nll.any()
     with pytest.raises(ValueError, match=r"gold has shape \[5\], needs \[6\]"):
         top_k(_logits(0), gold[1:], k=K)
 
@@ -294,7 +294,7 @@ def test_chunks_joined_are_the_whole_and_rows_taken_are_their_own():
     _assert_same(whole[1:4], top_k(teacher[1:4], gold[1:4], k=K))
     _assert_same(whole.select(gold % 2 == 0), top_k(teacher[::2], gold[::2], k=K))
     _assert_same(whole.to("cpu"), whole)
-    assert whole.to("meta").gold_nll.device.type == "meta"
+    assert whole.to("meta").label_nll.device.type == "meta"
     assert len(whole) == N
 
 
@@ -369,8 +369,8 @@ def test_bytes_keep_impossible_ids_and_an_impossible_gold_token():
     targets = top_k(teacher, torch.arange(N), k=K)
     found = decode(encode(targets))
     assert torch.equal(found.log_p == -torch.inf, targets.log_p == -torch.inf)
-    assert torch.equal(found.gold_nll, targets.gold_nll)
-    assert torch.isposinf(found.gold_nll[3:]).all()
+    assert torch.equal(found.label_nll, targets.label_nll)
+    assert torch.isposinf(found.label_nll[3:]).all()
 
 
 def _realistic(vocabulary, targets_of, n=768, ranks=4096):
@@ -384,8 +384,8 @@ def _realistic(vocabulary, targets_of, n=768, ranks=4096):
     targets = targets_of(law)
     k = targets.ids.shape[1]
     ids = np.stack([rng.choice(vocabulary, size=k, replace=False) for _ in range(n)])
-    gold_nll = torch.from_numpy(rng.exponential(2.0, size=n)).float()
-    return replace(targets, ids=torch.from_numpy(ids), gold_nll=gold_nll)
+    label_nll = torch.from_numpy(rng.exponential(2.0, size=n)).float()
+    return replace(targets, ids=torch.from_numpy(ids), label_nll=label_nll)
 
 
 @pytest.mark.parametrize("vocabulary", [49152, 128256])

@@ -84,7 +84,7 @@ def test_the_expected_gradient_of_drawn_teachers_is_the_average_s():
         return torch.autograd.grad(forward_kl(z.log_softmax(-1), mixed.log()).sum(), z)[0]
 
     asked = instances(("notes",) * 2, (0, 1))
-    each = [slope(asked.one_each(chosen)) for chosen in product(range(3), repeat=2)]
+    each = [slope(asked.one_hot(chosen)) for chosen in product(range(3), repeat=2)]
     assert not torch.allclose(each[0], each[1])
     torch.testing.assert_close(sum(each) / 9, slope(average(asked)), rtol=1e-6, atol=1e-9)
 

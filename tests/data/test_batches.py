@@ -149,16 +149,16 @@ def test_a_batch_holds_what_the_files_hold(streams):
         row = table[row_id]
         assert batch.input_ids[i].tolist() == row["input_ids"]
         assert batch.position_ids[i].tolist() == row["position_ids"]
-        assert batch.gold[i].tolist() == row["gold"]
-        assert batch.distill[i].tolist() == row["distill"]
+        assert batch.label_mask[i].tolist() == row["label_mask"]
+        assert batch.teacher_mask[i].tolist() == row["teacher_mask"]
         assert bool(batch.is_task[i]) == row_id.startswith("triage")
-    assert batch.gold.dtype == batch.distill.dtype == torch.bool
+    assert batch.label_mask.dtype == batch.teacher_mask.dtype == torch.bool
 
 
 def test_targets_are_the_next_tokens(streams):
     batch = _source(streams).batch(0, 0)
     assert torch.equal(batch.targets[:, :-1], batch.input_ids[:, 1:])
-    assert not batch.gold[:, -1].any()
+    assert not batch.label_mask[:, -1].any()
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
@@ -176,7 +176,7 @@ def test_in_order_gives_every_rank_equal_batches_and_counts_no_row_twice(
         row_id
         for batches in by_rank
         for batch in batches
-        for row_id, gold in zip(batch.row_ids, batch.gold, strict=True)
+        for row_id, gold in zip(batch.row_ids, batch.label_mask, strict=True)
         if gold.any()
     )
     expected = Counter(f"notes:{i:06d}" for i in range(13))
@@ -184,8 +184,8 @@ def test_in_order_gives_every_rank_equal_batches_and_counts_no_row_twice(
     assert supervised == expected
     for batches in by_rank:
         for batch in batches:
-            silent = ~batch.gold.any(dim=1)
-            assert not batch.distill[silent].any()
+            silent = ~batch.label_mask.any(dim=1)
+            assert not batch.teacher_mask[silent].any()
 
 
 @pytest.mark.parametrize("world", [1, 3])
@@ -194,7 +194,7 @@ def test_a_limit_spreads_over_the_lengths_and_counts_for_all_ranks_together(uneq
         row_id
         for rank in range(world)
         for batch in in_order(unequal, batch_rows=2, rank=rank, world=world, limit=4)
-        for row_id, kept in zip(batch.row_ids, batch.gold.any(dim=1), strict=True)
+        for row_id, kept in zip(batch.row_ids, batch.label_mask.any(dim=1), strict=True)
         if kept
     ]
     assert len(found) == len(set(found)) == 8
@@ -208,7 +208,7 @@ def test_a_limit_spreads_over_the_lengths_and_counts_for_all_ranks_together(uneq
 def test_in_order_supervises_as_many_tokens_on_four_ranks_as_on_one(streams):
     def tokens(world):
         return sum(
-            int(batch.gold.sum())
+            int(batch.label_mask.sum())
             for rank in range(world)
             for batch in in_order(streams, batch_rows=2, rank=rank, world=world)
         )
@@ -234,8 +234,8 @@ def test_rows_are_padded_to_the_longest_and_padding_is_not_supervised():
     batch = collate(list(unpacked(samples, "p")), [True, True])
     assert batch.input_ids.tolist() == [[5, 6, 7, 9], [5, 6, 0, 0]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3], [0, 1, 2, 3]]
-    assert batch.gold.tolist() == [[False, True, True, False], [False] * 4]
-    assert batch.distill.tolist() == [[False, True, True, False], [False, True, False, False]]
+    assert batch.label_mask.tolist() == [[False, True, True, False], [False] * 4]
+    assert batch.teacher_mask.tolist() == [[False, True, True, False], [False, True, False, False]]
 
 
 def test_padding_behind_a_packed_row_belongs_to_its_last_sample():
@@ -243,8 +243,8 @@ def test_padding_behind_a_packed_row_belongs_to_its_last_sample():
     rows = [*pack(samples, 6, 0, "p"), *unpacked([labelled_sample("c", [5] * 6, [7], 9)], "q")]
     batch = collate(rows, [True, True])
     assert batch.position_ids[0].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
-    assert not batch.gold[0, 6:].any()
-    assert not batch.distill[0, 6:].any()
+    assert not batch.label_mask[0, 6:].any()
+    assert not batch.teacher_mask[0, 6:].any()
 
 
 @pytest.mark.parametrize("world", [2, 4])
@@ -308,7 +308,7 @@ def test_unequal_rows_in_order_come_once_and_beside_others_of_their_length(
         row_id
         for batches in by_rank
         for batch in batches
-        for row_id, gold in zip(batch.row_ids, batch.gold, strict=True)
+        for row_id, gold in zip(batch.row_ids, batch.label_mask, strict=True)
         if gold.any()
     )
     expected = Counter(f"notes:{i:06d}" for i in range(23))

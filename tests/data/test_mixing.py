@@ -74,7 +74,7 @@ def test_each_part_of_a_run_is_exact_in_itself(seed):
     mixes = [{k: float(rng.uniform(0.1, 1)) for k in names} for names in ("ab", "abc", "c", "ac")]
     mixed = mixing(mixes[0], 200, by_tokens=False, changes=list(zip(at, mixes[1:])))
     streams = streams_at(mixed, 8, {}, 0)
-    begins = [0, *sorted(mixed.anew), 200]
+    begins = [0, *sorted(mixed.restarts), 200]
     for number, (first, end) in enumerate(pairwise(begins)):
         part = slice(8 * first, 8 * end)
         shares = np.repeat(mixed.shares[first:end], 8, axis=0)
@@ -87,7 +87,7 @@ def test_each_part_of_a_run_is_exact_in_itself(seed):
 def test_a_change_begins_at_the_first_step_that_has_its_share_behind_it():
     mixed = mixing({"a": 1}, 10, changes=[(0.3, {"b": 1}), (0.55, {"a": 1, "b": 3})])
     assert mixed.shares[:, 1].tolist() == [0] * 3 + [1] * 3 + [0.75] * 4
-    assert mixed.anew == {3, 6}
+    assert mixed.restarts == {3, 6}
 
 
 def test_a_straight_line_goes_from_mix_to_mix_and_stays_at_the_last():

@@ -27,29 +27,29 @@ def predicted(sample, mask):
 def test_text_supervises_every_token_but_the_first_and_the_end_too():
     sample = text_sample("r", [10, 11, 12], END)
     assert sample.ids == [10, 11, 12, END]
-    assert predicted(sample, sample.gold) == [(10, 11), (11, 12), (12, END)]
-    assert sample.distill == sample.gold
+    assert predicted(sample, sample.label_mask) == [(10, 11), (11, 12), (12, END)]
+    assert sample.teacher_mask == sample.label_mask
 
 
 def test_a_labelled_sample_supervises_the_answer_and_the_end_but_not_the_prompt():
     sample = labelled_sample("r", [10, 11, 12], [20, 21], END)
     assert sample.ids == [10, 11, 12, 20, 21, END]
-    assert predicted(sample, sample.gold) == [(12, 20), (20, 21), (21, END)]
-    assert sample.distill == sample.gold
+    assert predicted(sample, sample.label_mask) == [(12, 20), (20, 21), (21, END)]
+    assert sample.teacher_mask == sample.label_mask
 
 
 def test_what_a_template_puts_behind_the_end_is_kept_and_not_supervised():
     sample = labelled_sample("r", [10, 11], [20], END, [30, 31])
     assert sample.ids == [10, 11, 20, END, 30, 31]
-    assert predicted(sample, sample.gold) == [(11, 20), (20, END)]
-    assert sample.distill == sample.gold
+    assert predicted(sample, sample.label_mask) == [(11, 20), (20, END)]
+    assert sample.teacher_mask == sample.label_mask
 
 
 def test_a_prompt_is_supervised_by_the_teacher_alone_where_the_answer_would_start():
     sample = prompt_sample("r", [10, 11, 12])
     assert sample.ids == [10, 11, 12]
-    assert predicted(sample, sample.distill) == [(12, None)]
-    assert predicted(sample, sample.gold) == []
+    assert predicted(sample, sample.teacher_mask) == [(12, None)]
+    assert predicted(sample, sample.label_mask) == []
 
 
 @pytest.mark.parametrize(
@@ -63,17 +63,17 @@ def test_a_prompt_is_supervised_by_the_teacher_alone_where_the_answer_would_star
     ],
 )
 def test_masks_are_as_long_as_their_tokens(sample):
-    assert len(sample.gold) == len(sample.distill) == len(sample.ids)
+    assert len(sample.label_mask) == len(sample.teacher_mask) == len(sample.ids)
 
 
 def test_a_long_text_is_cut_and_loses_only_the_predictions_across_the_cuts():
     sample = text_sample("r", list(range(10)), END)  # 11 tokens
     parts = list(split_long([sample], 4))
     assert [p.ids for p in parts] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, END]]
-    found = [pair for p in parts for pair in predicted(p, p.gold)]
-    whole = predicted(sample, sample.gold)
+    found = [pair for p in parts for pair in predicted(p, p.label_mask)]
+    whole = predicted(sample, sample.label_mask)
     assert found == [pair for pair in whole if pair not in [(3, 4), (7, 8)]]
-    assert [p.distill for p in parts] == [p.gold for p in parts]
+    assert [p.teacher_mask for p in parts] == [p.label_mask for p in parts]
     assert {p.source for p in parts} == {"r"}
 
 
@@ -96,8 +96,8 @@ def test_samples_share_a_row_with_positions_that_restart():
         "row_id": "s:train:0:000000",
         "input_ids": [1, 2, END, 5, 6, PAD, PAD, PAD],
         "position_ids": [0, 1, 2, 0, 1, 0, 1, 2],
-        "gold": [True, True, False, False, False, False, False, False],
-        "distill": [True, True, False, False, True, False, False, False],
+        "label_mask": [True, True, False, False, False, False, False, False],
+        "teacher_mask": [True, True, False, False, True, False, False, False],
         "sources": ["a", "b"],
     }
     assert list(row) == PACKED.names
@@ -124,12 +124,12 @@ def test_a_row_of_its_own_is_as_long_as_its_sample():
         "row_id": "p:000000",
         "input_ids": [1, 2, 3, END],
         "position_ids": [0, 1, 2, 3],
-        "gold": [False, True, True, False],
-        "distill": [False, True, True, False],
+        "label_mask": [False, True, True, False],
+        "teacher_mask": [False, True, True, False],
         "sources": ["a"],
     }
     assert (second["row_id"], second["input_ids"]) == ("p:000001", [5, 6])
-    assert second["distill"] == [False, True]
+    assert second["teacher_mask"] == [False, True]
 
 
 def test_no_samples_make_no_rows():
@@ -155,7 +155,9 @@ def _unpacked(row):
     ends = [*starts[1:], len(row["position_ids"])]
     for source, start, end in zip(row["sources"], starts, ends):
         part = slice(start, end)
-        yield Sample(source, row["input_ids"][part], row["gold"][part], row["distill"][part])
+        yield Sample(
+            source, row["input_ids"][part], row["label_mask"][part], row["teacher_mask"][part]
+        )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -194,5 +196,5 @@ def test_padding_is_never_supervised_and_never_predicted(seed):
     for row in pack(split_long(_random_samples(seed), 16), 16, PAD, "p"):
         for i, token in enumerate(row["input_ids"]):
             followed_by_pad = row["input_ids"][i + 1 : i + 2] == [PAD]
-            assert not (row["gold"][i] and (token == PAD or followed_by_pad))
-            assert not (row["distill"][i] and token == PAD)
+            assert not (row["label_mask"][i] and (token == PAD or followed_by_pad))
+            assert not (row["teacher_mask"][i] and token == PAD)

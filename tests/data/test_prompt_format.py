@@ -69,7 +69,7 @@ def test_a_sample_is_the_conversation_as_the_template_renders_it(
     tokenizer = chats.tokenizer(template, *special)
     said = Chat(tokenizer, system).answer("left heart")
     assert tokenizer.convert_ids_to_tokens(said.end) == end
-    assert tokenizer.decode(said.rest) == rest
+    assert tokenizer.decode(said.trailing) == rest
     assert tokenizer.decode(said.ids).strip() == "left heart"
     made = chats.sample(tokenizer, "pain", "left heart", system)
     today = datetime.now().strftime("%d %b %Y")

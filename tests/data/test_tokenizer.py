@@ -80,7 +80,7 @@ def test_questions_are_rendered_encoded_apart_and_numbered_by_label(tokenizer):
     assert found.row_ids == ["a", "c"]
     assert [tokenizer.decode(p) for p in found.prompts] == ["cough ->", "{chills} ->"]
     assert [tokenizer.decode(o) for o in found.options] == [" yes", " no"]
-    assert (found.labels, found.gold) == (["A", "B"], [1, 0])
+    assert (found.labels, found.answer_index) == (["A", "B"], [1, 0])
     assert found.groups == ["x", "z"]
 
 

@@ -54,7 +54,7 @@ def test_a_route_with_several_teachers_says_who_taught_what(folder: Path) -> Non
     assert losses["writer"] < losses["doctor"], "each was trained for its own"
     (curve,) = (folder / "runs/tiny/distill").rglob("student*/curve.json")
     rows = json.loads(curve.read_text())["history"]
-    taught = {name: sum(row[f"taught.{name}"] for row in rows) for name in losses}
+    taught = {name: sum(row[f"tokens.{name}"] for row in rows) for name in losses}
     assert taught == pytest.approx(found["tokens"])
     assert sum(taught.values()) == pytest.approx(sum(row["tokens"] for row in rows))
     assert min(taught.values()) > 0

@@ -36,7 +36,9 @@ class Builder:
     def __init__(self, shards: DataSpec) -> None:
         self.shards = shards
 
-    def job(self, *, steps=4, teaching=None, objective=None, rungs=1, student=None, **changes):
+    def job(
+        self, *, steps=4, teaching=None, objective=None, num_checkpoints=1, student=None, **changes
+    ):
         """A job; `changes` are keys of the training config."""
         training = {
             "batch_rows": 8,
@@ -53,7 +55,7 @@ class Builder:
             data=self.shards,
             objective=objective or ObjectiveConfig(alpha=0.5),
             teaching=teaching,
-            rungs=rungs,
+            num_checkpoints=num_checkpoints,
             backend="plain",
         )
 
@@ -71,10 +73,10 @@ def builder(shards) -> Builder:
 
 
 @pytest.fixture(scope="session")
-def two_rungs() -> TeachingSpec:
+def two_checkpoints() -> TeachingSpec:
     """One teacher with two checkpoints that disagree."""
-    rungs = [tiny.ref(seed, num_hidden_layers=1) for seed in (5, 6)]
-    return TeachingSpec({"big": rungs}, first="big", schedule="equal_stages")
+    refs = [tiny.ref(seed, num_hidden_layers=1) for seed in (5, 6)]
+    return TeachingSpec({"big": refs}, first_teacher="big", schedule="equal_stages")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from distill_ray.engine.loop import distill
 from distill_ray.engine.objective import SupervisedTokens
 from distill_ray.engine.teachers.base import Colocated
 from distill_ray.engine.teachers.cached import Cached, TargetsError
-from distill_ray.engine.teachers.targets import TargetSpec, kept_of_rows, sparse_targets
+from distill_ray.engine.teachers.targets import TargetSpec, sparse_targets, supervised_per_row
 from distill_ray.engine.validation import validate
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
@@ -41,18 +41,16 @@ class Truncated(Colocated):
     def reference(self, batch, kept, *, temperature):
         head = super().reference(batch, kept, temperature=temperature)
         spec = TargetSpec("top_k", self._k, temperature)
-        return decode(encode(sparse_targets(head, kept.gold, spec)))
+        return decode(encode(sparse_targets(head, kept.next_tokens, spec)))
 
 
 @pytest.fixture
 def job(builder):
     """Two sure checkpoints that disagree, each for half of the steps, softened."""
     sure = {"num_hidden_layers": 1, "initializer_range": 0.5}
-    rungs = TeachingSpec(
-        {"big": [tiny.ref(seed, **sure) for seed in (5, 6)]}, "big", "equal_stages"
-    )
+    refs = TeachingSpec({"big": [tiny.ref(seed, **sure) for seed in (5, 6)]}, "big", "equal_stages")
     made = builder.job(
-        steps=STEPS, teaching=rungs, micro_batch_rows=4, learning_rate=3e-3,
+        steps=STEPS, teaching=refs, micro_batch_rows=4, learning_rate=3e-3,
         objective=ObjectiveConfig(alpha=0.8, temperature=2.0),
     )  # fmt: skip
     return replace(made, validate_every=2)
@@ -142,7 +140,7 @@ def test_rows_that_stand_in_for_none_are_asked_nothing(job, tmp_path):
         for batch in in_order(held_out_streams(job), batch_rows=1, rank=rank, world=3):
             kept = SupervisedTokens.of(batch)
             found = source.reference(batch, kept, temperature=1.0)
-            assert len(found) == len(kept.at) == sum(kept_of_rows(batch, kept))
+            assert len(found) == len(kept.positions) == sum(supervised_per_row(batch, kept))
             silent += not len(found)
     assert silent > 0
 
@@ -160,7 +158,7 @@ def test_any_row_is_found_among_rows_that_share_their_bytes(tmp_path, lengths):
     for row_id in reversed(rows):
         found = source._files.row(row_id, len(rows[row_id]), 1.0)
         expected = decode(encode(rows[row_id]))
-        for name in ("ids", "log_p", "log_tail", "gold_nll"):
+        for name in ("ids", "log_p", "log_tail", "label_nll"):
             assert torch.equal(getattr(found, name), getattr(expected, name))
 
 
@@ -193,7 +191,7 @@ def ask(source, row_id="a", count=3, temperature=1.0) -> SparseTargets:
 
     row = {
         "row_id": row_id, "input_ids": [1] * 5, "position_ids": list(range(5)),
-        "gold": [True] * count + [False] * (5 - count), "distill": [False] * 5,
+        "label_mask": [True] * count + [False] * (5 - count), "teacher_mask": [False] * 5,
     }  # fmt: skip
     batch = collate([row], [False])
     return source.reference(batch, SupervisedTokens.of(batch), temperature=temperature)
@@ -246,10 +244,10 @@ def test_damaged_bytes_are_noticed(source, tmp_path):
 
 
 def test_a_teacher_that_is_not_finite_is_named_by_its_row(job, tmp_path):
-    model = load_model(job.teaching.ladders["big"][0])
+    model = load_model(job.teaching.checkpoints["big"][0])
     model.get_input_embeddings().weight.data[10:] = float("nan")  # The first ones are looked at.
     model.save_pretrained(tmp_path / "broken")
-    rungs = [ModelRef("path", str(tmp_path / "broken"))]
-    spec = TeachingSpec({"big": rungs}, "big", "fixed")
+    refs = [ModelRef("path", str(tmp_path / "broken"))]
+    spec = TeachingSpec({"big": refs}, "big", "fixed")
     with pytest.raises(FloatingPointError, match=r"row .*: the teacher's probabilities"):
         caches.fill(replace(job, teaching=spec), tmp_path, k=4)

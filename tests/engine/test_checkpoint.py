@@ -43,7 +43,7 @@ def _numbers(steps):
 
 
 @pytest.fixture(scope="module", params=SCHEDULES)
-def saved(request, builder, two_rungs, tmp_path_factory):
+def saved(request, builder, two_checkpoints, tmp_path_factory):
     """A job, its finished session and steps, and a folder with a checkpoint after each step."""
     options = SCHEDULES[request.param]
     # Folders, so that weights are read ahead and put in place.
@@ -55,10 +55,12 @@ def saved(request, builder, two_rungs, tmp_path_factory):
         load_model(made).save_pretrained(ref.location)
     schedule = request.param.partition(",")[0]
     made = {"schedule": schedule, "options": options, "ranking": RANKING}
-    ladders = {"big": folders[:2], "other": folders[2:]}
+    checkpoints = {"big": folders[:2], "other": folders[2:]}
     if "adapters" in request.param:
-        ladders["big"] = [_adapter(folders[1], base / f"adapter-{seed}", seed) for seed in (7, 8)]
-    teaching = replace(two_rungs, ladders=ladders, **made)
+        checkpoints["big"] = [
+            _adapter(folders[1], base / f"adapter-{seed}", seed) for seed in (7, 8)
+        ]
+    teaching = replace(two_checkpoints, checkpoints=checkpoints, **made)
     student = tiny.ref(0, num_hidden_layers=1)
     mixing = {"changes": [{"at": 0.6, "mix": {"triage.labelled": 1}}], "between": "linear"}
     changes = {"micro_batch_rows": 4, "mixing": mixing}
@@ -71,7 +73,7 @@ def saved(request, builder, two_rungs, tmp_path_factory):
         checkpoint.save(session, folder / str(step.number), job="test")
         steps.append(step)
         if ":" in schedule and step.switch is None and step.number > 1:
-            assert _ahead(session) == ladders["big"][1 - step.checkpoint_index]
+            assert _ahead(session) == checkpoints["big"][1 - step.checkpoint_index]
     assert session.teaching.switches
     return job, session, steps, folder
 
@@ -103,7 +105,7 @@ def test_a_restored_run_takes_the_same_steps_and_switches(builder, saved, cut):
     assert restored.teaching.state == straight.teaching.state
     assert restored.history == straight.history
     assert restored.initial_loss == straight.initial_loss
-    with restored.backend.whole() as found, straight.backend.whole() as expected:
+    with restored.backend.unsharded() as found, straight.backend.unsharded() as expected:
         for one, other in zip(found.parameters(), expected.parameters(), strict=True):
             assert torch.equal(one, other)
 
@@ -142,7 +144,7 @@ def test_an_exported_student_answers_as_it_did_in_the_session(builder, tmp_path)
     batch = session.source.batch(0, 0)
     loaded = load_model(ModelRef("path", str(tmp_path))).eval()
     session.backend.train(False)
-    with torch.no_grad(), session.backend.whole() as model:
+    with torch.no_grad(), session.backend.unsharded() as model:
         expected, found = (
             one(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False).logits
             for one in (model, loaded)

@@ -37,10 +37,10 @@ SOFT = ObjectiveConfig(alpha=0.7, temperature=2.0)
 
 def job(builder, strategy, objective=SOFT, teachers=TEACHERS, schedule="fixed", **changes):
     made = TeachingSpec(
-        ladders={n: ref if isinstance(ref, list) else [ref] for n, ref in teachers.items()},
-        first=SEVERAL,
+        checkpoints={n: ref if isinstance(ref, list) else [ref] for n, ref in teachers.items()},
+        first_teacher=SEVERAL,
         schedule=schedule,
-        together=EnsembleSpec(strategy, OPTIONS.get(strategy, {})),
+        ensemble=EnsembleSpec(strategy, OPTIONS.get(strategy, {})),
     )
     return builder.job(teaching=made, objective=objective, student=STUDENT, **changes)
 
@@ -83,7 +83,7 @@ def weights_of(strategy, batch):
         elif strategy == "confidence":
             for number in sample[row].unique():
                 here = (sample[row] == number).nonzero()[:, 0]
-                gold = [i for i in here.tolist() if batch.gold[row, i]]
+                gold = [i for i in here.tolist() if batch.label_mask[row, i]]
                 if gold:
                     ce = [
                         sum(-nll[n][row, i, batch.input_ids[row, i + 1]] for i in gold) / len(gold)
@@ -103,7 +103,10 @@ def expected(strategy, batch, alpha=0.7, tau=2.0):
     total = 0.0
     for kind in (False, True):
         rows = (batch.is_task == kind)[:, None]
-        for share, values, mask in ((1 - alpha, ce, batch.gold), (alpha, kl, batch.distill)):
+        for share, values, mask in (
+            (1 - alpha, ce, batch.label_mask),
+            (alpha, kl, batch.teacher_mask),
+        ):
             if (mask & rows).any():
                 total += share * float(values[mask & rows].mean())
     return total
@@ -122,7 +125,7 @@ def test_the_loss_is_that_of_the_definition(builder, strategy):
 def test_micro_batches_give_the_whole_batch_s_loss_and_tokens(builder, strategy, rows):
     whole, cut = session(builder, strategy), session(builder, strategy, micro_batch_rows=rows)
     assert train_step(cut)[0] == pytest.approx(train_step(whole)[0], rel=1e-5)
-    assert cut.teaching.given == pytest.approx(whole.teaching.given, rel=1e-5)
+    assert cut.teaching.step_tokens == pytest.approx(whole.teaching.step_tokens, rel=1e-5)
 
 
 def test_the_average_s_gradient_is_the_mean_of_the_teachers(builder, recorded):
@@ -207,43 +210,43 @@ def test_tokens_of_all_teachers_are_those_of_the_step(builder, strategy):
     steps = list(distill(made))
     for number, step in enumerate(steps):
         batch = made.source.batch(number, 0)
-        expected = weights_of(strategy, batch)[batch.distill].sum(0).tolist()
-        assert list(step.taught) == list(TEACHERS)
-        assert list(step.taught.values()) == pytest.approx(expected, rel=1e-4)
-        assert sum(step.taught.values()) == pytest.approx(step.tokens)
-        assert step.metrics()["taught.odd"] == step.taught["odd"]
-    sums = {name: sum(step.taught[name] for step in steps) for name in TEACHERS}
-    assert made.taught == pytest.approx(sums)
+        expected = weights_of(strategy, batch)[batch.teacher_mask].sum(0).tolist()
+        assert list(step.tokens_by_teacher) == list(TEACHERS)
+        assert list(step.tokens_by_teacher.values()) == pytest.approx(expected, rel=1e-4)
+        assert sum(step.tokens_by_teacher.values()) == pytest.approx(step.tokens)
+        assert step.metrics()["tokens.odd"] == step.tokens_by_teacher["odd"]
+    sums = {name: sum(step.tokens_by_teacher[name] for step in steps) for name in TEACHERS}
+    assert made.tokens_by_teacher == pytest.approx(sums)
 
 
-def test_of_teachers_that_take_turns_the_one_that_serves_has_all_tokens(builder, two_rungs):
-    ladders = {**two_rungs.ladders, "other": two_rungs.ladders["big"]}
-    made = builder.session(steps=2, teaching=replace(two_rungs, ladders=ladders))
+def test_of_teachers_that_take_turns_the_one_that_serves_has_all_tokens(builder, two_checkpoints):
+    checkpoints = {**two_checkpoints.checkpoints, "other": two_checkpoints.checkpoints["big"]}
+    made = builder.session(steps=2, teaching=replace(two_checkpoints, checkpoints=checkpoints))
     steps = list(distill(made))
-    assert made.taught == {"big": sum(step.tokens for step in steps)}
+    assert made.tokens_by_teacher == {"big": sum(step.tokens for step in steps)}
     assert "taught.big" not in steps[0].metrics()
 
 
 def test_every_member_is_at_its_own_rung_of_the_group_s(builder):
-    ladders = {"big": [BIG, OLD, FROZEN_STUDENT], "odd": [ODD]}
-    made = session(builder, "average", teachers=ladders, schedule="equal_stages", steps=3)
+    checkpoints = {"big": [BIG, OLD, FROZEN_STUDENT], "odd": [ODD]}
+    made = session(builder, "average", teachers=checkpoints, schedule="equal_stages", steps=3)
     source = made.teaching.source
     seen = []
     for step in distill(made):
-        held = [source._banks[name]._current for name in ladders]
+        held = [source._banks[name]._current for name in checkpoints]
         seen.append((step.teacher, step.checkpoint_index, *held))
     assert seen == [(SEVERAL, i, ("big", i), ("odd", 0)) for i in range(3)]
     assert [switch.to_checkpoint for switch in made.teaching.switches] == [1, 2]
-    ladders = {"big": [FROZEN_STUDENT], "odd": [ODD]}
-    fixed = session(builder, "average", teachers=ladders)
+    checkpoints = {"big": [FROZEN_STUDENT], "odd": [ODD]}
+    fixed = session(builder, "average", teachers=checkpoints)
     assert validate(made)["task.ce"] != validate(fixed)["task.ce"], "the student has moved"
 
 
 @pytest.mark.parametrize("strategy", ["random", "confidence"])
 def test_a_restored_run_takes_the_same_steps(builder, tmp_path, strategy):
     def built():
-        ladders = {"big": [BIG, OLD], "odd": [ODD]}
-        return session(builder, strategy, teachers=ladders, schedule="equal_stages", steps=6)
+        checkpoints = {"big": [BIG, OLD], "odd": [ODD]}
+        return session(builder, strategy, teachers=checkpoints, schedule="equal_stages", steps=6)
 
     straight, rest = built(), []
     for step in distill(straight):
@@ -254,7 +257,10 @@ def test_a_restored_run_takes_the_same_steps(builder, tmp_path, strategy):
     restored = built()
     checkpoint.restore(restored, tmp_path)
     assert [json.dumps(step.metrics()) for step in distill(restored)] == rest
-    assert restored.taught == straight.taught and restored.history == straight.history
+    assert (
+        restored.tokens_by_teacher == straight.tokens_by_teacher
+        and restored.history == straight.history
+    )
 
 
 def test_samples_are_weighted_by_what_all_of_them_know_together(builder):
@@ -262,13 +268,13 @@ def test_samples_are_weighted_by_what_all_of_them_know_together(builder):
     made = replace(job(builder, "average", adaptive), frozen_student=FROZEN_STUDENT)
     found = build_session(made, torch.device("cpu"))
     batch = found.source.batch(0, 0)
-    sample = starts_of(batch).flatten().cumsum(0).reshape(batch.gold.shape)
+    sample = starts_of(batch).flatten().cumsum(0).reshape(batch.label_mask.shape)
     p = sum(logits(ref, batch).softmax(-1) for ref in TEACHERS.values()) / 3
     nll = {"t": -p.log(), "a": -logits(FROZEN_STUDENT, batch).log_softmax(-1)}
     l_t, l_a = (x.gather(-1, batch.targets[..., None])[..., 0] for x in nll.values())
     shares = []
-    for number in sample[batch.gold].unique():
-        here = (sample == number) & batch.gold
+    for number in sample[batch.label_mask].unique():
+        here = (sample == number) & batch.label_mask
         w = l_a[here].mean() / (l_a[here].mean() + l_t[here].mean())
         shares += [float(w)] * int(here.sum())
     assert train_step(found)[1]["share"] == pytest.approx(sum(shares) / len(shares), rel=1e-5)
@@ -292,6 +298,6 @@ def test_a_strategy_of_one_s_own_comes_by_import_path(builder, monkeypatch, tmp_
     own = replace(made.teaching, together=EnsembleSpec("mine:halves", {"first": "odd"}))
     found = build_session(replace(made, teaching=own), torch.device("cpu"))
     (step, *_) = distill(found)
-    assert step.taught == pytest.approx(
+    assert step.tokens_by_teacher == pytest.approx(
         {"big": step.tokens / 4, "old": step.tokens / 4, "odd": step.tokens / 2}
     )

@@ -12,12 +12,12 @@ from distill_ray.engine.loop import train_step
 
 
 @pytest.fixture
-def step_of(builder, two_rungs, recorded):
+def step_of(builder, two_checkpoints, recorded):
     """Loss and gradients of a step; `changes` are keys of the training config."""
 
     def step(lora=None, **changes):
         student = tiny.ref(0, num_hidden_layers=2)
-        job = builder.job(teaching=two_rungs, student=student, clip=1e9, **changes)
+        job = builder.job(teaching=two_checkpoints, student=student, clip=1e9, **changes)
         session = builder.session(replace(job, lora=lora))
         gradients = recorded(session)
         return train_step(session)[0], gradients[0]

@@ -106,16 +106,16 @@ def test_each_row_s_losses_and_the_whole_vocabulary_s_calibration(monkeypatch, c
         with torch.no_grad():
             logits = model(
                 input_ids=row.input_ids, position_ids=row.position_ids, use_cache=False
-            ).logits[row.gold][:, :vocabulary]
+            ).logits[row.label_mask][:, :vocabulary]
         probabilities.append(logits.double().softmax(dim=-1).numpy())
-        gold.append(row.targets[row.gold].numpy())
+        gold.append(row.targets[row.label_mask].numpy())
     p, came = np.concatenate(probabilities), np.concatenate(gold)
     *_, expected = calibration_oracle.full_ece(p, came, 15)
     assert found.full_ece == pytest.approx(expected, rel=1e-4) and expected > 0.1
 
 
 def test_a_row_without_supervised_tokens_counts_nothing(models):
-    silent = [replace(b, gold=torch.zeros_like(b.gold)) for b in _batches(2)]
+    silent = [replace(b, label_mask=torch.zeros_like(b.label_mask)) for b in _batches(2)]
     found = text_score(models[0], silent, CPU)
     assert (found.tokens, found.full_ece) == (0, None)
     assert set(found.sums) == {0.0}

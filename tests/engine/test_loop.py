@@ -20,7 +20,7 @@ from distill_ray.models.load import load_model
 
 
 def weights(session):
-    with session.backend.whole() as model:
+    with session.backend.unsharded() as model:
         return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
@@ -31,17 +31,19 @@ def assert_all_close(found, expected, **tolerance):
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_micro_batches_give_the_gradient_and_loss_of_the_whole_batch(
-    builder, two_rungs, recorded, alpha
+    builder, two_checkpoints, recorded, alpha
 ):
     found = {}
     for rows in (8, 4, 2, 1):
         session = builder.session(
-            teaching=two_rungs,
+            teaching=two_checkpoints,
             objective=ObjectiveConfig(alpha=alpha, temperature=2.0),
             micro_batch_rows=rows,
             clip=1e9,
         )
-        counts = [int(session.source.batch(0, m).gold.sum()) for m in range(session.num_micro)]
+        counts = [
+            int(session.source.batch(0, m).label_mask.sum()) for m in range(session.num_micro)
+        ]
         assert rows == 8 or len(set(counts)) > 1  # Unequal, or a mean of means would pass too.
         gradients = recorded(session)
         loss, terms, tokens, norm = train_step(session)
@@ -59,7 +61,7 @@ def test_micro_batches_give_the_gradient_and_loss_of_the_whole_batch(
 def test_the_loss_of_a_step_is_the_objective_of_its_definition(builder, temperature):
     # Sharp distributions: between nearly uniform ones, τ²·KL hardly depends on τ.
     student, teacher = (tiny.ref(seed, initializer_range=0.5) for seed in (1, 2))
-    teaching = TeachingSpec({"big": [teacher]}, first="big")
+    teaching = TeachingSpec({"big": [teacher]}, first_teacher="big")
     session = builder.session(
         teaching=teaching,
         student=student,
@@ -75,7 +77,8 @@ def test_the_loss_of_a_step_is_the_objective_of_its_definition(builder, temperat
         for ref in (student, teacher)
     )  # fmt: skip
     arrays = {
-        name: getattr(whole, name).numpy() for name in ("input_ids", "gold", "distill", "is_task")
+        name: getattr(whole, name).numpy()
+        for name in ("input_ids", "label_mask", "teacher_mask", "is_task")
     }
     expected = objective(
         student.numpy(), teacher.numpy(), arrays,
@@ -87,7 +90,7 @@ def test_the_loss_of_a_step_is_the_objective_of_its_definition(builder, temperat
 def test_a_student_that_is_its_teacher_has_no_divergence_to_lose(builder, recorded):
     same = tiny.ref(0, num_hidden_layers=1)
     session = builder.session(
-        teaching=TeachingSpec({"self": [same]}, first="self"),
+        teaching=TeachingSpec({"self": [same]}, first_teacher="self"),
         student=same,
         objective=ObjectiveConfig(alpha=1.0),
     )
@@ -105,15 +108,15 @@ class Silent:
 
     def batch(self, step: int, micro: int) -> Batch:
         batch = self.source.batch(step, micro)
-        nothing = torch.zeros_like(batch.gold)
-        return replace(batch, gold=nothing, distill=nothing)
+        nothing = torch.zeros_like(batch.label_mask)
+        return replace(batch, label_mask=nothing, teacher_mask=nothing)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_a_batch_without_supervised_tokens_moves_weights_by_their_decay_alone(
-    builder, two_rungs, decay
+    builder, two_checkpoints, decay
 ):
-    session = builder.session(teaching=two_rungs, micro_batch_rows=4, weight_decay=decay)
+    session = builder.session(teaching=two_checkpoints, micro_batch_rows=4, weight_decay=decay)
     session.source = Silent(session.source)
     before, backward, shares = weights(session), session.backend.backward, []
     session.backend.backward = lambda loss: (shares.append(float(loss.detach())), backward(loss))
@@ -134,8 +137,8 @@ def test_training_without_a_teacher_lowers_the_loss_and_reports_no_divergence(bu
     assert all(s.teacher is None and s.progress is None for s in steps)
 
 
-def test_distilling_draws_the_student_to_its_teacher(builder, two_rungs):
-    fixed = replace(two_rungs, schedule="fixed")
+def test_distilling_draws_the_student_to_its_teacher(builder, two_checkpoints):
+    fixed = replace(two_checkpoints, schedule="fixed")
     session = builder.session(
         steps=40, teaching=fixed, objective=ObjectiveConfig(alpha=1.0), validate_every=40
     )
@@ -200,21 +203,24 @@ def test_training_stops_when_patience_has_run_out(losses, patience, due):
 
 def _until_it_stops(builder, patience):
     """At this learning rate the held-out loss falls, rises for two checkpoints, and falls again."""
-    job = replace(builder.job(steps=48, rungs=8, learning_rate=0.03), patience=patience)
+    job = replace(builder.job(steps=48, num_checkpoints=8, learning_rate=0.03), patience=patience)
     session = builder.session(job)
     return job, session, list(distill(session))
 
 
 def test_an_early_stop_ends_at_the_checkpoint_where_it_is_due(builder):
     job, session, steps = _until_it_stops(builder, patience=None)
-    losses = checkpoint_losses(session.history, job.rung_ends)
+    losses = checkpoint_losses(session.history, job.checkpoint_steps)
     assert len(steps) == 48 and len(losses) == 8
     for patience in (1, 2):
-        due = [Stopping(job.rung_ends, patience).due(losses[: i + 1]) for i in range(8)]
+        due = [Stopping(job.checkpoint_steps, patience).due(losses[: i + 1]) for i in range(8)]
         assert any(due)  # Or nothing would be tested.
         _, stopped, taken = _until_it_stops(builder, patience)
-        assert len(taken) == job.rung_ends[due.index(True)]
-        assert checkpoint_losses(stopped.history, job.rung_ends) == losses[: due.index(True) + 1]
+        assert len(taken) == job.checkpoint_steps[due.index(True)]
+        assert (
+            checkpoint_losses(stopped.history, job.checkpoint_steps)
+            == losses[: due.index(True) + 1]
+        )
 
 
 def test_a_session_that_stopped_takes_no_step_when_it_is_restored(builder, tmp_path):

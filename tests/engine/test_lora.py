@@ -50,7 +50,7 @@ def _by_whole_logits(session, batch):
         teacher = load_model(tiny.ref(1, initializer_range=0.2)).eval()(**inputs).logits
     total = torch.zeros(())
     for kind in (batch.is_task, ~batch.is_task):
-        gold, distilled = batch.gold & kind[:, None], batch.distill & kind[:, None]
+        gold, distilled = batch.label_mask & kind[:, None], batch.teacher_mask & kind[:, None]
         log_q, log_p = (z[distilled].log_softmax(-1) for z in (logits, teacher))
         total = total + 0.4 * F.cross_entropy(logits[gold], batch.targets[gold])
         total = total + 0.6 * (log_p.exp() * (log_p - log_q)).sum(-1).mean()
@@ -85,7 +85,7 @@ def test_the_base_stays_and_the_exported_adapter_answers_as_the_session_does(
     checkpoint.export(session, tmp_path)
     batch = session.source.batch(0, 0)
     session.backend.train(False)
-    with torch.no_grad(), session.backend.whole() as model:
+    with torch.no_grad(), session.backend.unsharded() as model:
         ours, frozen = (
             one(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False).logits
             for one in (

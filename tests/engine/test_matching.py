@@ -32,7 +32,7 @@ def matched(builder):
     def session(match=HIDDEN | ATTENTION, teachers=None, student=STUDENT, alpha=0.6, **changes):
         return builder.session(
             student=student,
-            teaching=TeachingSpec(teachers or {"big": [TEACHER]}, first="big"),
+            teaching=TeachingSpec(teachers or {"big": [TEACHER]}, first_teacher="big"),
             objective=ObjectiveConfig(alpha=alpha, match=match),
             **{"attention": "eager", "micro_batch_rows": 2, "clip": 1e9, **changes},
         )
@@ -55,8 +55,8 @@ def _by_definition(matching, batch, weights):
     mine, theirs = (_outputs(ref, batch) for ref in (STUDENT, TEACHER))
     through = matching.projections["hidden-big"]
     rows = {
-        "text": (batch.distill & ~batch.is_task[:, None]).flatten(),
-        "task": (batch.distill & batch.is_task[:, None]).flatten(),
+        "text": (batch.teacher_mask & ~batch.is_task[:, None]).flatten(),
+        "task": (batch.teacher_mask & batch.is_task[:, None]).flatten(),
     }
     total = 0.0
     for kind, chosen in rows.items():
@@ -70,7 +70,7 @@ def _by_definition(matching, batch, weights):
             mine.attentions[0], theirs.attentions[1]))  # fmt: skip
         total += weights[kind] * (0.5 * np.mean(hidden) + 2.0 * oracle.kl(q, p).mean())
     logits = [f.logits.numpy() for f in (mine, theirs)]
-    names = ("input_ids", "gold", "distill", "is_task")
+    names = ("input_ids", "label_mask", "teacher_mask", "is_task")
     arrays = {name: getattr(batch, name).numpy() for name in names}
     return total + objective(*logits, arrays, alpha=0.6, weights=weights)
 
@@ -130,7 +130,7 @@ def test_projections_are_trained_and_saved_but_not_exported(matched, tmp_path):
     rest = [step.loss for step in distill(restored)]
     assert rest == [step.loss for step in distill(straight)][3:]
     checkpoint.export(restored, tmp_path / "student")
-    with restored.backend.whole() as model:
+    with restored.backend.unsharded() as model:
         names = {name for name, _ in model.named_parameters()}
     assert {name for name, _ in load_model(replace(STUDENT)).named_parameters()} == names
 

@@ -22,11 +22,11 @@ EVEN = {"ease": 1.0, "peak": 1.0}
 RANKING = RankingWeights({"big": EVEN, "other": EVEN}, early=EVEN, late=EVEN)
 
 
-def spec(schedule="fixed", ladders=None, **options):
-    ladders = ladders or {"big": LADDER}
+def spec(schedule="fixed", checkpoints=None, **options):
+    checkpoints = checkpoints or {"big": LADDER}
     rules = Rules(Reassessment(()))
-    first = next(iter(ladders))
-    return TeachingSpec(ladders, first, schedule, options, RANKING, rules)
+    first = next(iter(checkpoints))
+    return TeachingSpec(checkpoints, first, schedule, options, RANKING, rules)
 
 
 def log_probabilities(ref, batch, kept_at):
@@ -42,10 +42,10 @@ def mean_kl(session, p_ref, q_ref):
     """Mean over the kinds of row of the mean KL(p ‖ q) at what a teacher supervises, float64."""
     sums = {False: [0.0, 0], True: [0.0, 0]}
     for batch in session.validation.batches(None):
-        at = batch.distill.flatten().nonzero()[:, 0]
+        at = batch.teacher_mask.flatten().nonzero()[:, 0]
         log_p, log_q = (log_probabilities(ref, batch, at) for ref in (p_ref, q_ref))
         kl = (log_p.exp() * (log_p - log_q)).sum(-1)
-        task = batch.is_task.repeat_interleave(batch.gold.shape[1])[at]
+        task = batch.is_task.repeat_interleave(batch.label_mask.shape[1])[at]
         for kind in (False, True):
             sums[kind][0] += float(kl[task == kind].sum())
             sums[kind][1] += int((task == kind).sum())
@@ -56,7 +56,7 @@ def mean_kl(session, p_ref, q_ref):
 def test_distances_are_those_of_whole_distributions(builder):
     student = tiny.ref(0, num_hidden_layers=1, initializer_range=0.2)
     session = builder.session(student=student, teaching=spec(), micro_batch_rows=2)
-    of = session.teaching.ladders.of("big")
+    of = session.teaching.checkpoints.of("big")
     found = divergences(session, of, to_best=True).figures
     for (_, checkpoint_index), row in found.items():
         assert row["student"] == pytest.approx(
@@ -99,7 +99,7 @@ def test_cached_ids_are_no_whole_distributions(builder):
     session = builder.session(teaching=spec())
     session.teaching.source = Truncated(session.teaching.source._bank)
     with pytest.raises(ValueError, match="whole distributions"):
-        divergences(session, session.teaching.ladders.of("big"), to_best=True)
+        divergences(session, session.teaching.checkpoints.of("big"), to_best=True)
 
 
 TWO = {"big": LADDER[:2], "other": LADDER[2:]}
@@ -108,7 +108,7 @@ TWO = {"big": LADDER[:2], "other": LADDER[2:]}
 def test_a_probe_moves_the_student_as_training_from_here_would(builder):
     objective = ObjectiveConfig(alpha=0.7)
     how = {"objective": objective, "steps": 12, "validate_every": 4}
-    session = builder.session(teaching=spec(ladders=TWO), **how)
+    session = builder.session(teaching=spec(checkpoints=TWO), **how)
     taken = distill(session)
     for _ in range(4):
         next(taken)
@@ -116,7 +116,7 @@ def test_a_probe_moves_the_student_as_training_from_here_would(builder):
     session.teaching.best_loss = None
     for checkpoint, row in measured.figures.items():
         # The same steps by hand, in another session that was trained as far.
-        alone = builder.session(teaching=spec(ladders=TWO), **how)
+        alone = builder.session(teaching=spec(checkpoints=TWO), **how)
         steps = distill(alone)
         for _ in range(4):
             next(steps)
@@ -146,7 +146,7 @@ def test_assessments_that_change_nothing_leave_no_trace(builder, dropout):
         torch.manual_seed(3)
         session = builder.session(teaching=made, validate_every=3, **how)
         rows = [(s.loss, s.grad_norm, s.learning_rate, s.validation) for s in distill(session)]
-        with session.backend.whole() as model:
+        with session.backend.unsharded() as model:
             runs.append((rows, [p.clone() for p in model.parameters()], session))
     (one, weights, assessed), (other, expected, plain) = runs
     assert one == other

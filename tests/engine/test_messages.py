@@ -39,9 +39,9 @@ def batch(tmp_path_factory):
 
 
 def bank(precision="float32", seed=3):
-    ladders = {"t": [tiny.ref(seed), tiny.ref(seed + 1)]}
+    checkpoints = {"t": [tiny.ref(seed), tiny.ref(seed + 1)]}
     execution = Execution(precision)
-    return TeacherBank(ladders, device=CPU, execution=execution, vocabulary=tiny.VOCAB - 7)
+    return TeacherBank(checkpoints, device=CPU, execution=execution, vocabulary=tiny.VOCAB - 7)
 
 
 def asked(batch, checkpoint_index=0, temperature=1.0, kept=None):
@@ -57,7 +57,7 @@ def sent(thing):
 
 def own_head(batch, made, checkpoint_index=0):
     made.use("t", checkpoint_index)
-    return made.head(batch.input_ids, batch.position_ids, SupervisedTokens.of(batch).at)
+    return made.head(batch.input_ids, batch.position_ids, SupervisedTokens.of(batch).positions)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -85,14 +85,14 @@ def test_the_request_names_the_checkpoint(batch):
 def test_top_k_targets_are_those_of_the_whole_logits(batch, monkeypatch):
     kept, tau = SupervisedTokens.of(batch), 2.0
     whole = own_head(batch, bank()).logits(slice(None))
-    gold = kept.gold.where(kept.terms[:2].any(dim=0), -1)
+    gold = kept.next_tokens.where(kept.term_mask[:2].any(dim=0), -1)
     expected = sparse.top_k(whole, gold, k=9, temperature=tau)
     # Two predictions at a time.
     monkeypatch.setitem(CHUNK_BYTES, "cpu", 4 * 2 * tiny.VOCAB)
     found = reference(answer(bank(), asked(batch, 0, tau), TopKTargets(k=9), CPU), None, CPU)
     assert torch.equal(found.ids, expected.ids)
     assert torch.allclose(found.log_p, expected.log_p, atol=1.1e-3)
-    torch.testing.assert_close(found.gold_nll, expected.gold_nll)
+    torch.testing.assert_close(found.label_nll, expected.label_nll)
 
 
 def test_asked_again_samples_are_the_same_draws(batch):
@@ -106,7 +106,9 @@ def test_asked_again_samples_are_the_same_draws(batch):
 @pytest.mark.parametrize("targets", [HiddenTargets(), TopKTargets(k=4), SampledTargets(samples=4)])
 def test_a_batch_that_keeps_no_prediction_is_answered(batch, targets):
     silent = replace(
-        batch, gold=torch.zeros_like(batch.gold), distill=torch.zeros_like(batch.distill)
+        batch,
+        label_mask=torch.zeros_like(batch.label_mask),
+        teacher_mask=torch.zeros_like(batch.teacher_mask),
     )
     served = bank()
     head = output(served, "t", 0, CPU).head(CPU) if targets.kind == "hidden" else None
@@ -133,25 +135,25 @@ def test_an_array_becomes_the_same_tensor_in_memory_of_its_own(dtype):
 @pytest.mark.parametrize("tau", [1.0, 2.0])
 def test_parity_tells_the_same_teacher_from_another(batch, targets, tau):
     part, kept = sample_of(batch, 2)
-    assert len(part.row_ids) == 2 and len(kept.at) == 32
+    assert len(part.row_ids) == 2 and len(kept.positions) == 32
     request = Request.of("t", 0, part, kept, temperature=tau)
     served = bank()
     served.use("t", 0)
-    mine = served.head(part.input_ids, part.position_ids, kept.at)
+    mine = served.head(part.input_ids, part.position_ids, kept.positions)
     for seed, same in ((3, True), (4, False)):
         there = bank(seed=seed)
         head = output(there, "t", 0, CPU).head(CPU) if targets.kind == "hidden" else None
         theirs = reference(answer(there, request, targets, CPU), head, CPU)
-        gap = largest_gap(mine, theirs, kept.gold, temperature=tau, chunk=5)
+        gap = largest_gap(mine, theirs, kept.next_tokens, temperature=tau, chunk=5)
         assert (gap <= tolerance("float32", theirs)) == same
 
 
 def test_parity_takes_a_number_that_is_none_for_a_difference(batch):
     mine = own_head(batch, bank())
     broken = replace(mine, features=(mine.features[0] * torch.nan,))
-    assert largest_gap(mine, broken, SupervisedTokens.of(batch).gold, temperature=1.0) == float(
-        "inf"
-    )
+    assert largest_gap(
+        mine, broken, SupervisedTokens.of(batch).next_tokens, temperature=1.0
+    ) == float("inf")
 
 
 def test_no_more_predictions_are_compared_than_needed(batch):
@@ -160,4 +162,4 @@ def test_no_more_predictions_are_compared_than_needed(batch):
         input_ids=batch.input_ids.repeat(1, 100),
         position_ids=batch.position_ids.repeat(1, 100),
     )
-    assert len(sample_of(many, 4)[1].at) <= 256
+    assert len(sample_of(many, 4)[1].positions) <= 256

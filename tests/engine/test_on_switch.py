@@ -18,11 +18,11 @@ NONE = OnSwitch()
 
 
 @pytest.fixture
-def run(builder, two_rungs):
+def run(builder, two_checkpoints):
     """A session with one switch, and what each step left: weights and the optimiser's state."""
 
     def made(at_switch, switch=SWITCH, record=None):
-        spec = replace(two_rungs, schedule="at_steps", options={"steps": (switch,)})
+        spec = replace(two_checkpoints, schedule="at_steps", options={"steps": (switch,)})
         job = replace(builder.job(steps=STEPS, teaching=spec), at_switch=at_switch)
         session = builder.session(job)
         gradients = record(session) if record else []

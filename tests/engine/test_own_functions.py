@@ -47,20 +47,20 @@ def module(tmp_path, monkeypatch):
     sys.modules.pop("users_own", None)
 
 
-def test_a_schedule_of_one_s_own_decides_who_teaches(builder, two_rungs, module):
+def test_a_schedule_of_one_s_own_decides_who_teaches(builder, two_checkpoints, module):
     options = {"every": 2, "first": 1}
     section = PluginSchedule(function=f"{module}:turns", options=options)
     name, given = scheduling(section)
-    teaching = replace(two_rungs, schedule=name, options=given)
+    teaching = replace(two_checkpoints, schedule=name, options=given)
     session = builder.session(steps=7, teaching=teaching)
     steps = list(distill(session))
     assert [step.checkpoint_index for step in steps] == [1, 1, 0, 0, 1, 1, 0]
     assert [s.reason for s in session.teaching.switches] == ["turn 1", "turn 2", "turn 3"]
 
 
-def test_a_weighting_and_a_divergence_of_one_s_own_make_the_loss(builder, two_rungs, module):
+def test_a_weighting_and_a_divergence_of_one_s_own_make_the_loss(builder, two_checkpoints, module):
     job = builder.job(
-        teaching=two_rungs,
+        teaching=two_checkpoints,
         objective=ObjectiveConfig(
             weighting=f"{module}:all_teacher", divergence=f"{module}:half", options={"share": 0.25}
         ),
@@ -68,7 +68,7 @@ def test_a_weighting_and_a_divergence_of_one_s_own_make_the_loss(builder, two_ru
     own = builder.session(replace(job, frozen_student=tiny.ref(3, num_hidden_layers=1)))
     # All share to the teacher is alpha 1; the divergence is a quarter of ours.
     ours = builder.session(
-        teaching=two_rungs, objective=ObjectiveConfig(alpha=1.0, divergence="reverse_kl")
+        teaching=two_checkpoints, objective=ObjectiveConfig(alpha=1.0, divergence="reverse_kl")
     )
     found, expected = next(iter(distill(own))), next(iter(distill(ours)))
     assert found.loss == pytest.approx(0.25 * expected.loss, rel=1e-5)

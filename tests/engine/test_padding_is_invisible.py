@@ -52,13 +52,13 @@ def test_the_same_samples_packed_and_in_rows_of_their_own_have_the_same_loss():
         rows = list(rows)
         batch = collate(rows, [True] * len(rows))
         with torch.no_grad():
-            log_q = logits(model, batch)[batch.gold].log_softmax(-1)
-        losses.append(-log_q.gather(1, batch.targets[batch.gold][:, None]).sum())
+            log_q = logits(model, batch)[batch.label_mask].log_softmax(-1)
+        losses.append(-log_q.gather(1, batch.targets[batch.label_mask][:, None]).sum())
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-4)
 
 
 def test_a_session_trains_on_rows_of_their_own_and_measures_what_it_measures_on_packed_ones(
-    builder, two_rungs, tmp_path
+    builder, two_checkpoints, tmp_path
 ):
     kinds = {"notes": "text", "triage.labelled": "task", "triage.prompts": "task"}
     sessions = []
@@ -71,7 +71,7 @@ def test_a_session_trains_on_rows_of_their_own_and_measures_what_it_measures_on_
                 folder = base / "packed" / name / split
                 packed.write(folder, made, length=16, prefix=name, grouped=grouped)
         spec = DataSpec(base, base / "cache", kinds, 16, seed=0, validation_rows=20)
-        job = replace(builder.job(teaching=two_rungs, micro_batch_rows=2), data=spec)
+        job = replace(builder.job(teaching=two_checkpoints, micro_batch_rows=2), data=spec)
         sessions.append(builder.session(job))
     of_packed, of_grouped = map(validate, sessions)
     assert of_packed == pytest.approx(of_grouped, rel=1e-4)

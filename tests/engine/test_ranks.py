@@ -75,10 +75,12 @@ CASES = {
     # A first step again, at a larger learning rate.
     "ranked": Case({"ranked": True}, weight=1e-3),
     "silent rank": Case(silent=True, stages=(0, 2, 3)),
-    "sharded teacher": Case({"rungs": 2}, shard=True, stages=(1, 3)),
+    "sharded teacher": Case({"num_checkpoints": 2}, shard=True, stages=(1, 3)),
     "sharded teacher, matched": Case(MATCHED, shard=True, stages=(3,)),
     # Each teacher has some of the rows alone: more weights have next to no gradient.
-    "sharded teachers": Case({"rungs": 2}, shard=True, together="random", stages=(3,), weight=3e-4),
+    "sharded teachers": Case(
+        {"num_checkpoints": 2}, shard=True, together="random", stages=(3,), weight=3e-4
+    ),
     "sharded teacher, bf16": Case(BF16, shard=True, stages=(3,), **LOW),
     "bad loss": Case(trouble="loss"),
     "bad gradient": Case(trouble="gradient"),
@@ -98,18 +100,18 @@ def job(builder, tmp_path_factory):
     def made(case: Case, backend: str, stage: int = 3, **layout: Any) -> Task:
         changes = {"student": bad if case.trouble == "loss" else STUDENT, **case.changes}
         match = {"hidden": {"layers": {1: 1}}, "attention": {}} if changes.pop("match", 0) else {}
-        rungs = [replace(teacher, seed=5 + i) for i in range(changes.pop("rungs", 1))]
-        ladders, first, group = {"big": rungs}, "big", None
+        refs = [replace(teacher, seed=5 + i) for i in range(changes.pop("num_checkpoints", 1))]
+        checkpoints, first, group = {"big": refs}, "big", None
         if case.together is not None:
-            ladders, first = {"big": rungs, "other": [replace(teacher, seed=9)]}, SEVERAL
+            checkpoints, first = {"big": refs, "other": [replace(teacher, seed=9)]}, SEVERAL
             group = EnsembleSpec(case.together, {})
-        spec = TeachingSpec(ladders, first, schedule="equal_stages", together=group)
+        spec = TeachingSpec(checkpoints, first, schedule="equal_stages", ensemble=group)
         ranked = changes.pop("ranked", False)
         if ranked:
             # Who has more to say moves a student further.
-            rungs = [tiny.ref(seed, **LARGE, initializer_range=0.15) for seed in (5, 6)]
-            ladders = {"big": rungs, "other": [tiny.ref(9, **LARGE, initializer_range=0.3)]}
-            spec = TeachingSpec(ladders, "big", schedule="ranked", **RANKED)
+            refs = [tiny.ref(seed, **LARGE, initializer_range=0.15) for seed in (5, 6)]
+            checkpoints = {"big": refs, "other": [tiny.ref(9, **LARGE, initializer_range=0.3)]}
+            spec = TeachingSpec(checkpoints, "big", schedule="ranked", **RANKED)
         work = builder.job(
             teaching=spec,
             objective=ObjectiveConfig(alpha=0.5, match=match),
@@ -234,15 +236,15 @@ def test_a_sharded_teacher_is_spread_and_changes_its_rung(trained):
     for stage in (1, 3):
         for found in trained["sharded teacher", "deepspeed", stage]:
             assert found["held_by_teacher"] < 0.1
-            assert found["rungs"] == [0, 0, 0, 1, 1]
+            assert found["checkpoints"] == [0, 0, 0, 1, 1]
 
 
 def test_several_sharded_teachers_share_the_tokens_as_they_do_in_one_process(trained, plain):
-    expected = plain["sharded teachers"]["taught"]
+    expected = plain["sharded teachers"]["tokens_by_teacher"]
     assert all(min(step.values()) > 0 for step in expected)
     for backend in ("plain", "deepspeed"):
         for found in trained["sharded teachers", backend, 3]:
-            assert found["taught"] == [pytest.approx(step) for step in expected]
+            assert found["tokens_by_teacher"] == [pytest.approx(step) for step in expected]
             assert found["held_by_teacher"] is None or found["held_by_teacher"] < 0.1
 
 
@@ -261,10 +263,10 @@ def test_all_ranks_switch_on_the_same_step_to_what_one_process_would_choose(trai
         assert found.numbers == pytest.approx(alone.numbers, rel=1e-3, abs=1e-3)
     assert one["rates"] == other["rates"] == pytest.approx(expected["rates"], rel=1e-6)
     for rank in (one, other):
-        assert list(zip(rank["teachers"], rank["rungs"], strict=True)) == list(
-            zip(expected["teachers"], expected["rungs"], strict=True)
+        assert list(zip(rank["teachers"], rank["checkpoints"], strict=True)) == list(
+            zip(expected["teachers"], expected["checkpoints"], strict=True)
         )
-    assert len({*zip(expected["teachers"], expected["rungs"], strict=True)}) > 1
+    assert len({*zip(expected["teachers"], expected["checkpoints"], strict=True)}) > 1
 
 
 @pytest.mark.parametrize("stage", [None, *STAGES])
@@ -287,7 +289,7 @@ def test_a_snapshot_for_probes_takes_what_the_plan_says(trained, plain, name, st
     key = ("plain", 3) if stage is None else ("deepspeed", stage)
     count = sum(weight.size for weight in plain[name]["weights"].values())
     width = 2 if name == "bf16" else 4
-    said = snapshot_bytes(count, workers=2, zero_stage=stage or 0, width=width)
+    said = snapshot_bytes(count, workers=2, zero_stage=stage or 0, bytes_per_param=width)
     for found in trained[(name, *key)]:
         # Stage 3 keeps small weights whole.
         assert found["snapshot"] == pytest.approx(said, rel=0.1 if stage == 3 else 1e-3)

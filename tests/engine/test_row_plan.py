@@ -66,7 +66,7 @@ def test_each_checkpoint_gets_the_rows_that_it_is_asked_about_and_no_others(
     checkpoints = [tiny.ref(seed, num_hidden_layers=1) for seed in (5, 6, 7)]
     spec = TeachingSpec(
         {"big": checkpoints, "other": checkpoints[:2]},
-        first="big",
+        first_teacher="big",
         schedule="at_steps" if " " in schedule else schedule,
         options=SCHEDULES[schedule],
         rules=Rules(Reassessment(())),
@@ -100,9 +100,9 @@ def named(job, needed):
     return found
 
 
-def test_the_rows_needed_do_not_depend_on_how_a_step_is_shared_out(builder, two_rungs):
-    whole = rows_needed(builder.job(steps=5, teaching=two_rungs))
-    cut = rows_needed(builder.job(steps=5, teaching=two_rungs, micro_batch_rows=2))
+def test_the_rows_needed_do_not_depend_on_how_a_step_is_shared_out(builder, two_checkpoints):
+    whole = rows_needed(builder.job(steps=5, teaching=two_checkpoints))
+    cut = rows_needed(builder.job(steps=5, teaching=two_checkpoints, micro_batch_rows=2))
     assert whole.keys() == cut.keys()
     for checkpoint, splits in whole.items():
         for split, streams in splits.items():
@@ -110,8 +110,8 @@ def test_the_rows_needed_do_not_depend_on_how_a_step_is_shared_out(builder, two_
             assert found == {name: rows.tolist() for name, rows in streams.items()}
 
 
-def test_a_row_that_comes_in_every_epoch_is_needed_once(builder, two_rungs):
-    job = builder.job(steps=120, teaching=two_rungs)
+def test_a_row_that_comes_in_every_epoch_is_needed_once(builder, two_checkpoints):
+    job = builder.job(steps=120, teaching=two_checkpoints)
     for splits in rows_needed(job).values():
         for name, rows in splits["train"].items():
             there = len(load_streams(job.data, "train")[name].rows)

@@ -13,7 +13,7 @@ from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.engine import checkpoint
 from distill_ray.engine.job import TeachingSpec
 from distill_ray.engine.loop import distill, train_step
-from distill_ray.engine.skipped_steps import TooManyBadStepsError
+from distill_ray.engine.skipped_steps import TooManySkippedStepsError
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.storage import Storage
 from distill_ray.stages.training.quarantine import keeper
@@ -31,7 +31,7 @@ def _state(session):
     """Weights, moments and step counts, bit for bit."""
     optimiser = session.backend._optimiser.state_dict()["state"].values()
     moments = [tensor for state in optimiser for tensor in state.values()]
-    with session.backend.whole() as model:
+    with session.backend.unsharded() as model:
         return [t.clone() for t in [*model.state_dict().values(), *moments]]
 
 
@@ -40,11 +40,11 @@ def _same(one, other):
 
 
 @pytest.fixture(params=["the student", "the teacher", "the gradient"])
-def troubled(request, builder, two_rungs, bad_ref):
+def troubled(request, builder, two_checkpoints, bad_ref):
     """A session whose step BAD has a number that isn't finite."""
-    bad_teaching = TeachingSpec({"bad": [bad_ref]}, first="bad")
+    bad_teaching = TeachingSpec({"bad": [bad_ref]}, first_teacher="bad")
     at_fault = {"student": bad_ref} if request.param == "the student" else {}
-    teaching = bad_teaching if request.param == "the teacher" else two_rungs
+    teaching = bad_teaching if request.param == "the teacher" else two_checkpoints
     session = builder.session(steps=6, teaching=teaching, micro_batch_rows=4, **at_fault)
     what = "gradient" if request.param == "the gradient" else "loss"
     Trouble((BAD,), what=what).plant(session)
@@ -63,8 +63,8 @@ def test_the_run_goes_on_after_a_bad_step_and_counts_it(troubled):
     steps = list(distill(troubled))
     finite = [math.isfinite(step.loss) and math.isfinite(step.grad_norm) for step in steps]
     assert finite == [step != BAD for step in range(6)]
-    assert troubled.bad.total == 1
-    assert troubled.bad.in_a_row == 0
+    assert troubled.skipped.total == 1
+    assert troubled.skipped.in_a_row == 0
     for row in troubled.history:
         json.dumps(row, allow_nan=False)
 
@@ -74,7 +74,7 @@ def test_the_micro_batch_at_fault_is_set_aside_with_all_that_it_takes_to_run_it(
 ):
     session = builder.session(steps=6, student=bad_ref, micro_batch_rows=4)
     Trouble((BAD,)).plant(session)
-    session.bad.keep = keeper(Storage(str(tmp_path)))
+    session.skipped.quarantine = keeper(Storage(str(tmp_path)))
     list(distill(session))
     (file,) = (tmp_path / "set-aside").iterdir()
     kept = json.loads(file.read_text())
@@ -82,7 +82,7 @@ def test_the_micro_batch_at_fault_is_set_aside_with_all_that_it_takes_to_run_it(
     assert file.stem == "step-000003-rank-0-micro-0"
     assert (kept["step"], kept["loss"], kept["norm"]) == (BAD + 1, "nan", "nan")
     assert tuple(kept["row_ids"]) == batch.row_ids
-    for name in ("input_ids", "position_ids", "gold", "distill", "is_task"):
+    for name in ("input_ids", "position_ids", "label_mask", "teacher_mask", "is_task"):
         assert kept[name] == getattr(batch, name).tolist()
     assert any(POISON in row for row in kept["input_ids"])
 
@@ -90,7 +90,7 @@ def test_the_micro_batch_at_fault_is_set_aside_with_all_that_it_takes_to_run_it(
 def test_a_bad_gradient_sets_every_micro_batch_aside(builder):
     session, kept = builder.session(steps=4, micro_batch_rows=4), {}
     Trouble((BAD,), what="gradient").plant(session)
-    session.bad.keep = kept.__setitem__
+    session.skipped.quarantine = kept.__setitem__
     losses = [step.loss for step in distill(session)]
     assert all(math.isfinite(loss) for loss in losses)
     assert list(kept) == [f"step-000003-rank-0-micro-{micro}" for micro in (0, 1)]
@@ -100,9 +100,11 @@ def test_too_many_bad_steps_in_a_row_stop_the_run_with_their_reason(builder, bad
     session = builder.session(steps=9, student=bad_ref, max_bad_steps=3)
     Trouble((1, 2, 4, 5, 6, 7)).plant(session)
     seen = []
-    with pytest.raises(TooManyBadStepsError, match=r"3 steps in a row.*step 7.*nan.*rows .*notes:"):
+    with pytest.raises(
+        TooManySkippedStepsError, match=r"3 steps in a row.*step 7.*nan.*rows .*notes:"
+    ):
         seen += distill(session)
-    assert session.bad.total == 5
+    assert session.skipped.total == 5
     assert session.step == 6
 
 
@@ -116,21 +118,22 @@ def test_a_restored_run_counts_on(builder, bad_ref, tmp_path):
         next(steps)
     checkpoint.save(session, tmp_path, job="test")
     checkpoint.restore(restored, tmp_path)
-    assert (restored.bad.total, restored.bad.in_a_row) == (3, 2)
-    with pytest.raises(TooManyBadStepsError, match="step 6"):
+    assert (restored.skipped.total, restored.skipped.in_a_row) == (3, 2)
+    with pytest.raises(TooManySkippedStepsError, match="step 6"):
         list(distill(restored))
 
 
 def test_a_term_without_a_share_in_the_loss_may_be_anything(builder, bad_ref):
     # The teacher is no number there, and nothing is asked of it.
     session = builder.session(
-        teaching=TeachingSpec({"bad": [bad_ref]}, first="bad"), objective=ObjectiveConfig(alpha=0.0)
+        teaching=TeachingSpec({"bad": [bad_ref]}, first_teacher="bad"),
+        objective=ObjectiveConfig(alpha=0.0),
     )
     Trouble((0,)).plant(session)
     loss, terms, _, norm = train_step(session)
     assert math.isfinite(loss)
     assert math.isfinite(norm)
-    assert session.bad.total == 0
+    assert session.skipped.total == 0
     assert terms.keys() == {"text.ce", "task.ce"}
 
 

@@ -17,8 +17,8 @@ from distill_ray.models.ref import ModelRef
 pytestmark = pytest.mark.heavy
 
 
-def test_the_switch_happens_on_the_step_that_the_schedule_says(builder, two_rungs):
-    spec = replace(two_rungs, schedule="at_steps", options={"steps": (3,)})
+def test_the_switch_happens_on_the_step_that_the_schedule_says(builder, two_checkpoints):
+    spec = replace(two_checkpoints, schedule="at_steps", options={"steps": (3,)})
     session = builder.session(steps=5, teaching=spec)
     steps = list(distill(session))
     assert [step.checkpoint_index for step in steps] == [0, 0, 0, 1, 1]
@@ -31,11 +31,11 @@ def test_the_switch_happens_on_the_step_that_the_schedule_says(builder, two_rung
     assert row["changes"] and row["reason"] and row["stall_s"] > 0
 
 
-def test_after_the_switch_the_new_checkpoint_is_the_one_that_teaches(builder, two_rungs):
+def test_after_the_switch_the_new_checkpoint_is_the_one_that_teaches(builder, two_checkpoints):
     # The same weights, taught by either checkpoint: at step 3 it must be checkpoint 1.
     losses = {}
     for name, options in (("switched", (3,)), ("never", (99,)), ("from the start", (0,))):
-        spec = replace(two_rungs, schedule="at_steps", options={"steps": options})
+        spec = replace(two_checkpoints, schedule="at_steps", options={"steps": options})
         session = builder.session(
             steps=5, teaching=spec, objective=ObjectiveConfig(alpha=1.0), clip=1e-12,
             weight_decay=0.0, learning_rate=1e-12,
@@ -53,7 +53,7 @@ def test_what_is_read_ahead_waits_until_what_was_read_before_it_serves(builder, 
     checkpoints = [ModelRef("path", str(tmp_path / str(seed))) for seed in range(4)]
     for seed, ref in enumerate(checkpoints):
         load_model(tiny.ref(seed, num_hidden_layers=1)).save_pretrained(ref.location)
-    spec = TeachingSpec({"big": checkpoints}, first="big", schedule="equal_stages")
+    spec = TeachingSpec({"big": checkpoints}, first_teacher="big", schedule="equal_stages")
     session = builder.session(steps=4, teaching=spec)
     bank, models = session.teaching.source._bank, []
     for step in distill(session):
@@ -64,56 +64,56 @@ def test_what_is_read_ahead_waits_until_what_was_read_before_it_serves(builder, 
     assert models[1] is models[2] is models[3]
 
 
-def test_equal_stages_hand_over_in_the_middle(builder, two_rungs):
-    session = builder.session(steps=6, teaching=two_rungs)
+def test_equal_stages_hand_over_in_the_middle(builder, two_checkpoints):
+    session = builder.session(steps=6, teaching=two_checkpoints)
     assert [step.checkpoint_index for step in distill(session)] == [0, 0, 0, 1, 1, 1]
 
 
-def test_a_fixed_schedule_begins_with_the_best_rung(builder, two_rungs):
-    session = builder.session(steps=2, teaching=replace(two_rungs, schedule="fixed"))
+def test_a_fixed_schedule_begins_with_the_best_checkpoint(builder, two_checkpoints):
+    session = builder.session(steps=2, teaching=replace(two_checkpoints, schedule="fixed"))
     assert [step.checkpoint_index for step in distill(session)] == [1, 1]
 
 
 def test_validation_is_due_at_its_interval_and_at_each_rung(builder):
-    job = builder.job(steps=10, rungs=2)
+    job = builder.job(steps=10, num_checkpoints=2)
     session = builder.session(job, validate_every=4)
     measured = [step.number for step in distill(session) if step.validation]
     assert measured == [4, 5, 8, 10]
 
 
-def test_validation_moves_nothing(builder, two_rungs):
-    session = builder.session(teaching=two_rungs)
-    with session.backend.whole() as model:
+def test_validation_moves_nothing(builder, two_checkpoints):
+    session = builder.session(teaching=two_checkpoints)
+    with session.backend.unsharded() as model:
         before = [p.clone() for p in model.parameters()]
     first = validate(session)
     assert validate(session) == first
     assert first.keys() == {"text.ce", "task.ce", "text.kl", "task.kl"}
-    with session.backend.whole() as model:
+    with session.backend.unsharded() as model:
         assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
         assert all(p.grad is None for p in model.parameters())
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8])
-def test_validation_does_not_depend_on_the_cut_into_batches(builder, two_rungs, rows):
-    whole = validate(builder.session(teaching=two_rungs, batch_rows=24, micro_batch_rows=24))
-    cut = validate(builder.session(teaching=two_rungs, batch_rows=24, micro_batch_rows=rows))
+def test_validation_does_not_depend_on_the_cut_into_batches(builder, two_checkpoints, rows):
+    whole = validate(builder.session(teaching=two_checkpoints, batch_rows=24, micro_batch_rows=24))
+    cut = validate(builder.session(teaching=two_checkpoints, batch_rows=24, micro_batch_rows=rows))
     assert cut == pytest.approx(whole, rel=1e-5)
 
 
-def test_validation_after_training_is_in_training_mode_again(builder, two_rungs):
-    session = builder.session(teaching=two_rungs)
+def test_validation_after_training_is_in_training_mode_again(builder, two_checkpoints):
+    session = builder.session(teaching=two_checkpoints)
     validate(session)
-    with session.backend.whole() as model:
+    with session.backend.unsharded() as model:
         assert not model.training
         train_step(session)
         assert model.training
 
 
-def test_progress_is_the_closed_share_of_the_gap_in_task_loss(builder, two_rungs):
+def test_progress_is_the_closed_share_of_the_gap_in_task_loss(builder, two_checkpoints):
     best = 4.0
     objective = ObjectiveConfig(alpha=0.0)
     session = builder.session(
-        steps=30, teaching=two_rungs, objective=objective, validate_every=5, best_loss=best
+        steps=30, teaching=two_checkpoints, objective=objective, validate_every=5, best_loss=best
     )
     steps = [step for step in distill(session) if step.validation]
     initial = session.initial_loss
@@ -126,14 +126,16 @@ def test_progress_is_the_closed_share_of_the_gap_in_task_loss(builder, two_rungs
 
 
 def test_a_reassessment_changes_the_teacher_once_the_student_has_come_far_enough(builder):
-    ladders = {name: [tiny.ref(seed, num_hidden_layers=1)] for name, seed in (("a", 5), ("b", 6))}
+    checkpoints = {
+        name: [tiny.ref(seed, num_hidden_layers=1)] for name, seed in (("a", 5), ("b", 6))
+    }
     ranking = RankingWeights(
         factors={"a": {"ease": 1.0, "peak": 0.0}, "b": {"ease": 0.0, "peak": 1.0}},
         early={"ease": 1.0, "peak": 0.0},
         late={"ease": 0.0, "peak": 1.0},
     )
     rules = Rules(Reassessment((0.6,)))
-    spec = TeachingSpec(ladders, first="a", ranking=ranking, rules=rules)
+    spec = TeachingSpec(checkpoints, first_teacher="a", ranking=ranking, rules=rules)
     objective = ObjectiveConfig(alpha=0.0)
     session = builder.session(
         steps=25, teaching=spec, objective=objective, validate_every=1, best_loss=4.0
@@ -148,20 +150,22 @@ def test_a_reassessment_changes_the_teacher_once_the_student_has_come_far_enough
 
 def test_the_best_teacher_is_measured_on_the_rows_that_measure_the_student(builder):
     seeds = {"a": (5, 6), "b": (7, 8)}
-    ladders = {n: [tiny.ref(s, num_hidden_layers=1) for s in found] for n, found in seeds.items()}
-    spec = TeachingSpec(ladders, first="a", rules=Rules(Reassessment(())))
+    checkpoints = {
+        n: [tiny.ref(s, num_hidden_layers=1) for s in found] for n, found in seeds.items()
+    }
+    spec = TeachingSpec(checkpoints, first_teacher="a", rules=Rules(Reassessment(())))
     session = builder.session(steps=2, teaching=spec, validate_every=1)
     steps = list(distill(session))
     alone = [
-        task_loss(validate(builder.session(student=rungs[-1], validate_every=1)))
-        for rungs in ladders.values()
+        task_loss(validate(builder.session(student=refs[-1], validate_every=1)))
+        for refs in checkpoints.values()
     ]
     assert session.teaching.best_loss == pytest.approx(min(alone), rel=1e-6)
     assert all(step.progress is not None for step in steps)
 
 
-def test_progress_needs_the_best_teacher_s_loss(builder, two_rungs):
-    session = builder.session(steps=2, teaching=two_rungs, validate_every=1)
+def test_progress_needs_the_best_teacher_s_loss(builder, two_checkpoints):
+    session = builder.session(steps=2, teaching=two_checkpoints, validate_every=1)
     assert [step.progress for step in distill(session)] == [None, None]
 
 

@@ -53,7 +53,7 @@ def expected(batch, frozen_student):
         kind = int(batch.is_task[row])
         starts = [0] + [i for i in range(1, width) if batch.position_ids[row, i] == 0] + [width]
         for first, end in pairwise(starts):
-            tokens = [i for i in range(first, end) if batch.gold[row, i]]
+            tokens = [i for i in range(first, end) if batch.label_mask[row, i]]
             nll = {
                 name: [-x[row, i, batch.input_ids[row, i + 1]].item() for i in tokens]
                 for name, x in (("q", gold_q), ("t", gold_t), ("a", gold_a))
@@ -66,7 +66,7 @@ def expected(batch, frozen_student):
             sums[kind, "ce"][0] += (1 - w) * sum(nll["q"])
             sums[kind, "ce"][1] += len(tokens)
             for i in range(first, end):
-                if batch.distill[row, i]:
+                if batch.teacher_mask[row, i]:
                     p = soft_t[row, i].exp()
                     sums[kind, "kl"][0] += (
                         w * 4 * float((p * (soft_t[row, i] - soft_q[row, i])).sum())
@@ -131,7 +131,7 @@ def test_samples_without_gold_tokens_are_imitated_whole(builder):
 
 
 def test_the_anchor_is_loaded_once_and_needed(builder):
-    assert session(builder).frozen_student._bank.ladders == {FROZEN_STUDENT: [OTHER]}
+    assert session(builder).frozen_student._bank.checkpoints == {FROZEN_STUDENT: [OTHER]}
     with pytest.raises(ValueError, match="weighting adaptive needs an anchor"):
         session(builder, None)
 

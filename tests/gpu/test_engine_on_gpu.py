@@ -104,9 +104,9 @@ def _whole(student, target):
     x, w = (t.double().requires_grad_() for t in (student.features[0], student.weights[0]))
     z = x @ w[:V].T
     theirs = target.reference.features[0].double() @ target.reference.weights[0][:V].double().T
-    nll = torch.nn.functional.cross_entropy(z, target.gold, reduction="none")
+    nll = torch.nn.functional.cross_entropy(z, target.labels, reduction="none")
     distance = target.divergence(torch.log_softmax(z, -1), torch.log_softmax(theirs, -1))
-    total = (target.gold_weight * nll + target.reference_weight * distance).sum()
+    total = (target.label_weight * nll + target.reference_weight * distance).sum()
     return total.detach(), torch.autograd.grad(total, [x, w])
 
 

@@ -23,8 +23,8 @@ IDS = torch.arange(24).reshape(2, 12) + 1
 POSITIONS = torch.arange(12).expand(2, 12)
 
 
-def _bank(**ladders):
-    return TeacherBank(ladders, device=torch.device("cpu"))
+def _bank(**checkpoints):
+    return TeacherBank(checkpoints, device=torch.device("cpu"))
 
 
 def _logits(bank):
@@ -38,11 +38,11 @@ def _expected(ref):
 
 
 def test_the_logits_are_those_of_the_rung_in_use():
-    ladders = {"a": [tiny.ref(1), tiny.ref(2)], "b": [tiny.ref(3, hidden_size=16)]}
-    bank = _bank(**ladders)
+    checkpoints = {"a": [tiny.ref(1), tiny.ref(2)], "b": [tiny.ref(3, hidden_size=16)]}
+    bank = _bank(**checkpoints)
     for name, checkpoint_index in [("a", 0), ("a", 1), ("b", 0), ("a", 0)]:
         bank.use(name, checkpoint_index)
-        torch.testing.assert_close(_logits(bank), _expected(ladders[name][checkpoint_index]))
+        torch.testing.assert_close(_logits(bank), _expected(checkpoints[name][checkpoint_index]))
 
 
 def test_a_teacher_gives_no_gradient():
@@ -116,8 +116,8 @@ def test_adapters_of_one_base_are_swapped_in_place(adapters):
 
 
 def test_an_adapter_of_another_form_and_another_base_are_loaded_anew(adapters):
-    ladders = {"a": [adapters[0], adapters[2]], "b": [tiny.ref(6)], "c": [tiny.ref(5)]}
-    bank = _bank(**ladders)
+    checkpoints = {"a": [adapters[0], adapters[2]], "b": [tiny.ref(6)], "c": [tiny.ref(5)]}
+    bank = _bank(**checkpoints)
     for name, checkpoint_index in [
         ("a", 0),
         ("a", 1),
@@ -128,7 +128,7 @@ def test_an_adapter_of_another_form_and_another_base_are_loaded_anew(adapters):
         ("a", 0),
     ]:
         bank.use(name, checkpoint_index)
-        expected = _of(ladders[name][checkpoint_index])
+        expected = _of(checkpoints[name][checkpoint_index])
         torch.testing.assert_close(_logits(bank), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -173,7 +173,7 @@ def _remove_weights(*refs):
 def _exactly(bank, ref, execution=None):
     """Whether it holds what a bank of its own would load, and says the same."""
     alone = TeacherBank(
-        {"a": [ref, *bank.ladders["a"]]}, device=torch.device("cpu"), execution=execution
+        {"a": [ref, *bank.checkpoints["a"]]}, device=torch.device("cpu"), execution=execution
     )
     alone.use("a", 0)
     found, expected = (one._model.model.state_dict() for one in (bank, alone))
@@ -308,7 +308,7 @@ def test_a_checkpoint_of_another_form_is_loaded_whatever_was_read_ahead(saved, a
     for checkpoint_index in (0, 1, 0):
         _expect(bank, "a", checkpoint_index)
         bank.use("a", checkpoint_index)
-        expected = _of(bank.ladders["a"][checkpoint_index])
+        expected = _of(bank.checkpoints["a"][checkpoint_index])
         torch.testing.assert_close(_logits(bank), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -327,9 +327,9 @@ def test_weights_that_were_read_ahead_in_vain_do_no_harm(saved, adapters):
         _expect(bank, *expected)
         bank.use(*used)
         torch.testing.assert_close(
-            _logits(bank), _of(bank.ladders[used[0]][used[1]]), rtol=1e-4, atol=1e-5
+            _logits(bank), _of(bank.checkpoints[used[0]][used[1]]), rtol=1e-4, atol=1e-5
         )
-        assert bank._held == bank.ladders[used[0]][used[1]]
+        assert bank._held == bank.checkpoints[used[0]][used[1]]
 
 
 def test_a_checkpoint_that_was_read_ahead_may_come_later(saved):

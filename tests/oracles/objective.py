@@ -14,7 +14,7 @@ def objective(student, teacher, batch, *, alpha, temperature=1.0, weights=None):
     """
     total = 0.0
     for kind, rows in (("text", ~batch["is_task"]), ("task", batch["is_task"])):
-        gold, distill = batch["gold"] & rows[:, None], batch["distill"] & rows[:, None]
+        gold, distill = batch["label_mask"] & rows[:, None], batch["teacher_mask"] & rows[:, None]
         targets = np.roll(batch["input_ids"], -1, axis=1)
         weight = (weights or {}).get(kind, 1.0)
         if gold.any():

@@ -54,7 +54,7 @@ def test_a_row_is_one_conversation_and_no_row_is_padded(shards: ShardSet, tmp_pa
     assert len(rows) == 120
     assert len(set(rows.lengths.tolist())) > 10
     found = rows[range(len(rows))]
-    for ids, gold, (source,) in zip(found["input_ids"], found["gold"], found["sources"]):
+    for ids, gold, (source,) in zip(found["input_ids"], found["label_mask"], found["sources"]):
         row = texts[source]
         assert tokenizer.decode(ids) == (
             "<|im_start|>system\nName the organ.<|im_end|>\n"
@@ -132,5 +132,5 @@ def test_data_show_gives_the_rows_as_json(shards: ShardSet, file: Path, tmp_path
     for row in result["rows"]:
         said = [t for t, by in zip(row["texts"], row["supervised_by"]) if by == "both"]
         assert said[-1] == "<|im_end|>"
-        assert row["supervised_by"].count("both") == row["gold"].count(True)
+        assert row["supervised_by"].count("both") == row["label_mask"].count(True)
     assert result["counts"]["organ.labelled"]["rows"] == 3

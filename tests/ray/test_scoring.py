@@ -286,7 +286,7 @@ def test_a_pool_is_the_cluster_s_unless_the_config_says_more_or_less(run: Run) -
 def test_parts_cover_every_question_once() -> None:
     class Asked:
         def __init__(self, count: int) -> None:
-            self.gold = [0] * count
+            self.answer_index = [0] * count
 
     sets: Any = [Asked(5), Asked(0), Asked(4)]
     parts = parts_of(sets, 3)

@@ -58,7 +58,7 @@ def test_rows_decode_to_prompt_and_answer_and_only_the_answer_is_supervised(
     source = texts[row["sources"][0]]
     answer = f" {source['label']}"
     assert tokenizer.decode(ids) == f"{source['text']}\nOrgan:{answer}{tokenizer.eos_token}"
-    supervised = [ids[i + 1] for i in range(len(ids) - 1) if row["gold"][i]]
+    supervised = [ids[i + 1] for i in range(len(ids) - 1) if row["label_mask"][i]]
     assert tokenizer.decode(supervised) == answer + tokenizer.eos_token
 
 
@@ -92,7 +92,7 @@ def test_held_out_questions_have_one_right_option_each(shards: ShardSet) -> None
     (questions,) = held_out_questions(shards, "validation")
     assert questions.labels == sorted({r["label"] for r in rows()})
     texts = {r["row_id"]: r["label"] for r in shards.text("validation").to_pylist()}
-    gold = [questions.labels[g] for g in questions.gold]
+    gold = [questions.labels[g] for g in questions.answer_index]
     assert gold == [texts[row_id] for row_id in questions.row_ids]
 
 

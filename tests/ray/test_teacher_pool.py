@@ -89,7 +89,7 @@ def work(
         load_model(ref(hidden, seed)).save_pretrained(folder / name)
         return ModelRef("path", str(folder / name))
 
-    ladders = {"a": [saved("a0", 48, 0), saved("a1", 48, 1)], "b": [saved("b0", 32, 2)]}
+    checkpoints = {"a": [saved("a0", 48, 0), saved("a1", 48, 1)], "b": [saved("b0", 32, 2)]}
     even = {"ease": 1.0}
     ranking = RankingWeights({"a": even, "b": even}, early=even, late=even)
     return TrainingSpec(
@@ -99,7 +99,7 @@ def work(
         data=data_spec(shards, 0, 8),
         objective=tiny.distill.objective.model_copy(update={"temperature": 2.0}),
         teaching=TeachingSpec(
-            ladders,
+            checkpoints,
             "a",
             schedule="equal_stages",
             ranking=ranking,
@@ -265,8 +265,8 @@ def test_a_pool_of_another_teacher_is_refused_and_one_without_its_files_fails_as
 def with_other_teachers(work: TrainingSpec) -> TrainingSpec:
     """The same names, for checkpoints in another order."""
     assert work.teaching is not None
-    ladders = {name: rungs[::-1] for name, rungs in work.teaching.ladders.items()}
-    return replace(work, teaching=replace(work.teaching, ladders=ladders))
+    checkpoints = {name: rungs[::-1] for name, rungs in work.teaching.checkpoints.items()}
+    return replace(work, teaching=replace(work.teaching, checkpoints=checkpoints))
 
 
 def first_answer(source: PoolTeacherSource, batch: Batch) -> None:
@@ -312,9 +312,9 @@ class Gate:
     def targets(self, request: Request) -> Answer:
         self._seen.append((request.checkpoint_index, *request.row_ids))
         self._open.wait()
-        log_p = torch.zeros(len(request.at), 1)
-        nothing = torch.full((len(request.at),), -torch.inf)
-        ids = torch.full((len(request.at), 1), request.checkpoint_index)
+        log_p = torch.zeros(len(request.positions), 1)
+        nothing = torch.full((len(request.positions),), -torch.inf)
+        ids = torch.full((len(request.positions), 1), request.checkpoint_index)
         made = sparse.SparseTargets(ids, log_p, nothing, log_p[:, 0], log_p[:, 0], kind="top_k")
         return Answer(320, sparse=encode(made))
 

@@ -30,7 +30,8 @@ def order(folder: Path, *losses: float, name: str = "full") -> TrainingJob:
     job = TrainingSpec("wide", RAW.ref, recipe, data, rungs=4)
     artifact = Artifact(Storage(str(folder)), "adapt", name, {"losses": losses})
     history = [
-        {"step": step, "validation.text.ce": loss} for step, loss in zip(job.rung_ends, losses)
+        {"step": step, "validation.text.ce": loss}
+        for step, loss in zip(job.checkpoint_steps, losses)
     ]
     with artifact.building() as building:
         building.write_json(CURVE, {"history": history, "best": 0})

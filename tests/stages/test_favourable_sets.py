@@ -16,7 +16,7 @@ ASKED = Questions(
     prompts=[[1]] * 6,
     options=[[2], [3]],
     labels=["no", "yes"],
-    gold=[0, 1, 0, 1, 0, 1],
+    answer_index=[0, 1, 0, 1, 0, 1],
     groups=list("abcdef"),
 )
 TEXTS = {row_id: f"text {row_id}" for row_id in "abcdef"}

@@ -40,7 +40,7 @@ def row(tokenizer):
     return shown(
         tokenizer,
         [
-            labelled_sample("a", chat.prompt("pain"), said.ids, said.end, said.rest),
+            labelled_sample("a", chat.prompt("pain"), said.ids, said.end, said.trailing),
             prompt_sample("b", encode(tokenizer, "left")),
             text_sample("c", encode(tokenizer, "left pain"), end),
         ],
@@ -93,7 +93,7 @@ def test_predictions_are_counted_by_who_supervises_them(row):
 
 
 def test_as_many_predictions_are_counted_as_the_masks_hold(row):
-    kept = [*row.columns["gold"], *row.columns["distill"]].count(True)
+    kept = [*row.columns["label_mask"], *row.columns["teacher_mask"]].count(True)
     table = counts([row])["organ.labelled"]
     assert kept == 2 * table["both"] + table["teacher"] + table["data"]
 
@@ -101,10 +101,13 @@ def test_as_many_predictions_are_counted_as_the_masks_hold(row):
 def test_plain_values_hold_the_ids_the_texts_and_the_masks(row):
     made = plain([row])["rows"][0]
     assert made["input_ids"] == row.columns["input_ids"]
-    assert (made["gold"], made["distill"]) == (row.columns["gold"], row.columns["distill"])
+    assert (made["label_mask"], made["teacher_mask"]) == (
+        row.columns["label_mask"],
+        row.columns["teacher_mask"],
+    )
     assert made["texts"][9:11] == ["heart", "<|im_end|>"]
     assert [i for i, who in enumerate(made["supervised_by"]) if who == "both"] == [9, 10, 14, 15]
-    assert [i for i, gold in enumerate(made["gold"]) if gold] == [8, 9, 13, 14]
+    assert [i for i, gold in enumerate(made["label_mask"]) if gold] == [8, 9, 13, 14]
     assert made["stream"] == "organ.labelled"
     assert made["sources"] == ["a", "b", "c"]
 

@@ -32,7 +32,7 @@ def ordered(folder: Path, *, stopped_after: int = 4, lora: LoraConfig | None = N
         lora=lora,
         rungs=4,
     )
-    assert job.rung_ends == [10, 20, 30, 40]
+    assert job.checkpoint_steps == [10, 20, 30, 40]
     artifact = Artifact(Storage(str(folder)), "adapt", "full", {"stopped": stopped_after})
     steps = range(1, 10 * stopped_after + 1)
     history = [

@@ -67,31 +67,31 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(tmp_path_factory.mktemp("arms"))
 
 
-def ladders(arm: Arm) -> dict[str, list[str]]:
+def checkpoints(arm: Arm) -> dict[str, list[str]]:
     assert arm.teaching is not None
-    return {n: [ref.location for ref in refs] for n, refs in arm.teaching.ladders.items()}
+    return {n: [ref.location for ref in refs] for n, refs in arm.teaching.checkpoints.items()}
 
 
 def test_every_checkpoint_that_may_serve_is_a_static_choice(made: Made) -> None:
     statics = {name: arm.static for name, arm in made.arms.items() if arm.static}
     rungs = [("weak", 0), ("weak", 1), ("strong", 0), ("strong", 1), ("strong", 2)]
     assert sorted(statics.values()) == sorted(rungs), "up to the best one"
-    assert ladders(made.arms["weak 2"]) == {"weak": ["weak-1"]}
+    assert checkpoints(made.arms["weak 2"]) == {"weak": ["weak-1"]}
 
 
 def test_the_strongest_is_the_most_accurate_on_the_validation_split(made: Made) -> None:
     assert strongest(made.found) == "strong"
-    assert ladders(made.arms["strongest"]) == {"strong": ["strong-2"]}
-    assert ladders(made.arms["scd"]) == {"strong": ["strong-0", "strong-1", "strong-2"]}
+    assert checkpoints(made.arms["strongest"]) == {"strong": ["strong-2"]}
+    assert checkpoints(made.arms["scd"]) == {"strong": ["strong-0", "strong-1", "strong-2"]}
 
 
 def test_only_schedules_that_may_change_the_teacher_have_all_ladders(made: Made) -> None:
-    both = {name for name, arm in made.arms.items() if arm.teaching and len(ladders(arm)) == 2}
+    both = {name for name, arm in made.arms.items() if arm.teaching and len(checkpoints(arm)) == 2}
     assert both == {"ranked", "ranked-aw", "default"}
     for name in both:
         spec = made.arms[name].teaching
         assert spec is not None and spec.ranking == made.found.ranking.weighted
-        assert spec.first == made.found.ranking.best("early")
+        assert spec.first_teacher == made.found.ranking.best("early")
 
 
 def test_arms_that_come_to_the_same_thing_share_a_training(made: Made) -> None:

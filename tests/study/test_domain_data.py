@@ -154,7 +154,7 @@ def test_an_interval_is_that_of_the_mean_over_seeds_of_each_question(
     published: DomainResult,
 ) -> None:
     task, share = published.tasks[0], AS_PUBLISHED["raw-domain"]
-    gold = np.asarray(questions().gold)
+    gold = np.asarray(questions().answer_index)
     right = [right_each(np.asarray(answers(N, OPTIONS, 0, right=s).scores), gold) for s in share]
     np.testing.assert_array_equal(task.ways["raw-domain"]["accuracy"], right)
 

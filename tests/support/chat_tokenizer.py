@@ -27,4 +27,4 @@ def sample(tokenizer: Any, question: str, answer: str, system: str | None = None
     """A labelled sample of a chat, as the shard stage makes it."""
     chat = Chat(tokenizer, system)
     said = chat.answer(answer)
-    return labelled_sample("r", chat.prompt(question), said.ids, said.end, said.rest)
+    return labelled_sample("r", chat.prompt(question), said.ids, said.end, said.trailing)

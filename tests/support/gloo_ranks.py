@@ -94,7 +94,9 @@ class Silenced:
     def batch(self, step: int, micro: int) -> Any:
         batch = self.source.batch(step, micro)
         loud = torch.tensor([row not in self.rows for row in batch.row_ids])[:, None]
-        return replace(batch, gold=batch.gold & loud, distill=batch.distill & loud)
+        return replace(
+            batch, label_mask=batch.label_mask & loud, teacher_mask=batch.teacher_mask & loud
+        )
 
 
 def train_all(tasks: Sequence[Task]) -> list[dict[str, Any]]:
@@ -112,7 +114,7 @@ def train_one(task: Task) -> dict[str, Any]:
         teacher = colocated(task.job, cpu, shard=True)
     session = build_session(task.job, cpu, teacher)
     set_aside: dict[str, Any] = {}
-    session.bad.keep = set_aside.__setitem__
+    session.skipped.quarantine = set_aside.__setitem__
     if task.silent:
         session.source = Silenced(session.source, task.silent)
     if task.trouble is not None:
@@ -125,7 +127,7 @@ def train_one(task: Task) -> dict[str, Any]:
         optimiser.append(_moments(session))
         digests += [_digest(session)] if task.digests else []
     held_by_teacher = max(_held_by_teachers(teacher)) if teacher else None
-    with session.backend.whole() as model:
+    with session.backend.unsharded() as model:
         weights = {k: v.detach().float().numpy().copy() for k, v in model.state_dict().items()}
     return {
         "loss": [step.loss for step in steps],
@@ -133,15 +135,15 @@ def train_one(task: Task) -> dict[str, Any]:
         "terms": [step.terms for step in steps],
         "validation": [step.validation for step in steps if step.validation],
         "weights": weights,
-        "bad": session.bad.total,
+        "bad": session.skipped.total,
         "set_aside": set_aside,
         "gradient": gradients[:1],
         "digests": digests,
         "held": held,
         "snapshot": _bytes(session.backend.snapshot()),
         "held_by_teacher": held_by_teacher,
-        "rungs": [step.checkpoint_index for step in steps],
-        "taught": [step.taught for step in steps],
+        "checkpoints": [step.checkpoint_index for step in steps],
+        "tokens_by_teacher": [step.tokens_by_teacher for step in steps],
         "teachers": [step.teacher for step in steps],
         "rates": [step.learning_rate for step in steps],
         "log": session.teaching.log if session.teaching else [],
@@ -307,7 +309,7 @@ def train_part(
         end.mkdir(exist_ok=True)
         checkpoint.save(session, end, job="test")
         dist.barrier()
-    with session.backend.whole() as model:
+    with session.backend.unsharded() as model:
         weights = {k: v.detach().float().numpy().copy() for k, v in model.state_dict().items()}
     return {
         "loss": [s.loss for s in steps],

@@ -47,7 +47,7 @@ class _Rows:
         batch = self.source.batch(step, micro)
         if not self.trouble.strikes(step, micro):
             return batch
-        row, column = batch.distill.nonzero()[0].tolist()
+        row, column = batch.teacher_mask.nonzero()[0].tolist()
         ids = batch.input_ids.clone()
         ids[row, column] = POISON
         return replace(batch, input_ids=ids)

@@ -66,7 +66,7 @@ def ended(run: Run, name: str, seed: int, share: float, last: str, **how: Any) -
         if name == CONTROL
         else {"schedule": {"teacher": last, "checkpoint_index": 1, "log": log}}
     )
-    counts = {"steps": 100, "bad_steps": 0, "training_s": 10.0, **how}
+    counts = {"steps": 100, "skipped_steps": 0, "training_s": 10.0, **how}
     made = trial(run, "arm", name, seed, {**validation, **served}, **counts)
     asked = answers(N, OPTIONS, 0, right=share)
     file = io.BytesIO()

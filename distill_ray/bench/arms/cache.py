@@ -68,8 +68,8 @@ class Truncated:
         self, batch: Batch, kept: SupervisedTokens, *, temperature: float
     ) -> TeacherOutput:
         """Its likeliest tokens."""
-        head = self._bank.head(batch.input_ids, batch.position_ids, kept.at)
-        return sparse_targets(head, kept.gold, SPEC)
+        head = self._bank.head(batch.input_ids, batch.position_ids, kept.positions)
+        return sparse_targets(head, kept.next_tokens, SPEC)
 
 
 def _take(turns: ArmClient, session: Session) -> None:

@@ -85,8 +85,8 @@ def one_loss(both: Heads) -> float:
     device = both.hidden.device
     nothing = torch.zeros(count, device=device)
     target = LossTargets(
-        gold=torch.zeros(count, dtype=torch.int64, device=device),
-        gold_weight=nothing,
+        labels=torch.zeros(count, dtype=torch.int64, device=device),
+        label_weight=nothing,
         reference=Head((both.teacher_hidden,), (both.teacher_weight,), vocabulary),
         reference_weight=nothing + 1 / count,
     )

@@ -71,8 +71,8 @@ def batch(work: StepWork, number: int, vocabulary: int) -> Batch:
     return Batch(
         input_ids=ids,
         position_ids=torch.arange(work.length).repeat(work.rows, 1),
-        gold=kept,
-        distill=kept,
+        label_mask=kept,
+        teacher_mask=kept,
         is_task=torch.zeros(work.rows, dtype=torch.bool),
         row_ids=tuple(f"bench:{number}:{row}" for row in range(work.rows)),
     )

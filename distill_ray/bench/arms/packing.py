@@ -88,4 +88,4 @@ def floor(turns: ArmClient, *, work: SamplesWork) -> None:
     for number in turns:
         batches = [rows.to(turns.device) for rows in source.step(number)]
         loss = plain.one_step(pair, optimiser, batches, work.step)
-        turns.done([loss], amount=sum(int(rows.distill.sum()) for rows in batches))
+        turns.done([loss], amount=sum(int(rows.teacher_mask.sum()) for rows in batches))

@@ -109,7 +109,7 @@ def _rows(work: StepWork, steps: int, vocabulary: int) -> Any:
     for number in range(steps):
         rows = batch(work, number, vocabulary)
         targets = torch.full_like(rows.input_ids, IGNORED)
-        targets[:, 1:] = rows.input_ids[:, 1:].masked_fill(~rows.distill[:, :-1], IGNORED)
+        targets[:, 1:] = rows.input_ids[:, 1:].masked_fill(~rows.teacher_mask[:, :-1], IGNORED)
         ids += rows.input_ids.tolist()
         labels += targets.tolist()
     return Dataset.from_dict({"input_ids": ids, "labels": labels})

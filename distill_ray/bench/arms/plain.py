@@ -32,14 +32,14 @@ def one_step(
 ) -> float:
     """One step over its micro-batches; returns the loss before it."""
     mixed = work.precision == "bfloat16"
-    kept = sum(int(rows.distill.sum()) for rows in batches)
+    kept = sum(int(rows.teacher_mask.sum()) for rows in batches)
     total = 0.0
     for rows in batches:
         with torch.no_grad():
             teacher_logits = pair.teacher(input_ids=rows.input_ids, use_cache=False).logits
         with torch.autocast(rows.input_ids.device.type, torch.bfloat16, enabled=mixed):
             student_logits = pair.student(input_ids=rows.input_ids, use_cache=False).logits
-        loss = sum_kl(student_logits, teacher_logits, rows.distill) / kept
+        loss = sum_kl(student_logits, teacher_logits, rows.teacher_mask) / kept
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     torch.nn.utils.clip_grad_norm_(pair.student.parameters(), work.clip)

@@ -31,7 +31,7 @@ class Share:
     def batch(self, step: int, micro: int) -> Batch:
         """Micro-batch `micro` of a step."""
         whole = batch(self._work, step, self._vocabulary)
-        names = ("input_ids", "position_ids", "gold", "distill", "is_task", "row_ids")
+        names = ("input_ids", "position_ids", "label_mask", "teacher_mask", "is_task", "row_ids")
         return Batch(**{name: getattr(whole, name)[self._mine] for name in names})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -16,7 +17,7 @@ from distill_ray.bench.arms.inputs import load_pair
 from distill_ray.bench.harness.client import ArmClient
 from distill_ray.bench.suites.work import StepWork
 from distill_ray.core.schedule import TeacherCheckpoints, begin
-from distill_ray.core.schedules import at_steps, deciding
+from distill_ray.core.schedules import at_steps
 from distill_ray.engine.loop import Step, distill
 from distill_ray.engine.session import Session, Teaching
 from distill_ray.engine.teachers.base import Colocated
@@ -106,10 +107,10 @@ def session_with(
     )
     bank.use("teacher", 0)
     places = tuple(STEPS // 2 + number * STEPS for number in range(switches))
-    decide = deciding(at_steps, steps=places)
-    ladders = TeacherCheckpoints({"teacher": len(rungs)}, session.optim.steps)
+    decide = partial(at_steps, steps=places)
+    checkpoints = TeacherCheckpoints({"teacher": len(rungs)}, session.optim.steps)
     source = Watched(bank, ahead)
-    session.teaching = Teaching(source, ladders, decide, begin("teacher", ladders, decide))
+    session.teaching = Teaching(source, checkpoints, decide, begin("teacher", checkpoints, decide))
     return session, source
 
 

@@ -28,17 +28,17 @@ class Backend(Protocol):
     def losses(
         self,
         batch: Batch,
-        at: Tensor,
-        supervision: LossTargets,
-        towards: MatchTargets | None = None,
+        positions: Tensor,
+        targets: LossTargets,
+        match_targets: MatchTargets | None = None,
     ) -> Losses:
         """The losses of a batch's kept predictions [K].
 
         Args:
             batch: on the backend's device.
-            at: [K] their places in the flattened [B, T].
-            supervision: what they are pulled towards.
-            towards: what their inner layers are pulled towards, if they are matched.
+            positions: [K] their places in the flattened [B, T].
+            targets: what they are pulled towards.
+            match_targets: what their inner layers are pulled towards, if they are matched.
         """
 
     def backward(self, loss: Tensor) -> None:
@@ -65,5 +65,5 @@ class Backend(Protocol):
     def load(self, folder: Path, world: int) -> None:
         """Read what `save` wrote on `world` ranks; there may be more or fewer now."""
 
-    def whole(self) -> AbstractContextManager[Any]:
+    def unsharded(self) -> AbstractContextManager[Any]:
         """The student as a model whose parameters are whole; entered by every rank."""

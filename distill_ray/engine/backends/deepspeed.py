@@ -81,14 +81,14 @@ class DeepSpeedBackend:
     def losses(
         self,
         batch: Batch,
-        at: Tensor,
-        supervision: LossTargets,
-        towards: MatchTargets | None = None,
+        positions: Tensor,
+        targets: LossTargets,
+        match_targets: MatchTargets | None = None,
     ) -> Losses:
         """The losses of a batch's kept predictions [K]."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             ids, places = batch.input_ids, batch.position_ids
-            return Losses(*self._engine(ids, places, at, supervision, towards))
+            return Losses(*self._engine(ids, places, positions, targets, match_targets))
 
     def backward(self, loss: Tensor) -> None:
         """Add this micro-batch's gradient."""
@@ -124,8 +124,8 @@ class DeepSpeedBackend:
         """All that a step changes on this rank."""
         counts = {name: getattr(self._engine, name) for name in COUNTS}
         # Stage 3 lends its optimiser one copy at a time; its groups are empty between two steps.
-        whole = self._engine.optimizer
-        copies = whole.fp32_partitioned_groups_flat if self._stage == 3 else ()
+        optimizer = self._engine.optimizer
+        copies = optimizer.fp32_partitioned_groups_flat if self._stage == 3 else ()
         return Snapshot.of(self._engine.module, self._torchs(), copies, self._engine, counts)
 
     def _torchs(self) -> Any:
@@ -159,7 +159,7 @@ class DeepSpeedBackend:
             raise FileNotFoundError(f"{folder} holds no DeepSpeed checkpoint")
 
     @contextmanager
-    def whole(self) -> Iterator[Any]:
+    def unsharded(self) -> Iterator[Any]:
         """The student with whole parameters; sharded ones are gathered meanwhile."""
         model = self._engine.module.model
         if self._stage < 3:

@@ -43,9 +43,9 @@ def all_gather(
         async_op: give something to wait for, rather than wait.
     """
     parts = output_tensor.view(dist.get_world_size(group), -1)
-    mine = parts[dist.get_rank(group)]
-    if mine.data_ptr() != input_tensor.data_ptr():
-        mine.copy_(input_tensor.view(-1))
+    own_part = parts[dist.get_rank(group)]
+    if own_part.data_ptr() != input_tensor.data_ptr():
+        own_part.copy_(input_tensor.view(-1))
     sent = [
         dist.broadcast(part, group=group, group_src=rank, async_op=True)
         for rank, part in enumerate(parts)
@@ -83,23 +83,23 @@ def reduce_scatter(
         )
         return work
     rank, parts = dist.get_rank(group), input_tensor.view(dist.get_world_size(group), -1)
-    total, others = output_tensor.view(-1), [r for r in range(len(parts)) if r != rank]
+    total, peers = output_tensor.view(-1), [r for r in range(len(parts)) if r != rank]
     if parts[rank].data_ptr() != total.data_ptr():
         total.copy_(parts[rank])
-    buffers = [torch.empty_like(total[:PIECE]) for _ in others]
+    buffers = [torch.empty_like(total[:PIECE]) for _ in peers]
     for start in range(0, len(total), PIECE):
         piece = slice(start, min(start + PIECE, len(total)))
         received = [buffer[: piece.stop - start] for buffer in buffers]
-        _exchange(parts[:, piece], received, others, group)
+        _exchange(parts[:, piece], received, peers, group)
         for part in received:
             total[piece].add_(part)
     return None
 
 
 def _exchange(
-    parts: Tensor, received: list[Tensor], others: list[int], group: dist.ProcessGroup | None
+    parts: Tensor, received: list[Tensor], peers: list[int], group: dist.ProcessGroup | None
 ) -> None:
     """Send each other rank its part, and receive what they send."""
-    sent = [dist.isend(parts[r], group=group, group_dst=r) for r in others]
-    found = [dist.irecv(x, group=group, group_src=r) for r, x in zip(others, received)]
-    WorkGroup([*sent, *found]).wait()
+    sending = [dist.isend(parts[r], group=group, group_dst=r) for r in peers]
+    receiving = [dist.irecv(x, group=group, group_src=r) for r, x in zip(peers, received)]
+    WorkGroup([*sending, *receiving]).wait()

@@ -25,9 +25,9 @@ class OptimSpec:
         warm = max(1, round(self.warmup * self.steps))
         if step < warm:
             return self.learning_rate * (step + 1) / warm
-        done = min(1.0, (step - warm) / max(1, self.steps - warm))
+        progress = min(1.0, (step - warm) / max(1, self.steps - warm))
         low = self.final
-        return self.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done)))
+        return self.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def adamw(module: nn.Module, spec: OptimSpec) -> torch.optim.AdamW:

@@ -37,14 +37,14 @@ class PlainBackend:
     def losses(
         self,
         batch: Batch,
-        at: Tensor,
-        supervision: LossTargets,
-        towards: MatchTargets | None = None,
+        positions: Tensor,
+        targets: LossTargets,
+        match_targets: MatchTargets | None = None,
     ) -> Losses:
         """The losses of a batch's kept predictions [K]."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             ids, places = batch.input_ids, batch.position_ids
-            return Losses(*self._student(ids, places, at, supervision, towards))
+            return Losses(*self._student(ids, places, positions, targets, match_targets))
 
     def backward(self, loss: Tensor) -> None:
         """Add this micro-batch's gradient."""
@@ -90,6 +90,6 @@ class PlainBackend:
         self._optimiser.load_state_dict(state["optimiser"])
 
     @contextmanager
-    def whole(self) -> Iterator[Any]:
+    def unsharded(self) -> Iterator[Any]:
         """The student's model."""
         yield self._student.model

@@ -51,9 +51,9 @@ class Snapshot:
     @torch.no_grad()
     def restore(self) -> None:
         """Put everything back, in place."""
-        places = _tensors(self.module, self.optimiser, self.copies)
-        for there, kept in zip(places, self.tensors, strict=True):
-            there.copy_(kept)
+        tensors = _tensors(self.module, self.optimiser, self.copies)
+        for live, saved in zip(tensors, self.tensors, strict=True):
+            live.copy_(saved)
         for parameter in list(self.optimiser.state):
             if parameter not in self.moments:  # It had had no step yet.
                 del self.optimiser.state[parameter]

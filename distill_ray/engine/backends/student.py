@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from distill_ray.core.head_loss import LossTargets, head_loss
 from distill_ray.core.matching import Matching, MatchTargets
-from distill_ray.models.causal import head_of, outputs, states_of, wanted
+from distill_ray.models.causal import head_of, output_flags, outputs, states_of
 
-Made = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+ForwardOutput = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 """What `Student.forward` gives; a tuple is what DeepSpeed's hooks can read."""
 
 
@@ -35,34 +35,34 @@ class Student(nn.Module):
         self,
         input_ids: Tensor,
         position_ids: Tensor,
-        at: Tensor,
-        supervision: LossTargets,
-        towards: MatchTargets | None = None,
-    ) -> Made:
+        positions: Tensor,
+        targets: LossTargets,
+        match_targets: MatchTargets | None = None,
+    ) -> ForwardOutput:
         """Total, cross-entropies [K], divergences [K] and distances of inner layers [kinds, K].
 
         Args:
             input_ids: [B, T].
             position_ids: [B, T].
-            at: [K] places of the kept predictions in the flattened [B, T].
-            supervision: of these K.
-            towards: what their inner layers are pulled towards.
+            positions: [K] places of the kept predictions in the flattened [B, T].
+            targets: of these K.
+            match_targets: what their inner layers are pulled towards.
         """
-        if self.matching is None or towards is None:
-            found = outputs(self.model, input_ids, position_ids)
-            return (*self._head_loss(found, at, supervision), None)
-        layers = self.matching.layers(towards.teacher, 0)
-        found = outputs(self.model, input_ids, position_ids, **wanted(layers))
-        total, cross_entropy, divergence = self._head_loss(found, at, supervision)
-        more, matched = self.matching(states_of(found, at, layers), towards)
+        if self.matching is None or match_targets is None:
+            hidden = outputs(self.model, input_ids, position_ids)
+            return (*self._head_loss(hidden, positions, targets), None)
+        layers = self.matching.layers(match_targets.teacher, 0)
+        hidden = outputs(self.model, input_ids, position_ids, **output_flags(layers))
+        total, cross_entropy, divergence = self._head_loss(hidden, positions, targets)
+        more, matched = self.matching(states_of(hidden, positions, layers), match_targets)
         return total + more, cross_entropy, divergence, matched
 
     def _head_loss(
-        self, found: Any, at: Tensor, supervision: LossTargets
+        self, hidden: Any, positions: Tensor, targets: LossTargets
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        features = found.last_hidden_state.flatten(0, 1).index_select(0, at)  # [K, H]
-        made: tuple[Tensor, Tensor, Tensor | None] = self.head(features, supervision)
-        return made
+        features = hidden.last_hidden_state.flatten(0, 1).index_select(0, positions)  # [K, H]
+        losses: tuple[Tensor, Tensor, Tensor | None] = self.head(features, targets)
+        return losses
 
 
 class _Head(nn.Module):
@@ -75,8 +75,8 @@ class _Head(nn.Module):
         self._vocabulary = vocabulary
 
     def forward(
-        self, features: Tensor, supervision: LossTargets
+        self, features: Tensor, targets: LossTargets
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """See `Student.forward`."""
-        found = head_loss(head_of(self._model[0], features, self._vocabulary), supervision)
-        return found.total, found.cross_entropy, found.divergence
+        loss = head_loss(head_of(self._model[0], features, self._vocabulary), targets)
+        return loss.total, loss.cross_entropy, loss.divergence

@@ -45,8 +45,10 @@ def greedy_answers(
             room = context - max(map(len, prompts))
             if room <= 0:
                 continue
-            found = _generate(model, prompts, min(longest, room), questions.end, device, vocabulary)
-            for i, ids in zip(chunk, found):
+            outputs = _generate(
+                model, prompts, min(longest, room), questions.end, device, vocabulary
+            )
+            for i, ids in zip(chunk, outputs):
                 answers[i] = _with_end(ids, questions.end)
     return answers
 
@@ -68,13 +70,13 @@ def _generate(
     settings = GenerationConfig(
         do_sample=False, num_beams=1, max_new_tokens=new_tokens, eos_token_id=end, pad_token_id=0
     )
-    made = model.generate(
+    sequences = model.generate(
         input_ids=ids,
         attention_mask=mask,
         generation_config=settings,
         logits_processor=LogitsProcessorList([_Known(vocabulary)]),
     )
-    return made[:, width:].tolist()  # type: ignore[no-any-return]
+    return sequences[:, width:].tolist()  # type: ignore[no-any-return]
 
 
 class _Known:

@@ -86,8 +86,8 @@ def prior_scores(
     model: Any, questions: Questions, *, device: torch.device, vocabulary: int | None = None
 ) -> NDArray[np.float64]:
     """[K] log-likelihood of each option's answer after the prompt without a text, in nats."""
-    asked = replace(questions, prompts=[questions.empty])
-    return np.asarray(option_scores(model, asked, device=device, vocabulary=vocabulary)[0])
+    empty = replace(questions, prompts=[questions.empty])
+    return np.asarray(option_scores(model, empty, device=device, vocabulary=vocabulary)[0])
 
 
 def by_length(prompts: Sequence[Sequence[int]], extra: int, limit: int) -> Iterator[list[int]]:
@@ -140,10 +140,10 @@ def _whole_answers(
         for row in range(len(rows))
         for i in range(len(options[row % len(options)]))
     ]
-    row, at = torch.tensor(places, device=device).unbind(dim=1)  # [K] each
-    head = head_of(model, hidden_states(model, ids)[row, at], vocabulary)
+    row, column = torch.tensor(places, device=device).unbind(dim=1)  # [K] each
+    head = head_of(model, hidden_states(model, ids)[row, column], vocabulary)
     everywhere = torch.ones(len(row), device=device)
-    nll = head_loss(head, LossTargets(ids[row, at + 1], everywhere)).cross_entropy
+    nll = head_loss(head, LossTargets(ids[row, column + 1], everywhere)).cross_entropy
     sums = torch.zeros(len(rows), dtype=torch.float64, device=device)
     return -sums.index_add_(0, row, nll.double()).reshape(len(prompts), -1).cpu().numpy()
 
@@ -167,29 +167,29 @@ def text_score(
     full = FullEce.empty()
     for batch in batches:
         batch, watch = batch.to(device), _Stopwatch(device)
-        at = batch.gold.flatten().nonzero()[:, 0]
-        gold, row = batch.targets.flatten()[at], at // batch.gold.shape[1]
+        positions = batch.label_mask.flatten().nonzero()[:, 0]
+        labels, row = batch.targets.flatten()[positions], positions // batch.label_mask.shape[1]
         with watch.running():
             hidden = hidden_states(model, batch.input_ids, batch.position_ids)
-            head = head_of(model, hidden.flatten(0, 1).index_select(0, at), vocabulary)
-        nll = _token_losses(head, gold, full, watch)
-        found = torch.zeros(len(batch.gold), dtype=torch.float64, device=device)
-        sums += found.index_add_(0, row, nll).tolist()
-        counts += batch.gold.sum(dim=1).tolist()
+            head = head_of(model, hidden.flatten(0, 1).index_select(0, positions), vocabulary)
+        nll = _token_losses(head, labels, full, watch)
+        row_sums = torch.zeros(len(batch.label_mask), dtype=torch.float64, device=device)
+        sums += row_sums.index_add_(0, row, nll).tolist()
+        counts += batch.label_mask.sum(dim=1).tolist()
         pace.append(watch.seconds / batch.input_ids.numel())
     return TextScore(sums, counts, full.value if any(counts) else None, pace)
 
 
-def _token_losses(head: Head, gold: Tensor, full: FullEce, watch: _Stopwatch) -> Tensor:
+def _token_losses(head: Head, labels: Tensor, full: FullEce, watch: _Stopwatch) -> Tensor:
     """[N] float64 -log p(gold); logits of a few tokens at a time, which `full` sees as well."""
-    step = max(1, CHUNK_BYTES[gold.device.type] // (4 * head.vocabulary))
-    losses = [gold.new_zeros(0, dtype=torch.float64)]
-    for start in range(0, len(gold), step):
+    step = max(1, CHUNK_BYTES[labels.device.type] // (4 * head.vocabulary))
+    losses = [labels.new_zeros(0, dtype=torch.float64)]
+    for start in range(0, len(labels), step):
         rows = slice(start, start + step)
         with watch.running():
             log_p = F.log_softmax(head.logits(rows), dim=-1)
-        full.add(log_p, gold[rows])
-        losses.append(-log_p.gather(1, gold[rows, None])[:, 0].double())
+        full.add(log_p, labels[rows])
+        losses.append(-log_p.gather(1, labels[rows, None])[:, 0].double())
     return torch.cat(losses)
 
 
@@ -236,10 +236,10 @@ def divergence(
     counts = torch.zeros_like(sums)
     for batch in batches:
         batch = batch.to(device)
-        kept = SupervisedTokens.of(batch)
-        reference = _head(teacher, batch, kept, vocabulary)
-        sums += kept.sums(_losses(student, batch, kept, reference, vocabulary))
-        counts += kept.counts
+        supervised = SupervisedTokens.of(batch)
+        reference = _head(teacher, batch, supervised, vocabulary)
+        sums += supervised.sums(_losses(student, batch, supervised, reference, vocabulary))
+        counts += supervised.counts
     return {
         term: float(total / count)
         for term, total, count in zip(TERMS, sums, counts)
@@ -248,11 +248,17 @@ def divergence(
 
 
 def _losses(
-    model: Any, batch: Batch, kept: SupervisedTokens, reference: Head | None, vocabulary: int | None
+    model: Any,
+    batch: Batch,
+    supervised: SupervisedTokens,
+    reference: Head | None,
+    vocabulary: int | None,
 ) -> HeadLoss:
-    return head_loss(_head(model, batch, kept, vocabulary), validation_targets(kept, reference))
+    return head_loss(
+        _head(model, batch, supervised, vocabulary), validation_targets(supervised, reference)
+    )
 
 
-def _head(model: Any, batch: Batch, kept: SupervisedTokens, vocabulary: int | None) -> Head:
+def _head(model: Any, batch: Batch, supervised: SupervisedTokens, vocabulary: int | None) -> Head:
     hidden = hidden_states(model, batch.input_ids, batch.position_ids)
-    return head_of(model, hidden.flatten(0, 1).index_select(0, kept.at), vocabulary)
+    return head_of(model, hidden.flatten(0, 1).index_select(0, supervised.positions), vocabulary)

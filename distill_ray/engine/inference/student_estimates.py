@@ -90,12 +90,12 @@ def estimate(
     with _evaluating(student_model):
         ranks, nll = _tokens(student_model, samples, device, vocabulary, batch_tokens)
         if gradients:
-            chosen = [samples[i] for i in _evenly(len(samples), gradients)]
+            selected = [samples[i] for i in _evenly(len(samples), gradients)]
             weights = _trained(student_model, parameters)
-            each = (_gradient(student_model, s, weights, device, vocabulary) for s in chosen)
+            each = (_gradient(student_model, s, weights, device, vocabulary) for s in selected)
             norms, projected = _collected(each, RademacherProjection(dimensions, seed))
             norm = gradient_norm(norms)
-            spread = grace(projected, groups=[tuple(prompt) for prompt, _ in chosen], seed=seed)
+            spread = grace(projected, groups=[tuple(prompt) for prompt, _ in selected], seed=seed)
     tokens = sum(map(len, nll))
     return Estimates(rsr(ranks, nll), surprisal(nll), norm, spread, len(samples), tokens)
 
@@ -111,10 +111,10 @@ def _evaluating(model: Any) -> Iterator[None]:
             module.training = training
 
 
-def _evenly(count: int, wanted: int) -> list[int]:
-    """Places of up to `wanted` of `count` samples."""
-    wanted = min(count, wanted)
-    return [i * count // wanted for i in range(wanted)]
+def _evenly(count: int, limit: int) -> list[int]:
+    """Places of up to `limit` of `count` samples."""
+    limit = min(count, limit)
+    return [i * count // limit for i in range(limit)]
 
 
 @torch.no_grad()
@@ -129,11 +129,11 @@ def _tokens(
     ranks: list[Array] = [np.empty(0)] * len(samples)
     nll: list[Array] = [np.empty(0)] * len(samples)
     for chunk in by_length([prompt + answer for prompt, answer in samples], 0, batch_tokens):
-        head, gold = _answers(model, [samples[i] for i in chunk], device, vocabulary)
+        head, labels = _answers(model, [samples[i] for i in chunk], device, vocabulary)
         ends = np.cumsum([len(samples[i][1]) for i in chunk])[:-1]
-        for found, values in zip((ranks, nll), _read(head, gold)):
+        for results, values in zip((ranks, nll), _read(head, labels)):
             for i, part in zip(chunk, np.split(values.cpu().numpy(), ends)):
-                found[i] = part
+                results[i] = part
     return ranks, nll
 
 
@@ -150,34 +150,34 @@ def _answers(
         for row, (prompt, answer) in enumerate(samples)
         for i in range(len(answer))
     ]
-    row, at = torch.tensor(places, device=device).unbind(dim=1)  # [N] each
-    gold = torch.tensor([token for _, answer in samples for token in answer], device=device)
-    return head_of(model, hidden_states(model, ids)[row, at], vocabulary), gold
+    row, column = torch.tensor(places, device=device).unbind(dim=1)  # [N] each
+    labels = torch.tensor([token for _, answer in samples for token in answer], device=device)
+    return head_of(model, hidden_states(model, ids)[row, column], vocabulary), labels
 
 
-def _read(head: Head, gold: Tensor) -> tuple[Tensor, Tensor]:
+def _read(head: Head, labels: Tensor) -> tuple[Tensor, Tensor]:
     """[N] ranks and [N] -log q, from the logits of a few tokens at a time."""
-    kind = "cpu" if gold.device.type == "cpu" else "cuda"
+    kind = "cpu" if labels.device.type == "cpu" else "cuda"
     step = max(1, CHUNK_BYTES[kind] // (4 * head.vocabulary))
     ranks, nll = [], []
-    for start in range(0, len(gold), step):
+    for start in range(0, len(labels), step):
         rows = slice(start, start + step)
         logits = head.logits(rows)
-        said = logits.gather(-1, gold[rows, None])[:, 0]
-        ranks.append(token_ranks(logits, gold[rows]))
-        nll.append(torch.logsumexp(logits, dim=-1) - said)
+        label_logits = logits.gather(-1, labels[rows, None])[:, 0]
+        ranks.append(token_ranks(logits, labels[rows]))
+        nll.append(torch.logsumexp(logits, dim=-1) - label_logits)
     return torch.cat(ranks), torch.cat(nll)
 
 
-def _trained(model: Any, wanted: Callable[[str], bool] | None) -> list[Tensor]:
-    found = [
+def _trained(model: Any, include: Callable[[str], bool] | None) -> list[Tensor]:
+    parameters = [
         parameter
         for name, parameter in model.named_parameters()
-        if parameter.requires_grad and (wanted is None or wanted(name))
+        if parameter.requires_grad and (include is None or include(name))
     ]
-    if not found:
+    if not parameters:
         raise ValueError("no parameter has a gradient: the model is frozen, or none was picked")
-    return found
+    return parameters
 
 
 def _gradient(
@@ -189,11 +189,11 @@ def _gradient(
 ) -> list[Tensor]:
     """Of the answer's mean -log q, by each parameter; leaves the parameters' own `grad` alone."""
     with torch.enable_grad():
-        head, gold = _answers(model, [sample], device, vocabulary)
-        even = torch.full(gold.shape, 1 / len(gold), device=device)
-        loss = head_loss(head, LossTargets(gold, even)).total
-        found = torch.autograd.grad(loss, weights, allow_unused=True)
-    return [torch.zeros_like(w) if g is None else g for g, w in zip(found, weights)]
+        head, labels = _answers(model, [sample], device, vocabulary)
+        even = torch.full(labels.shape, 1 / len(labels), device=device)
+        loss = head_loss(head, LossTargets(labels, even)).total
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+    return [torch.zeros_like(w) if g is None else g for g, w in zip(gradients, weights)]
 
 
 def _collected(

@@ -31,13 +31,13 @@ class TeacherSource(Protocol):
         """What was announced won't be wanted, or will be announced again."""
 
     def reference(
-        self, batch: Batch, kept: SupervisedTokens, *, temperature: float
+        self, batch: Batch, supervised: SupervisedTokens, *, temperature: float
     ) -> TeacherOutput:
         """The teacher's side of a batch's kept predictions, on the batch's device.
 
         Args:
             batch: announced before, or not.
-            kept: its kept predictions.
+            supervised: its kept predictions.
             temperature: τ that sparse targets are made at.
         """
 
@@ -51,10 +51,10 @@ class Colocated:
         self._bank = bank
 
     def answer(
-        self, batch: Batch, kept: SupervisedTokens, layers: Mapping[str, Sequence[int]]
+        self, batch: Batch, supervised: SupervisedTokens, layers: Mapping[str, Sequence[int]]
     ) -> tuple[TeacherOutput, States]:
         """The reference, and the states of some layers, from one forward pass."""
-        return self._bank.answer(batch.input_ids, batch.position_ids, kept.at, layers)
+        return self._bank.answer(batch.input_ids, batch.position_ids, supervised.positions, layers)
 
     def use(self, teacher: str, checkpoint_index: int) -> None:
         """Load this checkpoint, unless it is the one in use."""
@@ -71,7 +71,7 @@ class Colocated:
         """Nothing was."""
 
     def reference(
-        self, batch: Batch, kept: SupervisedTokens, *, temperature: float
+        self, batch: Batch, supervised: SupervisedTokens, *, temperature: float
     ) -> TeacherOutput:
         """Hidden states of a forward pass, with the output weights."""
-        return self._bank.head(batch.input_ids, batch.position_ids, kept.at)
+        return self._bank.head(batch.input_ids, batch.position_ids, supervised.positions)

@@ -16,7 +16,7 @@ from distill_ray.core.sparse import SparseTargets, concatenate
 from distill_ray.core.sparse_bytes import decode
 from distill_ray.data.batches import Batch
 from distill_ray.engine.objective import SupervisedTokens
-from distill_ray.engine.teachers.targets import TargetSpec, kept_of_rows, read_footer
+from distill_ray.engine.teachers.targets import TargetSpec, read_footer, supervised_per_row
 
 OPEN_FILES = 256
 """Files that stay open; each is memory-mapped."""
@@ -48,9 +48,9 @@ class Cached:
             return
         self._files = self._current = None
         if (teacher, checkpoint_index) not in self._folders:
-            there = ", ".join(_name(*checkpoint) for checkpoint in self._folders)
+            available = ", ".join(_name(*checkpoint) for checkpoint in self._folders)
             raise TargetsError(
-                f"no targets of {_name(teacher, checkpoint_index)}, only of {there or 'none'}"
+                f"no targets of {_name(teacher, checkpoint_index)}, only of {available or 'none'}"
             )
         self._files = TargetFiles(self._folders[teacher, checkpoint_index])
         self._current = (teacher, checkpoint_index)
@@ -65,7 +65,7 @@ class Cached:
         """Nothing works ahead here."""
 
     def reference(
-        self, batch: Batch, kept: SupervisedTokens, *, temperature: float
+        self, batch: Batch, supervised: SupervisedTokens, *, temperature: float
     ) -> SparseTargets:
         """The stored targets of the kept predictions, row after row.
 
@@ -76,9 +76,11 @@ class Cached:
         if self._files is None or self._current is None:
             raise RuntimeError("no teacher in use: call use() first")
         # A row that stands in for none keeps nothing, whatever is stored for it.
-        asked = [(r, n) for r, n in zip(batch.row_ids, kept_of_rows(batch, kept)) if n]
+        row_counts = [
+            (r, n) for r, n in zip(batch.row_ids, supervised_per_row(batch, supervised)) if n
+        ]
         try:
-            parts = [self._files.row(row_id, n, temperature) for row_id, n in asked]
+            parts = [self._files.row(row_id, n, temperature) for row_id, n in row_counts]
         except TargetsError as error:
             raise TargetsError(f"{_name(*self._current)}: {error}") from None
         return concatenate(parts or [_nothing(self._files.spec)]).to(self._device)
@@ -94,11 +96,11 @@ class TargetFiles:
             raise TargetsError(f"{folder} holds no file of targets")
         keys: list[NDArray[np.uint64]] = []
         self._specs = [self._index(path, keys) for path in self._paths]
-        self._ends = np.cumsum([len(found) for found in keys])  # [files]
+        self._ends = np.cumsum([len(file_keys) for file_keys in keys])  # [files]
         # Two numbers a row: ten million rows are 160 MB, where a dict of their ids is gigabytes.
-        whole = np.concatenate(keys)
-        self._order = np.argsort(whole, kind="stable")
-        self._keys = whole[self._order]
+        all_keys = np.concatenate(keys)
+        self._order = np.argsort(all_keys, kind="stable")
+        self._keys = all_keys[self._order]
         self._open = lru_cache(maxsize=OPEN_FILES)(_File)
 
     def __len__(self) -> int:
@@ -134,14 +136,14 @@ class TargetFiles:
         """A row's file, start, tokens and payload."""
         # As an array's number: compared with a Python int, keys would be rounded to float64.
         key = np.uint64(_key(row_id))
-        at = int(np.searchsorted(self._keys, key))
-        while at < len(self._keys) and self._keys[at] == key:
-            file = int(np.searchsorted(self._ends, self._order[at], side="right"))
+        place = int(np.searchsorted(self._keys, key))
+        while place < len(self._keys) and self._keys[place] == key:
+            file = int(np.searchsorted(self._ends, self._order[place], side="right"))
             first = int(self._ends[file - 1]) if file else 0
-            found = self._open(self._paths[file]).row(int(self._order[at]) - first, row_id)
-            if found is not None:
-                return file, *found
-            at += 1  # Another row with the same key.
+            row = self._open(self._paths[file]).row(int(self._order[place]) - first, row_id)
+            if row is not None:
+                return file, *row
+            place += 1  # Another row with the same key.
         raise TargetsError(f"row {row_id} has no targets in {self._folder}")
 
     @staticmethod
@@ -168,13 +170,13 @@ class _File:
     def row(self, number: int, row_id: str) -> tuple[int, int, bytes] | None:
         """Start, tokens and payload of a row; None if it has another id."""
         group = int(np.searchsorted(self._ends, number, side="right"))
-        at = number - (int(self._ends[group - 1]) if group else 0)
+        place = number - (int(self._ends[group - 1]) if group else 0)
         rows = self._file.read_row_group(group)
-        if rows["row_id"][at].as_py() != row_id:
+        if rows["row_id"][place].as_py() != row_id:
             return None
         starts = rows["start"].to_numpy()
-        first = int(np.flatnonzero(starts[: at + 1] == 0)[-1])
-        return int(starts[at]), rows["tokens"][at].as_py(), rows["payload"][first].as_py()
+        first = int(np.flatnonzero(starts[: place + 1] == 0)[-1])
+        return int(starts[place]), rows["tokens"][place].as_py(), rows["payload"][first].as_py()
 
 
 def _key(row_id: str) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from distill_ray.core.head import Head
-from distill_ray.core.head_loss import gold_nll
+from distill_ray.core.head_loss import label_nll
 from distill_ray.core.mixture import Mixture
 from distill_ray.core.strategies import EnsembleBatch, Strategy, member_checkpoint, require_weights
 from distill_ray.core.weighting import means_of
@@ -22,7 +22,8 @@ from distill_ray.models.teachers import TeacherBank
 class TeacherEnsemble:
     """All members are in this process, each with checkpoints of its own. See `TeacherSource`.
 
-    The group has as many checkpoints as its longest checkpoints; see `core.strategies.member_rung`.
+    The group has as many checkpoints as the member with the most; see
+    `core.strategies.member_checkpoint`.
     """
 
     lookahead = 0
@@ -46,7 +47,7 @@ class TeacherEnsemble:
         self.members = tuple(banks)
         self._banks, self._strategy = dict(banks), strategy
         self._seed, self._collective = seed, collective
-        self._longest = max(len(bank.ladders[name]) for name, bank in banks.items())
+        self._longest = max(len(bank.checkpoints[name]) for name, bank in banks.items())
 
     def use(self, teacher: str, checkpoint_index: int) -> None:
         """Have every member at its own checkpoint of the group's."""
@@ -60,7 +61,7 @@ class TeacherEnsemble:
 
     def _checkpoint_index(self, name: str, checkpoint_index: int) -> int:
         return member_checkpoint(
-            checkpoint_index, len(self._banks[name].ladders[name]), self._longest
+            checkpoint_index, len(self._banks[name].checkpoints[name]), self._longest
         )
 
     def announce(self, batches: Sequence[Batch]) -> None:
@@ -70,19 +71,21 @@ class TeacherEnsemble:
         """Nothing was."""
 
     @torch.no_grad()
-    def reference(self, batch: Batch, kept: SupervisedTokens, *, temperature: float) -> Mixture:
+    def reference(
+        self, batch: Batch, supervised: SupervisedTokens, *, temperature: float
+    ) -> Mixture:
         """What the members say together: each answers for the rows in which it has weight."""
-        answers = _Answers(self._banks, batch, kept, self._collective)
+        answers = _Answers(self._banks, batch, supervised, self._collective)
         places = batch.places or (0,) * len(batch.row_ids)
-        asked = EnsembleBatch(
+        ensemble_batch = EnsembleBatch(
             teachers=self.members,
             keys=[f"{self._seed} {place} {row}" for place, row in zip(places, batch.row_ids)],
             streams=[stream_of(row) for row in batch.row_ids],
             row=starts_of(batch).nonzero()[:, 0],
             losses=answers.losses,
         )
-        weights = require_weights(self._strategy(asked), asked)  # [S, M]
-        return answers.mixed(weights[kept.sample])
+        weights = require_weights(self._strategy(ensemble_batch), ensemble_batch)  # [S, M]
+        return answers.mixed(weights[supervised.sample])
 
 
 class _Answers:
@@ -92,31 +95,36 @@ class _Answers:
         self,
         banks: Mapping[str, TeacherBank],
         batch: Batch,
-        kept: SupervisedTokens,
+        supervised: SupervisedTokens,
         collective: bool,
     ) -> None:
-        self._banks, self._batch, self._kept = banks, batch, kept
+        self._banks, self._batch, self._supervised = banks, batch, supervised
         self._collective = collective
 
     @cached_property
-    def _whole(self) -> list[Head]:
+    def _all_heads(self) -> list[Head]:
         """Everyone's, of every kept prediction."""
-        rows = torch.arange(len(self._batch.input_ids), device=self._kept.at.device)
-        return [self._asked(bank, rows, self._kept.at) for bank in self._banks.values()]
+        rows = torch.arange(len(self._batch.input_ids), device=self._supervised.positions.device)
+        return [
+            self._asked(bank, rows, self._supervised.positions) for bank in self._banks.values()
+        ]
 
     def losses(self) -> tuple[Tensor, Tensor]:
         """As `EnsembleBatch.losses`."""
-        kept, starts = self._kept, starts_of(self._batch)
-        gold = kept.terms[:2].any(dim=0)
-        at, sample = gold.nonzero()[:, 0], kept.sample[gold]
-        mean = partial(means_of, sample=sample, counted=gold[at], size=int(starts.sum()))
-        found = [mean(gold_nll(head.at(at), kept.gold[at])) for head in self._whole]
-        return torch.stack([losses for losses, _ in found], dim=1), found[0][1]
+        supervised, starts = self._supervised, starts_of(self._batch)
+        has_label = supervised.term_mask[:2].any(dim=0)
+        labelled, sample = has_label.nonzero()[:, 0], supervised.sample[has_label]
+        mean = partial(means_of, sample=sample, counted=has_label[labelled], size=int(starts.sum()))
+        means = [
+            mean(label_nll(head.select(labelled), supervised.next_tokens[labelled]))
+            for head in self._all_heads
+        ]
+        return torch.stack([losses for losses, _ in means], dim=1), means[0][1]
 
     def mixed(self, weights: Tensor) -> Mixture:
         """The mixture with these weights [K, M]."""
-        if "_whole" in vars(self):
-            return Mixture.of(self._whole, weights)
+        if "_all_heads" in vars(self):
+            return Mixture.of(self._all_heads, weights)
         columns = weights.unbind(dim=1)
         heads = tuple(self._part(bank, w) for bank, w in zip(self._banks.values(), columns))
         return Mixture(heads, weights)
@@ -124,18 +132,18 @@ class _Answers:
     def _part(self, bank: TeacherBank, weight: Tensor) -> Head | None:
         """A member's answer for the predictions in which it has weight [K]."""
         length = self._batch.input_ids.shape[1]
-        at = self._kept.at[weight != 0]
-        rows, place = torch.unique(at // length, return_inverse=True)
+        positions = self._supervised.positions[weight != 0]
+        rows, place = torch.unique(positions // length, return_inverse=True)
         if len(rows):
-            return self._asked(bank, rows, place * length + at % length)
+            return self._asked(bank, rows, place * length + positions % length)
         if self._collective:
             # The other ranks wait for this one in every layer.
-            self._asked(bank, rows.new_zeros(1), at)
+            self._asked(bank, rows.new_zeros(1), positions)
         return None
 
-    def _asked(self, bank: TeacherBank, rows: Tensor, at: Tensor) -> Head:
+    def _asked(self, bank: TeacherBank, rows: Tensor, positions: Tensor) -> Head:
         """Its forward pass over some rows, and the head on places [n] in them."""
-        ids, positions = self._batch.input_ids, self._batch.position_ids
-        if len(rows) < len(ids):
-            ids, positions = ids[rows], positions[rows]
-        return bank.head(ids, positions, at)
+        input_ids, position_ids = self._batch.input_ids, self._batch.position_ids
+        if len(rows) < len(input_ids):
+            input_ids, position_ids = input_ids[rows], position_ids[rows]
+        return bank.head(input_ids, position_ids, positions)

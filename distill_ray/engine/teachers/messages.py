@@ -37,9 +37,9 @@ class Request:
     """[B, T] int32."""
     position_ids: Array
     """[B, T] int32."""
-    at: Array
+    positions: Array
     """[K] int32 places of the kept predictions in the flattened [B, T]."""
-    gold: Array
+    labels: Array
     """[K] int32 token ids; -1 where the data say nothing."""
     row_ids: tuple[str, ...]
     temperature: float
@@ -50,20 +50,31 @@ class Request:
         teacher: str,
         checkpoint_index: int,
         batch: Batch,
-        kept: SupervisedTokens,
+        supervised: SupervisedTokens,
         *,
         temperature: float,
     ) -> Request:
         """What is wanted for a batch's kept predictions."""
-        tensors = (batch.input_ids, batch.position_ids, kept.at, kept.known_gold)
-        ids, positions, at, gold = (x.to(torch.int32).cpu().numpy() for x in tensors)
-        return cls(teacher, checkpoint_index, ids, positions, at, gold, batch.row_ids, temperature)
+        tensors = (batch.input_ids, batch.position_ids, supervised.positions, supervised.labels)
+        input_ids, position_ids, positions, labels = (
+            x.to(torch.int32).cpu().numpy() for x in tensors
+        )
+        return cls(
+            teacher,
+            checkpoint_index,
+            input_ids,
+            position_ids,
+            positions,
+            labels,
+            batch.row_ids,
+            temperature,
+        )
 
     @property
     def seed(self) -> int:
         """Of its draws: the same whenever it is asked again."""
-        asked = repr((self.teacher, self.checkpoint_index, self.row_ids)).encode()
-        return int.from_bytes(hashlib.sha256(asked).digest()[:7], "big")
+        identity = repr((self.teacher, self.checkpoint_index, self.row_ids)).encode()
+        return int.from_bytes(hashlib.sha256(identity).digest()[:7], "big")
 
 
 @dataclass(frozen=True)
@@ -126,17 +137,17 @@ def output(bank: TeacherBank, teacher: str, checkpoint_index: int, device: torch
     return Output(weights, bias, head.scale, head.softcap)
 
 
-def reference(found: Answer, head: Head | None, device: torch.device) -> OneTeacher:
+def reference(answer: Answer, head: Head | None, device: torch.device) -> OneTeacher:
     """The teacher's side of a loss.
 
     Args:
-        found: the answer.
+        answer: the answer.
         head: of `Output.head`, for an answer with features.
         device: where the student is.
     """
     if head is None:
-        return decode(found.sparse).to(device)
-    features = tuple(as_tensor(x, device) for x in found.features)
+        return decode(answer.sparse).to(device)
+    features = tuple(as_tensor(x, device) for x in answer.features)
     return Head(features, head.weights, head.vocabulary, head.bias, head.scale, head.softcap)
 
 
@@ -148,26 +159,28 @@ def as_array(tensor: Tensor) -> Array:
 
 def as_tensor(array: Array, device: torch.device) -> Tensor:
     """What `as_array` was given, in memory of its own."""
-    made = torch.tensor(array)
-    return (made.view(torch.bfloat16) if made.dtype == torch.int16 else made).to(device)
+    tensor = torch.tensor(array)
+    return (tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor).to(device)
 
 
 def head_for(bank: TeacherBank, request: Request, device: torch.device) -> Head:
     """The exact answer of the checkpoint that the request names, which is made the one in use."""
     bank.use(request.teacher, request.checkpoint_index)
-    asked = (request.input_ids, request.position_ids, request.at)
-    ids, positions, at = (torch.tensor(x, dtype=torch.int64, device=device) for x in asked)
-    return bank.head(ids, positions, at)
+    arrays = (request.input_ids, request.position_ids, request.positions)
+    input_ids, position_ids, positions = (
+        torch.tensor(x, dtype=torch.int64, device=device) for x in arrays
+    )
+    return bank.head(input_ids, position_ids, positions)
 
 
 def _targets(head: Head, request: Request, targets: SparseTarget) -> SparseTargets:
     device = head.features[0].device
-    gold = torch.tensor(request.gold, dtype=torch.int64, device=device)
+    labels = torch.tensor(request.labels, dtype=torch.int64, device=device)
     generator = torch.Generator(device).manual_seed(request.seed)
     k = targets.k if isinstance(targets, TopKTargets) else targets.samples
     spec = TargetSpec(targets.kind, k, request.temperature)
-    found = sparse_targets(head, gold, spec, generator)
-    if not found.entropy.isfinite().all():
+    sparse = sparse_targets(head, labels, spec, generator)
+    if not sparse.entropy.isfinite().all():
         rows = ", ".join(request.row_ids)
         raise FloatingPointError(f"rows {rows}: the teacher's probabilities aren't finite")
-    return found
+    return sparse

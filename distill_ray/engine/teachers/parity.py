@@ -27,50 +27,52 @@ ENCODING = 1.0 / RESOLUTION
 
 def sample_of(batch: Batch, rows: int) -> tuple[Batch, SupervisedTokens]:
     """The first rows of a batch, and evenly spaced predictions of the token that follows."""
-    names = ("input_ids", "position_ids", "gold", "distill", "is_task")
+    names = ("input_ids", "position_ids", "label_mask", "teacher_mask", "is_task")
     part = Batch(**{n: getattr(batch, n)[:rows] for n in names}, row_ids=batch.row_ids[:rows])
     count = part.input_ids.numel()
-    at = torch.arange(0, count, -(-count // PLACES), device=part.input_ids.device)
-    terms = torch.ones(4, len(at), dtype=torch.bool, device=at.device)
-    return part, SupervisedTokens(at, part.targets.flatten()[at], terms, torch.zeros_like(at))
+    positions = torch.arange(0, count, -(-count // PLACES), device=part.input_ids.device)
+    terms = torch.ones(4, len(positions), dtype=torch.bool, device=positions.device)
+    return part, SupervisedTokens(
+        positions, part.targets.flatten()[positions], terms, torch.zeros_like(positions)
+    )
 
 
 @torch.no_grad()
 def largest_gap(
-    mine: Head, theirs: OneTeacher, gold: Tensor, *, temperature: float, chunk: int = 32
+    local: Head, remote: OneTeacher, labels: Tensor, *, temperature: float, chunk: int = 32
 ) -> float:
     """Nats between two teachers' log-probabilities, where they are farthest apart.
 
-    Samples are draws: of them, the exact log-probability of `gold` is compared.
+    Samples are draws: of them, the exact log-probability of `labels` is compared.
 
     Args:
-        mine: over n predictions.
-        theirs: over the same, made at the temperature if it is sparse.
-        gold: [n] ids that `theirs` was made with.
+        local: over n predictions.
+        remote: over the same, made at the temperature if it is sparse.
+        labels: [n] ids that `remote` was made with.
         temperature: τ.
         chunk: predictions at a time.
     """
     gap = 0.0
-    for start in range(0, len(mine), chunk):
+    for start in range(0, len(local), chunk):
         rows = slice(start, start + chunk)
-        distance = _distance(mine.logits(rows), theirs, rows, gold[rows], temperature)
+        distance = _distance(local.logits(rows), remote, rows, labels[rows], temperature)
         gap = max(gap, float(distance.nan_to_num(nan=torch.inf).max()))
     return gap
 
 
-def _distance(z: Tensor, theirs: OneTeacher, rows: slice, gold: Tensor, tau: float) -> Tensor:
+def _distance(z: Tensor, remote: OneTeacher, rows: slice, labels: Tensor, tau: float) -> Tensor:
     """[n] or [n, k] nats; z are [n, V] own logits."""
-    if not isinstance(theirs, SparseTargets):
-        log_p = torch.log_softmax(theirs.logits(rows) / tau, dim=-1)
-        found, ids = log_p.topk(min(LIKELIEST, log_p.shape[-1]))
-    elif theirs.kind == "samples":
-        tau, ids, found = 1.0, gold[:, None], -theirs.gold_nll[rows, None]
+    if not isinstance(remote, SparseTargets):
+        log_p = torch.log_softmax(remote.logits(rows) / tau, dim=-1)
+        remote_log_p, ids = log_p.topk(min(LIKELIEST, log_p.shape[-1]))
+    elif remote.kind == "samples":
+        tau, ids, remote_log_p = 1.0, labels[:, None], -remote.label_nll[rows, None]
     else:
-        ids, found = theirs.ids[rows, :LIKELIEST], theirs.log_p[rows, :LIKELIEST]
-    mine = torch.log_softmax(z / tau, dim=-1).gather(-1, ids)
-    return (mine.clamp_min(NOTHING) - found.clamp_min(NOTHING)).abs()
+        ids, remote_log_p = remote.ids[rows, :LIKELIEST], remote.log_p[rows, :LIKELIEST]
+    local_log_p = torch.log_softmax(z / tau, dim=-1).gather(-1, ids)
+    return (local_log_p.clamp_min(NOTHING) - remote_log_p.clamp_min(NOTHING)).abs()
 
 
-def tolerance(precision: str, theirs: OneTeacher) -> float:
+def tolerance(precision: str, remote: OneTeacher) -> float:
     """Nats of `largest_gap` that say nothing against a teacher."""
-    return TOLERANCE[precision] + (ENCODING if isinstance(theirs, SparseTargets) else 0.0)
+    return TOLERANCE[precision] + (ENCODING if isinstance(remote, SparseTargets) else 0.0)

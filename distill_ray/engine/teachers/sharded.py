@@ -49,9 +49,9 @@ class ShardedTeacher:
         self._engine, *_ = deepspeed.initialize(model=_Backbone(model), config=config)
         self._engine.eval()
 
-    def outputs(self, input_ids: Tensor, position_ids: Tensor, **wanted: bool) -> Any:
+    def outputs(self, input_ids: Tensor, position_ids: Tensor, **flags: bool) -> Any:
         """As `causal.outputs`."""
-        return self._engine(input_ids, position_ids, **wanted)
+        return self._engine(input_ids, position_ids, **flags)
 
     def head(self, features: Tensor) -> Head:
         """Its head on [K, H] features."""
@@ -69,8 +69,8 @@ class _Backbone(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, **wanted: bool) -> Any:
-        return outputs(self.model, input_ids, position_ids, **wanted)
+    def forward(self, input_ids: Tensor, position_ids: Tensor, **flags: bool) -> Any:
+        return outputs(self.model, input_ids, position_ids, **flags)
 
 
 def _copied(head: Head, device: torch.device) -> Head:

@@ -59,21 +59,21 @@ class TargetCounts:
     ids: int = 0
     """Distinct entries."""
 
-    def __add__(self, other: TargetCounts) -> TargetCounts:
-        mine, theirs = asdict(self), asdict(other)
-        return TargetCounts(**{name: mine[name] + theirs[name] for name in mine})
+    def __add__(self, more: TargetCounts) -> TargetCounts:
+        own, added = asdict(self), asdict(more)
+        return TargetCounts(**{name: own[name] + added[name] for name in own})
 
     @classmethod
     def of(cls, targets: SparseTargets, rows: int) -> TargetCounts:
         """Those of some rows."""
-        there = int((targets.log_p > -torch.inf).sum())
-        return cls(rows, len(targets), targets.captured * len(targets), there)
+        num_entries = int((targets.log_p > -torch.inf).sum())
+        return cls(rows, len(targets), targets.captured * len(targets), num_entries)
 
 
-def kept_of_rows(batch: Batch, kept: SupervisedTokens) -> list[int]:
-    """[B] how many predictions each row keeps; `kept` has them row by row."""
+def supervised_per_row(batch: Batch, supervised: SupervisedTokens) -> list[int]:
+    """[B] how many predictions each row keeps; `supervised` has them row by row."""
     rows, width = batch.input_ids.shape
-    return torch.bincount(kept.at // width, minlength=rows).tolist()
+    return torch.bincount(supervised.positions // width, minlength=rows).tolist()
 
 
 @torch.no_grad()
@@ -91,29 +91,29 @@ def targets_of(
     Raises:
         FloatingPointError: a distribution of the teacher isn't finite.
     """
-    kept = SupervisedTokens.of(batch)
-    if not len(kept.at):
+    supervised = SupervisedTokens.of(batch)
+    if not len(supervised.positions):
         return
-    head = bank.head(batch.input_ids, batch.position_ids, kept.at)
-    found = sparse_targets(head, kept.known_gold, spec, generator).to("cpu")
-    counts = kept_of_rows(batch, kept)
+    head = bank.head(batch.input_ids, batch.position_ids, supervised.positions)
+    targets = sparse_targets(head, supervised.labels, spec, generator).to("cpu")
+    counts = supervised_per_row(batch, supervised)
     ends = torch.tensor(counts).cumsum(0).tolist()
     for row_id, count, end in zip(batch.row_ids, counts, ends):
-        mine = found[end - count : end]
-        if not mine.entropy.isfinite().all():
+        row_targets = targets[end - count : end]
+        if not row_targets.entropy.isfinite().all():
             raise FloatingPointError(f"row {row_id}: the teacher's probabilities aren't finite")
         if count:
-            yield row_id, mine
+            yield row_id, row_targets
 
 
 def sparse_targets(
-    head: Head, gold: Tensor, spec: TargetSpec, generator: torch.Generator | None = None
+    head: Head, labels: Tensor, spec: TargetSpec, generator: torch.Generator | None = None
 ) -> SparseTargets:
     """Targets of K tokens; logits of a few of them exist at a time.
 
     Args:
         head: of K tokens.
-        gold: [K] int64 ids of the data, negative where there is none.
+        labels: [K] int64 ids of the data, negative where there is none.
         spec: what to keep.
         generator: of samples, on the head's device.
     """
@@ -124,11 +124,11 @@ def sparse_targets(
         rows = slice(start, start + size)
         logits, options = head.logits(rows), {"temperature": spec.temperature}
         if spec.kind == "top_k":
-            parts.append(sparse.top_k(logits, gold[rows], k=spec.k, **options))
+            parts.append(sparse.top_k(logits, labels[rows], k=spec.k, **options))
         else:
             assert generator is not None
             drawn = {"samples": spec.k, "generator": generator, **options}
-            parts.append(sparse.sampled(logits, gold[rows], **drawn))  # type: ignore[arg-type]
+            parts.append(sparse.sampled(logits, labels[rows], **drawn))  # type: ignore[arg-type]
     return sparse.concatenate(parts)
 
 
@@ -140,9 +140,9 @@ def file_of(rows: Iterable[RowTargets], spec: TargetSpec) -> tuple[bytes, Target
     with pq.ParquetWriter(buffer, TARGETS, write_statistics=False, **options) as writer:
         group: list[dict[str, Any]] = []
         for block in _blocks(rows):
-            whole = sparse.concatenate([targets for _, targets in block])
-            group += _records(block, encode(whole))
-            counts += TargetCounts.of(whole, len(block))
+            joined = sparse.concatenate([targets for _, targets in block])
+            group += _records(block, encode(joined))
+            counts += TargetCounts.of(joined, len(block))
             if sum(len(record["payload"] or b"") for record in group) >= GROUP_BYTES:
                 writer.write_table(pa.Table.from_pylist(group, schema=TARGETS))
                 group = []

@@ -204,7 +204,7 @@ def _training(
             length=length,
             workers=workers or cfg.cluster.num_workers,
             zero_stage=training.zero_stage,
-            width=WIDTHS[training.precision],
+            bytes_per_param=WIDTHS[training.precision],
             trained=trained,
             teacher=teacher,
             mixed=mixed,
@@ -264,7 +264,7 @@ def _serving_need(
         teacher,
         rows=cfg.distill.micro_batch_rows,
         length=cfg.corpora.sequence_length,
-        width=WIDTHS[cfg.distill.precision],
+        bytes_per_param=WIDTHS[cfg.distill.precision],
         is_sparse=is_sparse,
         device=device,
     )

@@ -77,7 +77,7 @@ class Facts:
     @property
     def taught(self) -> dict[str, float]:
         """Teacher → tokens that the student has learned from it."""
-        return dict(self.student.get("taught", {}))
+        return dict(self.student.get("tokens_by_teacher", {}))
 
     @property
     def teachers(self) -> list[str]:
@@ -272,7 +272,7 @@ def _training(facts: Facts) -> Section:
     teachers = facts.inputs.teachers.teachers
     best = {name: t.best for name, t in teachers.items()}
     teaching = facts.inputs.students.distilled.order.job.teaching
-    together = teaching.together if teaching is not None else None
+    together = teaching.ensemble if teaching is not None else None
     assignment = together.options.get("assignment", {}) if together is not None else {}
     read = {"student": facts.student["streams"], "control": facts.control["streams"]}
     found = [tables.turns(facts.turns), tables.switches(facts.switches)]
@@ -282,10 +282,11 @@ def _training(facts: Facts) -> Section:
         found.append(selection.gains(facts.inputs.teachers.gains))
     text = [_schedule(facts)]
     distilled = facts.inputs.students.distilled.order
-    if distilled.job.rungs > 1:
+    if distilled.job.num_checkpoints > 1:
         text.append(
-            f"The student is checkpoint {distilled.kept() + 1} of {distilled.job.rungs}, the "
-            f"control {facts.inputs.students.control.order.kept() + 1}: "
+            f"The student is checkpoint {distilled.kept() + 1} of "
+            f"{distilled.job.num_checkpoints}, the control "
+            f"{facts.inputs.students.control.order.kept() + 1}: "
             f"keep: {facts.inputs.run.cfg.distill.keep}, by the validation loss."
         )
     if facts.adaptation:

@@ -33,7 +33,7 @@ def usage(
         return {
             **code,
             "turns": f"[{', '.join(turns)}]",
-            "lead": f" + {worded.lead!r}" if worded.lead else "",
+            "lead": f" + {worded.generation_prefix!r}" if worded.generation_prefix else "",
             "answers": repr(dict(zip(answers, options))),
         }
     start, end = start_ids(tokenizer), worded.answer("").end

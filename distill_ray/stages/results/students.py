@@ -28,7 +28,7 @@ class Student:
 
     @property
     def curve(self) -> dict[str, Any]:
-        """`history`, `switches`, `initial_loss`, `schedule`, `taught`."""
+        """`history`, `switches`, `initial_loss`, `schedule`, `tokens_by_teacher`."""
         return self.order.curve()
 
     @property
@@ -47,7 +47,7 @@ class Student:
         curve = self.curve
         if curve["schedule"]["teacher"] != SEVERAL:
             return str(curve["schedule"]["teacher"])
-        taught: dict[str, float] = curve["taught"]
+        taught: dict[str, float] = curve["tokens_by_teacher"]
         return max(taught, key=lambda name: taught[name])
 
 

@@ -60,9 +60,9 @@ class TrainingJob:
         return ModelRef("path", folder)
 
     def curve(self) -> dict[str, Any]:
-        """`history`, `initial_loss`, `switches`, `schedule`, `bad_steps`, `best` of the job."""
+        """`history`, `initial_loss`, `switches`, `schedule`, `skipped_steps`, `best` of the job."""
         return dict(self.artifact.read_json(CURVE))
 
     def rung_losses(self) -> list[float]:
         """Validation loss at each checkpoint."""
-        return checkpoint_losses(self.curve()["history"], self.job.rung_ends)
+        return checkpoint_losses(self.curve()["history"], self.job.checkpoint_steps)

@@ -136,7 +136,7 @@ def trial(
         at_switch=plan.at_switch,
         frozen_student=plan.frozen_student.ref if plan.frozen_student is not None else None,
         lora=plan.lora,
-        rungs=plan.rungs,
+        num_checkpoints=plan.rungs,
         validate_every=plan.validate_every,
         backend="plain",
     )

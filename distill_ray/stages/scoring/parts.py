@@ -64,7 +64,7 @@ class QuestionRange:
         """Each set with this part's places in it."""
         before = 0
         for asked in questions:
-            count = len(asked.gold)
+            count = len(asked.answer_index)
             ends = (min(max(place - before, 0), count) for place in (self.start, self.stop))
             yield asked, *ends  # type: ignore[misc]
             before += count
@@ -72,7 +72,7 @@ class QuestionRange:
 
 def parts_of(questions: Sequence[Questions], size: int) -> list[QuestionRange]:
     """Parts of at most that many questions; one at least, for the text."""
-    total = sum(len(asked.gold) for asked in questions)
+    total = sum(len(asked.answer_index) for asked in questions)
     return [QuestionRange(at, min(at + size, total)) for at in range(0, max(total, 1), size)]
 
 
@@ -148,7 +148,7 @@ def merge(questions: Sequence[Questions], parts: Sequence[Scores]) -> Scores:
         for kind in ("options", "generated")
     }
     asked = {
-        "gold": {q.name: q.gold for q in questions},
+        "gold": {q.name: q.answer_index for q in questions},
         "groups": {q.name: q.groups for q in questions},
         "lengths": {q.name: [len(option) for option in q.options] for q in questions},
         "answers": {q.name: q.answers for q in questions},

@@ -108,4 +108,4 @@ def _put_together(artifact: Artifact, questions: Sequence[Any], parts: Sequence[
     with artifact.building() as building:
         building.started -= sum(part["wall_s"] for part in found)
         building.write_json("sheet.json", merge(questions, [dict(part) for part in found]))
-        building.counts |= {"questions": sum(len(q.gold) for q in questions)}
+        building.counts |= {"questions": sum(len(q.answer_index) for q in questions)}

@@ -151,7 +151,7 @@ class _Scorer:
         except Exception as error:
             if outside_cause(error) is not None:
                 raise
-            self._let_go()
+            self._unload()
             job.artifact.record_failure(_reason(error))
             desk.end(mark)
             if isinstance(error, torch.AcceleratorError):
@@ -162,7 +162,7 @@ class _Scorer:
 
     def _loaded(self, job: ScoringTask) -> Any:
         if self._held != job.artifact.path:
-            self._let_go()
+            self._unload()
             device = torch.device(self._scoring.device)
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
@@ -170,7 +170,7 @@ class _Scorer:
             self._held = job.artifact.path
         return self._model
 
-    def _let_go(self) -> None:
+    def _unload(self) -> None:
         """Two models at once may not fit."""
         self._held, self._model = "", None
         gc.collect()

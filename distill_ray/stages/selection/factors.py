@@ -145,7 +145,7 @@ class _Task:
         """[n] figures of what this model would teach, question by question."""
         said = sheet.scores(self.name)[: len(self.gold)]
         if self.unaided is not None:
-            said = core.taught(said, self.unaided, self.alpha)
+            said = core.target_log_p(said, self.unaided, self.alpha)
         return _each(normalise(said), self.gold)
 
 
@@ -245,7 +245,7 @@ def next_wave(
         return []
     looks = max(1, race.max_seeds - len(cfg.probe.seeds) + 1)
     found = race_state(cfg, seen, race.progress, race.confidence, looks)
-    return next_seeds(found.open, seeds, race.max_seeds)
+    return next_seeds(found.candidates, seeds, race.max_seeds)
 
 
 def race_state(
@@ -255,4 +255,4 @@ def race_state(
     early, late = (core.weights(end.model_dump()) for end in (cfg.rank.early, cfg.rank.late))
     weight = core.weights_at(early, late, progress)
     scores = {n: core.sum_of(seen.draws.factors[n], weight) for n in seen.teachers}
-    return decide(scores, confidence=confidence, looks=looks)
+    return decide(scores, confidence=confidence, num_looks=looks)

@@ -34,12 +34,14 @@ def with_frozen_student(run: Run, order: TrainingJob, control: TrainingJob) -> T
     """
     if order.artifact.is_complete():
         return order
-    ladders = {FROZEN_STUDENT: [control.kept_ref()]}
+    checkpoints = {FROZEN_STUDENT: [control.kept_ref()]}
     # A token's own -log p is kept with its targets, so the least of those will do.
     asked = replace(
         order,
         job=replace(
-            order.job, teaching=TeachingSpec(ladders, FROZEN_STUDENT), objective=ObjectiveConfig()
+            order.job,
+            teaching=TeachingSpec(checkpoints, FROZEN_STUDENT),
+            objective=ObjectiveConfig(),
         ),
         serving=CachedServing(targets=TopKTargets(k=1), actors=run.cfg.cluster.num_workers),
     )

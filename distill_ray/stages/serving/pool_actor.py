@@ -21,13 +21,13 @@ class LazyTeacherBank:
 
     def __init__(self, job: TrainingSpec, device: torch.device) -> None:
         assert job.teaching is not None
-        self._ladders = {name: list(rungs) for name, rungs in job.teaching.ladders.items()}
-        teaching = replace(job.teaching, ladders=self._ladders)
+        self._checkpoints = {name: list(rungs) for name, rungs in job.teaching.checkpoints.items()}
+        teaching = replace(job.teaching, checkpoints=self._checkpoints)
         self._bank = teacher_bank(replace(job, teaching=teaching), device)
 
     def bank(self, teacher: str, checkpoint_index: int) -> TeacherBank:
         """The bank, which can load this checkpoint now."""
-        rungs = self._ladders[teacher]
+        rungs = self._checkpoints[teacher]
         rungs[checkpoint_index] = local_ref(rungs[checkpoint_index])
         return self._bank
 

@@ -47,7 +47,7 @@ def difference(
     """
     calls = [pool.call(i, "targets", request) for i in range(len(pool.actors))]
     mine = _own_head(job, request, device)
-    gold = torch.tensor(request.gold, dtype=torch.int64, device=device)
+    gold = torch.tensor(request.labels, dtype=torch.int64, device=device)
     for call in calls:
         theirs = read(pool.wait(call))
         gap = largest_gap(mine, theirs, gold, temperature=request.temperature)

@@ -159,7 +159,7 @@ class _TokenizedTask:
         in_budget = row["split"] != "train" or row["key"] <= plan.last_key
         if row["stream"] == plan.labelled and row["label"] is not None and in_budget:
             said = self.answers[row["label"]]
-            made = labelled_sample(row["row_id"], prompt, said.ids, said.end, said.rest)
+            made = labelled_sample(row["row_id"], prompt, said.ids, said.end, said.trailing)
             return plan.labelled, made
         return plan.prompts, prompt_sample(row["row_id"], prompt)
 

@@ -116,7 +116,7 @@ def _first(shards: ShardSet, place: str, count: int) -> Iterator[dict[str, Any]]
 
 def samples_of(row: Mapping[str, Any], tokenizer: Any) -> list[SampleShown]:
     """A row of the PACKED contract, cut at its samples' borders."""
-    ids, by = row["input_ids"], [BY[both] for both in zip(row["gold"], row["distill"])]
+    ids, by = row["input_ids"], [BY[both] for both in zip(row["label_mask"], row["teacher_mask"])]
     starts = [i for i, position in enumerate(row["position_ids"]) if position == 0]
     samples = []
     for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(ids)])):

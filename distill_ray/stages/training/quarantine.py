@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from distill_ray.config.errors import InputError, Problem
-from distill_ray.engine.skipped_steps import TooManyBadStepsError
+from distill_ray.engine.skipped_steps import TooManySkippedStepsError
 from distill_ray.runtime.storage import Storage
 
 FOLDER = "set-aside"
@@ -28,7 +28,7 @@ def keeper(artifact: Storage) -> Callable[[str, dict[str, Any]], None]:
 
 
 def record_stop_reason(
-    state: Storage, job: str, error: TooManyBadStepsError, place: str | None = None
+    state: Storage, job: str, error: TooManySkippedStepsError, place: str | None = None
 ) -> None:
     """Say why a job stopped, for the driver to read.
 

@@ -61,8 +61,8 @@ def teaching_of(
     chosen = {n: teachers.teachers[n] for n in names}
     soft = ranking.temperatures if cfg.objective.calibrate else {}
     return TeachingSpec(
-        ladders={n: softened(t.checkpoints, soft.get(n, 1.0)) for n, t in chosen.items()},
-        first=first if several is None else SEVERAL,
+        checkpoints={n: softened(t.checkpoints, soft.get(n, 1.0)) for n, t in chosen.items()},
+        first_teacher=first if several is None else SEVERAL,
         schedule=schedule,
         options=options,
         ranking=ranking.weighted,
@@ -70,7 +70,7 @@ def teaching_of(
             Reassessment(reassess.at_progress, reassess.margin),
             Smoothing(cfg.progress.smoothing, cfg.progress.monotone),
         ),
-        together=together,
+        ensemble=together,
     )
 
 

@@ -18,7 +18,7 @@ from distill_ray.engine import checkpoint, comm
 from distill_ray.engine.build import build_session
 from distill_ray.engine.loop import Step, checkpoint_losses, distill, validation_of
 from distill_ray.engine.session import Session
-from distill_ray.engine.skipped_steps import TooManyBadStepsError
+from distill_ray.engine.skipped_steps import TooManySkippedStepsError
 from distill_ray.engine.validation import task_loss
 from distill_ray.runtime.progress import Event
 from distill_ray.stages.results.local_files import CURVE, SWITCHES
@@ -37,7 +37,7 @@ def train_worker(payload: Mapping[str, Any]) -> None:
         if not comm.from_rank_zero(order.artifact.is_complete()):
             try:
                 _fill(order, payload)
-            except TooManyBadStepsError as error:  # On every rank, at the same step.
+            except TooManySkippedStepsError as error:  # On every rank, at the same step.
                 if comm.rank() == 0:
                     job, place = f"{order.stage} {order.job.name}", order.artifact.uri
                     record_stop_reason(payload["stopped"], job, error, f"{place}/{FOLDER}")
@@ -54,7 +54,7 @@ def _fill(order: TrainingJob, payload: Mapping[str, Any]) -> None:
     job, device = local(order), ray.train.torch.get_device()
     source = source_of(order, job, device, pools)
     session = build_session(job, device, source, frozen_student_of(order, device))
-    session.bad.keep = keeper(order.artifact.storage.sub(order.artifact.path))
+    session.skipped.quarantine = keeper(order.artifact.storage.sub(order.artifact.path))
     said = resume(session, order, payload["state"])
     saving = CheckpointPolicy.of(order, payload["cluster"])
     if comm.rank() == 0:
@@ -66,7 +66,7 @@ def _fill(order: TrainingJob, payload: Mapping[str, Any]) -> None:
         if step.number < order.job.steps and saving.due(step.number):
             save(session, order, step)
         if comm.rank() == 0:
-            box.push.remote(_event(order, step, session.bad.total))
+            box.push.remote(_event(order, step, session.skipped.total))
     comm.barrier()
     if comm.rank() == 0:
         _finish(session, order, time.monotonic() - started)
@@ -75,7 +75,7 @@ def _fill(order: TrainingJob, payload: Mapping[str, Any]) -> None:
 
 
 def _checkpoint_index(order: TrainingJob, step: Step) -> int | None:
-    ends = order.job.rung_ends
+    ends = order.job.checkpoint_steps
     return ends.index(step.number) if step.number in ends else None
 
 
@@ -99,14 +99,14 @@ def _event(order: TrainingJob, step: Step, left_out: int) -> Event:
 def _finish(session: Session, order: TrainingJob, wall_s: float) -> None:
     """Rank 0 writes the curve and the manifest: the artifact is whole."""
     teaching = session.teaching
-    losses = checkpoint_losses(session.history, order.job.rung_ends)
+    losses = checkpoint_losses(session.history, order.job.checkpoint_steps)
     curve: dict[str, Any] = {
         "history": session.history,
         "initial_loss": session.initial_loss,
         "switches": [asdict(s) for s in teaching.switches] if teaching else [],
         "schedule": teaching.state.to_dict() if teaching else None,
-        "taught": session.taught,
-        "bad_steps": session.bad.total,
+        "tokens_by_teacher": session.tokens_by_teacher,
+        "skipped_steps": session.skipped.total,
         "best": min(range(len(losses)), key=lambda i: losses[i]),
     }
     if isinstance(session.source, MixedRows):
@@ -120,4 +120,4 @@ def _finish(session: Session, order: TrainingJob, wall_s: float) -> None:
     counts = {"steps": session.step, "tokens": tokens, "validation_loss": task_loss(validation)}
     if session.step < order.job.steps:
         counts["stopped_early_of"] = order.job.steps
-    order.artifact.commit({**counts, "bad_steps": session.bad.total}, wall_s)
+    order.artifact.commit({**counts, "skipped_steps": session.skipped.total}, wall_s)

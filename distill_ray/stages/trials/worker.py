@@ -173,14 +173,14 @@ def _fill(trial: Trial, exam: EvalQuestions, device: str) -> dict[str, Any]:
     job = replace(trial.job.with_refs(local_ref), data=data)
     with trial.artifact.building() as building:
         session = build_session(job, torch.device(device))
-        session.bad.keep = keeper(building.storage)
+        session.skipped.quarantine = keeper(building.storage)
         result = _measured(session, exam.at_rungs, job, building)
         if isinstance(session.source, MixedRows):
             result["streams"] = session.source.read(session.step)
         building.write_json(OUTCOME, result)
         _keep(session, trial, exam, building)
         building.counts |= {"steps": session.step, "tokens": session.step * _tokens_a_step(job)}
-        building.counts |= {"bad_steps": session.bad.total}
+        building.counts |= {"skipped_steps": session.skipped.total}
     return result
 
 
@@ -192,7 +192,7 @@ def _measured(
     before = {**validate(session), **_answers(session, questions)}
     rungs, measuring = [], time.monotonic() - started
     for step in distill(session):
-        if step.validation is not None and step.number in job.rung_ends:
+        if step.validation is not None and step.number in job.checkpoint_steps:
             started_rung = time.monotonic()
             tokens = step.number * _tokens_a_step(job)
             rungs.append({"tokens": tokens, **step.validation, **_answers(session, questions)})
@@ -237,7 +237,7 @@ def _answers(session: Session, questions: Sequence[Questions]) -> Mapping[str, A
     `accuracy`, each the mean over `tasks`, which has both for each."""
     tasks = {}
     for q, found in zip(questions, _options(session, questions).values()):
-        gold = np.asarray(q.gold)
+        gold = np.asarray(q.answer_index)
         p = normalise(found)
         each = {"nll": nll_each(p, gold), "accuracy": right_each(p, gold)}
         tasks[q.name] = {figure: float(values.mean()) for figure, values in each.items()}
@@ -248,5 +248,5 @@ def _answers(session: Session, questions: Sequence[Questions]) -> Mapping[str, A
 def _options(session: Session, questions: Sequence[Questions]) -> dict[str, Any]:
     """Task → [n, K] the student's log-likelihood of each option."""
     session.backend.train(False)
-    with session.backend.whole() as model:
+    with session.backend.unsharded() as model:
         return {q.name: option_scores(model, q, device=session.backend.device) for q in questions}

@@ -153,7 +153,7 @@ def compared(
     row = {
         "students": students,
         "contrasts": found,
-        "questions": {q.name: len(q.gold) for q in questions},
+        "questions": {q.name: len(q.answer_index) for q in questions},
         "failed": [*_failed(readings), *_failed(tuned)],
     }
     return DomainResult(row, tasks)
@@ -173,7 +173,7 @@ def _before(
 def _answered(
     cfg: DomainDataStudy, domain: str, questions: Questions, whole: Mapping[str, Sequence[Trial]]
 ) -> Answered:
-    name, gold = questions.name, np.asarray(questions.gold)
+    name, gold = questions.name, np.asarray(questions.answer_index)
     # Drawn apart from every other task's.
     seed, how = crc32(f"{domain}/{name}".encode()), {"resamples": cfg.resamples}
     over = Resamples(questions.groups, confidence=cfg.confidence, seed=seed, **how)

@@ -60,7 +60,7 @@ class Arm:
         if self.teaching is None:
             return {}
         described: dict[str, Any] = {
-            "begins": self.teaching.first,
+            "begins": self.teaching.first_teacher,
             "schedule": self.teaching.schedule,
         }
         described |= {k: v for k, v in self.teaching.options.items() if v is not None}
@@ -116,7 +116,7 @@ def _teaching(selection: Selection, arm: ArmConfig, cfg: DistillConfig) -> Teach
         )
     whole = teaching_of(cfg, selection.teachers, selection.ranking, first)
     options = whole.options
-    return TeachingSpec({first: whole.ladders[first]}, first, whole.schedule, options)
+    return TeachingSpec({first: whole.checkpoints[first]}, first, whole.schedule, options)
 
 
 def _alone(
@@ -176,7 +176,7 @@ def _label(arm: Arm) -> str:
     spec = arm.teaching
     if spec is None:
         return CONTROL
-    what = spec.first if spec.schedule == "fixed" else spec.schedule
+    what = spec.first_teacher if spec.schedule == "fixed" else spec.schedule
     return f"{what}-weighted" if arm.weighted else what
 
 
@@ -190,14 +190,14 @@ def _identity(selection: Selection, spec: TeachingSpec | None) -> dict[str, Any]
     if spec is None:
         return None
     weights = selection.teachers.fingerprints()
-    ladders = {}
-    for name, rungs in spec.ladders.items():
+    checkpoints = {}
+    for name, rungs in spec.checkpoints.items():
         all_rungs = selection.teachers.teachers[name].checkpoints
         served = [[all_rungs.index(replace(r, temperature=1.0)), r.temperature] for r in rungs]
-        ladders[name] = [weights[name], served]
+        checkpoints[name] = [weights[name], served]
     return {
-        "ladders": ladders,
-        "first": spec.first,
+        "checkpoints": checkpoints,
+        "first": spec.first_teacher,
         "schedule": spec.schedule,
         "options": dict(spec.options),
         "ranking": None if spec.ranking is None else asdict(spec.ranking),

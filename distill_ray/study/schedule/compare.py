@@ -71,7 +71,7 @@ def compared(
         "strongest": best_teacher,
         "best_static": best,
         "oracle": oracle,
-        "questions": {q.name: len(q.gold) for q in questions},
+        "questions": {q.name: len(q.answer_index) for q in questions},
         "teachers": {
             name: {f: fmean(float(t.teachers[name][f].mean()) for t in tasks) for f in FIGURES}
             for name in teachers
@@ -112,7 +112,7 @@ def _answered(
     outcomes: Mapping[str, Sequence[Row]],
     best_teacher: str,
 ) -> PairedAnswers:
-    name, gold = questions.name, np.asarray(questions.gold)
+    name, gold = questions.name, np.asarray(questions.answer_index)
     # Drawn apart from every other task's.
     seed, how = crc32(f"{domain}/{name}".encode()), {"resamples": cfg.resamples}
     over = Resamples(questions.groups, confidence=cfg.confidence, seed=seed, **how)
@@ -159,11 +159,11 @@ def _arm(
             **{f"{w} teacher": against_teacher(tasks, arm.name, w) for w in ("last", "strongest")},
         },
         "served": [] if arm.teaching is None else [row["schedule"] for row in outcomes],
-        "first": None if arm.teaching is None else arm.teaching.first,
+        "first": None if arm.teaching is None else arm.teaching.first_teacher,
         "steps": counts[0]["steps"],
         "probe_steps": fmean(probe_steps(arm, row, counts[0]["steps"]) for row in outcomes),
         "training_s": fmean(count["training_s"] for count in counts),
-        "bad_steps": sum(count["bad_steps"] for count in counts),
+        "skipped_steps": sum(count["skipped_steps"] for count in counts),
     }
 
 
