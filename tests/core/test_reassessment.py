@@ -192,7 +192,7 @@ def test_the_teacher_or_nothing_changes_with_the_student_s_progress(progress, ex
     _, moved = ranked_at(10, PROBES, progress=progress)
     assert moved.state.checkpoint == expected
     assert moved.state.progress == progress
-    assert moved.state.memory == {"asked": 10}
+    assert moved.state.memory == {"assessed": 10}
     assert set(moved.switch.numbers) == {
         "easy checkpoint 2", "easy checkpoint 3", "strong checkpoint 2",
     }  # fmt: skip

@@ -27,7 +27,7 @@ def order(folder: Path, *losses: float, name: str = "full") -> TrainingJob:
     """A phase of four checkpoints, of which as many were made as there are losses."""
     recipe = RecipeConfig.model_validate(training(mix={"findings": 1}))
     data = DataSpec(folder, folder, {"findings": "text"}, 64, 0, 4)
-    job = TrainingSpec("wide", RAW.ref, recipe, data, rungs=4)
+    job = TrainingSpec("wide", RAW.ref, recipe, data, num_checkpoints=4)
     artifact = Artifact(Storage(str(folder)), "adapt", name, {"losses": losses})
     history = [
         {"step": step, "validation.text.ce": loss}

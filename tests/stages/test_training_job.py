@@ -30,7 +30,7 @@ def ordered(folder: Path, *, stopped_after: int = 4, lora: LoraConfig | None = N
         recipe,
         DataSpec(folder, folder, {"findings": "text"}, 64, 0, 4),
         lora=lora,
-        rungs=4,
+        num_checkpoints=4,
     )
     assert job.checkpoint_steps == [10, 20, 30, 40]
     artifact = Artifact(Storage(str(folder)), "adapt", "full", {"stopped": stopped_after})

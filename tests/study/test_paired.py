@@ -84,14 +84,14 @@ def test_agreement_is_the_rank_correlation_with_what_was_reached(tmp_path: Path)
             continue
         pairs = [(predicted[t], row["reached"][t]) for t in ends]
         assert found["spearman"] == pytest.approx(stats.spearmanr(*zip(*pairs)).statistic), name
-    assert row["agreement"][ACCURACY]["chosen"] == "best"
+    assert row["agreement"][ACCURACY]["top_predicted"] == "best"
     assert row["agreement"][ACCURACY]["regret"] == 0.0
 
 
 def test_regret_is_what_the_chosen_teacher_s_student_lacks(tmp_path: Path) -> None:
     ends = {**ENDS, "best": (0.5, 0.5), "worst": (0.3, 0.3)}
     found = row_of(tmp_path, ends=ends)["agreement"][ACCURACY]
-    assert (found["chosen"], found["best"]) == ("best", "good")
+    assert (found["top_predicted"], found["best"]) == ("best", "good")
     assert found["regret"] == pytest.approx(0.61 - 0.5)
     assert found["regret_share"] == pytest.approx((0.61 - 0.5) / (0.61 - 0.3))
 
@@ -163,7 +163,7 @@ def test_a_teacher_that_said_nothing_comes_last_by_estimates_that_read_its_words
         values = row["predictions"][name]
         assert min(values, key=lambda n: values[n]) == "best"
         assert all(map(math.isfinite, values.values()))
-        assert row["agreement"][name]["chosen"] == "good"
+        assert row["agreement"][name]["top_predicted"] == "good"
 
 
 def test_a_study_may_take_no_gradients(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def _predictors(row: Row) -> Table:
             number(found["spearman"]),
             _p(found["p_value"]),
             number(found["kendall"]),
-            found["chosen"],
+            found["top_predicted"],
             percent(found["regret_share"]),
             PREDICTORS[name].what,
         ]
