@@ -20,7 +20,4 @@ def pages(folder: str) -> dict[str, str]:
 
 def _page(folder: Path, package: str) -> str:
     modules = [m.name for m in pkgutil.walk_packages([str(folder)], f"{package}.") if not m.ispkg]
-    parts = [f"# {package}"]
-    for module in sorted(modules):
-        parts += [f"## {module.removeprefix(package + '.')}", f"::: {module}"]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([f"# {package}", *(f"::: {module}" for module in sorted(modules))]) + "\n"

@@ -41,7 +41,7 @@ def _section(command: Any, name: str) -> str:
     usage = [name, *(_metavar(a) for a in arguments), *(["[OPTIONS]"] if options else [])]
     lines += ["```text", " ".join(usage), "```", ""]
     if arguments or options:
-        lines += ["| | |", "|---|---|"]
+        lines += ["| argument, option | |", "|---|---|"]
         lines += [f"| `{_metavar(a)}` | {_cell(a.help)} |" for a in arguments]
         lines += [f"| {_names(o)} | {_cell(o.help)}{_default(o)} |" for o in options]
         lines.append("")

@@ -26,7 +26,7 @@ One YAML file is one study, for `distill-ray study KIND FILE`. Generated from th
 [run config](config.md).
 """
 TRAINING = "training"
-"""Anchor of the keys that all trainings share."""
+"""The place of the keys that all trainings share."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,14 @@ def run_page() -> str:
     from distill_ray import __version__
 
     reference = Reference(RunConfig)
-    shared = reference.section(TrainingConfig.__name__, "Any training section", TRAINING)
-    intro = RUN_INTRO.format(version=__version__)
-    return "\n".join([intro, *reference.sections(RunConfig), shared])
+    return "\n".join([RUN_INTRO.format(version=__version__), *reference.sections()])
 
 
 def study_page() -> str:
     """The reference of the studies' configs as Markdown."""
     parts = [STUDY_INTRO]
     for kind, section in STUDIES.items():
-        parts += Reference(section, prefix=f"{kind}: ").sections(section)
+        parts += Reference(section, prefix=f"{kind}: ").sections()
     return "\n".join(parts)
 
 
@@ -62,7 +60,7 @@ def undescribed(section: type[BaseModel]) -> list[str]:
     reference = Reference(section)
     return [
         f"{name}.{key.name}"
-        for name in [section.__name__, *reference.definitions]
+        for name in reference.definitions
         for key in reference.keys(name)
         if not key.text
     ]
@@ -73,83 +71,86 @@ class Reference:
 
     def __init__(self, root: type[BaseModel], prefix: str = "") -> None:
         self.prefix = prefix
-        self.schema = root.model_json_schema()
-        self.definitions: dict[str, Any] = self.schema.get("$defs", {})
-        training = TrainingConfig.model_json_schema()
-        self.training = training["properties"]
-        self.definitions = {
-            **self.definitions,
-            **(training.get("$defs", {}) if root is RunConfig else {}),
-            root.__name__: self.schema,
-        }
-        if root is RunConfig:
-            self.definitions[TrainingConfig.__name__] = training
-        self.places = dict(self._places(root.__name__, ""))
+        schema, training = root.model_json_schema(), TrainingConfig.model_json_schema()
+        self.shared = training["properties"]
+        self.definitions: dict[str, Any] = {root.__name__: schema, **schema.get("$defs", {})}
+        self.places: dict[str, str] = {}
+        self._place(root.__name__, "")
+        if any(self._is_training(name) for name in self.definitions):
+            self.definitions |= {**training.get("$defs", {}), TrainingConfig.__name__: training}
+            self._place(TrainingConfig.__name__, TRAINING)
 
-    def _places(self, name: str, place: str) -> Iterator[tuple[str, str]]:
-        """Each section, with the first place in the file where it stands; parents first."""
-        queue, known = [(name, place)], {name}
-        while queue:
-            name, place = queue.pop(0)
-            yield name, place
-            for key, schema in self.definitions[name]["properties"].items():
-                suffix = "" if schema.get("type") not in ("array", "object") else ".*"
-                for child in dict.fromkeys(references(schema)):
-                    if child not in known:
-                        known.add(child)
-                        queue.append((child, f"{place}.{key}{suffix}".lstrip(".")))
+    def _place(self, name: str, place: str) -> None:
+        """Note where in the file a section stands, and those in it.
 
-    def sections(self, root: type[BaseModel]) -> list[str]:
+        Of several places the shallowest counts, and of equally deep ones the last parent's.
+        """
+        known, parent = self.places.get(name, place), place.rpartition(".")[0]
+        deeper = place.count(".") - known.count(".")
+        if deeper < 0 or (deeper == 0 and known.rpartition(".")[0] != parent) or place == known:
+            self.places[name] = place
+        for key, schema in self._own_properties(name).items():
+            suffix = ".*" if schema.get("type") in ("array", "object") else ""
+            for child in dict.fromkeys(references(schema)):
+                self._place(child, f"{place}.{key}{suffix}".lstrip("."))
+
+    def sections(self) -> list[str]:
         """A section of the page for each section of the config, in the order of the file."""
-        order = list(self.definitions[root.__name__]["properties"])
+        root = next(iter(self.definitions))
+        order = ["", *self.definitions[root]["properties"], TRAINING]
 
-        def position(item: tuple[str, str]) -> int:
-            head = item[1].split(".")[0]
-            return order.index(head) if head else -1
+        def position(name: str) -> tuple[int, int]:
+            place = self.places[name]
+            return order.index(place.split(".")[0]), place.replace(".*", "").count(".")
 
-        placed = sorted(self.places.items(), key=position)
-        return [
-            self.section(name, self._title(name, place), self._anchor(name))
-            for name, place in placed
-        ]
+        return [self.section(name) for name in sorted(self.places, key=position)]
 
-    def _title(self, name: str, place: str) -> str:
-        kind = self.definitions[name]["properties"].get("kind", {}).get("const")
-        title = f"{place or 'Top level'}" + (f": {kind}" if kind else "")
-        return f"{self.prefix}{title}"
+    def _kind(self, name: str) -> str:
+        """What the key `kind` must be in a section that is one of several."""
+        kind = self.definitions[name].get("properties", {}).get("kind", {})
+        return str(kind.get("const", ""))
+
+    def _title(self, name: str) -> str:
+        place, kind = self.places[name], self._kind(name)
+        if place == TRAINING:
+            return "Any training section"
+        return f"{self.prefix}{place or 'Top level'}{f': {kind}' if kind else ''}"
 
     def _anchor(self, name: str) -> str:
-        place = self.places.get(name, TRAINING).replace(".*", "") or "top-level"
-        kind = self.definitions[name].get("properties", {}).get("kind", {}).get("const", "")
-        return "-".join(part for part in (self.prefix.strip(": "), place, kind) if part).replace(
-            ".", "-"
-        )
+        place = self.places[name].replace(".*", "") or "top-level"
+        parts = self.prefix.strip(": "), place, self._kind(name)
+        return "-".join(part for part in parts if part).replace(".", "-")
 
-    def section(self, name: str, title: str, anchor: str) -> str:
+    def section(self, name: str) -> str:
         """A heading, what the section is, and a table of its keys."""
-        definition = self.definitions[name]
-        level = "##" if "." not in title else "###"
-        text = str(definition.get("description", "")).strip()
-        lines = [f"{level} {title.replace('*', chr(92) + '*')} {{#{anchor}}}", "", text, ""]
+        title = self._title(name).replace("*", r"\*")
+        level = "###" if "." in self.places[name].replace(".*", "") else "##"
+        text = str(self.definitions[name].get("description", "")).strip()
+        lines = [f"{level} {title} {{#{self._anchor(name)}}}", "", text, ""]
         if self._is_training(name):
             lines += [f"Also takes the keys of [any training section](#{TRAINING}).", ""]
-        lines += ["| key | type | default | |", "|---|---|---|---|"]
-        lines += [f"| `{k.name}` | {k.type} | {k.default} | {k.text} |" for k in self.keys(name)]
+        keys = self.keys(name)
+        if keys:
+            lines += ["| key | type | default | |", "|---|---|---|---|"]
+            lines += [f"| `{k.name}` | {k.type} | {k.default} | {k.text} |" for k in keys]
         return "\n".join(lines) + "\n"
 
     def _is_training(self, name: str) -> bool:
         properties = self.definitions[name].get("properties", {})
-        return name != TrainingConfig.__name__ and self.training.keys() <= properties.keys()
+        return name != TrainingConfig.__name__ and self.shared.keys() <= properties.keys()
+
+    def _own_properties(self, name: str) -> dict[str, Schema]:
+        """The keys of a section; a training's shared ones only where they differ."""
+        shared = self.shared if self._is_training(name) else {}
+        properties = self.definitions[name].get("properties", {})
+        return {key: schema for key, schema in properties.items() if schema != shared.get(key)}
 
     def keys(self, name: str) -> list[Key]:
-        """The keys of a section; a training's shared ones only where they differ."""
-        definition = self.definitions[name]
-        required = definition.get("required", ())
-        shared = self.training if self._is_training(name) else {}
+        """The keys of a section, as a reader sees them."""
+        required = self.definitions[name].get("required", ())
         return [
             Key(key, self._type(schema), self._default(schema, key in required), self._text(schema))
-            for key, schema in definition.get("properties", {}).items()
-            if schema != shared.get(key)
+            for key, schema in self._own_properties(name).items()
         ]
 
     def _text(self, schema: Schema) -> str:
@@ -175,11 +176,10 @@ class Reference:
         """A type in words, with links to sections."""
         if "$ref" in schema:
             name = schema["$ref"].rpartition("/")[2]
-            definition = self.definitions[name]
-            kind = definition.get("properties", {}).get("kind", {}).get("const")
-            if "properties" not in definition:
-                return self._type(definition)
-            return f"[{kind or _place_of(self.places.get(name, name))}](#{self._anchor(name)})"
+            if "properties" not in self.definitions[name]:
+                return self._type(self.definitions[name])
+            last = self.places[name].replace(".*", "").rpartition(".")[2]
+            return f"[{self._kind(name) or last}](#{self._anchor(name)})"
         for union in ("anyOf", "oneOf"):
             if union in schema:
                 parts = [self._type(s) for s in schema[union] if s.get("type") != "null"]
@@ -218,10 +218,6 @@ def references(schema: Any) -> Iterator[str]:
     elif isinstance(schema, list):
         for item in schema:
             yield from references(item)
-
-
-def _place_of(place: str) -> str:
-    return place.replace(".*", "").rpartition(".")[2] or "section"
 
 
 def _bounds(schema: Schema) -> str:
