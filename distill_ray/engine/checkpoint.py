@@ -64,13 +64,25 @@ def world_of(folder: Path) -> int:
     return int(json.loads((folder / STATE).read_text())["world_size"])
 
 
-def restore(session: Session, folder: Path) -> None:
+def restore(session: Session, folder: Path, *, job: str) -> None:
     """Bring a freshly built session to where `save` left it; every rank calls it.
 
     There may be more or fewer ranks than there were. Batches are the same ones then; sums are
-    added up in another order, and dropout draws anew.
+    added up in another order, and dropout draws other numbers.
+
+    Args:
+        session: freshly built.
+        folder: with the merged files of all ranks.
+        job: what is being trained, as `save` names it.
+
+    Raises:
+        ValueError: the checkpoint belongs to another job. The session is unchanged.
     """
     state = json.loads((folder / STATE).read_text())
+    if state["job"] != job:
+        raise ValueError(
+            f"checkpoint of another job: {folder} holds {state['job']!r}, but {job!r} is training"
+        )
     session.backend.load(folder, state["world_size"])
     if state["world_size"] == comm.world():
         _restore_random(folder / f"random-{comm.rank()}.pt")

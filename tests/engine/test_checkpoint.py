@@ -99,7 +99,7 @@ def _adapter(base, folder, seed):
 def test_a_restored_run_takes_the_same_steps_and_switches(builder, saved, cut):
     job, straight, steps, folder = saved
     restored = builder.session(job, validate_every=3, best_loss=4.0)
-    checkpoint.restore(restored, folder / str(cut))
+    checkpoint.restore(restored, folder / str(cut), job="test")
     assert _numbers(distill(restored)) == _numbers(steps[cut:])
     assert restored.teaching.log == straight.teaching.log
     assert restored.teaching.state == straight.teaching.state

@@ -255,7 +255,7 @@ def test_a_restored_run_takes_the_same_steps(builder, tmp_path, strategy):
         elif step.number > 3:
             rest.append(json.dumps(step.metrics()))
     restored = built()
-    checkpoint.restore(restored, tmp_path)
+    checkpoint.restore(restored, tmp_path, job="test")
     assert [json.dumps(step.metrics()) for step in distill(restored)] == rest
     assert (
         restored.tokens_by_teacher == straight.tokens_by_teacher

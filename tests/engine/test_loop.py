@@ -227,6 +227,6 @@ def test_a_session_that_stopped_takes_no_step_when_it_is_restored(builder, tmp_p
     job, session, steps = _until_it_stops(builder, patience=1)
     checkpoint.save(session, tmp_path, job="it")
     again = builder.session(job)
-    checkpoint.restore(again, tmp_path)
+    checkpoint.restore(again, tmp_path, job="it")
     assert again.step == len(steps) < 48
     assert list(distill(again)) == []

@@ -126,7 +126,7 @@ def test_projections_are_trained_and_saved_but_not_exported(matched, tmp_path):
     assert all(not torch.equal(p, q) for p, q in zip(after, before, strict=True))
     checkpoint.save(session, tmp_path, job="test")
     restored = matched(steps=6)
-    checkpoint.restore(restored, tmp_path)
+    checkpoint.restore(restored, tmp_path, job="test")
     rest = [step.loss for step in distill(restored)]
     assert rest == [step.loss for step in distill(straight)][3:]
     checkpoint.export(restored, tmp_path / "student")

@@ -117,7 +117,7 @@ def test_a_restored_run_counts_on(builder, bad_ref, tmp_path):
     for _ in range(5):
         next(steps)
     checkpoint.save(session, tmp_path, job="test")
-    checkpoint.restore(restored, tmp_path)
+    checkpoint.restore(restored, tmp_path, job="test")
     assert (restored.skipped.total, restored.skipped.in_a_row) == (3, 2)
     with pytest.raises(TooManySkippedStepsError, match="step 6"):
         list(distill(restored))

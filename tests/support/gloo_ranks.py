@@ -296,7 +296,7 @@ def train_part(
 
     session = build_session(job, torch.device("cpu"))
     if start is not None:
-        checkpoint.restore(session, start)
+        checkpoint.restore(session, start, job="test")
     steps, rows = [], []
     source: Any = session.source
     for step in distill(session):

@@ -103,7 +103,7 @@ def resume(session: Session, order: TrainingJob, state: Storage) -> list[str]:
         with _checkpoint(state.sub(name)).as_directory() as folder:
             problem = _problem(Path(folder), session)
             if not problem:
-                checkpoint.restore(session, Path(folder))
+                checkpoint.restore(session, Path(folder), job=order.artifact.path)
                 workers = f"{comm.world()} worker{'s' * (comm.world() > 1)}"
                 return [*said, f"goes on after step {session.step}, with {workers}"]
         said.append(f"{name} is passed over: {problem}")
