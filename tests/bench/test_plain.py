@@ -45,6 +45,7 @@ def test_the_step_in_bfloat16_is_near_that_in_float32(work):
         for p in ("float32", "bfloat16")
     ]
     assert both[0] == pytest.approx(both[1], rel=0.1)
+    assert both[0] != pytest.approx(both[1], rel=1e-6), "the precision makes a difference"
 
 
 def test_the_loss_alone_is_our_divergence_with_its_gradients():

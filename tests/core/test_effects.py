@@ -180,6 +180,18 @@ def test_what_all_draws_have_in_common_does_not_choose_the_leader():
     assert decide(shifted).candidates == ("b",)
 
 
+def test_the_leader_has_the_highest_median_of_what_draws_do_not_have_in_common():
+    """Apart from what both share, b is ahead in two draws of three; its raw median is lower."""
+    draws = {
+        "a": np.tile([-100.0, 1.0, 100.0], 1000),
+        "b": np.tile([-99.0, 0.0, 101.0], 1000),
+    }
+    assert np.median(draws["a"]) > np.median(draws["b"])
+    race = decide(draws)
+    assert race.leader == "b"
+    assert race.probability_best == pytest.approx({"a": 1 / 3, "b": 2 / 3})
+
+
 def test_a_single_teacher_has_won():
     assert decide({"a": np.zeros(3)}).separated
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_run import config
@@ -24,16 +25,31 @@ def settled(run: Run, artifact: Artifact) -> bool:
     return artifact.is_settled()
 
 
+def owner(folder: Path) -> dict[str, Any]:
+    """The config that a run's name belongs to: its file, and a fingerprint of each section."""
+    return dict(json.loads((folder / "runs/tiny/run.json").read_text()))
+
+
 def test_an_edited_config_keeps_its_name(tmp_path: Path) -> None:
-    opened(tmp_path)
-    opened(tmp_path, seed=5)
+    first = opened(tmp_path)
+    before = owner(tmp_path)
+    again = opened(tmp_path, seed=5)
+    assert owner(tmp_path) == before, "a seed is in none of the sections that own the name"
     student = config(tmp_path)["student"]
     student["model"]["seed"] = 77
-    opened(tmp_path, student=student)
+    edited = opened(tmp_path, student=student)
+    assert first.storage.uri == again.storage.uri == edited.storage.uri
+    assert edited.storage.uri == str(tmp_path / "runs/tiny")
+    after = owner(tmp_path)
+    changed = [
+        name for name in before["sections"] if before["sections"][name] != after["sections"][name]
+    ]
+    assert (after["config"], changed) == ("a.yaml", ["student"])
 
 
 def test_edits_one_after_another_keep_the_name(tmp_path: Path) -> None:
-    data = config(tmp_path)
+    opened(tmp_path)
+    data, seen = config(tmp_path), [owner(tmp_path)["sections"]]
     for section, change in (
         ("student", {**data["student"], "tokenizer": {"train": {"vocab_size": 400}}}),
         ("corpora", {**data["corpora"], "validation": 0.2}),
@@ -41,16 +57,22 @@ def test_edits_one_after_another_keep_the_name(tmp_path: Path) -> None:
         ("tasks", [{**data["tasks"][0], "labelled_rows": 50}]),
     ):
         data[section] = change
-        Run.open(RunConfig.model_validate(data), "a.yaml")
+        run = Run.open(RunConfig.model_validate(data), "a.yaml")
+        assert run.storage.uri == str(tmp_path / "runs/tiny")
+        seen.append(owner(tmp_path)["sections"])
+    # The name belongs to the config as it is now: each edit is compared with the one before it.
+    for old, new, edited in zip(seen, seen[1:], ("student", "corpora", "teachers", "tasks")):
+        assert [name for name in old if old[name] != new[name]] == [edited]
+    assert all(seen[0][name] != seen[-1][name] for name in seen[0]), "nothing of the first is left"
 
 
 def test_another_file_with_other_sections_is_refused(tmp_path: Path) -> None:
     opened(tmp_path)
-    owner = (tmp_path / "runs/tiny/run.json").read_text()
+    first = (tmp_path / "runs/tiny/run.json").read_text()
     teachers = config(tmp_path)["teachers"][:1]
     with pytest.raises(InputError, match=r"belongs to another config, a\.yaml"):
         opened(tmp_path, "b.yaml", teachers=teachers)
-    assert (tmp_path / "runs/tiny/run.json").read_text() == owner
+    assert (tmp_path / "runs/tiny/run.json").read_text() == first
 
 
 def test_a_renamed_file_with_the_same_sections_goes_on(tmp_path: Path) -> None:

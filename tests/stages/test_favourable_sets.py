@@ -36,6 +36,22 @@ def test_the_questions_with_the_largest_lead_come_first_and_a_tie_is_nobodys():
     assert found["teacher"][0] == expected
 
 
+def test_no_question_is_shown_for_a_side_that_is_behind_on_it():
+    behind = farthest(ASKED, TEXTS, TEACHER + 1.0, TEACHER)
+    assert behind["student"] == []
+    assert len(behind["teacher"]) == 3
+    ahead = farthest(ASKED, TEXTS, TEACHER - 0.01, TEACHER)
+    assert ahead["teacher"] == []
+    assert len(ahead["student"]) == 3
+    # One question each, and the rest are ties.
+    student = TEACHER + np.array([0, -1.0, 0, 0, 2.0, 0])
+    one_each = farthest(ASKED, TEXTS, student, TEACHER)
+    assert {side: [row["row_id"] for row in rows] for side, rows in one_each.items()} == {
+        "student": ["b"],
+        "teacher": ["e"],
+    }
+
+
 def test_the_report_says_who_is_ahead_and_by_how_much():
     row = {"against": "broad", "set": "chapter", "sides": sides_of(STUDENT, TEACHER)}
     (cells,) = sides([row]).rows

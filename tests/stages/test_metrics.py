@@ -13,11 +13,18 @@ from oracles.plain_bootstrap import bootstrap_mean
 
 from distill_ray.core import calibration
 from distill_ray.core.intervals import Interval
-from distill_ray.core.temperature import fit_temperature
+from distill_ray.core.temperature import cross_fitted, fit_temperature, scaled
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.storage import Storage
 from distill_ray.stages.results.model_scores import ModelScores
-from distill_ray.stages.scoring.metrics import MetricOptions, drop, scaling, task_metrics, text_nll
+from distill_ray.stages.scoring.metrics import (
+    FLOOR_DRAWS,
+    MetricOptions,
+    drop,
+    scaling,
+    task_metrics,
+    text_nll,
+)
 
 FIGURES = MetricOptions(bins=10, resamples=300, confidence=0.95)
 END = 0
@@ -109,6 +116,16 @@ def test_figures_are_those_of_the_calibration_module_and_the_bootstrap(tmp_path:
         assert interval.low < interval.value < interval.high, name
     nll = bootstrap_mean(calibration.nll_each(p, right), groups, resamples=300)
     assert asdict(found.nll) == pytest.approx(asdict(nll))
+    floors = {
+        "ece": calibration.noise_floor(sure, 10),
+        "adaptive_ece": calibration.noise_floor(sure, 10, metric=calibration.adaptive_ece),
+        "classwise_ece": calibration.noise_floor(
+            p, 10, metric=calibration.classwise_ece, draws=FLOOR_DRAWS
+        ),
+    }
+    for name, value in floors.items():
+        assert getattr(found, f"{name}_floor") == pytest.approx(value), name
+    assert len({round(value, 6) for value in floors.values()}) == 3, "each error has its own"
     # Calibrated by construction: each error's interval reaches the floor.
     for name in ("ece", "adaptive_ece", "classwise_ece"):
         assert getattr(found, name).low < getattr(found, f"{name}_floor"), name
@@ -123,6 +140,10 @@ def test_a_temperature_is_fitted_on_all_tasks_and_honest_on_each(tmp_path: Path)
     made = sheet(tmp_path, sets)
     found = scaling(made, ["a", "b"], FIGURES)
     assert found.temperature == pytest.approx(3, rel=0.15)
+    pooled, gold, _ = pool(sets, ["a", "b"])
+    assert found.temperature == pytest.approx(fit_temperature(pooled, gold))
+    each = [fit_temperature(*(np.array(x) for x in sets[name][:2])) for name in ("a", "b")]
+    assert found.temperature not in [pytest.approx(t, rel=1e-3) for t in each], "on all tasks"
     assert set(found.sets) == set(sets)
     for name, after in found.sets.items():
         before = measured(made, name)
@@ -137,6 +158,73 @@ def test_a_temperature_is_fitted_on_all_tasks_and_honest_on_each(tmp_path: Path)
     own = fit_temperature(np.array(sets["a"][0]), np.array(sets["a"][1]))
     assert only.temperature == pytest.approx(own)
     assert scaling(made, [], FIGURES).temperature == 1
+
+
+def pool(sets: dict[str, Any], names: list[str]) -> tuple[Any, Any, list[str]]:
+    """All questions of some sets: scores padded with impossible options, gold, groups."""
+    width = max(len(sets[name][0][0]) for name in names)
+    scores = [row + [-np.inf] * (width - len(row)) for name in names for row in sets[name][0]]
+    gold = [answer for name in names for answer in sets[name][1]]
+    groups = [f"{name}/{group}" for name in names for group in sets[name][2]]
+    return np.array(scores), np.array(gold), groups
+
+
+def test_a_task_is_scaled_by_temperatures_fitted_on_other_groups_of_all_tasks(
+    tmp_path: Path,
+) -> None:
+    """The tasks need different temperatures, and groups are large: each choice shows."""
+    sets = {
+        "a": questions(60, 4, 1, skill=2, sharp=4),
+        "a.shifted": questions(40, 4, 2, skill=2, sharp=4),
+        "b": questions(40, 3, 3, skill=2, sharp=1),
+    }
+    sets = {
+        name: (scores, gold, [f"g{i // 8}" for i in range(len(gold))])
+        for name, (scores, gold, _) in sets.items()
+    }
+    found = scaling(sheet(tmp_path, sets), ["a", "b"], FIGURES)
+    scores, gold, groups = pool(sets, ["a", "b"])
+    temperature = fit_temperature(scores, gold)
+    assert found.temperature == pytest.approx(temperature)
+
+    honest = cross_fitted(scores, gold, groups)
+    expected = {
+        "a": honest[:60],
+        "b": honest[60:, :3],
+        "a.shifted": scaled(np.array(sets["a.shifted"][0]), temperature),
+    }
+    for name, p in expected.items():
+        right, after = np.array(sets[name][1]), found.sets[name]
+        sure = p.max(axis=1)
+        correct = (p.argmax(axis=1) == right).astype(float)
+        nll = bootstrap_mean(calibration.nll_each(p, right), sets[name][2], resamples=300)
+        assert asdict(after.nll) == pytest.approx(asdict(nll)), name
+        assert after.ece.value == pytest.approx(calibration.ece(sure, correct, 10)), name
+        assert after.ece_floor == pytest.approx(calibration.noise_floor(sure, 10)), name
+
+    # What it isn't: fitted on the same questions, on near copies of them, or on one task.
+    own = scaled(scores, temperature)
+    alone = cross_fitted(scores, gold, [str(i) for i in range(len(gold))])
+    one_task = cross_fitted(scores[:60], gold[:60], groups[:60])
+    value = found.sets["a"].nll.value
+    for p in (own, alone, one_task):
+        assert value != pytest.approx(calibration.nll_each(p[:60], gold[:60]).mean(), rel=1e-6)
+
+
+def test_the_interval_of_generated_answers_resamples_the_groups_of_their_questions(
+    tmp_path: Path,
+) -> None:
+    """The first questions are the ones that are answered freely; here they are near copies."""
+    scores, _, _ = questions(8, 3, 0)
+    groups = ["a", "a", "b", "b", "c", "d", "e", "f"]
+    answers = [[10, END], [10, END], [11, END], [12]]
+    made = sheet(tmp_path, {"q": (scores, [0] * 8, groups)}, generated={"q": answers})
+    found = measured(made, "q")
+    exact, valid = np.array([1.0, 1, 0, 0]), np.array([1.0, 1, 1, 0])
+    for interval, values in ((found.exact_match, exact), (found.valid, valid)):
+        expected = bootstrap_mean(values, groups[:4], resamples=300)
+        assert asdict(interval) == pytest.approx(asdict(expected))
+    assert (found.exact_match.low, found.exact_match.high) == (0, 1), "two groups, one right"
 
 
 def test_a_drop_s_interval_covers_what_is_lost_and_nothing_where_nothing_is(
