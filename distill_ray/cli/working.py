@@ -40,7 +40,7 @@ def working(as_json: bool, out: Console) -> Iterator[Any]:
             with printed, interruptible():
                 yield progress
         except KeyboardInterrupt:
-            out.print("Interrupted; the same command goes on from here.")
+            out.print("Interrupted. Rerun the same command to resume.")
             sys.exit(130)
         except Exception as error:
             from distill_ray.runtime.external_errors import outside_cause

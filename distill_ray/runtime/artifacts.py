@@ -1,4 +1,4 @@
-"""Artifacts: folders that are whole exactly when they hold a manifest."""
+"""Artifacts: folders that are complete exactly when they hold a manifest."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from typing import Any
 from distill_ray import __version__
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.fingerprint import fingerprint
-from distill_ray.runtime.checksums import DamagedError, damage, remember
+from distill_ray.runtime.checksums import MISMATCH, DamagedError, damage, remember
 from distill_ray.runtime.storage import Storage
 
 MANIFEST = "manifest.json"
 FAILED = ".failed.json"
-"""Ends the name of the note beside an artifact that couldn't be made."""
-SHARED_FIX = "Give a storage that all nodes share: a URI such as s3://, or a shared file system."
+"""Suffix of the note beside an artifact whose computation failed."""
+SHARED_FIX = "Set a storage that all nodes share: a URI such as s3://, or a shared file system."
 PACKAGES = ("ray", "torch", "transformers", "deepspeed", "datasets", "peft")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What an artifact is, and what it was made from."""
+    """What an artifact is, and what it was computed from."""
 
     kind: str
     key: str
@@ -47,14 +47,14 @@ class Manifest:
     sizes: dict[str, int] = field(default_factory=dict)
     """Path in the folder → bytes."""
     digest: str = ""
-    """SHA-256 of all of the above."""
+    """SHA-256 of all fields above."""
 
     @classmethod
     def of(cls, folder: Storage) -> Manifest:
-        """That of an artifact's folder; of a remote one, it is read once.
+        """The manifest in an artifact's folder; a remote one is read once.
 
         Raises:
-            DamagedError: it isn't what was written.
+            DamagedError: the manifest is corrupt.
         """
         return folder.memoize(MANIFEST, lambda: cls._read(folder))
 
@@ -62,21 +62,21 @@ class Manifest:
     def _read(cls, folder: Storage) -> Manifest:
         place = folder.sub(MANIFEST).uri
         try:
-            found = json.loads(folder.read_bytes(MANIFEST))
-            made = cls(**found)
+            values = json.loads(folder.read_bytes(MANIFEST))
+            manifest = cls(**values)
             typed = all(
-                isinstance(getattr(made, name), dict) for name in ("identity", "files", "sizes")
+                isinstance(getattr(manifest, name), dict) for name in ("identity", "files", "sizes")
             )
         except (ValueError, TypeError) as error:
             raise DamagedError.of(place, f"can't be read ({error}).", folder.uri) from None
-        if not typed or (made.digest and made.digest != _digest(found)):
-            raise DamagedError.of(place, "isn't what was written.", folder.uri)
-        return made
+        if not typed or (manifest.digest and manifest.digest != _digest(values)):
+            raise DamagedError.of(place, MISMATCH, folder.uri)
+        return manifest
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """The place of one stage's result, there already or not."""
+    """The location of one stage's result, which may not exist yet."""
 
     storage: Storage
     kind: str
@@ -115,63 +115,63 @@ class Artifact:
     def _has_all_files(self) -> bool:
         if not has_manifest(self.folder):
             return False
-        there = self.folder.sizes()
+        actual = self.folder.sizes()
         for name, size in self.manifest().sizes.items():
-            if there.get(name) != size:
-                what = f"has {there[name]} bytes of {size}." if name in there else "is missing."
+            if actual.get(name) != size:
+                what = f"has {actual[name]} bytes of {size}." if name in actual else "is missing."
                 raise DamagedError.of(self.folder.sub(name).uri, what, self.uri)
         return True
 
     @property
     def folder(self) -> Storage:
-        """Its folder."""
+        """The artifact's folder."""
         return self.storage.sub(self.path)
 
     def record_failure(self, reason: str) -> None:
-        """Leave a note beside its place: why it couldn't be made."""
+        """Write a note beside the folder: why the computation failed."""
         self.storage.write_bytes(f"{self.path}{FAILED}", json.dumps({"reason": reason}).encode())
 
     def failure(self) -> str | None:
-        """Why it couldn't be made, if that is known."""
+        """Why the computation failed, if a note says so."""
         if not self.storage.exists(f"{self.path}{FAILED}"):
             return None
         try:
             return str(json.loads(self.storage.read_bytes(f"{self.path}{FAILED}"))["reason"])
         except (ValueError, TypeError, KeyError):
-            return None  # A note that can't be read holds nothing back.
+            return None  # An unreadable note doesn't prevent a retry.
 
     def forget_failure(self) -> None:
-        """So that it is tried again."""
+        """Delete the note, so that the artifact is computed again."""
         self.storage.delete(f"{self.path}{FAILED}")
 
     def manifest(self) -> Manifest:
-        """What it says of itself."""
+        """The artifact's manifest."""
         return Manifest.of(self.folder)
 
     def local(self) -> Path:
-        """A local folder with its files, which are what was written.
+        """A local folder with the artifact's files, checked against their digests.
 
         Raises:
-            DamagedError: one isn't.
+            DamagedError: a file is corrupt.
             InputError: this machine doesn't see the artifact.
         """
         return local_folder(self.folder)
 
     def read_bytes(self, name: str) -> bytes:
-        """A file of it.
+        """A file's content.
 
         Raises:
-            DamagedError: it isn't what was written.
+            DamagedError: the file is corrupt.
         """
         return read_file(self.folder, name)
 
     def read_json(self, name: str) -> Any:
-        """A JSON file of it."""
+        """A JSON file's content."""
         return json.loads(self.read_bytes(name))
 
     @contextmanager
     def building(self) -> Iterator[Building]:
-        """Fill it: what was written is committed at the end, or removed on an error."""
+        """Build the artifact: its files are committed at the end, or deleted on an error."""
         self.storage.delete(self.path)
         building = Building(self.storage.sub(self.path))
         try:
@@ -187,9 +187,9 @@ class Artifact:
         """Write the manifest, last: from now on the artifact exists.
 
         Args:
-            counts: what is worth knowing at a glance.
+            counts: figures for the reader of a manifest.
             wall_s: how long the work took.
-            digests: path → SHA-256 of every file, where they are known; else files are read.
+            digests: path → SHA-256 of every file, if known; otherwise the files are read.
         """
         folder = self.folder
         sizes = {path: size for path, size in folder.sizes().items() if path != MANIFEST}
@@ -215,33 +215,32 @@ class Artifact:
 
 
 def read_file(artifact: Storage, name: str) -> bytes:
-    """A file of an artifact's folder; one that is yet to be whole has no digests to compare with.
+    """A file of an artifact's folder. An incomplete artifact has no digests to compare with.
 
     Raises:
-        DamagedError: it isn't what was written.
+        DamagedError: the file is corrupt.
     """
     data = artifact.read_bytes(name)
-    written = Manifest.of(artifact).files.get(name) if has_manifest(artifact) else None
-    if written is not None and hashlib.sha256(data).hexdigest() != written:
-        raise DamagedError.of(artifact.sub(name).uri, "isn't what was written.", artifact.uri)
+    digest = Manifest.of(artifact).files.get(name) if has_manifest(artifact) else None
+    if digest is not None and hashlib.sha256(data).hexdigest() != digest:
+        raise DamagedError.of(artifact.sub(name).uri, MISMATCH, artifact.uri)
     return data
 
 
 def local_folder(artifact: Storage, path: str = "") -> Path:
-    """A local folder with an artifact's files below `path`, which are what was written.
+    """A local folder with an artifact's files below `path`, checked against their digests.
 
     Args:
-        artifact: its folder.
-        path: of a folder in it; all of it by default.
+        artifact: the artifact's folder.
+        path: a folder in it; the artifact's folder itself by default.
 
     Raises:
-        DamagedError: a file isn't what was written.
+        DamagedError: a file is corrupt.
         InputError: this machine doesn't see the artifact.
     """
     if not has_manifest(artifact):
-        what = f"isn't seen by {socket.gethostname()}."
-        problem = Problem("storage", f"{artifact.uri} {what}", SHARED_FIX)
-        raise InputError("an artifact is missing:", [problem])
+        what = f"{artifact.uri} isn't visible on {socket.gethostname()}."
+        raise InputError("artifact not found:", [Problem("storage", what, SHARED_FIX)])
     manifest = Manifest.of(artifact)
     below = f"{path}/" if path else ""
     digests = {
@@ -249,28 +248,27 @@ def local_folder(artifact: Storage, path: str = "") -> Path:
         for name, digest in manifest.files.items()
         if name.startswith(below)
     }
-    for again in (False, True):
+    for is_retry in (False, True):
         folder = artifact.sub(path).get(state=manifest.digest)
         name = damage(folder, digests)
         if name is None:
             return folder
-        if artifact.local or again:
+        if artifact.local or is_retry:
             break
-        shutil.rmtree(folder, ignore_errors=True)  # The copy may be what was damaged.
-    what = "isn't what was written."
-    raise DamagedError.of(artifact.sub(f"{below}{name}").uri, what, artifact.uri)
+        shutil.rmtree(folder, ignore_errors=True)  # Perhaps only the copy is corrupt.
+    raise DamagedError.of(artifact.sub(f"{below}{name}").uri, MISMATCH, artifact.uri)
 
 
 def has_manifest(folder: Storage) -> bool:
-    """Whether an artifact is there; a remote one that was once there isn't asked for again."""
+    """Whether an artifact is committed. A remote one that was is not looked up again."""
     return folder.memoize("has a manifest", lambda: folder.exists(MANIFEST))
 
 
 def _digest(manifest: Mapping[str, Any]) -> str:
-    """Of a manifest's plain values."""
+    """SHA-256 of a manifest's plain values."""
     known = {f.name for f in fields(Manifest)} - {"digest"}
-    told = {key: value for key, value in manifest.items() if key in known}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    values = {key: value for key, value in manifest.items() if key in known}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -281,16 +279,16 @@ class Result:
 
     @property
     def artifacts(self) -> list[Artifact]:
-        """What the stage left."""
+        """The stage's artifacts."""
         return [self.artifact]
 
 
 @dataclass
 class Building:
-    """An artifact that is being filled."""
+    """An artifact that is being built."""
 
     storage: Storage
-    """Its folder."""
+    """The artifact's folder."""
     counts: dict[str, Any] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
@@ -310,11 +308,11 @@ def _plain(value: Any) -> Any:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a result."""
-    found = {"distill_ray": __version__, "python": platform.python_version()}
+    """Versions of the packages that determine a result."""
+    by_package = {"distill_ray": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            by_package[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return by_package

@@ -1,4 +1,4 @@
-"""What this machine has, and whether the workers fit. Imports neither Ray nor torch."""
+"""This machine's resources, and whether the workers fit. Imports neither Ray nor torch."""
 
 from __future__ import annotations
 
@@ -34,49 +34,49 @@ def machine() -> Machine:
 def capacity_problems(
     cfg: ClusterConfig, cpus: float, gpus: float, pools: Sequence[PoolServing] = ()
 ) -> list[Problem]:
-    """What the workers, and the teachers' actors beside them, ask for beyond `cpus` and `gpus`.
+    """Demands of the workers and the teachers' actors that exceed `cpus` and `gpus`.
 
-    Workers whose number may change are counted at their fewest.
+    An elastic number of workers counts at its minimum.
     """
     problems, workers = [], cfg.fewest_workers
-    for unit, each, there in (
+    for unit, each, available in (
         ("CPU", cfg.cpus_per_worker, cpus),
         ("GPU", cfg.gpus_per_worker, gpus),
     ):
-        if workers * each > there:
+        if workers * each > available:
             what = (
                 f"{workers} workers x {each:g} {unit} = {workers * each:g} {unit}s,"
-                f" the cluster has {there:g}."
+                f" the cluster has {available:g}."
             )
-            fit = int(there // each)
+            fit = int(available // each)
             fix = f"At most {fit} such workers fit." if fit else f"Set {unit.lower()}s_per_worker."
             where = "cluster.min_workers" if cfg.min_workers else "cluster.num_workers"
             problems.append(Problem(where, what, fix))
         else:
-            problems += _beside(workers, each, unit, there, pools)
+            problems += _actor_demand(workers, each, unit, available, pools)
     return problems
 
 
 def actor_problems(cfg: ClusterConfig, actors: int, cpus: float, gpus: float) -> list[Problem]:
-    """What actors that compute targets ask for; each is as large as a worker, and before them."""
-    asked = cfg.model_copy(update={"num_workers": actors, "min_workers": None})
+    """Demands of actors that compute targets: as large as a worker each, before the workers run."""
+    as_workers = cfg.model_copy(update={"num_workers": actors, "min_workers": None})
     where = "distill.serving.actors"
-    return [replace(problem, where=where) for problem in capacity_problems(asked, cpus, gpus)]
+    return [replace(problem, where=where) for problem in capacity_problems(as_workers, cpus, gpus)]
 
 
-def _beside(
-    workers: int, each: float, unit: str, there: float, pools: Sequence[PoolServing]
+def _actor_demand(
+    workers: int, each: float, unit: str, available: float, pools: Sequence[PoolServing]
 ) -> Iterator[Problem]:
-    """What actors ask for beyond the rest that the workers leave."""
+    """Demands of actors that exceed what the workers leave free."""
     per_actor = f"{unit.lower()}s_per_actor"
     shares = [(pool.actors, float(getattr(pool, per_actor))) for pool in pools]
-    rest, asked = there - workers * each, sum(count * share for count, share in shares)
-    if asked <= rest + 1e-6:
+    free, demand = available - workers * each, sum(count * share for count, share in shares)
+    if demand <= free + 1e-6:
         return
     parts = [(workers, "worker", each), *((count, "actor", share) for count, share in shares)]
     terms = [f"{n} {who}{'s' * (n > 1)} x {share:g} {unit}" for n, who, share in parts if share]
-    total = f"{workers * each + asked:g} {unit}s, the cluster has {there:g}."
-    fit = int(rest // max(share for _, share in shares))
+    total = f"{workers * each + demand:g} {unit}s, the cluster has {available:g}."
+    fit = int(free // max(share for _, share in shares))
     fix = f"Lower cluster.num_workers or {per_actor}."
     fix = f"The workers leave room for {fit}." if fit else fix
     yield Problem("distill.serving.actors", f"{' + '.join(terms)} = {total}", fix)

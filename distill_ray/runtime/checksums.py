@@ -1,7 +1,7 @@
-"""Files against the digests that were taken when they were written.
+"""Check files against the SHA-256 digests that were taken when they were written.
 
-A file is read for its digest the first time that a machine opens it; what was found is remembered
-with the file's size and time, so that it is read again only after it changed.
+A machine reads a file for its digest when it first opens the file. It records the result with the
+file's size and time, and reads the file again only after it changed.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from distill_ray.config.cache import cache_folder
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.fingerprint import file_sha256
 
-DAMAGED = "an artifact is damaged:"
-REMOVE = "Remove {folder}; the same command makes it again."
+DAMAGED = "corrupt artifact:"
+MISMATCH = "checksum mismatch."
+REBUILD = "Delete {folder} and rerun to rebuild it."
 
 
 class DamagedError(InputError):
-    """A file isn't what was written. Trying again changes nothing, so no model is to blame."""
+    """A file is corrupt. A retry changes nothing, so it is no model's failure."""
 
     @classmethod
     def of(cls, place: str, what: str, folder: str) -> DamagedError:
@@ -30,21 +31,21 @@ class DamagedError(InputError):
 
         Args:
             place: the file.
-            what: what is wrong with it.
-            folder: what to remove.
+            what: what is wrong with the file.
+            folder: the folder to delete.
         """
-        problem = Problem(place, what, REMOVE.format(folder=folder))
+        problem = Problem(place, what, REBUILD.format(folder=folder))
         return cls(DAMAGED, [problem])
 
 
 def damage(folder: Path, digests: Mapping[str, str]) -> str | None:
-    """The first file that isn't there or isn't what it was; None when all are.
+    """The first file that is missing or corrupt; None when all files match.
 
     Args:
-        folder: an absolute one.
+        folder: an absolute path.
         digests: path below it → SHA-256.
     """
-    known, found = _remembered(folder), {}
+    known, checked = _checked_states(folder), {}
     for name, digest in sorted(digests.items()):
         file = folder / name
         if not file.is_file():
@@ -52,16 +53,16 @@ def damage(folder: Path, digests: Mapping[str, str]) -> str | None:
         state = [*_state(file), digest]
         if known.get(name) != state and file_sha256(file) != digest:
             return name
-        found[name] = state
-    if any(known.get(name) != state for name, state in found.items()):
-        _remember(folder, {**known, **found})
+        checked[name] = state
+    if any(known.get(name) != state for name, state in checked.items()):
+        _record_states(folder, {**known, **checked})
     return None
 
 
 def remember(folder: Path, digests: Mapping[str, str]) -> None:
-    """These digests have just been taken of the files as they are."""
+    """Record digests that were just taken of the files."""
     states = {name: [*_state(folder / name), digest] for name, digest in digests.items()}
-    _remember(folder, states)
+    _record_states(folder, states)
 
 
 def _state(file: Path) -> Iterator[int]:
@@ -69,25 +70,25 @@ def _state(file: Path) -> Iterator[int]:
     yield from (stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
 
-def _note(folder: Path) -> Path:
+def _record_file(folder: Path) -> Path:
     name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
     return cache_folder() / "checked" / f"{name}.json"
 
 
-def _remembered(folder: Path) -> dict[str, list[object]]:
+def _checked_states(folder: Path) -> dict[str, list[object]]:
     try:
-        return dict(json.loads(_note(folder).read_text()))
+        return dict(json.loads(_record_file(folder).read_text()))
     except (OSError, ValueError):
-        return {}  # Never seen, or a note of no use: files are read.
+        return {}  # No record, or an unreadable one: files are read.
 
 
-def _remember(folder: Path, states: Mapping[str, list[object]]) -> None:
-    note = _note(folder)
+def _record_states(folder: Path, states: Mapping[str, list[object]]) -> None:
+    record = _record_file(folder)
     try:
-        note.parent.mkdir(exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=note.parent)
+        record.parent.mkdir(exist_ok=True)
+        handle, part = tempfile.mkstemp(dir=record.parent)
         with os.fdopen(handle, "w") as stream:
             json.dump(states, stream)
-        Path(part).replace(note)
+        Path(part).replace(record)
     except OSError:
-        return  # A cache without room costs time, not the run.
+        return  # A full cache costs time, not the run.

@@ -1,4 +1,4 @@
-"""Ray: started on this machine or joined, only when there is work for it."""
+"""Start Ray on this machine or join a cluster, only when there is work for it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import worker
 from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -25,13 +24,14 @@ from distill_ray.runtime.autoscaler import can_provide, has_autoscaler
 from distill_ray.runtime.capacity import capacity_problems
 from distill_ray.runtime.environment import TOKEN_FIX, WORKER_ENV, python_path, variables_set
 from distill_ray.runtime.progress import Event, NullProgress, Progress
+from distill_ray.runtime.ray_private import log_driver_output
 from distill_ray.runtime.signals import deferred_interrupts
 
 log = logging.getLogger(__name__)
-KNOCK_S = 20.0
-"""For a cluster to answer that there is one."""
-AWAIT_S = 3.0
-"""Between two looks at what the cluster has."""
+CONNECT_S = 20.0
+"""Timeout of a connection to a cluster."""
+POLL_S = 3.0
+"""Between two polls of the cluster's resources."""
 
 
 def is_up() -> bool:
@@ -45,7 +45,7 @@ def ensure_ray(
     """Start or join Ray, once.
 
     Raises:
-        InputError: the cluster can't hold the workers, and the actors of pools, that are asked for.
+        InputError: the cluster can't hold the workers and the actors of pools.
     """
     if not is_up():
         with deferred_interrupts():  # A half-connected Ray crashes the process.
@@ -56,11 +56,11 @@ def ensure_ray(
 def _init(cfg: ClusterConfig) -> None:
     variables = {**WORKER_ENV, **python_path(), "DS_ACCELERATOR": worker_device(cfg)}
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    worker.print_to_stdstream = _log_only
+    log_driver_output(_log_only)
     if cfg.address is not None:
         _join(cfg.address, {"runtime_env": {"env_vars": variables}, **common})
         return
-    # Inherited, not a runtime environment: for one of those, Ray starts its first workers twice.
+    # Inherited variables: with a runtime environment, Ray starts its first workers twice.
     with variables_set(variables):
         ray.init(
             address="local",
@@ -70,65 +70,65 @@ def _init(cfg: ClusterConfig) -> None:
         )
 
 
-def _log_only(said: Mapping[str, Any], ignore_prefix: bool) -> None:
-    """For each node that dies Ray prints pages of its state; our events tell of nodes."""
-    log.debug("%s", "\n".join(said["lines"]))
+def _log_only(output: Mapping[str, Any]) -> None:
+    """Log what Ray prints: pages of state for each node that dies. Our events report nodes."""
+    log.debug("%s", "\n".join(output["lines"]))
 
 
 def _join(address: str, options: dict[str, Any]) -> None:
     try:
         _check_port(address)
-        with _core_silent():
+        with _stderr_silenced():  # Ray's core prints each of twenty attempts to connect.
             ray.init(address=address, **options)
     except (ConnectionError, AuthenticationError) as error:
-        why = str(error).partition(". ")[0]  # What follows is advice for other cases.
-        fix = "Start it, or leave cluster.address out to run on this machine. "
-        fix += f"Where it asks for a token: {TOKEN_FIX}"
-        problem = Problem("cluster.address", f"no Ray at {address!r} for us ({why}).", fix)
-        raise InputError("the cluster can't be reached:", [problem]) from None
+        reason = str(error).partition(". ")[0]  # What follows is advice for other cases.
+        fix = "Start the cluster, or remove cluster.address to run on this machine. "
+        fix += f"If the cluster requires a token: {TOKEN_FIX}"
+        problem = Problem("cluster.address", f"can't connect to {address!r} ({reason}).", fix)
+        raise InputError("cluster unreachable:", [problem]) from None
 
 
 def _check_port(address: str) -> None:
-    """Fail at once where nothing listens; Ray would try for minutes, without a word."""
+    """Fail at once where nothing listens; Ray would silently retry for minutes."""
     host, _, port = address.rpartition(":")
     if port.isdigit() and "/" not in host:
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
-        except (OSError, UnicodeError) as error:  # Nothing there, or not a name of a machine.
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+        except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name.
             raise ConnectionError(str(error)) from None
 
 
 @contextmanager
-def _core_silent() -> Iterator[None]:
-    """Ray's core tells each of twenty attempts to connect on standard error; we tell the end."""
+def _stderr_silenced() -> Iterator[None]:
+    """Discard what the process writes to standard error, C++ code included."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    stderr = os.dup(2)
     try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+        with Path(os.devnull).open("wb") as devnull:
+            os.dup2(devnull.fileno(), 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def silence_logger(library: str) -> None:
-    """Keep a Ray library's log off the terminal: our events tell the progress, errors are raised.
+    """Keep a Ray library's log off the terminal: events report progress, and errors are raised.
 
-    Call it after the library's import, which configures its logger. Ray's own files in its session
-    folder stay as they are.
+    Call it after importing the library, which configures its logger. Ray's log files in its
+    session folder don't change.
     """
     logging.getLogger(library).setLevel(logging.CRITICAL)
 
 
 def check_capacity(cfg: ClusterConfig, pools: Sequence[PoolServing], progress: Progress) -> None:
-    """Refuse a demand that this cluster can't meet, and will never be able to.
+    """Refuse a demand that this cluster can never meet.
 
     Raises:
-        InputError: it has fewer CPUs or GPUs than all workers and actors of pools need together.
+        InputError: the cluster has too few CPUs or GPUs for all workers and actors of pools.
     """
-    there = ray.cluster_resources()
-    problems = capacity_problems(cfg, there.get("CPU", 0), there.get("GPU", 0), pools)
+    resources = ray.cluster_resources()
+    problems = capacity_problems(cfg, resources.get("CPU", 0), resources.get("GPU", 0), pools)
     workers = [worker_resources(cfg)] * cfg.fewest_workers
     require_capacity(problems, [*workers, *pool_resources(pools)], None, progress)
 
@@ -139,55 +139,61 @@ def require_capacity(
     labels: Mapping[str, str] | None,
     progress: Progress,
 ) -> None:
-    """Refuse a demand, unless an autoscaler starts nodes for it.
+    """Refuse a demand, unless an autoscaler can start nodes for it.
 
     Args:
-        problems: what the cluster lacks as it is.
-        bundles: resources that are asked for, each on one node.
-        labels: that these nodes must have.
-        progress: is told what nodes are awaited, while the autoscaler decides.
+        problems: what the cluster lacks now.
+        bundles: requested resources, each on one node.
+        labels: labels that these nodes must have.
+        progress: receives the resources that are missing while the autoscaler decides.
 
     Raises:
-        InputError: there are problems, and they will stay.
+        InputError: there are problems, and no autoscaler solves them.
     """
     if not problems:
         return
     if not has_autoscaler():
-        raise InputError("the cluster is too small:", problems)
-    wanted: Counter[str] = Counter()
+        raise InputError("insufficient cluster resources:", problems)
+    required: Counter[str] = Counter()
     for bundle in bundles:
-        wanted.update(bundle)
-    with waiting_for_nodes(progress, "ray", wanted):
+        required.update(bundle)
+    with waiting_for_nodes(progress, "ray", required):
         if not can_provide(bundles, labels):
-            raise InputError("the cluster is too small, and may not grow so far:", problems)
+            raise InputError("insufficient cluster resources, even after autoscaling:", problems)
 
 
 @contextmanager
 def waiting_for_nodes(
-    progress: Progress, stage: str, wanted: Mapping[str, float]
+    progress: Progress, stage: str, required: Mapping[str, float]
 ) -> Iterator[None]:
-    """While the block runs, progress says for which resources nodes are awaited.
+    """Report for which resources nodes are missing, while the block runs.
 
     Args:
-        progress: is told when something begins to lack, and when all is there.
-        stage: that waits.
-        wanted: all that it asks for at a time.
+        progress: receives a note when resources become too few, and when they suffice again.
+        stage: the stage that waits.
+        required: all resources that the stage needs at a time.
     """
-    stop, said = threading.Event(), ""
+    stop, last_text = threading.Event(), ""
 
-    def look() -> None:
-        nonlocal said
-        text = _lacking(wanted, ray.cluster_resources())
-        if text != said:
-            progress.emit(Event("note", stage, text or "the nodes are there"))
-        said = text
+    def report() -> None:
+        nonlocal last_text
+        available = ray.cluster_resources()
+        missing = [
+            f"{count:g} {kind}s, {available.get(kind, 0.0):g} available"
+            for kind, count in required.items()
+            if count > available.get(kind, 0.0)
+        ]
+        text = f"waiting for nodes: {' and '.join(missing)}" if missing else ""
+        if text != last_text:
+            progress.emit(Event("note", stage, text or "all nodes are available"))
+        last_text = text
 
     def watch() -> None:
         with suppress(Exception):  # Ray is going down.
-            while not stop.wait(AWAIT_S):
-                look()
+            while not stop.wait(POLL_S):
+                report()
 
-    look()  # At once: what lacks now may be there before the first interval is over.
+    report()  # At once: nodes that are missing now may come within the first interval.
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
@@ -195,16 +201,6 @@ def waiting_for_nodes(
     finally:
         stop.set()
         thread.join(timeout=30)
-
-
-def _lacking(wanted: Mapping[str, float], there: Mapping[str, float]) -> str:
-    """What nodes are awaited for; nothing where all is there."""
-    parts = [
-        f"{count:g} {kind}s, {there.get(kind, 0.0):g} there"
-        for kind, count in wanted.items()
-        if count > there.get(kind, 0.0)
-    ]
-    return f"waiting for nodes: {' and '.join(parts)}" if parts else ""
 
 
 def pool_resources(pools: Sequence[PoolServing]) -> list[dict[str, float]]:
@@ -227,15 +223,16 @@ HOSTS = "distill-ray/hosts"
 
 
 def teacher_nodes(cfg: ClusterConfig) -> dict[str, str] | None:
-    """Which nodes work with a teacher in it may be on; None where all will do.
+    """Label selector of nodes that can hold a teacher; None where every node can.
 
-    It is said by exclusion, so that it holds on clusters without labels too. This machine has none.
+    It excludes a label, so that it works on clusters without labels too. A Ray of our own on this
+    machine has no labels.
     """
     return None if cfg.address is None else {HOSTS: "!student"}
 
 
 def worker_device(cfg: ClusterConfig) -> str:
-    """Where a worker computes: on the accelerator that the config gives it, else on the CPU."""
+    """The device of a worker: the GPU that the config gives it, else the CPU."""
     return "cuda" if cfg.gpus_per_worker else "cpu"
 
 
@@ -246,7 +243,7 @@ class EventQueue:
         self._events: list[Event] = []
 
     def push(self, event: Event) -> None:
-        """Leave an event; the last few thousand are kept."""
+        """Add an event. The queue holds the last few thousand."""
         self._events = [*self._events[-5000:], event]
 
     def drain(self) -> list[Event]:
@@ -257,10 +254,12 @@ class EventQueue:
 
 @contextmanager
 def event_queue(progress: Progress, interval_s: float = 0.5) -> Iterator[Any]:
-    """A Mailbox whose events are shown while the block runs."""
-    # On the driver's node: another may be taken away in the middle of it.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    actor = ray.remote(num_cpus=0, scheduling_strategy=here)(EventQueue).remote()
+    """An `EventQueue` actor; its events go to `progress` while the block runs."""
+    # On the driver's node: other nodes may go away.
+    driver_node = NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )
+    actor = ray.remote(num_cpus=0, scheduling_strategy=driver_node)(EventQueue).remote()
     stop = threading.Event()
 
     def pump() -> None:
@@ -269,9 +268,9 @@ def event_queue(progress: Progress, interval_s: float = 0.5) -> Iterator[Any]:
             try:
                 events = ray.get(actor.drain.remote(), timeout=30)
             except ray.exceptions.GetTimeoutError:
-                events = []  # Ray has more important things to do, such as losing a node.
+                events = []  # Ray is busy, for example with a lost node.
             except Exception:
-                return  # Ray is going down; progress has no say in how a run ends.
+                return  # Ray is going down; progress doesn't decide how a run ends.
             for event in events:
                 progress.emit(event)
             if last:
@@ -288,6 +287,6 @@ def event_queue(progress: Progress, interval_s: float = 0.5) -> Iterator[Any]:
 
 
 def shutdown() -> None:
-    """Leave Ray; one that we started ends."""
+    """Disconnect from Ray; a Ray that we started ends."""
     if is_up():
         ray.shutdown()

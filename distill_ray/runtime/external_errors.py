@@ -1,7 +1,7 @@
-"""What ended a run from outside of it: a full disk, a storage that stays away, a damaged file.
+"""External errors that end a run: a full disk, an unreachable storage, a corrupt file.
 
-None is a model's fault, so none is noted as the failure of one; each ends the command with one
-message, and the same command goes on from there.
+None is a model's fault, so none is recorded as a model's failure. Each ends the command with one
+message, and the same command resumes.
 """
 
 from __future__ import annotations
@@ -14,51 +14,48 @@ from distill_ray.runtime.checksums import DAMAGED, DamagedError
 from distill_ray.runtime.filesystems import unreachable
 from distill_ray.runtime.storage import is_full
 
-AGAIN = "The same command goes on from here."
+RESUME = "Rerun the same command to resume."
 
 
 def outside_cause(error: BaseException | None) -> InputError | None:
-    """The message about what ended the work from outside; None for any other error.
+    """The input error for an external cause; None for any other error.
 
     Args:
-        error: as it was raised, or as Ray brings it from another process.
+        error: as it was raised, or as Ray passes it on from another process.
     """
     for cause in _causes(error):
         if isinstance(cause, DamagedError):
             return cause
-        # Of an error in a worker of Ray Data, text alone arrives.
-        if told := re.search(rf"{DAMAGED}\n +(.+)", str(cause)):
-            return DamagedError(DAMAGED, [_problem(told[1])])
+        # Ray Data passes on only the text of an error in a worker.
+        if match := re.search(rf"{DAMAGED}\n +(.+)", str(cause)):
+            where, _, what = match[1].partition(": ")
+            return DamagedError(DAMAGED, [Problem(where, what)])
         if is_full(cause):
-            fix = f"Free some space, or set storage elsewhere. {AGAIN}"
-            return InputError("the disk is full:", [Problem("storage", _line(cause), fix)])
+            fix = f"Free some space, or set storage to another place. {RESUME}"
+            return InputError("disk full:", [Problem("storage", _telling_line(cause), fix)])
         if unreachable(cause):
-            fix = f"Try again when it answers. {AGAIN}"
-            return InputError("the storage stays away:", [Problem("storage", _line(cause), fix)])
+            fix = f"Wait until it answers. {RESUME}"
+            problem = Problem("storage", _telling_line(cause), fix)
+            return InputError("storage unreachable:", [problem])
     return None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and all that it came from, whichever way Ray keeps them."""
-    waiting, seen = [error], set()
-    while waiting:
-        cause = waiting.pop(0)
-        if not isinstance(cause, BaseException) or id(cause) in seen:
+    """An error and all its causes, in every attribute where Ray stores them."""
+    queue, visited = [error], set()
+    while queue:
+        cause = queue.pop(0)
+        if not isinstance(cause, BaseException) or id(cause) in visited:
             continue
-        seen.add(id(cause))
+        visited.add(id(cause))
         yield cause
-        waiting += [cause.__cause__, cause.__context__, getattr(cause, "cause", None)]
-        waiting += list((getattr(cause, "worker_failures", None) or {}).values())
+        queue += [cause.__cause__, cause.__context__, getattr(cause, "cause", None)]
+        queue += list((getattr(cause, "worker_failures", None) or {}).values())
 
 
-def _line(error: BaseException) -> str:
-    """The line of an error's text that tells it."""
+def _telling_line(error: BaseException) -> str:
+    """The line of an error's text that names the cause."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = (ln for ln in reversed(lines) if is_full(OSError(ln)) or unreachable(OSError(ln)))
     line = next(telling, lines[-1] if lines else type(error).__name__)
     return f"{line.split('. Detail')[0][:300].rstrip('.')}."
-
-
-def _problem(line: str) -> Problem:
-    where, _, what = line.partition(": ")
-    return Problem(where, what)

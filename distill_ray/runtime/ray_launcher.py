@@ -1,4 +1,4 @@
-"""What Ray's cluster launcher accepts, asked of Ray. Its checks aren't public: one adapter."""
+"""What Ray's cluster launcher accepts, checked with Ray's own validation."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from distill_ray.config.errors import Problem, did_you_mean
+from distill_ray.runtime.ray_private import start_options as start_options
+from distill_ray.runtime.ray_private import validate_launcher_config
 
 
 def launcher_problems(config: Mapping[str, Any]) -> Iterator[Problem]:
-    """What keeps `ray up` from starting such a cluster, as far as it shows without a cloud.
+    """Reasons why `ray up` would refuse a cluster, as far as they show without a cloud.
 
     Args:
-        config: a cluster's YAML, as it was read.
+        config: a cluster's YAML, parsed.
     """
     from jsonschema import ValidationError
-    from ray.autoscaler._private.util import prepare_config, validate_config
 
     try:
-        validate_config(prepare_config(copy.deepcopy(dict(config))))
+        validate_launcher_config(copy.deepcopy(dict(config)))
     except ValidationError as error:
         yield Problem(".".join(map(str, error.absolute_path)) or "the file", f"{error.message}.")
     except Exception as error:  # Ray's own, of many kinds: assertions, KeyErrors, click's.
@@ -37,12 +38,3 @@ def start_problems(where: str, command: str) -> Iterator[Problem]:
         name = word.partition("=")[0].removeprefix("--")
         if word.startswith("--") and name not in known:
             yield Problem(where, f"ray start has no --{name}.", did_you_mean(name, known))
-
-
-def start_options() -> frozenset[str]:
-    """The options of `ray start`, without their dashes."""
-    from ray.scripts.scripts import start
-
-    names = [option for parameter in start.params for option in parameter.opts]
-    names += [option for parameter in start.params for option in parameter.secondary_opts]
-    return frozenset(name.removeprefix("--") for name in names)

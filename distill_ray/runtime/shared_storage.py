@@ -1,4 +1,4 @@
-"""Whether the nodes of a cluster see one storage: tried, since no path tells."""
+"""Check that all nodes share one storage: write a file, and look for it on each node."""
 
 from __future__ import annotations
 
@@ -19,56 +19,56 @@ ANSWER_S = 120.0
 
 
 def check_shared(storage: Storage, known: set[str]) -> None:
-    """Refuse a folder that some node with resources doesn't see.
+    """Refuse a local folder that some node with resources doesn't see.
 
     Args:
-        storage: the run's own.
-        known: ids of nodes that do; grows.
+        storage: the run's storage.
+        known: ids of nodes that see it; nodes that pass are added.
 
     Raises:
-        InputError: names those that don't.
+        InputError: names the nodes that don't.
     """
     if not storage.local:
         return
-    here = ray.get_runtime_context().get_node_id()
-    others = {
+    checked = {ray.get_runtime_context().get_node_id(), *known}
+    address_by_node = {
         node["NodeID"]: node["NodeManagerAddress"]
         for node in ray.nodes()
-        if node["Alive"] and {"CPU", "GPU"} & {*node["Resources"]}
+        if node["Alive"] and {"CPU", "GPU"} & {*node["Resources"]} and node["NodeID"] not in checked
     }
-    asked = {at: name for at, name in others.items() if at not in {here, *known}}
-    if not asked:
+    if not address_by_node:
         return
-    mark = f".seen-{uuid.uuid4().hex}"
-    storage.write_bytes(mark, b"")
+    marker = f".seen-{uuid.uuid4().hex}"
+    storage.write_bytes(marker, b"")
     try:
-        found = {at: _asked(at, str(Path(storage.uri) / mark)) for at in asked}
-        blind = sorted({asked[at] for at, answer in found.items() if _answer(answer) is False})
+        path = str(Path(storage.uri) / marker)
+        tasks = {node: _look_for(path, node) for node in address_by_node}
+        blind = sorted({address_by_node[n] for n, task in tasks.items() if _result(task) is False})
     finally:
-        storage.delete(mark)
+        storage.delete(marker)
     if blind:
         what = f"{storage.uri} is a folder of this node alone: {', '.join(blind)} can't see it."
-        problem = Problem("storage", what, SHARED_FIX)
-        raise InputError("the storage isn't shared by the cluster's nodes:", [problem])
-    known |= {*asked}
+        raise InputError("storage not shared by all nodes:", [Problem("storage", what, SHARED_FIX)])
+    known |= {*address_by_node}
 
 
-def _asked(node: str, path: str) -> ray.ObjectRef:
+def _look_for(path: str, node: str) -> ray.ObjectRef:
+    """Start a task on a node that looks for a file."""
     strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-    task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=strategy)(_sees)
+    task = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=strategy)(_appears)
     return task.remote(path)
 
 
-def _answer(asked: ray.ObjectRef) -> bool | None:
-    """None of a node that is gone, or can't answer: what works on it later says so itself."""
+def _result(task: ray.ObjectRef) -> bool | None:
+    """None for a node that is gone or doesn't answer: later work on it reports that itself."""
     try:
-        return bool(ray.get(asked, timeout=ANSWER_S))
+        return bool(ray.get(task, timeout=ANSWER_S))
     except ray.exceptions.RayError:
         return None
 
 
-def _sees(path: str) -> bool:
-    ends = time.monotonic() + WAIT_S
-    while not (found := Path(path).exists()) and time.monotonic() < ends:
+def _appears(path: str) -> bool:
+    deadline = time.monotonic() + WAIT_S
+    while not (exists := Path(path).exists()) and time.monotonic() < deadline:
         time.sleep(0.2)
-    return found
+    return exists

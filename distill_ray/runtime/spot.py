@@ -1,7 +1,7 @@
-"""Spot notices: asks the cloud whether it takes this node back, and drains it in Ray.
+"""Spot notices: poll the cloud's metadata service, and drain this node in Ray before it goes.
 
-Nothing in open-source Ray does. A drained node gets no new work, and Ray Train hears of it in time
-for a checkpoint. Only what drains imports Ray.
+Open-source Ray doesn't do this. A drained node gets no new work, and Ray Train saves a checkpoint
+in time. Only the functions that drain import Ray.
 """
 
 from __future__ import annotations
@@ -16,43 +16,45 @@ from datetime import datetime, timezone
 from http import HTTPStatus
 from http.client import HTTPException
 from urllib.error import HTTPError
-from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
+from urllib.request import ProxyHandler, Request, build_opener
+
+from distill_ray.runtime.ray_private import RAY_COMMAND
 
 AWS_METADATA = "http://169.254.169.254"
 GCP_METADATA = "http://metadata.google.internal"
 AWS_TOKEN_S = 21600
-"""How long a session token of the instance metadata service is asked for; its maximum."""
+"""Lifetime of a session token of the instance metadata service: the maximum."""
 GCP_NOTICE_S = 30
-"""Compute Engine gives a preempted instance so long, and doesn't tell more."""
+"""Compute Engine gives a preempted instance this long, and says no more."""
 GCP_WAIT_S = 60
-"""How long one question may wait for its answer to change."""
+"""How long one request waits for its value to change."""
 CALL_S = 5.0
 RETRY_S = 1.0
-"""Between attempts, to ask or to drain."""
+"""Between attempts to poll or to drain."""
 COMMAND_S = 15
-"""A command to drain may always take so long: most of it is Ray's import."""
+"""Shortest timeout of the drain command: most of its time is Ray's import."""
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 class DrainError(RuntimeError):
-    """Ray refused to drain the node, or couldn't be reached before it was taken."""
+    """Ray refused to drain the node, or wasn't reachable in time."""
 
 
 @dataclass(frozen=True)
 class Notice:
-    """The cloud takes this node back."""
+    """The cloud's notice that it reclaims this node."""
 
     what: str
-    """In the cloud's words."""
+    """The notice in the cloud's words."""
     seconds_left: int
 
 
 class AwsMetadata:
-    """Amazon EC2, version 2 of its service: each question carries a session token.
+    """Amazon EC2's metadata service, version 2: each request carries a session token.
 
     Source: Amazon EC2 user guide, "Spot Instance interruption notices": a notice comes two minutes
-    ahead, and until then there is no such page (404).
+    ahead; until then the page doesn't exist (404).
     """
 
     interval_s = 5.0
@@ -61,37 +63,40 @@ class AwsMetadata:
         self._url = url
         self._token = ""
 
-    def ask(self) -> Notice | None:
-        """The notice, if there is one. An expired token is replaced.
+    def poll(self) -> Notice | None:
+        """The notice, if there is one. Replaces an expired token.
 
         Raises:
-            OSError, HTTPException: no answer.
-            ValueError, KeyError: an answer that can't be read.
+            OSError, HTTPException: the service doesn't answer.
+            ValueError, KeyError: the answer can't be read.
         """
         try:
-            return self._asked()
+            return self._instance_action()
         except HTTPError as error:
             if error.code != HTTPStatus.UNAUTHORIZED:
                 raise
         self._token = ""
-        return self._asked()
+        return self._instance_action()
 
-    def _asked(self) -> Notice | None:
+    def _instance_action(self) -> Notice | None:
         if not self._token:
             ttl = {"X-aws-ec2-metadata-token-ttl-seconds": str(AWS_TOKEN_S)}
             self._token, _ = _call("PUT", f"{self._url}/latest/api/token", ttl)
         header = {"X-aws-ec2-metadata-token": self._token}
         try:
-            said, _ = _call("GET", f"{self._url}/latest/meta-data/spot/instance-action", header)
+            body, _ = _call("GET", f"{self._url}/latest/meta-data/spot/instance-action", header)
         except HTTPError as error:
             if error.code == HTTPStatus.NOT_FOUND:
                 return None
             raise
-        return _aws_notice(said)
+        action = json.loads(body)
+        end = datetime.strptime(action["time"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+        remaining_s = (end - datetime.now(timezone.utc)).total_seconds()
+        return Notice(f"{action['action']} at {action['time']}", max(0, int(remaining_s)))
 
 
 class GcpMetadata:
-    """Google Compute Engine, whose service keeps a question until its answer changes.
+    """Google Compute Engine's metadata service, which holds a request until its value changes.
 
     Source: Compute Engine documentation, "Preemptible VM instances", "Query metadata values".
     """
@@ -100,17 +105,17 @@ class GcpMetadata:
 
     def __init__(self, url: str = GCP_METADATA) -> None:
         self._url = url
-        self._etag = "0"  # That of no answer: the first one comes at once.
+        self._etag = "0"  # No value has this tag, so the first answer comes at once.
 
-    def ask(self) -> Notice | None:
+    def poll(self) -> Notice | None:
         """The notice, if there is one; waits up to a minute for it. Raises as EC2's does."""
         query = f"wait_for_change=true&timeout_sec={GCP_WAIT_S}&last_etag={self._etag}"
-        place = f"{self._url}/computeMetadata/v1/instance/preempted?{query}"
-        said, headers = _call("GET", place, {"Metadata-Flavor": "Google"}, CALL_S + GCP_WAIT_S)
+        url = f"{self._url}/computeMetadata/v1/instance/preempted?{query}"
+        body, headers = _call("GET", url, {"Metadata-Flavor": "Google"}, CALL_S + GCP_WAIT_S)
         self._etag = headers.get("etag", "0")
         if self._etag == "0":
             time.sleep(1.0)  # Without tags, an answer comes at once.
-        return Notice("preempted", GCP_NOTICE_S) if said.strip() == "TRUE" else None
+        return Notice("preempted", GCP_NOTICE_S) if body.strip() == "TRUE" else None
 
 
 PROVIDERS: dict[str, type[AwsMetadata] | type[GcpMetadata]] = {
@@ -121,74 +126,79 @@ PROVIDERS: dict[str, type[AwsMetadata] | type[GcpMetadata]] = {
 
 
 def watch(
-    metadata: AwsMetadata | GcpMetadata, drain: Callable[[Notice], None], tell: Tell
+    metadata: AwsMetadata | GcpMetadata, drain: Callable[[Notice], None], report: Report
 ) -> Notice:
-    """Wait for the notice, then drain. A service that doesn't answer is asked again.
+    """Wait for the notice, then drain. Keeps polling a service that doesn't answer.
 
     Args:
-        metadata: whom to ask.
-        drain: what to do then.
-        tell: hears what happens.
+        metadata: the service to poll.
+        drain: called with the notice.
+        report: called with a line about what happens.
     """
-    silent = False
+    is_silent = False
     while True:
         try:
-            notice = metadata.ask()
+            notice = metadata.poll()
         except (OSError, HTTPException, ValueError, KeyError) as error:
-            if not silent:
-                tell(f"no answer from the metadata service ({error}); asking on")
-            silent, notice = True, None
+            if not is_silent:
+                report(f"no answer from the metadata service ({error}); still polling")
+            is_silent, notice = True, None
             time.sleep(RETRY_S)
         else:
-            if silent:
-                tell("the metadata service answers again")
-            silent = False
+            if is_silent:
+                report("the metadata service answers again")
+            is_silent = False
         if notice is not None:
-            tell(f"spot notice: {notice.what}, {notice.seconds_left} s left; draining this node")
+            report(f"spot notice: {notice.what}, {notice.seconds_left} s left; draining this node")
             drain(notice)
             return notice
         time.sleep(metadata.interval_s)
 
 
 def drain_node(node_id: str, notice: Notice, address: str = "auto") -> None:
-    """Tell Ray that a node will be gone. What runs there runs on until then.
+    """Tell Ray that a node goes away. Work on the node continues until then.
 
     Args:
         node_id: Ray's id of the node, in hex.
-        notice: when, and why.
-        address: the cluster's.
+        notice: when and why the node goes.
+        address: the cluster's address.
 
     Raises:
-        DrainError: Ray refused, or wasn't reached in time.
+        DrainError: Ray refused, or wasn't reachable in time.
     """
     deadline = time.monotonic() + notice.seconds_left
     while True:
-        left = max(0, int(deadline - time.monotonic()))
-        # The command, as the function behind it isn't public either, and less stable.
+        remaining_s = max(0, int(deadline - time.monotonic()))
+        # The command, since the function behind it isn't public either, and less stable.
         command = [
             sys.executable,
             "-m",
-            "ray.scripts.scripts",
+            RAY_COMMAND,
             "drain-node",
             f"--address={address}",
         ]
         command += [f"--node-id={node_id}", "--reason=DRAIN_NODE_REASON_PREEMPTION"]
-        command += [f"--reason-message={notice.what}", f"--deadline-remaining-seconds={left}"]
-        said = _failure(command, max(left, COMMAND_S))
-        if said is None:
+        command += [
+            f"--reason-message={notice.what}",
+            f"--deadline-remaining-seconds={remaining_s}",
+        ]
+        failure = _failure(command, max(remaining_s, COMMAND_S))
+        if failure is None:
             return
         if time.monotonic() + RETRY_S >= deadline:
-            raise DrainError(f"the node isn't drained: {said}")
+            raise DrainError(f"draining the node failed: {failure}")
         time.sleep(RETRY_S)
 
 
 def _failure(command: Sequence[str], timeout_s: float) -> str | None:
-    """What a command ended with, or None when it did what it should."""
+    """A command's error, or None when it succeeded."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s)
     except subprocess.TimeoutExpired:
         return f"no answer in {timeout_s:g} s"
-    return None if done.returncode == 0 else (done.stderr.strip() or done.stdout.strip())[-500:]
+    if result.returncode == 0:
+        return None
+    return (result.stderr.strip() or result.stdout.strip())[-500:]
 
 
 def this_node(address: str = "auto") -> str:
@@ -202,22 +212,13 @@ def this_node(address: str = "auto") -> str:
         ray.shutdown()
 
 
-def _aws_notice(said: str) -> Notice:
-    action = json.loads(said)
-    at = datetime.strptime(action["time"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
-    left = (at - datetime.now(timezone.utc)).total_seconds()
-    return Notice(f"{action['action']} at {action['time']}", max(0, int(left)))
-
-
 def _call(
     method: str, url: str, headers: Mapping[str, str], timeout_s: float = CALL_S
 ) -> tuple[str, dict[str, str]]:
-    """The body and the headers, their names in lower case."""
+    """The body and the headers, their names in lower case.
+
+    Bypasses any proxy: only this machine can reach its own metadata service.
+    """
     request = Request(url, headers=dict(headers), method=method)
-    with _direct().open(request, timeout=timeout_s) as answer:
+    with build_opener(ProxyHandler({})).open(request, timeout=timeout_s) as answer:
         return answer.read().decode(), {k.lower(): v for k, v in answer.headers.items()}
-
-
-def _direct() -> OpenerDirector:
-    """Past any proxy: only this machine can ask its own metadata service."""
-    return build_opener(ProxyHandler({}))

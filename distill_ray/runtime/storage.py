@@ -1,4 +1,4 @@
-"""A storage URI as a place for folders: local disk, or whatever pyarrow reaches."""
+"""Folders at a storage URI: on the local disk, or on any file system that pyarrow supports."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from distill_ray.config.errors import InputError, Problem
 from distill_ray.runtime.filesystems import open_uri
 
 FLAT = ("s3", "gcs")
-"""Object stores: they have no folders, an object's name is its path."""
+"""Object stores: they have no folders; an object's name is its path."""
 PART = ".part"
-"""Ends the name of a file that is being written; one that stays was cut off."""
-Found = TypeVar("Found")
+"""Suffix of a file that is being written; a leftover one was cut off."""
+Value = TypeVar("Value")
 
 
 class Storage:
-    """Folders below one root. Local roots are used in place; remote ones through copies."""
+    """Folders below one root. Local roots are used in place, remote ones through copies."""
 
     def __init__(self, uri: str) -> None:
-        self._known: dict[tuple[str, str], Any] = {}
+        self._memo: dict[tuple[str, str], Any] = {}
         self.local = "://" not in uri or uri.startswith("file://")
         if self.local:
             root = Path(uri.removeprefix("file://")).expanduser().absolute()
@@ -40,16 +40,16 @@ class Storage:
             try:
                 self._fs, self._root = open_uri(self.uri)
             except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError.
-                problem = Problem("storage", f"{self.uri} can't be used ({error}).", STORAGE_FIX)
-                raise InputError("the storage can't be used:", [problem]) from None
+                problem = Problem("storage", f"can't open {self.uri} ({error}).", STORAGE_FIX)
+                raise InputError("storage not accessible:", [problem]) from None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """What is known stays in its process."""
+        """Pickle without the memoized values, which belong to one process."""
         return Storage, (self.uri,)
 
     @property
     def place(self) -> dict[str, Any]:
-        """Where it is, as Ray Train and Tune take it: with our patience for a remote one."""
+        """Arguments for Ray Train and Tune: a remote storage keeps our retries."""
         if self.local:
             return {"storage_path": self.uri}
         return {"storage_path": self._root, "storage_filesystem": self._fs}
@@ -59,22 +59,22 @@ class Storage:
         if not path:
             return self
         base, question, query = self.uri.partition("?")
-        below = object.__new__(Storage)  # With the same client, and what it knows.
+        below = object.__new__(Storage)  # Shares the client and the memoized values.
         below.__dict__ |= self.__dict__
         below.uri, below._root = f"{base}/{path}{question}{query}", f"{self._root}/{path}"
         return below
 
-    def memoize(self, what: str, find: Callable[[], Found]) -> Found:
-        """What is found of this folder that doesn't change any more.
+    def memoize(self, name: str, compute: Callable[[], Value]) -> Value:
+        """A value computed from this folder, which doesn't change any more.
 
-        A local folder is looked at each time. A remote one is asked once, until one of its files is
-        written or deleted here; an answer that is false is asked for again.
+        A local folder's value is computed each time. A remote folder's is computed once, until this
+        object writes or deletes one of the folder's files; a false value is computed again.
         """
         if self.local:
-            return find()
-        if not (found := self._known.get((self._root, what))):
-            found = self._known[self._root, what] = find()
-        return found
+            return compute()
+        if not (value := self._memo.get((self._root, name))):
+            value = self._memo[self._root, name] = compute()
+        return value
 
     def check_writable(self) -> None:
         """Write and remove a small file.
@@ -90,20 +90,20 @@ class Storage:
             self._fs.delete_file(probe)
         except (OSError, ValueError) as error:
             reason = str(error).split(". Detail")[0]
-            problem = Problem("storage", f"{self.uri} can't be written ({reason}).", STORAGE_FIX)
-            raise InputError("the storage can't be used:", [problem]) from None
+            problem = Problem("storage", f"{self.uri} isn't writable ({reason}).", STORAGE_FIX)
+            raise InputError("storage not accessible:", [problem]) from None
 
     def exists(self, path: str) -> bool:
-        """Is there a file or folder?"""
+        """Whether a file or folder exists."""
         return bool(self._info(path).type != pafs.FileType.NotFound)
 
     def read_bytes(self, path: str) -> bytes:
-        """A whole file."""
+        """A file's content."""
         with self._fs.open_input_stream(f"{self._root}/{path}") as stream:
             return bytes(stream.read())
 
     def write_bytes(self, path: str, data: bytes) -> None:
-        """Write a file so that it is there whole or not at all."""
+        """Write a file atomically: it appears complete or not at all."""
         target = f"{self._root}/{path}"
         self._forget(target)
         if self._fs.type_name not in FLAT:
@@ -114,19 +114,19 @@ class Storage:
                 part.write_bytes(data)
                 part.replace(target)
             except OSError:
-                part.unlink(missing_ok=True)  # On a full disk, its room is needed.
+                part.unlink(missing_ok=True)  # A full disk needs its space.
                 raise
         else:  # Object stores publish an object when its stream is closed.
             with self._fs.open_output_stream(target) as stream:
                 stream.write(data)
 
     def children(self, path: str) -> list[str]:
-        """Names in a folder, sorted; none when there is no folder."""
+        """Names in a folder, sorted; empty when the folder doesn't exist."""
         selector = pafs.FileSelector(f"{self._root}/{path}", allow_not_found=True)
         return sorted(info.base_name for info in self._fs.get_file_info(selector))
 
     def delete(self, path: str) -> None:
-        """Remove a folder or a file, if it is there."""
+        """Delete a folder or a file, if it exists."""
         target, kind = f"{self._root}/{path}", self._info(path).type
         self._forget(target)
         if kind == pafs.FileType.File:
@@ -135,7 +135,7 @@ class Storage:
             self._fs.delete_dir(target)
 
     def free_bytes(self) -> int | None:
-        """Room on the disk that a local storage is on; None for a remote one."""
+        """Free space on the disk of a local storage; None for a remote one."""
         if not self.local:
             return None
         root = Path(self._root)
@@ -148,8 +148,8 @@ class Storage:
     def sizes(self) -> dict[str, int]:
         """Path → bytes of all files below the root."""
         selector = pafs.FileSelector(self._root, recursive=True, allow_not_found=True)
-        found = self._fs.get_file_info(selector)
-        return {i.path[len(self._root) :].lstrip("/"): int(i.size) for i in found if i.is_file}
+        infos = self._fs.get_file_info(selector)
+        return {i.path[len(self._root) :].lstrip("/"): int(i.size) for i in infos if i.is_file}
 
     def sha256(self, path: str) -> str:
         """Digest of a file, read in blocks."""
@@ -161,7 +161,7 @@ class Storage:
 
     @contextmanager
     def folder(self, path: str) -> Iterator[Path]:
-        """A local folder to fill; its files are at `path` when the block ends."""
+        """A local folder to fill; when the block ends, its files are at `path`."""
         if self.local:
             target = Path(self._root) / path
             target.mkdir(parents=True, exist_ok=True)
@@ -175,15 +175,15 @@ class Storage:
                 scratch,
                 f"{self._root}/{path}",
                 destination_filesystem=self._fs,
-                # Parallel uploads to S3 can block for ever: github.com/apache/arrow/issues/32372.
+                # Parallel uploads to S3 can hang: github.com/apache/arrow/issues/32372.
                 use_threads=self._fs.type_name != "s3",
             )
 
     @contextmanager
     def reading(self, path: str) -> Iterator[Path]:
-        """A local folder with the files of `path`, for as long as the block lasts.
+        """A local folder with the files of `path`, while the block runs.
 
-        For folders that are still being filled; `get` is for those that don't change any more.
+        Use it for folders that are still being filled, and `get` for folders that don't change.
         """
         if self.local:
             yield Path(self._root) / path
@@ -193,11 +193,11 @@ class Storage:
             yield Path(scratch)
 
     def get(self, path: str = "", state: str = "") -> Path:
-        """A local folder with the files of `path`: itself, or a copy kept for this machine.
+        """A local folder with the files of `path`: the folder itself, or this machine's copy.
 
         Args:
             path: a folder that doesn't change any more.
-            state: what tells it from one that was there before.
+            state: a digest that differs from that of an earlier folder at the same path.
         """
         if self.local:
             return Path(self._root) / path
@@ -206,10 +206,10 @@ class Storage:
         return kept(digest, lambda part: self._copy_to(source, part))
 
     def _forget(self, target: str) -> None:
-        """What is known of folders that it lies in, or that lie in it."""
-        for root, what in list(self._known):
+        """Drop memoized values of the folders that contain a path, and of those below it."""
+        for root, name in list(self._memo):
             if f"{target}/".startswith(f"{root}/") or root.startswith(f"{target}/"):
-                del self._known[root, what]
+                del self._memo[root, name]
 
     def _copy_to(self, source: str, folder: Path) -> None:
         pafs.copy_files(source, str(folder), source_filesystem=self._fs)
@@ -218,12 +218,12 @@ class Storage:
         return self._fs.get_file_info(f"{self._root}/{path}")
 
 
-STORAGE_FIX = "Give another folder or URI with --storage, or free its permissions."
+STORAGE_FIX = "Set another folder or URI with --storage, or fix the permissions."
 
 
 def is_full(error: BaseException) -> bool:
     """Whether a write failed because the disk, or the user's share of it, is full."""
-    # Arrow's errors may carry the number in their text only.
+    # Some of Arrow's errors have the number in their text only.
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
         os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)
     )

@@ -1,4 +1,4 @@
-"""A run as a job: its id, what it is told, how it ends. Talks to nobody; `jobs.py` does."""
+"""A run as a job: its id, its request to Ray, its exit code. `jobs.py` sends the request."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from distill_ray.config.run import RunConfig
 from distill_ray.runtime.working_dir import Package
 
 STOPPED = 130
-"""Exit code of a job that was stopped, as of a command that was interrupted."""
+"""Exit code of a stopped job: that of an interrupted command."""
 STOP = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "60"}
-"""Read by Ray: a job is stopped as by Ctrl-C, and has a minute to come to rest."""
+"""Variables that Ray reads: it stops a job with SIGINT, and kills it a minute later."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -48,12 +48,12 @@ class Attempt:
 
     @property
     def over(self) -> bool:
-        """Whether it has ended, in whatever way."""
+        """Whether the job has ended."""
         return self.status in ENDED
 
     @property
     def exit_code(self) -> int:
-        """What a command that follows the job ends with: the driver's own where it is known."""
+        """Exit code of a command that follows the job: the driver's own where Ray knows it."""
         if self.status == "SUCCEEDED":
             return 0
         if self.status == "STOPPED":
@@ -63,7 +63,7 @@ class Attempt:
 
 
 def attempt_of(job: Any) -> Attempt | None:
-    """One of Ray's `JobDetails` as an attempt; None if it isn't one of a run."""
+    """One of Ray's `JobDetails` as an attempt; None if the job isn't a run's."""
     if not re.fullmatch(r".+-[1-9]\d*", job.submission_id or ""):
         return None
     return Attempt(
@@ -81,19 +81,19 @@ def next_attempt(attempts: Iterable[Attempt], run: str) -> str:
     """The id of a run's next attempt.
 
     Raises:
-        InputError: an attempt of it is under way.
+        InputError: an attempt of the run is in progress.
     """
     known = [attempt for attempt in attempts if attempt.run == run]
     for attempt in known:
         if not attempt.over:
             what = f"{attempt.id} is {attempt.status}."
             fix = f"See `distill-ray jobs logs {attempt.id}`; `distill-ray jobs stop {attempt.id}`."
-            raise InputError("the run is under way already:", [Problem("name", what, fix)])
+            raise InputError("run already in progress:", [Problem("name", what, fix)])
     return f"{run}-{1 + max((attempt.number for attempt in known), default=0)}"
 
 
 def find(attempts: Sequence[Attempt], named: str) -> Attempt:
-    """The attempt of that id, or the last one of that run.
+    """The attempt with this id, or the last attempt of the run with this name.
 
     Raises:
         InputError: there is none.
@@ -102,13 +102,13 @@ def find(attempts: Sequence[Attempt], named: str) -> Attempt:
     of_run = sorted((a for a in attempts if a.run == named), key=lambda a: a.number)
     if not by_id and not of_run:
         hint = did_you_mean(named, {name for a in attempts for name in (a.run, a.id)})
-        raise InputError("no such job:", [Problem("NAME", f"{named!r} is on no list.", hint)])
+        raise InputError("job not found:", [Problem("NAME", f"no run or job {named!r}.", hint)])
     return (by_id or of_run)[-1]
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A run on its way to a cluster."""
+    """A run that is about to be submitted."""
 
     cfg: RunConfig
     config: str
@@ -116,11 +116,11 @@ class Submission:
     command: str
     """`run`, or a stage."""
     flags: tuple[str, ...]
-    """As the command takes them: `--set`, `--storage`, ..."""
+    """The command's options: `--set`, `--storage`, ..."""
     package: Package
 
     def request(self, job_id: str) -> dict[str, Any]:
-        """Arguments of `JobSubmissionClient.submit_job`. No variable of this machine is in it."""
+        """Arguments of `JobSubmissionClient.submit_job`, without this machine's variables."""
         job = self.cfg.cluster.job
         environment: dict[str, Any] = {
             "working_dir": str(self.package.root),
@@ -139,12 +139,12 @@ class Submission:
         }
 
     def entrypoint(self) -> str:
-        """The shell's command: the same as on this machine, with the code that is found there."""
+        """The shell command: the same as on this machine, with the code that the cluster has."""
         words = ["python", "-m", "distill_ray", self.command, self.config, *self.flags]
         return shlex.join(words)
 
     def metadata(self, job_id: str) -> dict[str, str]:
-        """What Ray keeps with the job, for everyone who may list jobs to read."""
+        """What Ray shows of the job to everyone who may list jobs."""
         return {
             "run": self.cfg.name,
             "attempt": job_id.rpartition("-")[2],
@@ -155,16 +155,17 @@ class Submission:
 
 
 def storage_problems(cfg: RunConfig, root: Path) -> Iterator[Problem]:
-    """Whether what the job writes outlasts it.
+    """A storage that is lost when the job ends.
 
     Args:
         cfg: the config.
-        root: the working directory, which is sent.
+        root: the working directory, which is uploaded.
     """
     local = cfg.storage.removeprefix("file://")
     if "://" not in local and not Path(local).is_absolute():
         what = (
-            f"{cfg.storage} is relative to Ray's copy of the working directory, and lost with it."
+            f"{cfg.storage} is relative to Ray's copy of the working directory, and is deleted with"
+            " it."
         )
         fix = f"Give --storage: a URI (s3://bucket/{cfg.name}), a folder that all nodes share, or, "
         fix += f"for a cluster on this machine, {root / local}."

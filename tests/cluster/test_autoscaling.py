@@ -93,6 +93,6 @@ def test_more_than_it_may_ever_have_is_refused(cluster: Head, tmp_path: Path) ->
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(config(tmp_path)))
     done = command(cluster, tmp_path, "shard", "tiny.yaml", "--set", "cluster.num_workers=4")
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "the cluster is too small, and may not grow so far:" in done.stderr
+    assert "insufficient cluster resources, even after autoscaling:" in done.stderr
     assert "4 workers x 1 CPU = 4 CPUs" in done.stderr
     assert workers(cluster) == 0

@@ -112,7 +112,7 @@ def test_a_folder_that_another_node_cannot_see_is_refused_before_any_work(
     wait_for_nodes(2, port, environment)
     done = shard(tmp_path, port, environment)
     assert done.returncode == 2, done.stderr[-3000:]
-    assert "the storage isn't shared by the cluster's nodes:" in done.stderr
+    assert "storage not shared by all nodes:" in done.stderr
     assert "is a folder of this node alone" in done.stderr
     assert "a URI such as s3://, or a shared file system" in done.stderr
     assert "Traceback" not in done.stderr

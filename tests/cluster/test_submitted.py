@@ -110,8 +110,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
 @pytest.mark.parametrize(
     ("variables", "why"),
     [
-        ({"RAY_AUTH_TOKEN": "another"}, "the cluster refuses the token that was sent"),
-        ({"RAY_AUTH_MODE": "disabled"}, "the cluster wants a token, and none was sent"),
+        ({"RAY_AUTH_TOKEN": "another"}, "the cluster rejects the token that was sent"),
+        ({"RAY_AUTH_MODE": "disabled"}, "the cluster requires a token, and none was sent"),
         ({"RAY_AUTH_TOKEN": ""}, "couldn't find an authentication token"),
     ],
 )
@@ -236,5 +236,5 @@ def _no_secret_is_anywhere(desk: Desk) -> None:
 def test_a_job_that_fails_there_ends_the_command_with_its_exit_code(desk: Desk) -> None:
     done = desk.submit("--follow", "--set", "name=large", "--set", "cluster.cpus_per_worker=1000")
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "the cluster is too small" in done.stdout
+    assert "insufficient cluster resources" in done.stdout
     assert "large-1 FAILED, exit code 2" in done.stdout

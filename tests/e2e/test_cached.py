@@ -136,10 +136,10 @@ def test_a_full_disk_is_one_message_and_leaves_no_torn_file(place: Place, tmp_pa
     done = place.run("distill")
     assert done.returncode == 2, done.stderr[-4000:]
     assert "Traceback" not in done.stderr + done.stdout
-    assert done.stderr.startswith("the disk is full:\n  storage: ")
+    assert done.stderr.startswith("disk full:\n  storage: ")
     assert str(place.targets) in done.stderr
     assert "left, the teacher's targets need about" in done.stderr
-    fix = "Free space, and the same command goes on from here; or set storage elsewhere.\n"
+    fix = "Free some space, or set storage to another place. Rerun the same command to resume.\n"
     assert done.stderr.endswith(fix)
     after = place.files()
     assert len(after) > len(before)

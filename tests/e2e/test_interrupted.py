@@ -35,5 +35,5 @@ def test_an_interruption_while_ray_starts_ends_as_any_other(tmp_path: Path) -> N
     os.kill(started.pid, signal.SIGINT)
     said = started.communicate(timeout=120)[0]
     assert started.returncode == INTERRUPTED, said
-    assert "Interrupted; the same command goes on from here." in said
+    assert "Interrupted. Rerun the same command to resume." in said
     assert psutil.wait_procs(ray, timeout=30)[1] == [], "something of Ray's lives on"

@@ -28,7 +28,9 @@ class Heard(list[Event]):
     emit = list.append
 
 
-@pytest.mark.parametrize(("cpus", "said"), [(99, "waiting for nodes: 99 CPUs, {} there"), (1, "")])
+@pytest.mark.parametrize(
+    ("cpus", "said"), [(99, "waiting for nodes: 99 CPUs, {} available"), (1, "")]
+)
 def test_what_lacks_is_said_at_once_however_short_the_wait(cpus: int, said: str) -> None:
     heard = Heard()
     with waiting_for_nodes(heard, "probe", {"CPU": cpus}):

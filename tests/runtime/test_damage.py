@@ -14,7 +14,7 @@ import pytest
 from distill_ray.config.errors import InputError
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
-from distill_ray.runtime.checksums import DamagedError
+from distill_ray.runtime.checksums import MISMATCH, DamagedError
 from distill_ray.runtime.external_errors import outside_cause
 from distill_ray.runtime.filesystems import ATTEMPTS, PatientS3, open_uri
 from distill_ray.runtime.storage import Storage
@@ -63,7 +63,7 @@ def test_a_flipped_bit_in_any_file_is_named(made: Artifact) -> None:
             made.folder.write_bytes(name, bytes(damaged))
             with pytest.raises(DamagedError) as found:
                 made.read_bytes(name)
-            assert f"{name}: isn't what was written. Remove {made.uri}" in str(found.value)
+            assert f"{name}: checksum mismatch. Delete {made.uri}" in str(found.value)
             if made.storage.local:
                 with pytest.raises(DamagedError, match=name):
                     made.local()
@@ -142,7 +142,7 @@ def test_a_remote_artifact_that_was_made_anew_is_not_the_copy_of_the_first(tmp_p
 
 def test_an_artifact_that_this_machine_does_not_see_is_no_riddle(tmp_path: Path) -> None:
     missing = Artifact(Storage(str(tmp_path)), "shard", "", {})
-    with pytest.raises(InputError, match=r"isn't seen by .* a shared file system"):
+    with pytest.raises(InputError, match=r"isn't visible on .* a shared file system"):
         missing.local()
 
 
@@ -156,12 +156,12 @@ def test_a_failure_s_note_that_is_garbage_holds_nothing_back(
 
 def test_what_comes_from_outside_is_told_from_a_model_s_own_failure() -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    damaged = DamagedError.of("/runs/x/rows.parquet", "isn't what was written.", "/runs/x")
+    damaged = DamagedError.of("/runs/x/rows.parquet", MISMATCH, "/runs/x")
     away = OSError("When uploading x: AWS Error NETWORK_CONNECTION during PutObject: curlCode: 56")
     said = {
-        "the disk is full:": full,
-        "an artifact is damaged:": damaged,
-        "the storage stays away:": away,
+        "disk full:": full,
+        "corrupt artifact:": damaged,
+        "storage unreachable:": away,
     }
     for title, error in said.items():
         wrapped = RuntimeError("a worker failed")
@@ -177,7 +177,7 @@ def test_what_comes_from_outside_is_told_from_a_model_s_own_failure() -> None:
 
 
 def test_errors_of_ours_can_be_sent_to_another_process() -> None:
-    damaged = DamagedError.of("/runs/x/rows.parquet", "isn't what was written.", "/runs/x")
+    damaged = DamagedError.of("/runs/x/rows.parquet", MISMATCH, "/runs/x")
     again = pickle.loads(pickle.dumps(damaged))
     assert type(again) is DamagedError and str(again) == str(damaged)
 

@@ -21,9 +21,9 @@ def instance_action(seconds: float) -> str:
 def test_ec2_has_no_notice_until_it_has_one() -> None:
     with served(Ec2) as service:
         metadata = AwsMetadata(service.url)
-        assert metadata.ask() is None
+        assert metadata.poll() is None
         service.give(instance_action(120))
-        notice = metadata.ask()
+        notice = metadata.poll()
         assert notice is not None and 117 <= notice.seconds_left <= 120
         assert notice.what.startswith("terminate at 20")
         assert len(service.tokens) == 1, "a token serves for many questions"
@@ -32,26 +32,26 @@ def test_ec2_has_no_notice_until_it_has_one() -> None:
 def test_an_expired_token_of_ec2_is_replaced() -> None:
     with served(Ec2) as service:
         metadata = AwsMetadata(service.url)
-        assert metadata.ask() is None
+        assert metadata.poll() is None
         service.tokens.append("of somebody else, so that ours has expired")
-        assert metadata.ask() is None
+        assert metadata.poll() is None
         assert len(service.tokens) == 3
 
 
 def test_a_notice_whose_time_has_passed_leaves_no_second() -> None:
     with served(Ec2) as service:
         service.give(instance_action(-10))
-        notice = AwsMetadata(service.url).ask()
+        notice = AwsMetadata(service.url).poll()
     assert notice is not None and notice.seconds_left == 0
 
 
 def test_compute_engine_answers_the_moment_the_notice_comes() -> None:
     with served(ComputeEngine) as service:
         metadata = GcpMetadata(service.url)
-        assert metadata.ask() is None, "the first question is answered at once"
+        assert metadata.poll() is None, "the first question is answered at once"
         threading.Timer(0.2, service.give, ["TRUE"]).start()
         started = time.monotonic()
-        assert metadata.ask() == Notice("preempted", 30)
+        assert metadata.poll() == Notice("preempted", 30)
         assert 0.1 < time.monotonic() - started < 5.0
         assert service.asked == 2
 
@@ -59,7 +59,7 @@ def test_compute_engine_answers_the_moment_the_notice_comes() -> None:
 def test_a_notice_from_before_the_watch_counts() -> None:
     with served(ComputeEngine) as service:
         service.give("TRUE")
-        assert GcpMetadata(service.url).ask() == Notice("preempted", 30)
+        assert GcpMetadata(service.url).poll() == Notice("preempted", 30)
 
 
 @pytest.mark.parametrize("garbage", ["<html>", "{}", '{"action": "stop", "time": "soon"}'])
@@ -102,4 +102,4 @@ def test_a_silent_service_is_asked_on_and_said_once(monkeypatch: pytest.MonkeyPa
 def test_a_proxy_is_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     with served(Ec2) as service:
-        assert AwsMetadata(service.url).ask() is None
+        assert AwsMetadata(service.url).poll() is None

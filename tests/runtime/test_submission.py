@@ -12,7 +12,7 @@ import pytest
 from tiny_run import config
 
 from distill_ray.config import InputError, RunConfig, load_config
-from distill_ray.runtime.jobs import _Tail, _url
+from distill_ray.runtime.jobs import _LogTail, _url
 from distill_ray.runtime.submission import (
     Attempt,
     Submission,
@@ -186,7 +186,7 @@ def test_an_address_is_a_dashboard_s_url() -> None:
     assert _url("127.0.0.1:8265") == "http://127.0.0.1:8265"
     assert _url("https://cluster.example/ray/") == "https://cluster.example/ray"
     for wrong in ("ray://head:10001", "auto://", "http://"):
-        with pytest.raises(InputError, match="no http or https URL"):
+        with pytest.raises(InputError, match="isn't an http or https URL"):
             _url(wrong)
 
 
@@ -207,10 +207,10 @@ def test_a_log_that_is_read_over_several_connections_is_told_once() -> None:
 
     log, told = "".join(chr(97 + i % 26) for i in range(50)), []
     server = Broken(log, [10, 0, 5, 31, 31, 50])
-    tail = _Tail(told.append)
+    tail = _LogTail(told.append)
     moved = []
     while server.lengths:
         asyncio.run(tail.read(server, "tiny-1"))
-        moved.append(tail.moved())
+        moved.append(tail.has_advanced())
     assert "".join(told) == log
     assert moved == [True, False, False, True, False, True]

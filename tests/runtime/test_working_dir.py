@@ -58,7 +58,7 @@ def test_what_a_run_needs_and_is_not_sent_is_named_with_the_reason(folder: Path)
     (ignored,) = problems(package, "data")
     assert "data/rows.jsonl isn't sent" in ignored
     (large,) = problems(package, "large/rows.jsonl")
-    assert "2 MiB, too much" in large and "max_file_mib" in large
+    assert "2 MiB, too large" in large and "max_file_mib" in large
     (outside,) = problems(package, "../rows.jsonl")
     assert "../rows.jsonl is outside the working directory" in outside
 

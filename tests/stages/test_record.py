@@ -73,7 +73,7 @@ def test_a_missing_and_a_misspelt_field_are_named_with_the_file_and_the_nearest_
         "result file invalid:",
         f"  {place}: rows.t1.temperature: missing field.",
         f"  {place}: rows.t1.temprature: unknown field. Did you mean 'temperature'? "
-        f"Remove {artifact.uri}; the same command makes it again.",
+        f"Delete {artifact.uri} and rerun to rebuild it.",
     ]
 
 

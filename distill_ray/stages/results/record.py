@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distill_ray.config.errors import Problem, did_you_mean
 from distill_ray.runtime.artifacts import Artifact, Building, read_file
-from distill_ray.runtime.checksums import REMOVE, DamagedError
+from distill_ray.runtime.checksums import REBUILD, DamagedError
 from distill_ray.runtime.storage import Storage
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Record(BaseModel):
             return cls.model_validate_json(data, strict=True)
         except ValidationError as error:
             problems = list(_problems(error, folder.sub(name).uri))
-            fix = f"{problems[-1].fix} {REMOVE.format(folder=folder.uri)}".strip()
+            fix = f"{problems[-1].fix} {REBUILD.format(folder=folder.uri)}".strip()
             problems[-1] = Problem(problems[-1].where, problems[-1].what, fix)
             raise DamagedError(INVALID, problems) from None
 

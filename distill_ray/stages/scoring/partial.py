@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from distill_ray.runtime.artifacts import Artifact
-from distill_ray.runtime.checksums import DamagedError
+from distill_ray.runtime.checksums import MISMATCH, DamagedError
 from distill_ray.runtime.storage import Storage
 from distill_ray.stages.scoring.parts import QuestionRange, Scores
 
@@ -51,7 +51,7 @@ class PartialScores:
         data = self._found(part)
         if data is None:
             place = self.storage.sub(self._done(part)).uri
-            raise DamagedError.of(place, "isn't what was written.", place)
+            raise DamagedError.of(place, MISMATCH, place)
         return dict(json.loads(data))
 
     def _found(self, part: QuestionRange) -> bytes | None:

@@ -28,7 +28,7 @@ from distill_ray.stages.serving.target_files import (
 )
 from distill_ray.stages.serving.targets_worker import FULL
 
-FULL_FIX = "Free space, and the same command goes on from here; or set storage elsewhere."
+FULL_FIX = "Free some space, or set storage to another place. Rerun the same command to resume."
 
 
 def with_targets(run: Run, order: TrainingJob, fingerprints: Mapping[str, str]) -> TrainingJob:
@@ -116,7 +116,7 @@ def _full(order: TrainingJob, shelf: TargetDataset, shelves: Sequence[TargetData
     files = f"{sum(len(s.digests) for s in shelves)} of {sum(s.files for s in shelves)} files"
     need = f"the teacher's targets need about {_mib(bytes_left(order, shelves))} more"
     what = f"{shelf.artifact.uri} {has}, {need} ({files} are there)."
-    return InputError("the disk is full:", [Problem("storage", what, FULL_FIX)])
+    return InputError("disk full:", [Problem("storage", what, FULL_FIX)])
 
 
 def _unusable(shelf: TargetDataset, why: str) -> InputError:

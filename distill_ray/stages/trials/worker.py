@@ -14,7 +14,6 @@ import numpy as np
 import ray
 import torch
 from ray import tune
-from ray.tune.execution import class_cache
 
 from distill_ray.config.cluster import ClusterConfig
 from distill_ray.core.calibration import nll_each, normalise, right_each
@@ -39,6 +38,7 @@ from distill_ray.runtime.cluster import (
 )
 from distill_ray.runtime.external_errors import outside_cause
 from distill_ray.runtime.progress import Event
+from distill_ray.runtime.ray_private import keep_aws_keys_out_of_trials
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import cache_folder
 from distill_ray.stages.results.local_files import local_ref
@@ -100,7 +100,7 @@ def run_trials(
         )
         # Tune would take Ctrl-C for itself and come back without a word.
         os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-        _keep_keys_out_of_logs()
+        keep_aws_keys_out_of_trials()
         results = tuner.fit()
     for trial, result in zip(trials, results):
         if (cause := outside_cause(result.error)) is not None and not trial.artifact.is_complete():
@@ -121,16 +121,6 @@ def _most_at_once(cfg: ClusterConfig, trials: int) -> int:
         return trials
     there = ray.cluster_resources()
     return max(1, int(min(there.get(k, 0) // each for k, each in worker_resources(cfg).items())))
-
-
-def _keep_keys_out_of_logs() -> None:
-    """Nodes have their keys from their own environment.
-
-    Tune would give the trials those of the driver, as a runtime environment, and Ray writes these
-    into the logs of its agents.
-    """
-    keys = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
-    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(keys)
 
 
 def _reason(error: BaseException | None) -> str:
