@@ -8,7 +8,9 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from cli_runs import kill_in, manifests, run, stages, write_configs
@@ -107,6 +109,54 @@ def test_the_student_loads_in_plain_transformers_and_knows_more_than_at_first(
         right += text.strip() == item["label"]
     assert right / len(items) > 0.8
     assert (left / "README.md").is_file()
+
+
+def test_the_scores_are_of_the_test_split_and_of_the_student_minus_each_other_model(
+    folder: Path,
+) -> None:
+    (file,) = (folder / "runs").glob("*/evaluate/*/scores.json")
+    scores = json.loads(file.read_text())
+    sheets = json.loads((file.parent / "manifest.json").read_text())["identity"]["sheets"]
+    assert_scored_on_the_test_split(file.parents[2] / "evaluate-sheets", scores["rows"], sheets)
+    assert {"student", "control", "initial-student", "wide", "narrow"} <= set(scores["rows"])
+    assert scores["teacher"] in {"wide", "narrow"}
+    assert_student_minus_other(scores)
+    verdicts = {(row["against"], row["set"]): row["nll_verdict"] for row in scores["comparisons"]}
+    assert verdicts["initial-student", "organ"] == "better", "it has learnt"
+
+
+def assert_scored_on_the_test_split(
+    folder: Path, rows: dict[str, Any], sheets: dict[str, str]
+) -> None:
+    """Each row's figures are those of its sheet, which has the questions of the test split."""
+    for name, row in rows.items():
+        (sheet,) = folder.glob(f"*{sheets[name]}")
+        assert json.loads((sheet / "manifest.json").read_text())["identity"]["split"] == "test"
+        answers = json.loads((sheet / "sheet.json").read_text())
+        for task, figures in row["tasks"].items():
+            gold = np.array(answers["gold"][task])
+            options = torch.tensor(answers["options"][task], dtype=torch.float64)
+            nll = -options.log_softmax(1).numpy()[np.arange(len(gold)), gold]
+            right = options.numpy().argmax(axis=1) == gold
+            assert figures["questions"] == len(gold)
+            assert figures["nll"]["value"] == pytest.approx(nll.clip(max=-np.log(1e-12)).mean())
+            assert figures["accuracy"]["value"] == pytest.approx(right.mean())
+
+
+def assert_student_minus_other(scores: dict[str, Any]) -> None:
+    """Differences and their verdicts follow from the rows: a lower NLL is better."""
+    rows = scores["rows"]
+    others = {row["against"] for row in scores["comparisons"]}
+    assert others == set(rows) - {"student"}
+    for row in scores["comparisons"]:
+        student, other = (rows[who]["tasks"][row["set"]] for who in ("student", row["against"]))
+        for figure, sign in (("accuracy", 1), ("nll", -1)):
+            difference = row[figure]
+            expected = student[figure]["value"] - other[figure]["value"]
+            assert difference["value"] == pytest.approx(expected, abs=1e-9)
+            low, high = sorted((sign * difference["low"], sign * difference["high"]))
+            verdict = "better" if low > 0 else "worse" if high < 0 else "no difference shown"
+            assert row[f"{figure}_verdict"] == verdict, row
 
 
 def test_a_changed_section_redoes_only_what_depends_on_it(folder: Path) -> None:
