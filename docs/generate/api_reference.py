@@ -20,4 +20,7 @@ def pages(folder: str) -> dict[str, str]:
 
 def _page(folder: Path, package: str) -> str:
     modules = [m.name for m in pkgutil.walk_packages([str(folder)], f"{package}.") if not m.ispkg]
-    return "\n\n".join([f"# {package}", *(f"::: {module}" for module in sorted(modules))]) + "\n"
+    # Below the hand-written pages in the results of a search.
+    parts = ["---\nsearch: {boost: 0.5}\n---", f"# {package}"]
+    parts += [f"::: {module}" for module in sorted(modules)]
+    return "\n\n".join(parts) + "\n"
