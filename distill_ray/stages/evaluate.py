@@ -15,7 +15,7 @@ from distill_ray.core.weighting import favourable_sets
 from distill_ray.data.examples import Questions
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.audit_table import INITIAL, initial
-from distill_ray.stages.results.final_scores import CONTROL, STUDENT, Scores
+from distill_ray.stages.results.final_scores import CONTROL, STUDENT, Scores, TestedModel
 from distill_ray.stages.results.model_scores import ModelScores, ModelToScore
 from distill_ray.stages.results.shard_set import ShardSet, held_out_questions
 from distill_ray.stages.results.students import Students
@@ -35,13 +35,13 @@ def evaluate(run: Run, shards: ShardSet, teachers: TeacherSet, students: Student
     made.require(STUDENT, CONTROL, INITIAL)
     for name, reason in made.failed.items():
         run.note("evaluate", f"{name} is left out: {reason}")
-    scored = made.sheets
+    scored = made.scores
     identity = {
         "version": VERSION,
         "evaluate": cfg,
         "bins": run.cfg.audit.bins,
         "teacher": last,
-        "sheets": {name: sheet.artifact.fingerprint for name, sheet in scored.items()},
+        "scores": {name: model.artifact.fingerprint for name, model in scored.items()},
     }
     artifact = run.artifact("evaluate", "", identity)
     if not artifact.is_complete():
@@ -49,7 +49,7 @@ def evaluate(run: Run, shards: ShardSet, teachers: TeacherSet, students: Student
             comparisons = [
                 row for name in scored if name != STUDENT for row in _compare(run, scored, name)
             ]
-            rows = {name: _row(run, sheet) for name, sheet in scored.items()}
+            rows = {name: _row(run, model).model_dump() for name, model in scored.items()}
             result = {"rows": rows, "comparisons": comparisons, "teacher": last}
             result["widest"] = _widest(shards, scored, last)
             building.write_json("scores.json", result)
@@ -78,18 +78,23 @@ def _subjects(
     ]
 
 
-def _row(run: Run, sheet: ModelScores) -> dict[str, Any]:
+def _row(run: Run, model: ModelScores) -> TestedModel:
     cfg = run.cfg.evaluate
-    options = {"resamples": cfg.bootstrap, "confidence": cfg.confidence}
-    return {
-        "parameters": sheet.parameters,
-        "text": sheet.text,
-        "divergence": sheet.divergence,
-        "tasks": {
-            name: asdict(task_metrics(sheet, name, bins=run.cfg.audit.bins, **options))  # type: ignore[arg-type]
-            for name in sheet.sets
+    return TestedModel(
+        parameters=model.parameters,
+        text=model.text,
+        divergence=model.divergence,
+        tasks={
+            name: task_metrics(
+                model,
+                name,
+                bins=run.cfg.audit.bins,
+                resamples=cfg.bootstrap,
+                confidence=cfg.confidence,
+            )
+            for name in model.sets
         },
-    }
+    )
 
 
 def _compare(run: Run, scored: Mapping[str, ModelScores], other: str) -> list[dict[str, Any]]:

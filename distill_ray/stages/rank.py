@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +12,7 @@ from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.run import RunConfig
 from distill_ray.core import ranking as core
 from distill_ray.runtime.run import Run
-from distill_ray.stages.results.audit_table import AuditTable
+from distill_ray.stages.results.audit_table import AuditedModel, AuditTable
 from distill_ray.stages.results.probe_table import ProbeTable
 from distill_ray.stages.results.ranking import DRAWS, PHASES, Ranking
 from distill_ray.stages.selection.factors import gather, race_state
@@ -88,13 +87,12 @@ def _ranking(
     return result, seen.draws
 
 
-def _marks(cfg: RunConfig, row: Mapping[str, Any]) -> list[str]:
+def _marks(cfg: RunConfig, row: AuditedModel) -> list[str]:
     """Why a teacher can't serve; empty for one that can."""
     found = []
-    if row["size_ratio"] <= cfg.rank.size_advantage:
-        found.append(f"no size advantage: {row['size_ratio']:.2f} of the student's parameters")
-    valid = {name: task["valid"] for name, task in row["tasks"].items() if task.get("valid")}
-    for name, share in valid.items():
-        if share["value"] < cfg.rank.min_valid:
-            found.append(f"{share['value']:.0%} of its answers to {name} are one of the options")
+    if row.size_ratio <= cfg.rank.size_advantage:
+        found.append(f"no size advantage: {row.size_ratio:.2f} of the student's parameters")
+    for name, task in row.tasks.items():
+        if task.valid is not None and task.valid.value < cfg.rank.min_valid:
+            found.append(f"{task.valid.value:.0%} of its answers to {name} are one of the options")
     return found

@@ -116,8 +116,8 @@ def test_the_scores_are_of_the_test_split_and_of_the_student_minus_each_other_mo
 ) -> None:
     (file,) = (folder / "runs").glob("*/evaluate/*/scores.json")
     scores = json.loads(file.read_text())
-    sheets = json.loads((file.parent / "manifest.json").read_text())["identity"]["sheets"]
-    assert_scored_on_the_test_split(file.parents[2] / "evaluate-sheets", scores["rows"], sheets)
+    identities = json.loads((file.parent / "manifest.json").read_text())["identity"]["scores"]
+    assert_scored_on_the_test_split(file.parents[2] / "evaluate-scores", scores["rows"], identities)
     assert {"student", "control", "initial-student", "wide", "narrow"} <= set(scores["rows"])
     assert scores["teacher"] in {"wide", "narrow"}
     assert_student_minus_other(scores)
@@ -126,15 +126,15 @@ def test_the_scores_are_of_the_test_split_and_of_the_student_minus_each_other_mo
 
 
 def assert_scored_on_the_test_split(
-    folder: Path, rows: dict[str, Any], sheets: dict[str, str]
+    folder: Path, rows: dict[str, Any], identities: dict[str, str]
 ) -> None:
-    """Each row's figures are those of its sheet, which has the questions of the test split."""
+    """Each row's figures are those of its scores, which have the questions of the test split."""
     for name, row in rows.items():
-        (sheet,) = folder.glob(f"*{sheets[name]}")
-        assert json.loads((sheet / "manifest.json").read_text())["identity"]["split"] == "test"
-        answers = json.loads((sheet / "sheet.json").read_text())
+        (place,) = folder.glob(f"*{identities[name]}")
+        assert json.loads((place / "manifest.json").read_text())["identity"]["split"] == "test"
+        answers = json.loads((place / "model_scores.json").read_text())
         for task, figures in row["tasks"].items():
-            gold = np.array(answers["gold"][task])
+            gold = np.array(answers["answer_index"][task])
             options = torch.tensor(answers["options"][task], dtype=torch.float64)
             nll = -options.log_softmax(1).numpy()[np.arange(len(gold)), gold]
             right = options.numpy().argmax(axis=1) == gold

@@ -27,12 +27,13 @@ from distill_ray.runtime.run import Run
 from distill_ray.stages.audit import audit
 from distill_ray.stages.results.audit_table import INITIAL
 from distill_ray.stages.results.data_spec import data_spec
-from distill_ray.stages.results.model_scores import ModelToScore, ScoringResult
+from distill_ray.stages.results.model_scores import ModelToScore, ScoresRecord, ScoringResult
 from distill_ray.stages.results.shard_set import ShardSet, held_out_questions
 from distill_ray.stages.results.teacher_set import Teacher, TeacherSet, Weights
 from distill_ray.stages.scoring.metrics import task_metrics
 from distill_ray.stages.scoring.partial import PartialScores
 from distill_ray.stages.scoring.parts import (
+    PartScores,
     QuestionRange,
     ScoringInputs,
     merge,
@@ -99,21 +100,23 @@ def candidate(who: ModelToScore) -> Teacher:
 
 
 def leave_parts(run: Run, shards: ShardSet, who: ModelToScore) -> QuestionRange:
-    """Put a part of a model's scores on its desk, as a run that was killed leaves it."""
+    """Store a part of a model's scores, as a run that was killed leaves it."""
     weights = Weights(who.ref, who.fingerprint)
     artifact = Artifact(
-        run.storage, "pool-sheets", "", identity(run, shards, weights) | {"text_rows": TEXT_ROWS}
+        run.storage, "pool-scores", "", identity(run, shards, weights) | {"text_rows": TEXT_ROWS}
     )
     (asked,) = held_out_questions(shards, "validation")
     part = parts_of([asked], run.cfg.audit.questions_per_part)[1]
     options = [[DONE_BEFORE] * len(asked.options)] * (part.stop - part.start)
-    scores = {"options": {"organ": options}, "generated": {"organ": []}, "wall_s": 0.0}
+    scores = PartScores(
+        options={"organ": options}, generated={"organ": []}, prior=None, text=None, wall_s=0.0
+    )
     PartialScores.of(artifact).write(part, scores)
     return part
 
 
 def identity(run: Run, shards: ShardSet, weights: Weights) -> dict[str, Any]:
-    """What names a sheet of the audit."""
+    """What identifies a model's scores in the audit."""
     return {
         "version": VERSION,
         "shard": shards.artifact.fingerprint,
@@ -126,8 +129,8 @@ def identity(run: Run, shards: ShardSet, weights: Weights) -> dict[str, Any]:
     }
 
 
-def scored_here(run: Run, shards: ShardSet, who: ModelToScore) -> dict[str, Any]:
-    """The sheet of a model, scored in this process in one part."""
+def scored_here(run: Run, shards: ShardSet, who: ModelToScore) -> ScoresRecord:
+    """The scores of a model, in this process and in one part."""
     questions = held_out_questions(shards, "validation")
     scoring = ScoringInputs(
         questions=questions,
@@ -151,13 +154,13 @@ class Assassin(threading.Thread):
 
     def __init__(self, artifact: Artifact) -> None:
         super().__init__(daemon=True)
-        self._marks = Path(artifact.storage.uri) / ".state" / artifact.path / "begun"
+        self._leases = Path(artifact.storage.uri) / ".state" / artifact.path / "leased"
         self.killed: set[int] = set()
         self.done = threading.Event()
 
     def run(self) -> None:
         while not self.done.wait(0.002):
-            for mark in self._marks.glob("*.json"):
+            for mark in self._leases.glob("*.json"):
                 with suppress(FileNotFoundError, ProcessLookupError):  # Ended since.
                     self._kill(json.loads(mark.read_text())["pid"])
 
@@ -176,41 +179,49 @@ def test_a_pool_of_two_scores_as_this_process_does(run: Run, shards: ShardSet) -
     left = leave_parts(run, shards, killed)
     notes = Notes()
     scored = score(replace(run, progress=notes), shards, "pool", plain, pupil, twin, killed)
-    assert scored.failed == {} and set(scored.sheets) == {"plain", "pupil", "twin", "killed"}
-    assert scored.sheets["twin"].artifact == scored.sheets["plain"].artifact
+    assert scored.failed == {} and set(scored.scores) == {"plain", "pupil", "twin", "killed"}
+    assert scored.scores["twin"].artifact == scored.scores["plain"].artifact
     assert sorted(notes.texts) == ["scored killed", "scored plain", "scored pupil"]
-    assert not (Path(run.storage.uri) / ".state" / "pool-sheets").exists() or not any(
-        (Path(run.storage.uri) / ".state" / "pool-sheets").iterdir()
+    assert not (Path(run.storage.uri) / ".state" / "pool-scores").exists() or not any(
+        (Path(run.storage.uri) / ".state" / "pool-scores").iterdir()
     )
     for who in (plain, pupil):
         expected = scored_here(run, shards, who)
-        found = scored.sheets[who.name].artifact.read_json("sheet.json")
-        assert set(found) == set(expected)
-        assert len(found["gold"]["organ"]) > 2 * 20, "there are several parts"
-        for exact in ("gold", "groups", "lengths", "answers", "end", "generated", "parameters"):
-            assert found[exact] == expected[exact]
+        found = scored.scores[who.name].record
+        assert len(found.answer_index["organ"]) > 2 * 20, "there are several parts"
+        for exact in (
+            "answer_index",
+            "groups",
+            "lengths",
+            "answers",
+            "end",
+            "generated",
+            "parameters",
+        ):
+            assert getattr(found, exact) == getattr(expected, exact)
         for close in ("options", "prior"):
-            np.testing.assert_allclose(found[close]["organ"], expected[close]["organ"], atol=2e-5)
-        assert found["text"] == pytest.approx(expected["text"])
-        assert found["full_ece"] == pytest.approx(expected["full_ece"])
-        assert found["divergence"] == pytest.approx(expected["divergence"])
-    resumed = scored.sheets["killed"].scores("organ")
+            pair = (getattr(record, close)["organ"] for record in (found, expected))
+            np.testing.assert_allclose(*pair, atol=2e-5)
+        assert found.text == pytest.approx(expected.text)
+        assert found.full_ece == pytest.approx(expected.full_ece)
+        assert found.divergence == pytest.approx(expected.divergence)
+    resumed = scored.scores["killed"].scores("organ")
     assert (resumed[left.start : left.stop] == DONE_BEFORE).all(), "what was done is not done again"
     assert (np.delete(resumed, slice(left.start, left.stop), axis=0) < 0).all()
-    assert set(scored.sheets["pupil"].divergence) == {"text.kl", "task.kl"}
-    sheet = scored.sheets["plain"]
-    assert len(sheet.generated("organ")) == GENERATE
-    assert sheet.text.keys() == {"findings"}
-    assert set(sheet.full_ece) == {"findings", "organ.labelled"}
-    assert sheet.capacity["context"] == 128 and sheet.capacity["seconds_per_token"] > 0
-    losses, tokens = sheet.row_losses("findings")
+    assert set(scored.scores["pupil"].divergence) == {"text.kl", "task.kl"}
+    model = scored.scores["plain"]
+    assert len(model.generated("organ")) == GENERATE
+    assert model.text.keys() == {"findings"}
+    assert set(model.full_ece) == {"findings", "organ.labelled"}
+    assert model.capacity.context == 128 and model.capacity.seconds_per_token > 0
+    losses, tokens = model.row_losses("findings")
     assert len(losses) == TEXT_ROWS
-    assert losses.sum() / tokens.sum() == pytest.approx(sheet.text["findings"])
-    metrics = task_metrics(sheet, "organ", bins=15, resamples=50, confidence=0.9)
+    assert losses.sum() / tokens.sum() == pytest.approx(model.text["findings"])
+    metrics = task_metrics(model, "organ", bins=15, resamples=50, confidence=0.9)
     assert metrics.generated == GENERATE and metrics.valid is not None
 
     again = Notes()
-    assert score(replace(run, progress=again), shards, "pool", twin).sheets["twin"] == sheet
+    assert score(replace(run, progress=again), shards, "pool", twin).scores["twin"] == model
     assert [event.kind for event in again.events] == ["reused"]
 
 
@@ -238,7 +249,7 @@ def test_teachers_that_fail_or_kill_their_process_are_named_and_the_others_audit
     notes = Notes()
     run = replace(run, cfg=cfg, progress=notes)
     doomed = Artifact(
-        run.storage, "audit-sheets", "", identity(run, shards, candidate(deadly).serving)
+        run.storage, "audit-scores", "", identity(run, shards, candidate(deadly).serving)
     )
     assassin = Assassin(doomed)
     assassin.start()
@@ -257,11 +268,11 @@ def test_teachers_that_fail_or_kill_their_process_are_named_and_the_others_audit
     assert all("\n" not in reason for reason in failed.values())
     assert f"gone can't be scored: {failed['gone']}" in notes.texts
     row = audited.rows["fine"]
-    assert row["size_ratio"] == 1 and row["chat_template"] is None
-    assert set(row["tasks"]) == {"organ"} and row["shifted"] == row["drops"] == {}
-    assert row["tasks"]["organ"]["scaled"]["nll"]["value"] > 0
-    assert row["text"]["findings"] == pytest.approx(row["text_nll"]["kinds"]["domain"]["value"])
-    assert audited.temperatures["fine"] == row["temperature"] > 0
+    assert row.size_ratio == 1 and row.chat_template is None
+    assert set(row.tasks) == {"organ"} and row.shifted == row.drops == {}
+    assert row.tasks["organ"].scaled is not None and row.tasks["organ"].scaled.nll.value > 0
+    assert row.text["findings"] == pytest.approx(row.text_nll.kinds["domain"].value)
+    assert audited.temperatures["fine"] == row.temperature > 0
 
     notes = Notes()
     assert audit(replace(run, progress=notes), shards, teachers).artifact == audited.artifact
@@ -291,6 +302,6 @@ def test_parts_cover_every_question_once() -> None:
     sets: Any = [Asked(5), Asked(0), Asked(4)]
     parts = parts_of(sets, 3)
     assert parts == [QuestionRange(0, 3), QuestionRange(3, 6), QuestionRange(6, 9)]
-    shares = [[(start, stop) for _, start, stop in part.shares(sets)] for part in parts]
-    assert shares == [[(0, 3), (0, 0), (0, 0)], [(3, 5), (0, 0), (0, 1)], [(5, 5), (0, 0), (1, 4)]]
+    slices = [[(start, stop) for _, start, stop in part.slices(sets)] for part in parts]
+    assert slices == [[(0, 3), (0, 0), (0, 0)], [(3, 5), (0, 0), (0, 1)], [(5, 5), (0, 0), (1, 4)]]
     assert parts_of([], 3) == [QuestionRange(0, 0)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from stage_results import Asked, answers, run_of, write_sheet
+from stage_results import Asked, answers, run_of, write_scores
 
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
@@ -30,7 +30,7 @@ def teacher(name: str, *, trained: bool = True) -> Teacher:
 
 
 def place(run: Run, weights: Weights) -> Artifact:
-    """Where a model's sheet is."""
+    """Where a model's scores are."""
     subject = ModelToScore("", weights.ref, weights.fingerprint)
     return _artifact(run, shards(run), "audit", "validation", subject, run.cfg.audit.text_rows)
 
@@ -40,11 +40,11 @@ def shards(run: Run) -> ShardSet:
 
 
 def scored(run: Run, weights: Weights, asked: Asked | str, text: float = 1.0) -> None:
-    """Put a model's sheet in its place, or why there is none."""
+    """Put a model's scores in their place, or why there is none."""
     if isinstance(asked, str):
         place(run, weights).record_failure(asked)
     else:
-        write_sheet(place(run, weights), {"organ": asked}, text={"findings": text})
+        write_scores(place(run, weights), {"organ": asked}, text={"findings": text})
 
 
 def judged(run: Run, *teachers: Teacher) -> TeacherSet:
@@ -126,18 +126,18 @@ def test_gains_are_an_artifact_that_is_found_again(run: Run) -> None:
     (kept,) = first.artifacts
     assert kept.kind == "gain" and kept.manifest().counts == {"a": True}
     assert second == first
-    assert kept.manifest().identity["sheets"] == {
+    assert kept.manifest().identity["scores"] == {
         "a": [place(run, w).fingerprint for w in (before.raw, before.adapted)]
     }
 
 
 def compared(folder: Path, raw: dict[str, Asked], adapted: dict[str, Asked]) -> AdaptationGain:
     run = run_of(folder, "a", tasks=("organ", "side"))
-    sheets = [
-        write_sheet(run.artifact("sheets", "", {"of": i}), asked)
+    models = [
+        write_scores(run.artifact("scores", "", {"of": i}), asked)
         for i, asked in enumerate((raw, adapted))
     ]
-    return _gain(run, *sheets)
+    return _gain(run, *models)
 
 
 def nll(asked: Asked) -> Any:

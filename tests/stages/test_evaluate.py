@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from chat_tokenizer import tokenizer
 from oracles.plain_bootstrap import bootstrap_mean
-from stage_results import Asked, run_of, write_sheet
+from stage_results import Asked, run_of, write_scores
 
 from distill_ray.data.rows import TEXT
 from distill_ray.engine.job import DataSpec, TrainingSpec
@@ -45,25 +45,16 @@ PROBABILITY_OF_GOLD = {
 """The student is right everywhere, as `big` is, which is surer; `small` says what it says."""
 
 
-def sheet(run: Run, name: str, split: str) -> ModelScores:
+def model_scores(run: Run, name: str, split: str) -> ModelScores:
     """On the validation split all is the other way round: the student is the worst of all."""
     p = np.array(PROBABILITY_OF_GOLD[name])
     if split != "test":
         p = 1 - p
     scores = np.log(np.stack([p, 1 - p], axis=1))
     scores[np.array(GOLD) == 1] = scores[np.array(GOLD) == 1][:, ::-1]
-    silent = {
-        "lengths": {"organ": [1, 1]},
-        "prior": {"organ": [0.0, 0.0]},
-        "answers": {"organ": [[1], [2]]},
-        "end": {"organ": 0},
-        "generated": {"organ": []},
-        "divergence": {},
-        "parameters": 1000,
-        "text": {"findings": 2.0 if split == "test" else 3.0},
-    }
-    artifact = run.artifact("evaluate-sheets", "", {"model": name, "split": split})
-    return write_sheet(artifact, {"organ": Asked(scores, GOLD, GROUPS)}, **silent)
+    text = {"findings": 2.0 if split == "test" else 3.0}
+    artifact = run.artifact("evaluate-scores", "", {"model": name, "split": split})
+    return write_scores(artifact, {"organ": Asked(scores, GOLD, GROUPS)}, text=text)
 
 
 def shard_set(run: Run) -> ShardSet:
@@ -106,14 +97,14 @@ def teachers() -> TeacherSet:
 
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory: pytest.TempPathFactory) -> Scores:
-    """What `evaluate` makes of sheets that are written down for either split."""
+    """What `evaluate` makes of scores that are written down for either split."""
     run = run_of(tmp_path_factory.mktemp("run"), "big", "small", evaluate={"bootstrap": RESAMPLES})
 
     def score_models(
         run: Run, _: ShardSet, stage: str, split: str, subjects: Sequence[ModelToScore], *__: Any
     ) -> ScoringResult:
         assert stage == "evaluate"
-        return ScoringResult({s.name: sheet(run, s.name, split) for s in subjects}, {})
+        return ScoringResult({s.name: model_scores(run, s.name, split) for s in subjects}, {})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "score_models", score_models)
@@ -187,7 +178,7 @@ def test_the_sides_and_the_largest_gaps_are_of_the_student_and_the_teacher(
 
 
 def test_the_result_reads_what_was_written(scores: Scores, written: dict[str, Any]) -> None:
-    assert scores.rows == written["rows"]
+    assert {name: row.model_dump() for name, row in scores.rows.items()} == written["rows"]
     assert scores.comparisons == written["comparisons"]
     assert scores.widest == written["widest"]
     assert scores.teacher == written["teacher"]

@@ -1,4 +1,4 @@
-"""Figures of sheets: with intervals, scaled, and on shifted sets."""
+"""Metrics from model scores: with intervals, scaled, and on shifted sets."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from oracles.plain_bootstrap import bootstrap_mean
+from stage_results import scores_record
 
 from distill_ray.core import calibration
 from distill_ray.core.intervals import Interval
 from distill_ray.core.temperature import cross_fitted, fit_temperature, scaled
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.storage import Storage
-from distill_ray.stages.results.model_scores import ModelScores
+from distill_ray.stages.results.model_scores import MODEL_SCORES, ModelScores
 from distill_ray.stages.scoring.metrics import (
     FLOOR_DRAWS,
     MetricOptions,
@@ -39,26 +40,25 @@ def questions(n: int, options: int, seed: int, *, skill: float = 1.0, sharp: flo
     return (sharp * scores).tolist(), gold, [f"g{i // 2}" for i in range(n)]
 
 
-def sheet(folder: Path, sets: dict[str, Any], **changes: Any) -> ModelScores:
-    """A sheet of these sets; lengths and priors say nothing unless given."""
+def written(folder: Path, sets: dict[str, Any], **changes: Any) -> ModelScores:
+    """The scores of a model on these sets; lengths and priors say nothing unless given."""
     widths = {name: len(scores[0]) for name, (scores, *_) in sets.items()}
-    data = {
+    columns: dict[str, Any] = {
         "options": {name: scores for name, (scores, _, _) in sets.items()},
-        "gold": {name: gold for name, (_, gold, _) in sets.items()},
+        "answer_index": {name: gold for name, (_, gold, _) in sets.items()},
         "groups": {name: groups for name, (_, _, groups) in sets.items()},
         "lengths": {name: [1] * k for name, k in widths.items()},
         "prior": {name: [0.0] * k for name, k in widths.items()},
         "answers": {name: [[10 + i] for i in range(k)] for name, k in widths.items()},
         "end": dict.fromkeys(sets, END),
         "generated": {name: [] for name in sets},
-        "text": {},
         **changes,
     }
     artifact = Artifact(
-        Storage(str(folder)), "sheets", "", {"number": str(folder), "of": len(sets)}
+        Storage(str(folder)), "scores", "", {"number": str(folder), "of": len(sets)}
     )
     with artifact.building() as building:
-        building.write_json("sheet.json", data)
+        scores_record(**columns).write(building, MODEL_SCORES)
     return ModelScores(artifact)
 
 
@@ -69,7 +69,7 @@ def measured(made: ModelScores, name: str) -> Any:
 def test_accuracy_is_given_as_it_is_per_token_and_against_the_prior(tmp_path: Path) -> None:
     # The right option is the first, and only looking at what the question adds shows it.
     scores = [[-6.3, -2.0, -5.0], [-7.0, -9.0, -5.5], [-3.3, -1.0, -8.0]]
-    made = sheet(
+    made = written(
         tmp_path,
         {"q": (scores, [0, 0, 0], ["a", "b", "c"])},
         lengths={"q": [3, 1, 2]},
@@ -89,8 +89,8 @@ def test_generated_answers_are_valid_if_they_end_and_exact_if_they_are_right(
     scores, _, groups = questions(8, 3, 0)
     said = [[10, END], [11, END], [12], [10, 10, END], [], [13, END]]
     gold = [0, 0, 2, 0, 0, 0, 1, 1]
-    made = sheet(tmp_path, {"q": (scores, gold, groups)}, generated={"q": said})
-    assert made.written("q").tolist() == [0, 1, -1, -1, -1, -1]
+    made = written(tmp_path, {"q": (scores, gold, groups)}, generated={"q": said})
+    assert made.generated_index("q").tolist() == [0, 1, -1, -1, -1, -1]
     found = measured(made, "q")
     assert found.generated == 6
     assert found.exact_match.value == pytest.approx(1 / 6)
@@ -99,7 +99,7 @@ def test_generated_answers_are_valid_if_they_end_and_exact_if_they_are_right(
 
 def test_figures_are_those_of_the_calibration_module_and_the_bootstrap(tmp_path: Path) -> None:
     scores, gold, groups = questions(400, 4, 1)
-    found = measured(sheet(tmp_path, {"q": (scores, gold, groups)}), "q")
+    found = measured(written(tmp_path, {"q": (scores, gold, groups)}), "q")
     p, right = calibration.normalise(np.array(scores)), np.array(gold)
     sure, correct = p.max(axis=1), (p.argmax(axis=1) == right).astype(float)
     expected = {
@@ -137,7 +137,7 @@ def test_a_temperature_is_fitted_on_all_tasks_and_honest_on_each(tmp_path: Path)
         "a.shifted": questions(300, 5, 2, skill=2, sharp=3),
         "b": questions(400, 3, 3, skill=2, sharp=3),
     }
-    made = sheet(tmp_path, sets)
+    made = written(tmp_path, sets)
     found = scaling(made, ["a", "b"], FIGURES)
     assert found.temperature == pytest.approx(3, rel=0.15)
     pooled, gold, _ = pool(sets, ["a", "b"])
@@ -152,9 +152,9 @@ def test_a_temperature_is_fitted_on_all_tasks_and_honest_on_each(tmp_path: Path)
         assert after.ece.low < after.ece_floor, name
         assert len(after.reliability.count) <= 10
     # Nothing but the tasks' questions decides it.
-    alone = sheet(tmp_path / "alone", {name: sets[name] for name in ("a", "b")})
+    alone = written(tmp_path / "alone", {name: sets[name] for name in ("a", "b")})
     assert scaling(alone, ["a", "b"], FIGURES).temperature == found.temperature
-    only = scaling(sheet(tmp_path / "one", {"a": sets["a"]}), ["a"], FIGURES)
+    only = scaling(written(tmp_path / "one", {"a": sets["a"]}), ["a"], FIGURES)
     own = fit_temperature(np.array(sets["a"][0]), np.array(sets["a"][1]))
     assert only.temperature == pytest.approx(own)
     assert scaling(made, [], FIGURES).temperature == 1
@@ -182,7 +182,7 @@ def test_a_task_is_scaled_by_temperatures_fitted_on_other_groups_of_all_tasks(
         name: (scores, gold, [f"g{i // 8}" for i in range(len(gold))])
         for name, (scores, gold, _) in sets.items()
     }
-    found = scaling(sheet(tmp_path, sets), ["a", "b"], FIGURES)
+    found = scaling(written(tmp_path, sets), ["a", "b"], FIGURES)
     scores, gold, groups = pool(sets, ["a", "b"])
     temperature = fit_temperature(scores, gold)
     assert found.temperature == pytest.approx(temperature)
@@ -218,7 +218,7 @@ def test_the_interval_of_generated_answers_resamples_the_groups_of_their_questio
     scores, _, _ = questions(8, 3, 0)
     groups = ["a", "a", "b", "b", "c", "d", "e", "f"]
     answers = [[10, END], [10, END], [11, END], [12]]
-    made = sheet(tmp_path, {"q": (scores, [0] * 8, groups)}, generated={"q": answers})
+    made = written(tmp_path, {"q": (scores, [0] * 8, groups)}, generated={"q": answers})
     found = measured(made, "q")
     exact, valid = np.array([1.0, 1, 0, 0]), np.array([1.0, 1, 1, 0])
     for interval, values in ((found.exact_match, exact), (found.valid, valid)):
@@ -235,18 +235,18 @@ def test_a_drop_s_interval_covers_what_is_lost_and_nothing_where_nothing_is(
         "task.same": questions(500, 4, 2, skill=3),
         "task.hard": questions(300, 4, 3, skill=0.5),
     }
-    made = sheet(tmp_path, sets)
+    made = written(tmp_path, sets)
     hard = drop(made, "task", "task.hard", FIGURES)
-    accuracy, nll = (measured(made, "task"), measured(made, "task.hard")), hard["nll"]
-    assert hard["accuracy"].value == pytest.approx(
+    accuracy, nll = (measured(made, "task"), measured(made, "task.hard")), hard.nll
+    assert hard.accuracy.value == pytest.approx(
         accuracy[0].accuracy.value - accuracy[1].accuracy.value
     )
     assert nll.value == pytest.approx(accuracy[1].nll.value - accuracy[0].nll.value)
-    assert hard["accuracy"].low > 0 and nll.low > 0
-    assert not drop(made, "task", "task.same", FIGURES)["accuracy"].excludes_zero()
+    assert hard.accuracy.low > 0 and nll.low > 0
+    assert not drop(made, "task", "task.same", FIGURES).accuracy.excludes_zero()
     # Two independent sets: variances add up, as the intervals' squared half widths do.
     half = [(m.accuracy.high - m.accuracy.low) / 2 for m in accuracy]
-    width = (hard["accuracy"].high - hard["accuracy"].low) / 2
+    width = (hard.accuracy.high - hard.accuracy.low) / 2
     assert width == pytest.approx(np.hypot(*half), rel=0.15)
 
 
@@ -257,17 +257,17 @@ def test_text_nll_is_by_corpus_and_by_kind_with_intervals_over_rows(tmp_path: Pa
         "chat": {"nll": [50.0], "tokens": [10]},
     }
     text = {"notes": 2.4, "papers": 2.125, "chat": 5.0}
-    made = sheet(tmp_path, {}, rows=rows, text=text)
+    made = written(tmp_path, {}, rows=rows, text=text)
     kinds = {"notes": "domain", "papers": "domain", "chat": "generic", "absent": "generic"}
     found = text_nll(made, kinds, FIGURES)
-    assert {name: i.value for name, i in found["corpora"].items()} == pytest.approx(text)
-    assert found["kinds"]["domain"].value == pytest.approx(77 / 33)
-    assert found["kinds"]["generic"] == Interval(5.0, 5.0, 5.0)
-    assert found["corpora"]["notes"].low < 2.4 < found["corpora"]["notes"].high
+    assert {name: i.value for name, i in found.corpora.items()} == pytest.approx(text)
+    assert found.kinds["domain"].value == pytest.approx(77 / 33)
+    assert found.kinds["generic"] == Interval(5.0, 5.0, 5.0)
+    assert found.corpora["notes"].low < 2.4 < found.corpora["notes"].high
 
 
 def test_a_table_s_figures_take_seconds(tmp_path: Path) -> None:
-    made = sheet(tmp_path, {"a": questions(2000, 20, 1), "a.b": questions(2000, 20, 2)})
+    made = written(tmp_path, {"a": questions(2000, 20, 1), "a.b": questions(2000, 20, 2)})
     figures = MetricOptions(15, 1000, 0.95)
     started = time.process_time()
     for name in made.sets:

@@ -108,7 +108,7 @@ def test_numpy_numbers_are_written_as_plain_ones(tmp_path: Path) -> None:
     row = Row(
         temperature=np.float32(0.5),
         accuracy=Interval(np.float64(1.0), np.float64(0.5), np.float64(1.5)),
-        reliability=Diagram([np.int64(2)]),  # type: ignore[list-item]
+        reliability=Diagram([np.int64(2)]),
     )
     artifact = Artifact(Storage(str(tmp_path)), "table", "", {})
     with artifact.building() as building:
@@ -124,7 +124,8 @@ def test_numpy_numbers_are_written_as_plain_ones(tmp_path: Path) -> None:
 
 def any_float(rng: random.Random) -> float:
     special = [0.0, -0.0, math.inf, -math.inf, math.nan, 5e-324, 1.7976931348623157e308, 0.1]
-    return rng.choice([*special, rng.gauss(0, 1), struct.unpack("d", rng.randbytes(8))[0]])
+    (bits,) = struct.unpack("d", rng.randbytes(8))
+    return float(rng.choice([*special, rng.gauss(0, 1), bits]))
 
 
 def any_table(rng: random.Random) -> Table:
@@ -168,4 +169,4 @@ def test_no_field_can_be_dropped_or_renamed_unnoticed(tmp_path: Path, seed: int)
 def test_a_record_is_frozen() -> None:
     table = Table(rows={}, matrix=[[math.inf]])
     with pytest.raises(ValueError, match="frozen"):
-        table.matrix = []
+        table.matrix = []  # type: ignore[misc]

@@ -1,7 +1,9 @@
 """The report's words: verdicts, who taught, and numbers as people read them."""
 
 import pytest
+from stage_results import audited_metrics
 
+from distill_ray.core.intervals import Interval
 from distill_ray.stages.reporting import tables
 from distill_ray.stages.reporting.text import (
     Table,
@@ -86,9 +88,9 @@ def test_the_headline_names_tasks_without_a_difference():
 
 
 def test_accuracy_at_the_majority_is_warned_of():
-    row = {"accuracy": interval(0.14, 0.12, 0.16), "majority": 0.13}
+    row = audited_metrics(accuracy=Interval(0.14, 0.12, 0.16), majority=0.13)
     assert "not shown to be above 13.0%" in (above_majority("chapter", row) or "")
-    assert above_majority("chapter", row | {"majority": 0.11}) is None
+    assert above_majority("chapter", row.model_copy(update={"majority": 0.11})) is None
 
 
 def switch(step, old, new, reason):

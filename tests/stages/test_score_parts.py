@@ -51,6 +51,6 @@ def test_the_parts_of_a_set_share_its_generated_answers(
     scoring = ScoringInputs(asked, shards, "test", data, 3, "cpu")
     model = load_frozen(tiny.ref(0, num_hidden_layers=1), device=torch.device("cpu"))
     found = score_part(model, None, scoring, part)
-    assert {name: len(answers) for name, answers in found["generated"].items()} == generated
-    sizes = {name: len(scores) for name, scores in found["options"].items()}
+    assert {name: len(answers) for name, answers in found.generated.items()} == generated
+    sizes = {name: len(scores) for name, scores in found.options.items()}
     assert sum(sizes.values()) == part.stop - part.start

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stage_results import answers, run_of, trial, write_sheet
+from stage_results import answers, run_of, trial, write_scores
 
 from distill_ray.config.study import ScheduleStudy
 from distill_ray.config.training import DistillConfig
@@ -75,10 +75,10 @@ def ended(run: Run, name: str, seed: int, share: float, last: str, **how: Any) -
     return made
 
 
-def teacher_sheets(run: Run, **shares: float) -> dict[str, Any]:
+def teacher_scores(run: Run, **shares: float) -> dict[str, Any]:
     return {
-        name: write_sheet(
-            run.artifact("evaluate-sheets", "", {"of": name}),
+        name: write_scores(
+            run.artifact("evaluate-scores", "", {"of": name}),
             {"organ": answers(N, OPTIONS, 0, right=share)},
         )
         for name, share in shares.items()
@@ -106,6 +106,6 @@ def taught(
         }
     if without is not None:
         trials[without[0]][without[1]] = trial(run, "arm", *without, "diverged")
-    sheets = teacher_sheets(run, big=0.70, small=0.40)
+    scores = teacher_scores(run, big=0.70, small=0.40)
     arms = {name: arm_of(name) for name in shares}
-    return compared(CFG, domain, arms, trials, sheets, [questions()], "big")
+    return compared(CFG, domain, arms, trials, scores, [questions()], "big")

@@ -14,14 +14,28 @@ import numpy as np
 from tiny_run import config, tiny_model
 
 from distill_ray.config import RunConfig
-from distill_ray.core.calibration import normalise
+from distill_ray.core.calibration import Reliability, normalise
+from distill_ray.core.intervals import Interval
 from distill_ray.engine.job import DataSpec, TrainingSpec
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
-from distill_ray.stages.results.audit_table import INITIAL, AuditTable
-from distill_ray.stages.results.model_scores import ModelScores
+from distill_ray.stages.results.audit_table import (
+    AUDIT,
+    INITIAL,
+    AuditedModel,
+    AuditRecord,
+    AuditTable,
+    TextNll,
+)
+from distill_ray.stages.results.model_scores import (
+    MODEL_SCORES,
+    Capacity,
+    ModelScores,
+    ScoresRecord,
+)
 from distill_ray.stages.results.probe_table import CONTROL, EstimateTable, ProbeTable
+from distill_ray.stages.results.question_metrics import AuditedMetrics
 from distill_ray.stages.results.trial import OUTCOME, Trial, Trials
 
 DRAWS = 2000
@@ -78,20 +92,32 @@ def answers(n: int, options: int, seed: int, *, right: float, inside: float = 0.
     return Asked(np.log(inside * p), gold.tolist())
 
 
-def write_sheet(artifact: Artifact, asked: Mapping[str, Asked], **changes: Any) -> ModelScores:
-    """Fill a model's sheet."""
-    data = {
+def write_scores(artifact: Artifact, asked: Mapping[str, Asked], **changes: Any) -> ModelScores:
+    """Fill a model's scores."""
+    widths = {name: np.shape(a.scores)[1] for name, a in asked.items()}
+    columns: dict[str, Any] = {
         "options": {name: np.asarray(a.scores).tolist() for name, a in asked.items()},
-        "gold": {name: [*a.gold] for name, a in asked.items()},
+        "answer_index": {name: [*a.gold] for name, a in asked.items()},
         "groups": {
             name: [*a.groups] or [f"g{i}" for i in range(len(a.gold))] for name, a in asked.items()
         },
-        "text": {},
-        **changes,
+        "lengths": {name: [1] * k for name, k in widths.items()},
+        "prior": {name: [0.0] * k for name, k in widths.items()},
+        "answers": {name: [[10 + i] for i in range(k)] for name, k in widths.items()},
+        "generated": {name: [] for name in asked},
+        "end": dict.fromkeys(asked, 0),
     }
     with artifact.building() as building:
-        building.write_json("sheet.json", data)
+        scores_record(**{**columns, **changes}).write(building, MODEL_SCORES)
     return ModelScores(artifact)
+
+
+def scores_record(**changes: Any) -> ScoresRecord:
+    """The scores of a model without text."""
+    names = ("options", "answer_index", "groups", "lengths", "prior", "answers", "generated", "end")
+    maps: dict[str, Any] = {name: {} for name in (*names, "rows", "text", "full_ece", "divergence")}
+    capacity = {"bytes": 4000, "context": 128, "seconds_per_token": 1e-6, "peak_bytes": None}
+    return ScoresRecord(**{**maps, "parameters": 1000, **capacity, **changes})
 
 
 @dataclass(frozen=True)
@@ -110,32 +136,60 @@ class Candidate:
     """Seeds of the probes; 0, 1 … by default."""
 
 
-def audit_row(found: Candidate) -> dict[str, Any]:
-    """As `AuditTable.rows` has it, as far as the ranking and the study read it."""
+def audit_row(found: Candidate) -> AuditedModel:
+    """A model's row of the audit; what neither the ranking nor the study reads is made up."""
     tasks = {}
     for name, asked in found.asked.items():
         p, gold = normalise(np.asarray(asked.scores)), np.array(asked.gold)
         right = float((p.argmax(axis=1) == gold).mean())
         nll = float(-np.log(p[np.arange(len(gold)), gold]).mean())
-        tasks[name] = {
-            "accuracy": spread(right),
-            "nll": spread(nll),
-            "ece": spread(1 - right),
-            "ece_floor": 0.01,
-            "valid": None if found.valid is None else spread(found.valid),
+        tasks[name] = audited_metrics(
+            accuracy=spread(right),
+            nll=spread(nll),
+            ece=spread(1 - right),
+            ece_floor=0.01,
+            valid=None if found.valid is None else spread(found.valid),
+        )
+    return AuditedModel(
+        parameters=int(1000 * found.size_ratio),
+        size_ratio=found.size_ratio,
+        capacity=Capacity(4000, 128, 1e-6, None),
+        vocabulary_fit=1.0,
+        chat_template=None,
+        text=dict(found.text),
+        text_nll=TextNll(corpora={}, kinds={}),
+        full_ece={},
+        temperature=found.temperature,
+        tasks=tasks,
+        shifted={},
+        drops={},
+    )
+
+
+def audited_metrics(**changes: Any) -> AuditedMetrics:
+    """Metrics of a model on a question set."""
+    intervals = ("accuracy", "accuracy_by_length", "accuracy_by_prior", "nll", "ece", "brier")
+    errors = ("adaptive_ece", "classwise_ece")
+    return AuditedMetrics(
+        **{
+            "questions": 60,
+            "majority": 0.25,
+            **{name: spread(0.5) for name in (*intervals, *errors)},
+            **{f"{name}_floor": 0.01 for name in ("ece", *errors)},
+            "auroc": None,
+            "reliability": Reliability([0.5], [0.5], [60]),
+            "generated": 0,
+            "exact_match": None,
+            "valid": None,
+            "scaled": None,
+            **changes,
         }
-    return {
-        "parameters": int(1000 * found.size_ratio),
-        "size_ratio": found.size_ratio,
-        "text": dict(found.text),
-        "temperature": found.temperature,
-        "tasks": tasks,
-    }
+    )
 
 
-def spread(value: float) -> dict[str, float]:
+def spread(value: float) -> Interval:
     """An interval around a value."""
-    return {"value": value, "low": value - 0.1, "high": value + 0.1}
+    return Interval(value, value - 0.1, value + 0.1)
 
 
 def audited(
@@ -148,15 +202,15 @@ def audited(
     """What the audit found; the student answers by chance unless it is given."""
     first = next(iter(candidates.values()))
     models = {INITIAL: student or untaught(first), **candidates}
-    sheets = {
-        name: write_sheet(run.artifact("audit-sheets", "", {"of": name}), model.asked)
+    scores = {
+        name: write_scores(run.artifact("audit-scores", "", {"of": name}), model.asked)
         for name, model in models.items()
     }
-    artifact = run.artifact("audit", "", {"sheets": {n: s.artifact.uri for n, s in sheets.items()}})
+    artifact = run.artifact("audit", "", {"scores": {n: s.artifact.uri for n, s in scores.items()}})
     rows = {name: audit_row(model) for name, model in models.items()}
     with artifact.building() as building:
-        building.write_json("audit.json", {"rows": rows, "failed": dict(failed or {})})
-    return AuditTable(artifact, sheets)
+        AuditRecord(rows=rows, failed=dict(failed or {})).write(building, AUDIT)
+    return AuditTable(artifact, scores)
 
 
 def untaught(like: Candidate) -> Candidate:

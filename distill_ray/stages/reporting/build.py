@@ -74,11 +74,11 @@ def _usage(inputs: Inputs, folder: str) -> str:
 def _card(facts: Facts) -> dict[str, Any]:
     """What the model card says beyond the report."""
     inputs, cfg = facts.inputs, facts.inputs.run.cfg
-    mine = {n: row for n, row in facts.scores.items() if n in (STUDENT, CONTROL, INITIAL)}
+    students = {n: row for n, row in facts.scores.items() if n in (STUDENT, CONTROL, INITIAL)}
     scored = [
-        [name, model, percent_interval(r["accuracy"]), interval(r["nll"]), interval(r["ece"])]
-        for model, row in mine.items()
-        for name, r in row["tasks"].items()
+        [name, model, percent_interval(r.accuracy), interval(r.nll), interval(r.ece)]
+        for model, row in students.items()
+        for name, r in row.tasks.items()
     ]
     read = inputs.students.distilled.curve["streams"]
     return {
@@ -99,8 +99,8 @@ def _card(facts: Facts) -> dict[str, Any]:
 def _charts(facts: Facts) -> Charts:
     colour = charts.colours(facts.teachers)
     ranking, teachers = facts.inputs.ranking, facts.inputs.teachers.teachers
-    asked = {n: {**r["tasks"], **r["shifted"]} for n, r in facts.audit.items() if n != INITIAL}
-    tested = {n: facts.scores[n]["tasks"] for n in (STUDENT, CONTROL, INITIAL)}
+    audited = {n: row.sets for n, row in facts.audit.items() if n != INITIAL}
+    tested = {n: facts.scores[n].tasks for n in (STUDENT, CONTROL, INITIAL)}
     best = {name: teacher.best for name, teacher in teachers.items()}
     found = {
         "verdict": [
@@ -114,7 +114,7 @@ def _charts(facts: Facts) -> Charts:
             ("Factors", charts.factors(ranking.factors, colour)),
         ],
         "calibration": [
-            ("Teachers, validation split", charts.reliability(asked, colour)),
+            ("Teachers, validation split", charts.reliability(audited, colour)),
             ("Student, control and initial state, test split", charts.reliability(tested, colour)),
         ],
         "probes": [("Probes", charts.probes(facts.inputs.probed.rows(), colour))],
@@ -124,7 +124,12 @@ def _charts(facts: Facts) -> Charts:
                 training(facts.student, facts.control, facts.turns, facts.switches, colour),
             )
         ],
-        "scores": [("Accuracy on the test split", charts.scores(facts.scores, colour))],
+        "scores": [
+            (
+                "Accuracy on the test split",
+                charts.scores({n: row.tasks for n, row in facts.scores.items()}, colour),
+            )
+        ],
         "lineage": [("Time by stage", charts.times(wall_by_stage(facts.entries)))],
     }
     if facts.adaptation:

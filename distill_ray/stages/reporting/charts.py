@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import accumulate
 from statistics import fmean
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from distill_ray.config.several import SEVERAL
+from distill_ray.stages.results.question_metrics import TaskMetrics
 
 PALETTE = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#A6761D", "#B2B200")
 """Colours of teachers (Okabe and Ito's, and three more): told apart in every form of sight."""
@@ -154,11 +156,11 @@ def factors(table: Mapping[str, Mapping[str, float]], colour: Mapping[str, str])
     return finished(figure, 320)
 
 
-def reliability(tables: Mapping[str, Mapping[str, Row]], colour: Mapping[str, str]) -> str:
+def reliability(tables: Mapping[str, Mapping[str, TaskMetrics]], colour: Mapping[str, str]) -> str:
     """Confidence against accuracy, a panel for each question set.
 
     Args:
-        tables: model → question set → its figures.
+        tables: model → question set → its metrics.
         colour: model → colour.
     """
     figures = {}
@@ -176,19 +178,19 @@ def reliability(tables: Mapping[str, Mapping[str, Row]], colour: Mapping[str, st
     return _panels(figures, 420)
 
 
-def _reliability_line(figure: Any, model: str, row: Row, tint: str) -> None:
-    diagram = row["reliability"]
-    total = sum(diagram["count"])
+def _reliability_line(figure: Any, model: str, row: TaskMetrics, tint: str) -> None:
+    diagram = row.reliability
+    total = sum(diagram.count)
     figure.add_scatter(
-        x=diagram["confidence"],
-        y=diagram["accuracy"],
+        x=diagram.confidence,
+        y=diagram.accuracy,
         name=model,
         mode="lines+markers",
         line={"color": tint, "width": 1},
         # The area shows how many answers a bin holds.
-        marker={"size": [5 + 25 * (c / total) ** 0.5 for c in diagram["count"]], "opacity": 0.75},
+        marker={"size": [5 + 25 * (c / total) ** 0.5 for c in diagram.count], "opacity": 0.75},
         cliponaxis=False,
-        customdata=diagram["count"],
+        customdata=diagram.count,
         hovertemplate="confidence %{x:.2f}, accuracy %{y:.2f}, %{customdata} answers"
         "<extra>" + model + "</extra>",
     )
@@ -236,13 +238,18 @@ def _probe_lines(
         )
 
 
-def scores(tables: Mapping[str, Row], colour: Mapping[str, str]) -> str:
-    """Accuracy on the test split of every model, a panel for each question set."""
+def scores(tables: Mapping[str, Mapping[str, TaskMetrics]], colour: Mapping[str, str]) -> str:
+    """Accuracy on the test split of every model, a panel for each question set.
+
+    Args:
+        tables: model → question set → its metrics.
+        colour: model → colour.
+    """
     figures = {}
-    for name in dict.fromkeys(name for row in tables.values() for name in row["tasks"]):
-        shown = {m: row["tasks"][name] for m, row in tables.items() if name in row["tasks"]}
-        majority = next(iter(shown.values()))["majority"]
-        rows = {model: row["accuracy"] for model, row in shown.items()}
+    for name in dict.fromkeys(name for row in tables.values() for name in row):
+        shown = {m: row[name] for m, row in tables.items() if name in row}
+        majority = next(iter(shown.values())).majority
+        rows = {model: asdict(row.accuracy) for model, row in shown.items()}
         figures[name] = _forest(rows, colour, "accuracy, %", 100 * majority)
     return _panels(figures, 100 + 36 * len(tables))
 

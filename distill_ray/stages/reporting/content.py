@@ -23,8 +23,8 @@ from distill_ray.stages.reporting.text import (
     sentence,
     taught,
 )
-from distill_ray.stages.results.audit_table import INITIAL
-from distill_ray.stages.results.final_scores import CONTROL
+from distill_ray.stages.results.audit_table import INITIAL, AuditedModel
+from distill_ray.stages.results.final_scores import CONTROL, TestedModel
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Facts:
 
     inputs: Inputs
     entries: list[Entry]
-    audit: dict[str, dict[str, Any]]
-    scores: dict[str, dict[str, Any]]
+    audit: dict[str, AuditedModel]
+    scores: dict[str, TestedModel]
     comparisons: list[dict[str, Any]]
     turns: list[dict[str, Any]]
     student: dict[str, Any]
@@ -143,9 +143,9 @@ def _verdict(facts: Facts) -> Section:
     others = [CONTROL, INITIAL, *facts.teachers]
     said = [sentence(row, facts.confidence) for m in others for row in facts.against(m)]
     warnings = [
-        above_majority(task, facts.scores["student"]["tasks"][task])
+        above_majority(task, facts.scores["student"].tasks[task])
         for task in facts.tasks
-        if task in facts.scores["student"]["tasks"]
+        if task in facts.scores["student"].tasks
     ]
     text = [*filter(None, warnings), _who_taught(facts), _sizes(facts)]
     text.append(
@@ -178,9 +178,9 @@ def _together(facts: Facts) -> str:
 
 
 def _sizes(facts: Facts) -> str:
-    mine = facts.scores["student"]["parameters"]
-    theirs = [f"{n} {big(facts.scores[n]['parameters'])}" for n in facts.teachers]
-    return f"Parameters: student {big(mine)}; teachers {', '.join(theirs)}."
+    student = facts.scores["student"].parameters
+    teachers = [f"{n} {big(facts.scores[n].parameters)}" for n in facts.teachers]
+    return f"Parameters: student {big(student)}; teachers {', '.join(teachers)}."
 
 
 def _ranking(facts: Facts) -> Section:
@@ -208,18 +208,16 @@ def _ranking(facts: Facts) -> Section:
             tables.standings(ranking),
             tables.factors(ranking),
             tables.evidence(ranking, facts.tasks, facts.inputs.run.cfg),
-            tables.figures("Audit: questions of the validation split", _audited(facts)),
+            tables.figures(
+                "Audit: questions of the validation split",
+                {model: row.sets for model, row in facts.audit.items()},
+            ),
             tables.audited(facts.audit),
             selection.answers(facts.audit),
             selection.shifts(facts.audit),
             selection.capacities(facts.audit),
         ],
     )
-
-
-def _audited(facts: Facts) -> dict[str, dict[str, Any]]:
-    """Tasks and shifted sets together, as `Scores.rows` has them."""
-    return {n: {**r, "tasks": {**r["tasks"], **r["shifted"]}} for n, r in facts.audit.items()}
 
 
 def _calibration(facts: Facts) -> Section:
@@ -332,7 +330,7 @@ def _scores(facts: Facts) -> Section:
             "calibrated model would show with as many questions."
         ],
         [
-            tables.figures("Questions", facts.scores),
+            tables.figures("Questions", {n: row.tasks for n, row in facts.scores.items()}),
             tables.tested(facts.scores, facts.inputs.scores.teacher),
             tables.comparisons(facts.comparisons),
             tables.sides(facts.comparisons),

@@ -99,17 +99,17 @@ def phases(storage: Storage, last: str) -> list[str]:
 def _wanted(inputs: Inputs) -> Iterator[tuple[str, str]]:
     yield "shard", inputs.shards.artifact.fingerprint
     yield from ((made.kind, made.fingerprint) for made in inputs.teachers.artifacts)
-    yield from _with_sheets(inputs.audited.artifact)
+    yield from _with_scores(inputs.audited.artifact)
     yield from ((made.kind, made.fingerprint) for made in inputs.probed.artifacts)
     yield "rank", inputs.ranking.artifact.fingerprint
     yield "distill", inputs.students.distilled.fingerprint
     yield "distill", inputs.students.control.fingerprint
-    yield from _with_sheets(inputs.scores.artifact)
+    yield from _with_scores(inputs.scores.artifact)
 
 
-def _with_sheets(artifact: Artifact) -> Iterator[tuple[str, str]]:
-    sheets: Mapping[str, str] = artifact.identity["sheets"]
-    yield from ((f"{artifact.kind}-sheets", found) for found in sheets.values())
+def _with_scores(artifact: Artifact) -> Iterator[tuple[str, str]]:
+    scores: Mapping[str, str] = artifact.identity["scores"]
+    yield from ((f"{artifact.kind}-scores", fingerprint) for fingerprint in scores.values())
     yield artifact.kind, artifact.fingerprint
 
 

@@ -15,6 +15,8 @@ from distill_ray.stages.reporting.text import (
     percent_interval,
     points,
 )
+from distill_ray.stages.results.audit_table import AuditedModel
+from distill_ray.stages.results.question_metrics import AuditedMetrics
 from distill_ray.stages.results.ranking import Ranking
 
 Row = Mapping[str, Any]
@@ -50,18 +52,18 @@ def out_of_the_race(ranking: Ranking, failed: Sequence[Row]) -> list[str]:
     ]
 
 
-def answers(table: Mapping[str, Row]) -> Table:
+def answers(table: Mapping[str, AuditedModel]) -> Table:
     """How models answer: by likelihood in three forms, and freely."""
     columns = ["Set", "Model", "Likeliest", "per token", "against prior", "Exact match", "Valid"]
     rows = [
         [
             name,
             model,
-            percent_interval(row["accuracy"]),
-            percent_interval(row["accuracy_by_length"]),
-            percent_interval(row["accuracy_by_prior"]),
-            _maybe(row["exact_match"], percent_interval),
-            _maybe(row["valid"], percent_interval),
+            percent_interval(row.accuracy),
+            percent_interval(row.accuracy_by_length),
+            percent_interval(row.accuracy_by_prior),
+            _maybe(row.exact_match, percent_interval),
+            _maybe(row.valid, percent_interval),
         ]
         for name, model, row in _by_set(table)
     ]
@@ -73,7 +75,7 @@ def answers(table: Mapping[str, Row]) -> Table:
     return Table("Audit: answers", columns, rows, note)
 
 
-def calibrations(table: Mapping[str, Row]) -> Table:
+def calibrations(table: Mapping[str, AuditedModel]) -> Table:
     """How far confidence can be believed, in every form."""
     columns = ["Set", "Model", "ECE", "floor", "adaptive", "floor", "classwise", "floor", "AUROC"]
     columns += ["T", "ECE at T", "NLL at T"]
@@ -81,16 +83,16 @@ def calibrations(table: Mapping[str, Row]) -> Table:
         [
             name,
             model,
-            interval(row["ece"]),
-            number(row["ece_floor"]),
-            interval(row["adaptive_ece"]),
-            number(row["adaptive_ece_floor"]),
-            number(row["classwise_ece"]["value"]),
-            number(row["classwise_ece_floor"]),
-            _maybe(row["auroc"], interval),
-            number(table[model]["temperature"], 2),
-            _maybe(row["scaled"], lambda scaled: interval(scaled["ece"])),
-            _maybe(row["scaled"], lambda scaled: number(scaled["nll"]["value"])),
+            interval(row.ece),
+            number(row.ece_floor),
+            interval(row.adaptive_ece),
+            number(row.adaptive_ece_floor),
+            number(row.classwise_ece.value),
+            number(row.classwise_ece_floor),
+            _maybe(row.auroc, interval),
+            number(table[model].temperature, 2),
+            _maybe(row.scaled, lambda scaled: interval(scaled.ece)),
+            _maybe(row.scaled, lambda scaled: number(scaled.nll.value)),
         ]
         for name, model, row in _by_set(table)
     ]
@@ -102,33 +104,33 @@ def calibrations(table: Mapping[str, Row]) -> Table:
     return Table("Audit: calibration", columns, rows, note)
 
 
-def shifts(table: Mapping[str, Row]) -> Table:
+def shifts(table: Mapping[str, AuditedModel]) -> Table:
     """What models lose on shifted sets and on generic text."""
     columns = ["Set", "Model", "Accuracy lost, points", "NLL gained, nats"]
     rows = [
-        [name, model, points(row["drops"][name]["accuracy"]), interval(row["drops"][name]["nll"])]
-        for name in dict.fromkeys(name for row in table.values() for name in row["drops"])
+        [name, model, points(row.drops[name].accuracy), interval(row.drops[name].nll)]
+        for name in dict.fromkeys(name for row in table.values() for name in row.drops)
         for model, row in table.items()
-        if name in row["drops"]
+        if name in row.drops
     ]
     note = "The task minus its shifted set; the two sets' groups are resampled independently."
     return Table("Audit: behaviour under shift", columns, rows, note)
 
 
-def capacities(table: Mapping[str, Row]) -> Table:
+def capacities(table: Mapping[str, AuditedModel]) -> Table:
     """What serving a model takes, against the student."""
     columns = ["Model", "× student", "Weights, MiB", "Forward, µs per token", "Context"]
     columns += ["Vocabulary fit", "Chat template", "Full-ECE"]
     rows = [
         [
             model,
-            number(row["size_ratio"], 2),
-            number(row["capacity"]["bytes"] / (GIB / 1024), 1),
-            number(1e6 * (row["capacity"]["seconds_per_token"] or float("nan")), 1),
-            str(row["capacity"]["context"] or "–"),
-            percent(row["vocabulary_fit"], 0),
-            {None: "–", True: "yes", False: "no"}[row["chat_template"]],
-            "; ".join(f"{n}: {number(v, 4)}" for n, v in row["full_ece"].items()),
+            number(row.size_ratio, 2),
+            number(row.capacity.bytes / (GIB / 1024), 1),
+            number(1e6 * (row.capacity.seconds_per_token or float("nan")), 1),
+            str(row.capacity.context or "–"),
+            percent(row.vocabulary_fit, 0),
+            {None: "–", True: "yes", False: "no"}[row.chat_template],
+            "; ".join(f"{n}: {number(v, 4)}" for n, v in row.full_ece.items()),
         ]
         for model, row in table.items()
     ]
@@ -149,9 +151,9 @@ def estimates(found: Mapping[str, Row | None]) -> Table:
     return Table("Estimates without training", columns, rows, note)
 
 
-def _by_set(table: Mapping[str, Row]) -> list[tuple[str, str, Row]]:
-    """Set, model and its figures; tasks and shifted sets, each with all models."""
-    sets = {m: {**row["tasks"], **row["shifted"]} for m, row in table.items()}
+def _by_set(table: Mapping[str, AuditedModel]) -> list[tuple[str, str, AuditedMetrics]]:
+    """Set, model and its metrics; tasks and shifted sets, each with all models."""
+    sets = {model: row.sets for model, row in table.items()}
     names = dict.fromkeys(name for row in sets.values() for name in row)
     return [(n, m, sets[m][n]) for n in names for m in table if n in sets[m]]
 

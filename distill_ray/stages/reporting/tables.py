@@ -19,6 +19,9 @@ from distill_ray.stages.reporting.text import (
     seconds,
     signed,
 )
+from distill_ray.stages.results.audit_table import AuditedModel
+from distill_ray.stages.results.final_scores import TestedModel
+from distill_ray.stages.results.question_metrics import TaskMetrics
 from distill_ray.stages.results.ranking import Ranking
 
 Row = Mapping[str, Any]
@@ -93,45 +96,49 @@ def evidence(ranking: Ranking, tasks: Sequence[str], cfg: RunConfig) -> Table:
     return Table("Evidence", columns, rows, note)
 
 
-def figures(title: str, table: Mapping[str, Row]) -> Table:
-    """Every model on every question set."""
+def figures(title: str, table: Mapping[str, Mapping[str, TaskMetrics]]) -> Table:
+    """Every model on every question set.
+
+    Args:
+        title: of the table.
+        table: model → question set → metrics.
+    """
     columns = ["Set", "Model", "Accuracy", "NLL, nats", "ECE", "ECE floor", "Brier"]
-    sets = list(dict.fromkeys(name for row in table.values() for name in row["tasks"]))
+    sets = list(dict.fromkeys(name for row in table.values() for name in row))
     rows, majorities = [], []
     for name in sets:
-        shown = {model: row["tasks"][name] for model, row in table.items() if name in row["tasks"]}
+        shown = {model: row[name] for model, row in table.items() if name in row}
         one = next(iter(shown.values()))
         majorities.append(
-            f"{name}: {one['questions']} questions, the most frequent answer is right on "
-            f"{percent(one['majority'])}"
+            f"{name}: {one.questions} questions, the most frequent answer is right on "
+            f"{percent(one.majority)}"
         )
-        rows += [_figures_row(name, model, row) for model, row in shown.items()]
+        rows += [
+            [
+                name,
+                model,
+                percent_interval(row.accuracy),
+                interval(row.nll),
+                interval(row.ece),
+                number(row.ece_floor),
+                interval(row.brier),
+            ]
+            for model, row in shown.items()
+        ]
     return Table(title, columns, rows, f"{'; '.join(majorities)}.")
 
 
-def _figures_row(name: str, model: str, row: Row) -> list[str]:
-    return [
-        name,
-        model,
-        percent_interval(row["accuracy"]),
-        interval(row["nll"]),
-        interval(row["ece"]),
-        number(row["ece_floor"]),
-        interval(row["brier"]),
-    ]
-
-
-def audited(table: Mapping[str, Row]) -> Table:
+def audited(table: Mapping[str, AuditedModel]) -> Table:
     """Size and fit of every model, and its NLL on every corpus."""
     corpora = _corpora(table)
     columns = ["Model", "Parameters", "× student", "Vocabulary fit"]
     rows = [
         [
             model,
-            big(row["parameters"]),
-            number(row["size_ratio"], 2),
-            percent(row["vocabulary_fit"], 0),
-            *(number(row["text"].get(name)) for name in corpora),
+            big(row.parameters),
+            number(row.size_ratio, 2),
+            percent(row.vocabulary_fit, 0),
+            *(number(row.text.get(name)) for name in corpora),
         ]
         for model, row in table.items()
     ]
@@ -139,15 +146,15 @@ def audited(table: Mapping[str, Row]) -> Table:
     return Table("Audit: models", columns, rows, "NLL of text in nats per token.")
 
 
-def tested(table: Mapping[str, Row], teacher: str) -> Table:
+def tested(table: Mapping[str, TestedModel], teacher: str) -> Table:
     """Every model's NLL on every corpus, and the students' KL to the teacher."""
     corpora, terms = _corpora(table), {"task.kl": "KL on answers", "text.kl": "KL on text"}
     rows = [
         [
             model,
-            big(row["parameters"]),
-            *(number(row["text"].get(name)) for name in corpora),
-            *(number(row["divergence"].get(term)) for term in terms),
+            big(row.parameters),
+            *(number(row.text.get(name)) for name in corpora),
+            *(number(row.divergence.get(term)) for term in terms),
         ]
         for model, row in table.items()
     ]
@@ -156,8 +163,8 @@ def tested(table: Mapping[str, Row], teacher: str) -> Table:
     return Table("Text, and distance to the teacher", columns, rows, note)
 
 
-def _corpora(table: Mapping[str, Row]) -> list[str]:
-    return list(dict.fromkeys(name for row in table.values() for name in row["text"]))
+def _corpora(table: Mapping[str, AuditedModel] | Mapping[str, TestedModel]) -> list[str]:
+    return list(dict.fromkeys(name for row in table.values() for name in row.text))
 
 
 def comparisons(found: Sequence[Row]) -> Table:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill_ray.config.several import SEVERAL
+from distill_ray.core.intervals import Interval
+from distill_ray.stages.results.question_metrics import TaskMetrics
 
 BETTER, WORSE = "better", "worse"
 NAMES = {
@@ -76,25 +78,36 @@ def seconds(value: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def interval(row: Mapping[str, float], digits: int = 3) -> str:
+Estimate = Interval | Mapping[str, float]
+"""An estimate with its interval, or its plain values as a study's page has them."""
+
+
+def _ends(row: Estimate) -> tuple[float, float, float]:
+    """Value, low and high."""
+    if isinstance(row, Interval):
+        return row.value, row.low, row.high
+    return row["value"], row["low"], row["high"]
+
+
+def interval(row: Estimate, digits: int = 3) -> str:
     """`value (low to high)`."""
-    value, low, high = (number(row[k], digits) for k in ("value", "low", "high"))
+    value, low, high = (number(each, digits) for each in _ends(row))
     return f"{value} ({low} to {high})"
 
 
-def percent_interval(row: Mapping[str, float]) -> str:
-    """The same in per cent."""
-    value, low, high = (number(100 * row[k], 1) for k in ("value", "low", "high"))
+def percent_interval(row: Estimate) -> str:
+    """`value% (low to high)`."""
+    value, low, high = (number(100 * each, 1) for each in _ends(row))
     return f"{value}% ({low} to {high})"
 
 
-def difference(row: Mapping[str, float], digits: int = 3, scale: float = 1.0) -> str:
+def difference(row: Estimate, digits: int = 3, scale: float = 1.0) -> str:
     """`value (low to high)`, each with its sign."""
-    value, low, high = (signed(scale * row[k], digits) for k in ("value", "low", "high"))
+    value, low, high = (signed(scale * each, digits) for each in _ends(row))
     return f"{value} ({low} to {high})"
 
 
-def points(row: Mapping[str, float]) -> str:
+def points(row: Estimate) -> str:
     """A difference of accuracies in percentage points."""
     return difference(row, 1, 100)
 
@@ -177,18 +190,18 @@ def _sets_by_verdict(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, l
     return {v: [row["set"] for row in rows if row[key] == v] for v in (BETTER, WORSE)}
 
 
-def above_majority(name: str, row: Mapping[str, Any]) -> str | None:
+def above_majority(name: str, row: TaskMetrics) -> str | None:
     """A warning when a model isn't shown to know more than the most frequent answer.
 
     Args:
         name: of the question set.
         row: the student's figures on it.
     """
-    if row["accuracy"]["low"] > row["majority"]:
+    if row.accuracy.low > row.majority:
         return None
     return (
-        f"On {name} the student's accuracy, {percent_interval(row['accuracy'])}, is not shown to "
-        f"be above {percent(row['majority'])}, the share of the most frequent answer."
+        f"On {name} the student's accuracy, {percent_interval(row.accuracy)}, is not shown to "
+        f"be above {percent(row.majority)}, the share of the most frequent answer."
     )
 
 

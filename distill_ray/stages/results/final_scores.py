@@ -6,8 +6,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from distill_ray.runtime.artifacts import Result
+from distill_ray.stages.results.question_metrics import TaskMetrics
+from distill_ray.stages.results.record import Record
 
 STUDENT, CONTROL = "student", "control"
+
+
+class TestedModel(Record):
+    """One model's metrics on the test split."""
+
+    parameters: int
+    text: dict[str, float]
+    """Corpus → mean token NLL, nats."""
+    divergence: dict[str, float]
+    """`text.kl`, `task.kl`: mean KL(teacher ‖ this model); empty for teachers."""
+    tasks: dict[str, TaskMetrics]
+    """Question set, shifted sets included → metrics."""
 
 
 @dataclass(frozen=True)
@@ -15,9 +29,9 @@ class Scores(Result):
     """Test figures of everyone, and the student's differences with their intervals."""
 
     @property
-    def rows(self) -> dict[str, dict[str, Any]]:
-        """Model → `parameters`, `text`, `tasks` (shifted sets included), `divergence`."""
-        return dict(self._data()["rows"])
+    def rows(self) -> dict[str, TestedModel]:
+        """Model → its metrics."""
+        return {n: TestedModel.model_validate(row) for n, row in self._data()["rows"].items()}
 
     @property
     def comparisons(self) -> list[dict[str, Any]]:

@@ -41,13 +41,26 @@ class Record(BaseModel):
     @classmethod
     def read_from(cls, folder: Storage, name: str) -> Self:
         """Read and check a file in an artifact's folder, see `read`."""
-        data = read_file(folder, name)
+        return cls.parse(read_file(folder, name), folder.sub(name).uri, folder.uri)
+
+    @classmethod
+    def parse(cls, data: bytes, place: str, folder: str) -> Self:
+        """Check JSON text.
+
+        Args:
+            data: the text.
+            place: where it is, for the error.
+            folder: what an operator removes to have it made again.
+
+        Raises:
+            DamagedError: a field is missing, unknown or of another type.
+        """
         try:
             # Strict: `"3"` isn't a number. From the bytes, which is faster than json.loads.
             return cls.model_validate_json(data, strict=True)
         except ValidationError as error:
-            problems = list(_problems(error, folder.sub(name).uri))
-            fix = f"{problems[-1].fix} {REBUILD.format(folder=folder.uri)}".strip()
+            problems = list(_problems(error, place))
+            fix = f"{problems[-1].fix} {REBUILD.format(folder=folder)}".strip()
             problems[-1] = Problem(problems[-1].where, problems[-1].what, fix)
             raise DamagedError(INVALID, problems) from None
 

@@ -1,11 +1,11 @@
-"""Sheets → figures with bootstrap intervals. n questions, K options, R resamples."""
+"""Model scores → metrics with bootstrap intervals. n questions, K options, R resamples."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,15 @@ from distill_ray.core import calibration
 from distill_ray.core.intervals import Interval
 from distill_ray.core.resampling import Resamples, equal_mass
 from distill_ray.core.temperature import cross_fitted, fit_temperature, scaled
+from distill_ray.stages.results.audit_table import ShiftDrop, TextNll
 from distill_ray.stages.results.model_scores import ModelScores
+from distill_ray.stages.results.question_metrics import ScaledMetrics, TaskMetrics
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 FLOOR_DRAWS = 50
-"""Of a floor over all options, which takes K times as long as one over answers."""
+"""Draws of a floor over all options, which takes K times as long as one over answers."""
 
 
 @dataclass(frozen=True)
@@ -40,121 +43,69 @@ def _resamples(groups: tuple[str, ...], resamples: int, confidence: float, seed:
     return Resamples(groups, resamples=resamples, confidence=confidence, seed=seed)
 
 
-@dataclass(frozen=True)
-class TaskMetrics:
-    """A model's figures on one question set."""
-
-    questions: int
-    majority: float
-    """Share of the most frequent answer: what a model without knowledge reaches."""
-    accuracy: Interval
-    """Of the likeliest option."""
-    accuracy_by_length: Interval
-    """Of the option that is likeliest per token."""
-    accuracy_by_prior: Interval
-    """Of the option that the question makes likelier the most (PMI_DC)."""
-    nll: Interval
-    """-log p(right option), normalised over the options, nats."""
-    ece: Interval
-    ece_floor: float
-    """ECE of a perfectly calibrated model with these confidences and this many questions."""
-    adaptive_ece: Interval
-    """The same over bins of equal mass."""
-    adaptive_ece_floor: float
-    classwise_ece: Interval
-    """Mean over options of each one's own ECE."""
-    classwise_ece_floor: float
-    brier: Interval
-    auroc: Interval | None
-    """P(a right answer is surer than a wrong one); None where all are right, or all wrong."""
-    reliability: calibration.Reliability
-    generated: int
-    """Questions that were answered freely."""
-    exact_match: Interval | None
-    """Share of them whose greedy answer is the right one, token for token."""
-    valid: Interval | None
-    """Share of them whose greedy answer is one of the options: output format."""
-
-
-def right_and_nll(sheet: ModelScores, question_set: str) -> Floats:
+def right_and_nll(model: ModelScores, question_set: str) -> Floats:
     """[2, n]: whether each question is answered right, and the right option's NLL, nats."""
-    gold = sheet.gold(question_set)
-    p = calibration.normalise(sheet.scores(question_set))
-    return np.stack([calibration.right_each(p, gold), calibration.nll_each(p, gold)])
-
-
-def task_metrics(
-    sheet: ModelScores, question_set: str, *, bins: int, resamples: int, confidence: float
-) -> TaskMetrics:
-    """Figures of a set with bootstrap intervals over groups of questions."""
-    figures = MetricOptions(bins, resamples, confidence)
-    scores, gold = sheet.scores(question_set), sheet.gold(question_set)
-    over = figures.over(sheet.groups(question_set))
-    p = calibration.normalise(scores)
-    lengths, prior = sheet.lengths(question_set), sheet.prior(question_set)
-    return TaskMetrics(
-        questions=len(gold),
-        majority=float(np.bincount(gold).max() / len(gold)),
-        accuracy=over.mean(calibration.right_each(scores, gold)),
-        accuracy_by_length=over.mean(
-            calibration.right_each(calibration.by_length(scores, lengths), gold)
-        ),
-        accuracy_by_prior=over.mean(
-            calibration.right_each(calibration.by_prior(scores, prior), gold)
-        ),
-        nll=over.mean(calibration.nll_each(p, gold)),
-        brier=over.mean(calibration.brier_each(p, gold)),
-        **_calibration(p, gold, over, bins),
-        **_written(sheet, question_set, figures),
+    answer_index = model.answer_index(question_set)
+    p = calibration.normalise(model.scores(question_set))
+    return np.stack(
+        [calibration.right_each(p, answer_index), calibration.nll_each(p, answer_index)]
     )
 
 
-def _calibration(p: Floats, gold: Any, over: Resamples, bins: int) -> dict[str, Any]:
-    sure, correct = p.max(axis=1), calibration.right_each(p, gold)
-    options = p.shape[1]
-    classwise = calibration.bin_index(p, bins) + bins * np.arange(options)
-    return {
-        **_ece(p, gold, over, bins),
-        "adaptive_ece": over.calibration_error(equal_mass(sure, bins), sure, correct),
-        "adaptive_ece_floor": calibration.noise_floor(sure, bins, metric=calibration.adaptive_ece),
-        "classwise_ece": over.calibration_error(classwise, p, np.eye(options)[gold]),
-        "classwise_ece_floor": calibration.noise_floor(
+def task_metrics(
+    model: ModelScores, question_set: str, *, bins: int, resamples: int, confidence: float
+) -> TaskMetrics:
+    """Metrics of a set with bootstrap intervals over groups of questions."""
+    options = MetricOptions(bins, resamples, confidence)
+    scores, answer_index = model.scores(question_set), model.answer_index(question_set)
+    over = options.over(model.groups(question_set))
+    p = calibration.normalise(scores)
+    by_length = calibration.by_length(scores, model.lengths(question_set))
+    by_prior = calibration.by_prior(scores, model.prior(question_set))
+    sure, correct = p.max(axis=1), calibration.right_each(p, answer_index)
+    classwise = calibration.bin_index(p, bins) + bins * np.arange(p.shape[1])
+    generated = model.generated_index(question_set)
+    exact = valid = None
+    if len(generated):
+        over_generated = options.over(model.groups(question_set)[: len(generated)])
+        is_exact = generated == answer_index[: len(generated)]
+        exact = over_generated.mean(is_exact.astype(np.float64))
+        valid = over_generated.mean((generated >= 0).astype(np.float64))
+    return TaskMetrics(
+        questions=len(answer_index),
+        majority=float(np.bincount(answer_index).max() / len(answer_index)),
+        accuracy=over.mean(calibration.right_each(scores, answer_index)),
+        accuracy_by_length=over.mean(calibration.right_each(by_length, answer_index)),
+        accuracy_by_prior=over.mean(calibration.right_each(by_prior, answer_index)),
+        nll=over.mean(calibration.nll_each(p, answer_index)),
+        brier=over.mean(calibration.brier_each(p, answer_index)),
+        adaptive_ece=over.calibration_error(equal_mass(sure, bins), sure, correct),
+        adaptive_ece_floor=calibration.noise_floor(sure, bins, metric=calibration.adaptive_ece),
+        classwise_ece=over.calibration_error(classwise, p, np.eye(p.shape[1])[answer_index]),
+        classwise_ece_floor=calibration.noise_floor(
             p, bins, metric=calibration.classwise_ece, draws=FLOOR_DRAWS
         ),
-        "auroc": over.auroc(sure, correct),
-    }
+        auroc=over.auroc(sure, correct),
+        generated=len(generated),
+        exact_match=exact,
+        valid=valid,
+        **_ece(p, answer_index, over, bins),
+    )
 
 
-def _ece(p: Floats, gold: Any, over: Resamples, bins: int) -> dict[str, Any]:
-    sure, correct = p.max(axis=1), calibration.right_each(p, gold)
+class _Ece(TypedDict):
+    ece: Interval
+    ece_floor: float
+    reliability: calibration.Reliability
+
+
+def _ece(p: Floats, answer_index: Ints, over: Resamples, bins: int) -> _Ece:
+    sure, correct = p.max(axis=1), calibration.right_each(p, answer_index)
     return {
         "ece": over.calibration_error(calibration.bin_index(sure, bins), sure, correct),
         "ece_floor": calibration.noise_floor(sure, bins),
         "reliability": calibration.reliability(sure, correct, bins),
     }
-
-
-def _written(sheet: ModelScores, question_set: str, figures: MetricOptions) -> dict[str, Any]:
-    said = sheet.written(question_set)
-    if not len(said):
-        return {"generated": 0, "exact_match": None, "valid": None}
-    over = figures.over(sheet.groups(question_set)[: len(said)])
-    exact = (said == sheet.gold(question_set)[: len(said)]).astype(np.float64)
-    return {
-        "generated": len(said),
-        "exact_match": over.mean(exact),
-        "valid": over.mean((said >= 0).astype(np.float64)),
-    }
-
-
-@dataclass(frozen=True)
-class Scaled:
-    """What a temperature makes of a set's confidence; it changes no answer."""
-
-    nll: Interval
-    ece: Interval
-    ece_floor: float
-    reliability: calibration.Reliability
 
 
 @dataclass(frozen=True)
@@ -163,93 +114,84 @@ class Scaling:
 
     temperature: float
     """With the least NLL on the questions of all tasks together, each question counting once."""
-    sets: dict[str, Scaled]
+    sets: dict[str, ScaledMetrics]
     """A task's questions are scaled by temperatures fitted on other groups (cross-fitting), those
     of shifted sets, on which nothing is fitted, by `temperature`."""
 
 
-def scaling(sheet: ModelScores, tasks: Sequence[str], figures: MetricOptions) -> Scaling:
+def scaling(model: ModelScores, tasks: Sequence[str], options: MetricOptions) -> Scaling:
     """Fit a temperature on the tasks' questions, and measure what it does to every set.
 
     Args:
-        sheet: of a model.
+        model: its scores.
         tasks: the sets on which it is fitted.
-        figures: bins and intervals.
+        options: bins and intervals.
     """
-    fitted = [name for name in sheet.sets if name in tasks]
+    fitted = [name for name in model.sets if name in tasks]
     if not fitted:
         return Scaling(1.0, {})
-    scores, gold, groups = _pooled(sheet, fitted)
-    temperature, honest = fit_temperature(scores, gold), cross_fitted(scores, gold, groups)
-    probabilities, at = {}, 0
-    for name in sheet.sets:
-        own = sheet.scores(name)
+    scores, answer_index, groups = _pooled(model, fitted)
+    temperature = fit_temperature(scores, answer_index)
+    crossed = cross_fitted(scores, answer_index, groups)
+    scaled_sets, start = {}, 0
+    for name in model.sets:
+        own = model.scores(name)
         if name in fitted:
-            probabilities[name] = honest[at : at + len(own), : own.shape[1]]
-            at += len(own)
+            p = crossed[start : start + len(own), : own.shape[1]]
+            start += len(own)
         else:
-            probabilities[name] = scaled(own, temperature)
-    return Scaling(
-        temperature, {n: _scaled(sheet, n, p, figures) for n, p in probabilities.items()}
-    )
+            p = scaled(own, temperature)
+        own_index, over = model.answer_index(name), options.over(model.groups(name))
+        nll = over.mean(calibration.nll_each(p, own_index))
+        ece = _ece(p, own_index, over, options.bins)
+        scaled_sets[name] = ScaledMetrics(nll=nll, **ece)
+    return Scaling(temperature, scaled_sets)
 
 
-def _pooled(sheet: ModelScores, names: Sequence[str]) -> tuple[Floats, Any, list[str]]:
-    """Questions of several sets; options that a set hasn't got are impossible."""
-    scores = [sheet.scores(name) for name in names]
+def _pooled(model: ModelScores, names: Sequence[str]) -> tuple[Floats, Ints, list[str]]:
+    """Questions of several sets; options that a set doesn't have are impossible."""
+    scores = [model.scores(name) for name in names]
     width = max(each.shape[1] for each in scores)
     padded = [
         np.pad(each, ((0, 0), (0, width - each.shape[1])), constant_values=-np.inf)
         for each in scores
     ]
-    groups = [f"{name}/{group}" for name in names for group in sheet.groups(name)]
-    return np.concatenate(padded), np.concatenate([sheet.gold(n) for n in names]), groups
+    groups = [f"{name}/{group}" for name in names for group in model.groups(name)]
+    answer_index = np.concatenate([model.answer_index(n) for n in names])
+    return np.concatenate(padded), answer_index, groups
 
 
-def _scaled(sheet: ModelScores, name: str, p: Floats, figures: MetricOptions) -> Scaled:
-    gold, over = sheet.gold(name), figures.over(sheet.groups(name))
-    nll = over.mean(calibration.nll_each(p, gold))
-    return Scaled(nll=nll, **_ece(p, gold, over, figures.bins))
-
-
-def drop(
-    sheet: ModelScores, task: str, shifted: str, figures: MetricOptions
-) -> dict[str, Interval]:
-    """How much worse a model is on a shifted set than on its task: positive is worse.
+def drop(model: ModelScores, task: str, shifted: str, options: MetricOptions) -> ShiftDrop:
+    """Measure how much worse a model is on a shifted set than on its task: positive is worse.
 
     `accuracy` lost and `nll` gained. The two sets' groups are resampled independently.
     """
-    overs = [figures.over(sheet.groups(name), seed) for seed, name in enumerate((task, shifted))]
-    sheets = [right_and_nll(sheet, name) for name in (task, shifted)]
-    found = {}
-    for figure, sign, here, there in zip(("accuracy", "nll"), (1, -1), *sheets):
-        draws = sign * (overs[0].means(here) - overs[1].means(there))
-        value = sign * float(here.mean() - there.mean())
-        found[figure] = overs[0].interval(value, draws)
-    return found
+    overs = [options.over(model.groups(name), seed) for seed, name in enumerate((task, shifted))]
+    on_task, on_shifted = (right_and_nll(model, name) for name in (task, shifted))
+    intervals = []
+    for sign, before, after in zip((1, -1), on_task, on_shifted):
+        draws = sign * (overs[0].means(before) - overs[1].means(after))
+        value = sign * float(before.mean() - after.mean())
+        intervals.append(overs[0].interval(value, draws))
+    return ShiftDrop(accuracy=intervals[0], nll=intervals[1])
 
 
-def text_nll(
-    sheet: ModelScores, corpora: Mapping[str, str], figures: MetricOptions
-) -> dict[str, dict[str, Interval]]:
+def text_nll(model: ModelScores, corpora: Mapping[str, str], options: MetricOptions) -> TextNll:
     """Token NLL of text with intervals over packed rows.
 
     Args:
-        sheet: of a model.
+        model: its scores.
         corpora: corpus → `domain` or `generic`.
-        figures: intervals.
-
-    Returns:
-        `corpora`: corpus → NLL; `kinds`: `domain`, `generic` → NLL of all its tokens.
+        options: intervals.
     """
-    there = {name: kind for name, kind in corpora.items() if name in sheet.text}
-    kinds = {kind: [n for n in there if there[n] == kind] for kind in there.values()}
-    return {
-        "corpora": {name: _over_rows(sheet, [name], figures) for name in there},
-        "kinds": {kind: _over_rows(sheet, names, figures) for kind, names in kinds.items()},
-    }
+    kind_of = {name: kind for name, kind in corpora.items() if name in model.text}
+    names_of = {kind: [n for n in kind_of if kind_of[n] == kind] for kind in kind_of.values()}
+    return TextNll(
+        corpora={name: _over_rows(model, [name], options) for name in kind_of},
+        kinds={kind: _over_rows(model, names, options) for kind, names in names_of.items()},
+    )
 
 
-def _over_rows(sheet: ModelScores, names: Sequence[str], figures: MetricOptions) -> Interval:
-    losses, tokens = (np.concatenate(c) for c in zip(*(sheet.row_losses(n) for n in names)))
-    return figures.over([str(row) for row in range(len(losses))]).ratio(losses, tokens)
+def _over_rows(model: ModelScores, names: Sequence[str], options: MetricOptions) -> Interval:
+    losses, tokens = (np.concatenate(c) for c in zip(*(model.row_losses(n) for n in names)))
+    return options.over([str(row) for row in range(len(losses))]).ratio(losses, tokens)

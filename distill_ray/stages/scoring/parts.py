@@ -1,8 +1,8 @@
-"""What a sheet is made of: parts that are scored apart, and put together. Knows no Ray."""
+"""A model's scores in parts: ranges of questions that are scored apart and merged. No Ray."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -14,7 +14,6 @@ from distill_ray.data.examples import Questions
 from distill_ray.engine.build import load_streams
 from distill_ray.engine.inference.generate import greedy_answers
 from distill_ray.engine.inference.loglikelihood import (
-    TextScore,
     divergence,
     option_scores,
     prior_scores,
@@ -27,11 +26,10 @@ from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.storage import cache_folder
 from distill_ray.stages.results.local_files import local_ref
+from distill_ray.stages.results.model_scores import RowLosses, ScoresRecord, TextScores
+from distill_ray.stages.results.record import Record
 
 BATCH_ROWS = 16
-
-Scores = dict[str, Any]
-"""A part's results, or a whole sheet's, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class ScoringInputs:
 
 @dataclass(frozen=True)
 class QuestionRange:
-    """Some of a model's questions; the first part has the text as well."""
+    """A range of a model's questions; the first range comes with the text as well."""
 
     start: int
     stop: int
@@ -60,52 +58,71 @@ class QuestionRange:
         """Names its file."""
         return f"{self.start:08d}-{self.stop:08d}"
 
-    def shares(self, questions: Sequence[Questions]) -> Iterator[tuple[Questions, int, int]]:
-        """Each set with this part's places in it."""
+    def slices(self, questions: Sequence[Questions]) -> Iterator[tuple[Questions, int, int]]:
+        """Each set with the places in it that this range covers."""
         before = 0
-        for asked in questions:
-            count = len(asked.answer_index)
-            ends = (min(max(place - before, 0), count) for place in (self.start, self.stop))
-            yield asked, *ends  # type: ignore[misc]
+        for question_set in questions:
+            count = len(question_set.answer_index)
+            start, stop = (min(max(place - before, 0), count) for place in (self.start, self.stop))
+            yield question_set, start, stop
             before += count
 
 
+class PartScores(Record):
+    """A model's scores on a range of questions. Maps have question sets as keys."""
+
+    options: dict[str, list[list[float]]]
+    generated: dict[str, list[list[int]]]
+    prior: dict[str, list[float]] | None
+    """With the first range alone."""
+    text: TextScores | None
+    """With the first range alone."""
+    wall_s: float
+
+
 def parts_of(questions: Sequence[Questions], size: int) -> list[QuestionRange]:
-    """Parts of at most that many questions; one at least, for the text."""
-    total = sum(len(asked.answer_index) for asked in questions)
-    return [QuestionRange(at, min(at + size, total)) for at in range(0, max(total, 1), size)]
+    """Ranges of at most that many questions; one at least, for the text."""
+    total = sum(len(question_set.answer_index) for question_set in questions)
+    return [QuestionRange(i, min(i + size, total)) for i in range(0, max(total, 1), size)]
 
 
 def score_part(
     model: Any, teacher: ModelRef | None, scoring: ScoringInputs, part: QuestionRange
-) -> Scores:
-    """A model's answers to a part's questions; of the first part, also what it makes of text.
+) -> PartScores:
+    """Score a model on a range of questions, and with the first range also on the text.
+
+    `wall_s` is left at 0: the caller knows when it began.
 
     Args:
         model: frozen, on the device.
         teacher: KL from this one is measured as well.
         scoring: questions and text.
-        part: of the questions.
+        part: the range.
     """
-    where: dict[str, Any] = {
-        "device": torch.device(scoring.device),
-        "vocabulary": scoring.data.vocabulary,
+    device, vocabulary = torch.device(scoring.device), scoring.data.vocabulary
+    options, generated = {}, {}
+    for question_set, start, stop in part.slices(scoring.questions):
+        name, in_range = question_set.name, question_set.between(start, stop)
+        free = in_range.first(max(0, scoring.generate - start))
+        scores = option_scores(model, in_range, device=device, vocabulary=vocabulary)
+        options[name] = scores.round(5).tolist()
+        generated[name] = greedy_answers(model, free, device=device, vocabulary=vocabulary)
+    prior = {
+        q.name: prior_scores(model, q, device=device, vocabulary=vocabulary).round(5).tolist()
+        for q in scoring.questions
+        if part.start == 0
     }
-    found: Scores = {"options": {}, "generated": {}}
-    for asked, start, stop in part.shares(scoring.questions):
-        mine = asked.between(start, stop)
-        free = mine.first(max(0, scoring.generate - start))
-        found["options"][asked.name] = option_scores(model, mine, **where).round(5).tolist()
-        found["generated"][asked.name] = greedy_answers(model, free, **where)
-    if part.start == 0:
-        found["prior"] = {
-            q.name: prior_scores(model, q, **where).round(5).tolist() for q in scoring.questions
-        }
-        found |= _on_text(model, teacher, scoring)
-    return found
+    is_first = part.start == 0
+    return PartScores(
+        options=options,
+        generated=generated,
+        prior=prior if is_first else None,
+        text=_text_scores(model, teacher, scoring) if is_first else None,
+        wall_s=0.0,
+    )
 
 
-def _on_text(model: Any, teacher: ModelRef | None, scoring: ScoringInputs) -> Scores:
+def _text_scores(model: Any, teacher: ModelRef | None, scoring: ScoringInputs) -> TextScores:
     device, vocabulary = torch.device(scoring.device), scoring.data.vocabulary
     data = replace(scoring.data, folder=scoring.shards.local(), cache=cache_folder() / "rows")
     streams = load_streams(data, scoring.split, data.validation_rows)
@@ -114,44 +131,48 @@ def _on_text(model: Any, teacher: ModelRef | None, scoring: ScoringInputs) -> Sc
         for name, s in streams.items()
     }
     scores = {name: score for name, score in scores.items() if score.tokens}
-    return {
-        "rows": {name: {"nll": s.sums, "tokens": s.counts} for name, s in scores.items()},
-        "text": {name: s.nll for name, s in scores.items() if not streams[name].is_task},
-        "full_ece": {name: score.full_ece for name, score in scores.items()},
-        "divergence": {} if teacher is None else _divergence(model, teacher, streams, scoring),
-        **_cost(model, [scores[n] for n in scores if not streams[n].is_task], device),
-    }
-
-
-def _cost(model: Any, texts: Sequence[TextScore], device: torch.device) -> Scores:
-    """Sizes, and what a forward pass takes; the first one is still warming up."""
-    pace = [seconds for text in texts for seconds in text.pace]
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    took = median(pace[1:] or pace) if pace else None
-    return {**size_of(model), "seconds_per_token": took, "peak_bytes": peak}
+    corpora = {name: score for name, score in scores.items() if not streams[name].is_task}
+    pace = [seconds for score in corpora.values() for seconds in score.pace]
+    size = size_of(model)
+    return TextScores(
+        rows={name: RowLosses(nll=s.sums, tokens=s.counts) for name, s in scores.items()},
+        text={name: score.nll for name, score in corpora.items()},
+        full_ece={name: score.full_ece for name, score in scores.items()},
+        divergence={} if teacher is None else _divergence(model, teacher, streams, scoring),
+        parameters=size["parameters"] or 0,
+        bytes=size["bytes"] or 0,
+        context=size["context"],
+        # The first forward pass is still warming up.
+        seconds_per_token=median(pace[1:] or pace) if pace else None,
+        peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+    )
 
 
 def _divergence(
-    model: Any, teacher: ModelRef, streams: dict[str, Stream], scoring: ScoringInputs
+    model: Any, teacher: ModelRef, streams: Mapping[str, Stream], scoring: ScoringInputs
 ) -> dict[str, float]:
     device = torch.device(scoring.device)
-    theirs = load_frozen(local_ref(teacher), device=device)
+    teacher_model = load_frozen(local_ref(teacher), device=device)
     batches = in_order(streams, batch_rows=BATCH_ROWS)
-    return divergence(model, theirs, batches, device, scoring.data.vocabulary)
+    return divergence(model, teacher_model, batches, device, scoring.data.vocabulary)
 
 
-def merge(questions: Sequence[Questions], parts: Sequence[Scores]) -> Scores:
-    """The sheet of a model, from the scores of all its parts in order."""
-    first = {name: value for name, value in parts[0].items() if name != "wall_s"}
-    answers = {
-        kind: {q.name: [one for part in parts for one in part[kind][q.name]] for q in questions}
-        for kind in ("options", "generated")
-    }
-    asked = {
-        "gold": {q.name: q.answer_index for q in questions},
-        "groups": {q.name: q.groups for q in questions},
-        "lengths": {q.name: [len(option) for option in q.options] for q in questions},
-        "answers": {q.name: q.answers for q in questions},
-        "end": {q.name: q.end for q in questions},
-    }
-    return {**first, **asked, **answers}
+def merge(questions: Sequence[Questions], parts: Sequence[PartScores]) -> ScoresRecord:
+    """The scores of a model from those of all its ranges in order."""
+    text, prior = parts[0].text, parts[0].prior
+    assert text is not None and prior is not None
+    return ScoresRecord(
+        options={
+            q.name: [row for part in parts for row in part.options[q.name]] for q in questions
+        },
+        generated={
+            q.name: [ids for part in parts for ids in part.generated[q.name]] for q in questions
+        },
+        prior=prior,
+        answer_index={q.name: q.answer_index for q in questions},
+        groups={q.name: q.groups for q in questions},
+        lengths={q.name: [len(option) for option in q.options] for q in questions},
+        answers={q.name: q.answers for q in questions},
+        end={q.name: q.end for q in questions},
+        **dict(text),
+    )

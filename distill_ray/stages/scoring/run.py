@@ -1,17 +1,22 @@
-"""Models scored on held-out questions and text by a pool of actors, each sheet an artifact."""
+"""Models scored on held-out questions and text by a pool of actors, each an artifact."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from distill_ray.data.examples import Questions
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.data_spec import data_spec
-from distill_ray.stages.results.model_scores import ModelScores, ModelToScore, ScoringResult
+from distill_ray.stages.results.model_scores import (
+    MODEL_SCORES,
+    ModelScores,
+    ModelToScore,
+    ScoringResult,
+)
 from distill_ray.stages.results.shard_set import ShardSet, held_out_questions
 from distill_ray.stages.scoring.partial import PartialScores
-from distill_ray.stages.scoring.parts import ScoringInputs, merge, parts_of
+from distill_ray.stages.scoring.parts import QuestionRange, ScoringInputs, merge, parts_of
 
 VERSION = 3
 
@@ -21,26 +26,26 @@ def score_models(
     shards: ShardSet,
     stage: str,
     split: str,
-    subjects: Sequence[ModelToScore],
+    models: Sequence[ModelToScore],
     text_rows: int,
 ) -> ScoringResult:
-    """Score every subject that isn't scored yet; one that fails is left out, with the reason.
+    """Score every model that isn't scored yet; one that fails is reported with the reason.
 
-    A failure is recorded, and not tried again unless the run says so.
+    A failure is recorded. Only `--retry-failed` tries it again.
     """
-    artifacts = {s.name: _artifact(run, shards, stage, split, s, text_rows) for s in subjects}
-    left: dict[str, tuple[ModelToScore, Artifact]] = {}
-    for subject in subjects:
-        artifact = artifacts[subject.name]
+    artifacts = {m.name: _artifact(run, shards, stage, split, m, text_rows) for m in models}
+    missing: dict[str, tuple[ModelToScore, Artifact]] = {}
+    for model in models:
+        artifact = artifacts[model.name]
         run.claim_retry(artifact)
         if not artifact.is_settled():
-            left.setdefault(artifact.path, (subject, artifact))
-    if not left:
+            missing.setdefault(artifact.path, (model, artifact))
+    if not missing:
         run.reused(stage)
     else:
         with run.stage(stage):
             run.ray()
-            _score(run, shards, stage, split, list(left.values()), text_rows)
+            _score(run, shards, stage, split, list(missing.values()), text_rows)
     reasons = {name: None if a.is_complete() else a.failure() for name, a in artifacts.items()}
     return ScoringResult(
         {name: ModelScores(a) for name, a in artifacts.items() if reasons[name] is None},
@@ -49,20 +54,20 @@ def score_models(
 
 
 def _artifact(
-    run: Run, shards: ShardSet, stage: str, split: str, subject: ModelToScore, text_rows: int
+    run: Run, shards: ShardSet, stage: str, split: str, model: ModelToScore, text_rows: int
 ) -> Artifact:
     identity = {
         "version": VERSION,
         "shard": shards.artifact.fingerprint,
-        "model": subject.fingerprint,
-        "teacher": subject.teacher_fingerprint,
+        "model": model.fingerprint,
+        "teacher": model.teacher_fingerprint,
         "split": split,
         "text_rows": text_rows,
         "generate": run.cfg.audit.generate,
         "max_examples": [task.max_examples for task in run.cfg.tasks],
     }
     # No name in its path: models of equal weights share it, whatever they are called.
-    return run.artifact(f"{stage}-sheets", "", identity)
+    return run.artifact(f"{stage}-scores", "", identity)
 
 
 def _score(
@@ -70,7 +75,7 @@ def _score(
     shards: ShardSet,
     stage: str,
     split: str,
-    left: Sequence[tuple[ModelToScore, Artifact]],
+    missing: Sequence[tuple[ModelToScore, Artifact]],
     text_rows: int,
 ) -> None:
     from distill_ray.stages.scoring.worker import Pool, ScoringTask, score_in_pool
@@ -86,26 +91,29 @@ def _score(
         device=pool.device,
     )
     parts = parts_of(questions, run.cfg.audit.questions_per_part)
-    names, jobs = {}, []
-    for subject, artifact in left:
-        desk = PartialScores.of(artifact)
-        desk.sweep()
-        names[artifact.path] = subject.name
-        jobs.append(ScoringTask(subject.ref, subject.teacher, artifact, desk.missing(parts)))
-    for done, job in enumerate(score_in_pool(pool, jobs, scoring), start=1):
+    names, tasks = {}, []
+    for model, artifact in missing:
+        partial = PartialScores.of(artifact)
+        partial.reset()
+        names[artifact.path] = model.name
+        tasks.append(ScoringTask(model.ref, model.teacher, artifact, partial.missing(parts)))
+    for ended, task in enumerate(score_in_pool(pool, tasks, scoring), start=1):
         run.raise_if_interrupted()
-        reason = job.artifact.failure()
+        name, reason = names[task.artifact.path], task.artifact.failure()
         if reason is None:
-            _put_together(job.artifact, scoring.questions, parts)
-        PartialScores.of(job.artifact).clear()
-        said = "scored {}" if reason is None else "{} can't be scored: " + reason
-        run.note(stage, said.format(names[job.artifact.path]), completed=done, total=len(jobs))
+            _merge_parts(task.artifact, scoring.questions, parts)
+        PartialScores.of(task.artifact).clear()
+        text = f"scored {name}" if reason is None else f"{name} can't be scored: {reason}"
+        run.note(stage, text, completed=ended, total=len(tasks))
 
 
-def _put_together(artifact: Artifact, questions: Sequence[Any], parts: Sequence[Any]) -> None:
-    """Make a sheet of its parts."""
-    found: list[Mapping[str, Any]] = [PartialScores.of(artifact).read(part) for part in parts]
+def _merge_parts(
+    artifact: Artifact, questions: Sequence[Questions], parts: Sequence[QuestionRange]
+) -> None:
+    """Write a model's scores from those of all its parts."""
+    partial = PartialScores.of(artifact)
+    scores = [partial.read(part) for part in parts]
     with artifact.building() as building:
-        building.started -= sum(part["wall_s"] for part in found)
-        building.write_json("sheet.json", merge(questions, [dict(part) for part in found]))
+        building.started -= sum(part.wall_s for part in scores)
+        merge(questions, scores).write(building, MODEL_SCORES)
         building.counts |= {"questions": sum(len(q.answer_index) for q in questions)}

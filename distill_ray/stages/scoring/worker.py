@@ -29,7 +29,7 @@ from distill_ray.stages.scoring.parts import QuestionRange, ScoringInputs, score
 
 @dataclass(frozen=True)
 class ScoringTask:
-    """A model to be scored, and what is left of it."""
+    """A model to be scored, and the parts that it still lacks."""
 
     ref: ModelRef
     teacher: ModelRef | None
@@ -39,7 +39,7 @@ class ScoringTask:
 
 @dataclass(frozen=True)
 class Pool:
-    """How many actors, and what each has."""
+    """How many actors score, and what each has."""
 
     smallest: int
     largest: int
@@ -47,14 +47,14 @@ class Pool:
     gpus: float
     attempts: int
     nodes: dict[str, str] | None = None
-    """Labels of the nodes that they may be on."""
+    """Labels of the nodes that actors may be on."""
 
     @classmethod
     def of(cls, cluster: ClusterConfig, audit: AuditConfig, progress: Progress) -> Pool:
-        """That of a config.
+        """The pool of a config.
 
         Raises:
-            InputError: the cluster that is up can't hold it at its smallest.
+            InputError: the cluster can't hold the pool at its smallest.
         """
         cpus, gpus = audit.cpus_per_actor, audit.gpus_per_actor
         pool = cls(
@@ -75,33 +75,32 @@ class Pool:
         """Where an actor computes."""
         return "cuda" if self.gpus else "cpu"
 
-    def _problems(self, there: Mapping[str, float]) -> Iterator[Problem]:
+    def _problems(self, resources: Mapping[str, float]) -> Iterator[Problem]:
         for kind, each in (("CPU", self.cpus), ("GPU", self.gpus)):
-            if self.smallest * each > there.get(kind, 0):
-                what = (
-                    f"{self.smallest} actors with {each:g} {kind}s each, of {there.get(kind, 0):g}."
-                )
+            total = resources.get(kind, 0)
+            if self.smallest * each > total:
+                what = f"{self.smallest} actors with {each:g} {kind}s each, of {total:g}."
                 fix = f"Lower audit.min_actors or audit.{kind.lower()}s_per_actor."
                 yield Problem("audit.min_actors", what, fix)
 
 
 def score_in_pool(
-    pool: Pool, jobs: Sequence[ScoringTask], scoring: ScoringInputs
+    pool: Pool, tasks: Sequence[ScoringTask], scoring: ScoringInputs
 ) -> Iterator[ScoringTask]:
-    """Score every job's parts onto its desk; yields jobs as they end, scored or failed."""
-    left = [len(job.parts) for job in jobs]
-    yield from (job for job in jobs if not job.parts)
-    if any(left):
-        for row in _items(pool, jobs, scoring).iter_rows():
-            left[row["job"]] -= 1
-            if not left[row["job"]]:
-                yield jobs[row["job"]]
+    """Score every task's parts; yields tasks as they end, scored or failed."""
+    num_missing = [len(task.parts) for task in tasks]
+    yield from (task for task in tasks if not task.parts)
+    if any(num_missing):
+        for row in _scored_items(pool, tasks, scoring).iter_rows():
+            num_missing[row["task"]] -= 1
+            if not num_missing[row["task"]]:
+                yield tasks[row["task"]]
 
 
-def _items(pool: Pool, jobs: Sequence[ScoringTask], scoring: ScoringInputs) -> Any:
-    """A dataset with a row for each part of each job; a model's parts are neighbours."""
+def _scored_items(pool: Pool, tasks: Sequence[ScoringTask], scoring: ScoringInputs) -> Any:
+    """A dataset with a row for each part of each task; a model's parts are neighbours."""
     silence_logger("ray.data")
-    items = [{"job": i, "part": n} for i, job in enumerate(jobs) for n in range(len(job.parts))]
+    items = [{"task": i, "part": n} for i, task in enumerate(tasks) for n in range(len(task.parts))]
     largest = min(pool.largest, len(items))
     # Blocks of its own for each item, which are in memory: no read task waits for a CPU.
     data = ray.data.from_items(items, override_num_blocks=len(items))
@@ -110,7 +109,7 @@ def _items(pool: Pool, jobs: Sequence[ScoringTask], scoring: ScoringInputs) -> A
     data.context.max_consecutive_actor_init_deaths = pool.attempts
     return data.map_batches(
         _Scorer,
-        fn_constructor_args=[[ray.put((jobs, scoring, pool.attempts))]],
+        fn_constructor_args=[[ray.put((tasks, scoring, pool.attempts))]],
         compute=ray.data.ActorPoolStrategy(
             min_size=min(pool.smallest, largest),
             max_size=largest,
@@ -125,54 +124,55 @@ def _items(pool: Pool, jobs: Sequence[ScoringTask], scoring: ScoringInputs) -> A
 
 
 class _Scorer:
-    """Scores parts of models; loads a model when another one's part comes."""
+    """Scores parts of models; loads a model when a part of another one comes."""
 
     def __init__(self, shared: list[Any]) -> None:
-        self._jobs, self._scoring, self._attempts = ray.get(shared[0])
-        self._held, self._model = "", None
+        self._tasks, self._scoring, self._attempts = ray.get(shared[0])
+        self._loaded_path, self._model = "", None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        for number, part in zip(batch["job"], batch["part"]):
-            job = self._jobs[number]
-            self._score(job, job.parts[part])
+        for index, part in zip(batch["task"], batch["part"]):
+            task = self._tasks[index]
+            self._score(task, task.parts[part])
         return batch
 
-    def _score(self, job: ScoringTask, part: QuestionRange) -> None:
-        """Put a part's scores on the desk, or record why the model has none."""
-        desk = PartialScores.of(job.artifact)
-        if job.artifact.failure() is not None:
+    def _score(self, task: ScoringTask, part: QuestionRange) -> None:
+        """Store a part's scores, or record why the model has none."""
+        partial = PartialScores.of(task.artifact)
+        if task.artifact.failure() is not None:
             return
-        if (died := desk.deaths(part)) >= self._attempts:
-            job.artifact.record_failure(f"the process that scored it died {died} times")
+        if (crashes := partial.crashes(part)) >= self._attempts:
+            task.artifact.record_failure(f"the process that scored it died {crashes} times")
             return
-        mark, started = desk.begin(part), time.monotonic()
+        lease, started = partial.lease(part), time.monotonic()
         try:
-            scores = score_part(self._loaded(job), job.teacher, self._scoring, part)
+            scores = score_part(self._model_of(task), task.teacher, self._scoring, part)
         except Exception as error:
             if outside_cause(error) is not None:
                 raise
             self._unload()
-            job.artifact.record_failure(_reason(error))
-            desk.end(mark)
+            task.artifact.record_failure(_reason(error))
+            partial.release(lease)
             if isinstance(error, torch.AcceleratorError):
                 os._exit(1)  # The device refuses this process from now on; Ray starts another.
         else:
-            desk.write(part, {**scores, "wall_s": time.monotonic() - started})
-            desk.end(mark)
+            wall_s = time.monotonic() - started
+            partial.write(part, scores.model_copy(update={"wall_s": wall_s}))
+            partial.release(lease)
 
-    def _loaded(self, job: ScoringTask) -> Any:
-        if self._held != job.artifact.path:
+    def _model_of(self, task: ScoringTask) -> Any:
+        if self._loaded_path != task.artifact.path:
             self._unload()
             device = torch.device(self._scoring.device)
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
-            self._model = load_frozen(local_ref(job.ref), device=device)
-            self._held = job.artifact.path
+            self._model = load_frozen(local_ref(task.ref), device=device)
+            self._loaded_path = task.artifact.path
         return self._model
 
     def _unload(self) -> None:
-        """Two models at once may not fit."""
-        self._held, self._model = "", None
+        """Free the model: two at once may not fit."""
+        self._loaded_path, self._model = "", None
         gc.collect()
         if self._scoring.device == "cuda":
             torch.cuda.empty_cache()

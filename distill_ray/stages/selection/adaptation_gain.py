@@ -45,7 +45,7 @@ def keep_if_improved(run: Run, shards: ShardSet, teachers: TeacherSet) -> Teache
     subjects.append(initial(teachers))
     scored = score_models(run, shards, "audit", "validation", subjects, run.cfg.audit.text_rows)
     failed = {n: scored.failed[n] for n in teachers.teachers if n in scored.failed}
-    found = {n: (scored.sheets.get(_raw(n)), scored.sheets.get(n)) for n in trained}
+    found = {n: (scored.scores.get(_raw(n)), scored.scores.get(n)) for n in trained}
     pairs = {n: (raw, adapted) for n, (raw, adapted) in found.items() if raw and adapted}
     for name in trained:
         if name not in failed and name not in pairs:
@@ -83,7 +83,7 @@ def _identity(run: Run, pairs: Mapping[str, tuple[ModelScores, ModelScores]]) ->
     return {
         "version": VERSION,
         "bootstrap": [cfg.bootstrap, cfg.confidence],
-        "sheets": {n: [s.artifact.fingerprint for s in pair] for n, pair in pairs.items()},
+        "scores": {n: [s.artifact.fingerprint for s in pair] for n, pair in pairs.items()},
     }
 
 

@@ -23,11 +23,11 @@ def estimate_all(
     run: Run, shards: ShardSet, teachers: TeacherSet, audited: AuditTable
 ) -> EstimateTable:
     """Read what the audit had each teacher write, with the student's eyes; or find it read."""
-    sheets = {name: audited.sheets[name] for name in teachers.teachers if name in audited.sheets}
+    scores = {n: audited.scores[n] for n in teachers.teachers if n in audited.scores}
     identity = {
         "version": VERSION,
         "student": teachers.student.fingerprint,
-        "sheets": {name: sheet.artifact.fingerprint for name, sheet in sheets.items()},
+        "scores": {name: model.artifact.fingerprint for name, model in scores.items()},
         "gradients": run.cfg.probe.gradients,
         "seed": run.cfg.seed,
     }
@@ -39,7 +39,7 @@ def estimate_all(
 
         run.ray()
         asked = task_questions(shards, "validation")
-        said = {name: _said(sheet, asked) for name, sheet in sheets.items()}
+        said = {name: _said(model, asked) for name, model in scores.items()}
         needs = worker_resources(run.cfg.cluster)
         cpus, gpus, nodes = needs["CPU"], needs.get("GPU", 0), teacher_nodes(run.cfg.cluster)
         work = ray.remote(num_cpus=cpus, num_gpus=gpus, label_selector=nodes)(_estimate)

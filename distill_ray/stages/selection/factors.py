@@ -19,7 +19,7 @@ from distill_ray.core.calibration import brier_each, nll_each, normalise, right_
 from distill_ray.core.effects import Effects, additive
 from distill_ray.core.racing import Race, decide, next_seeds
 from distill_ray.core.resampling import Resamples
-from distill_ray.stages.results.audit_table import INITIAL, AuditTable
+from distill_ray.stages.results.audit_table import INITIAL, AuditedModel, AuditTable
 from distill_ray.stages.results.model_scores import ModelScores
 
 if TYPE_CHECKING:
@@ -71,8 +71,8 @@ def gather(cfg: RunConfig, audited: AuditTable, probed: ProbeTable) -> Evidence:
     rows = {n: _row(cfg, audited.rows[n], audited.rows[INITIAL], ended[n]) for n in names}
     effects = _effects({(n, t["seed"]): t[PROBED] for n in names for t in ended[n]})
     unaided = probed.unaided
-    asked = [_Task.of(cfg, task.name, audited.sheets, unaided) for task in cfg.tasks]
-    taught = {n: [task.figures(audited.sheets[n]) for task in asked] for n in names}
+    asked = [_Task.of(cfg, task.name, audited.scores, unaided) for task in cfg.tasks]
+    taught = {n: [task.figures(audited.scores[n]) for task in asked] for n in names}
     for n, row in rows.items():
         row["taught"] = [{f: float(v.mean()) for f, v in found.items()} for found in taught[n]]
     means = {n: row["taught"] for n, row in rows.items()}
@@ -129,8 +129,8 @@ class _Task:
     ) -> _Task:
         sheet = sheets[INITIAL]
         found = None if unaided is None else np.asarray(unaided[name], np.float64)
-        count = len(sheet.gold(name)) if found is None else len(found)
-        gold = sheet.gold(name)[:count]
+        count = len(sheet.answer_index(name)) if found is None else len(found)
+        gold = sheet.answer_index(name)[:count]
         rates = np.bincount(gold, minlength=sheet.scores(name).shape[1]) / len(gold)
         return cls(
             name=name,
@@ -153,19 +153,17 @@ def _each(p: Floats, gold: NDArray[np.int64]) -> dict[str, Floats]:
     return {"accuracy": right_each(p, gold), "nll": nll_each(p, gold), "brier": brier_each(p, gold)}
 
 
-def _row(
-    cfg: RunConfig, row: Mapping[str, Any], initial: Mapping[str, Any], trials: Sequence[Row]
-) -> Row:
+def _row(cfg: RunConfig, row: AuditedModel, initial: AuditedModel, trials: Sequence[Row]) -> Row:
     """A teacher's measurements."""
-    tasks = list(row["tasks"].values())
-    corpora = [c.name for c in cfg.corpora.sources if c.kind == "domain" and c.name in row["text"]]
+    tasks = list(row.tasks.values())
+    corpora = [c.name for c in cfg.corpora.sources if c.kind == "domain" and c.name in row.text]
     return {
-        "accuracy": [task["accuracy"] for task in tasks],
-        "ece": [task["ece"] for task in tasks],
-        "ece_floor": [task["ece_floor"] for task in tasks],
-        "text": dict(row["text"]),
-        "domain_nll": [row["text"][name] for name in corpora],
-        "untrained_nll": [initial["text"][name] for name in corpora],
+        "accuracy": [task.accuracy for task in tasks],
+        "ece": [task.ece for task in tasks],
+        "ece_floor": [task.ece_floor for task in tasks],
+        "text": dict(row.text),
+        "domain_nll": [row.text[name] for name in corpora],
+        "untrained_nll": [initial.text[name] for name in corpora],
         "seeds": [trial["seed"] for trial in trials],
         **{figure: [trial[figure] for trial in trials] for figure in SHOWN},
     }

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from distill_ray.core.intervals import Interval
+from distill_ray.stages.results.audit_table import AuditedModel
+
 Row = Mapping[str, Any]
 
 
@@ -15,7 +18,7 @@ Row = Mapping[str, Any]
 class Seen:
     """What is known of one teacher before its student is trained."""
 
-    audit: Row
+    audit: AuditedModel
     """Its row of the audit."""
     probes: Sequence[Row]
     """Outcome of each of its probes."""
@@ -39,7 +42,8 @@ class Predictor:
 
 
 def _task(seen: Seen, figure: str) -> float:
-    return fmean(task[figure]["value"] for task in seen.audit["tasks"].values())
+    intervals: list[Interval] = [getattr(task, figure) for task in seen.audit.tasks.values()]
+    return fmean(interval.value for interval in intervals)
 
 
 def _probes(seen: Seen, figure: str) -> float:
@@ -88,7 +92,7 @@ PREDICTORS: dict[str, Predictor] = {
     ACCURACY: Predictor(lambda s: _task(s, "accuracy"), "audit", "on the task's questions"),
     "teacher NLL": Predictor(lambda s: -_task(s, "nll"), "audit", "of the right answers, negated"),
     "teacher ECE": Predictor(lambda s: -_task(s, "ece"), "audit", "on the questions, negated"),
-    "teacher size": Predictor(lambda s: math.log(s.audit["parameters"]), "audit", "parameters"),
+    "teacher size": Predictor(lambda s: math.log(s.audit.parameters), "audit", "parameters"),
     "RSR": Predictor(_lower("rsr"), "estimates", "arXiv 2601.14249, negated"),
     "GRACE": Predictor(_lower("grace"), "estimates", "gradients' spread, negated"),
     "G-Norm": Predictor(_lower("gradient_norm"), "estimates", "gradient norm, negated"),

@@ -99,8 +99,8 @@ def strongest(selection: Selection) -> str:
     """The teacher whose best checkpoint answers most of the validation questions."""
 
     def accuracy(name: str) -> float:
-        tasks = selection.audited.rows[name]["tasks"].values()
-        return fmean(task["accuracy"]["value"] for task in tasks)
+        tasks = selection.audited.rows[name].tasks.values()
+        return fmean(task.accuracy.value for task in tasks)
 
     return max(selection.ranking.serving, key=accuracy)
 

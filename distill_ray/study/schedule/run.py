@@ -64,9 +64,9 @@ def _domain(
     )
     scored.require(*names)
     every = {t.artifact.path: t.artifact for seeds in trials.values() for t in seeds.values()}
-    made = [*_route_left(selection), *every.values(), *(s.artifact for s in scored.sheets.values())]
+    made = [*_route_left(selection), *every.values(), *(s.artifact for s in scored.scores.values())]
     result = compared(
-        cfg, run.cfg.name, arms, trials, scored.sheets, asked["test"], strongest(selection)
+        cfg, run.cfg.name, arms, trials, scored.scores, asked["test"], strongest(selection)
     )
     result.row["cost"] = _cost(run, made)
     return result
