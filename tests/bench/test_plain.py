@@ -45,7 +45,21 @@ def test_the_step_in_bfloat16_is_near_that_in_float32(work):
         for p in ("float32", "bfloat16")
     ]
     assert both[0] == pytest.approx(both[1], rel=0.1)
-    assert both[0] != pytest.approx(both[1], rel=1e-6), "the precision makes a difference"
+    # The teacher's weights are bfloat16, and the student computes in it: each makes a difference.
+    low = PRESETS["small"].step("bfloat16")
+    pair = load_pair(low, CPU)
+    rows = batch(low, 0, pair.vocabulary)
+    teacher = pair.teacher(input_ids=rows.input_ids).logits
+    assert teacher.dtype == torch.bfloat16
+    losses = []
+    for mixed in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            student = pair.student(input_ids=rows.input_ids).logits
+        mask = rows.teacher_mask
+        losses.append(mean_kl(student[mask].float(), teacher[mask].float()).item())
+    assert both[1] == pytest.approx(losses[0], rel=1e-5)
+    assert both[1] != pytest.approx(losses[1], rel=1e-5)
+    assert both[1] != pytest.approx(both[0], rel=1e-5)
 
 
 def test_the_loss_alone_is_our_divergence_with_its_gradients():
