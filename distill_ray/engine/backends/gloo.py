@@ -34,7 +34,7 @@ def all_gather(
     """Every rank's part in one tensor, as `torch.distributed.all_gather_into_tensor`.
 
     Each rank broadcasts its own. Gloo's way gathers into fresh memory first, and copies: of 255 MB
-    on two ranks in .23 s, where the broadcasts take .07 (docs/performance.md).
+    on two ranks in .23 s, where the broadcasts take .07 (docs/results/performance.md).
 
     Args:
         output_tensor: [W · n], filled.
