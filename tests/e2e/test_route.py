@@ -114,7 +114,7 @@ def test_the_student_loads_in_plain_transformers_and_knows_more_than_at_first(
 def test_the_scores_are_of_the_test_split_and_of_the_student_minus_each_other_model(
     folder: Path,
 ) -> None:
-    (file,) = (folder / "runs").glob("*/evaluate/*/scores.json")
+    (file,) = (folder / "runs").rglob("scores.json")
     scores = json.loads(file.read_text())
     identities = json.loads((file.parent / "manifest.json").read_text())["identity"]["scores"]
     assert_scored_on_the_test_split(file.parents[2] / "evaluate-scores", scores["rows"], identities)
