@@ -83,6 +83,6 @@ def choose(
     what = f"no machine of {provider} has {gpus} GPUs of {gpu_gib / RESERVE:.0f} GiB with"
     what += f" {cpus_per_gpu:g} CPUs for each."
     fix = (
-        "Shard the model (zero_stage 3, serving.shard), lower micro_batch_rows or cpus_per_worker."
+        "Shard the model (zero_stage 3, serving.shard), lower micro_batch_size or cpus_per_worker."
     )
     raise InputError("no machine fits:", [Problem("cluster", what, fix)])

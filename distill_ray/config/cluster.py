@@ -19,7 +19,7 @@ class ClusterConfig(Section):
     min_workers: PositiveInt | None = None
     """With as few of them training begins, and goes on when nodes are lost; as nodes come, it goes
     on with more, up to `num_workers`. Left out, there are always `num_workers`."""
-    resize_every_s: PositiveFloat = 60.0
+    resize_interval_s: PositiveFloat = 60.0
     """How long a group of workers trains before it may be made larger: work since the last
     checkpoint is done again then."""
     cpus_per_worker: PositiveFloat = 1.0
@@ -36,8 +36,8 @@ class ClusterConfig(Section):
     max_preemptions: NonNegativeInt | None = None
     """Nodes that may be taken back from a training stage before it gives up, counted apart from
     failures; null for any number."""
-    checkpoint_every_s: PositiveFloat | None = 600.0
-    """Seconds of training that a loss may cost at most: beside every `save_every` steps, a
+    save_interval_s: PositiveFloat | None = 600.0
+    """Seconds of training that a loss may cost at most: beside every `save_steps` steps, a
     checkpoint is written after this long. null writes by steps alone."""
     job: JobConfig = JobConfig()
     """For `distill-ray submit`."""

@@ -30,13 +30,13 @@ class RowSource(Section):
     """`package.module:function`; called with `options`, yields dict rows."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of `callable` or of `datasets.load_dataset`."""
-    dataset_split: str = "train"
+    split: str = "train"
     """Which split of `dataset` is read. Our own splits are made anew from it."""
     text_column: str = "text"
     label_column: str = "label"
     group_column: str = "group"
     """Rows of one group never straddle two splits. Optional in the data."""
-    limit: PositiveInt | None = None
+    max_rows: PositiveInt | None = None
     """Read at most this many rows."""
 
     @model_validator(mode="after")
@@ -81,23 +81,25 @@ class CorporaConfig(Section):
     batching: Literal["packed", "grouped"] = "packed"
     """`packed` fills rows with whole samples (best fit), which never see each other. `grouped`
     gives each sample a row of its own and puts rows of similar length into one micro-batch, which
-    is padded to its longest: a step then has as many samples as rows, and its tokens are fewer
-    than batch_rows x sequence_length, so that a `tokens` budget is an upper bound; validation rows
-    are single samples, too."""
-    validation: OpenFraction = 0.05
+    is padded to its longest. A step then has as many samples as rows, and fewer tokens than
+    global_batch_size x sequence_length, so `token_budget` is an upper bound. Validation rows are
+    single samples, too."""
+    validation_fraction: OpenFraction = 0.05
     """Share of groups held out for choices: audits, probes, best checkpoints."""
-    test: OpenFraction = 0.05
+    test_fraction: OpenFraction = 0.05
     """Share of groups held out for the evaluation alone."""
-    buckets: PositiveInt = 8
+    num_shards: PositiveInt = 8
     """Files that each stream is written in; a bucket is the unit of parallel work."""
     split_seed: int = 0
     """Another seed, another split."""
 
     @model_validator(mode="after")
     def _some_train(self) -> CorporaConfig:
-        if self.validation + self.test >= 0.9:
+        if self.validation_fraction + self.test_fraction >= 0.9:
             raise ValueError(
-                f"validation {self.validation} and test {self.test} leave under a tenth to train on"
+                f"validation_fraction {self.validation_fraction} and test_fraction "
+                f"{self.test_fraction} leave under a tenth to train on"
+                f"{self.test_fraction} leave under a tenth to train on"
             )
         return self
 
@@ -130,7 +132,7 @@ class TaskConfig(Section):
     """The system's turn of that chat; left to the template by default."""
     labels: tuple[str, ...] = ()
     """The labels, when `answers` isn't given; by default those that occur in the data."""
-    labelled_rows: PositiveInt | None = None
+    num_labelled_rows: PositiveInt | None = None
     """Train rows that keep their label; the others serve as unlabelled prompts. All by default."""
     prompts: RowSource | None = None
     """More rows without a label: the transfer set."""

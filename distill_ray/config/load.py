@@ -94,9 +94,9 @@ def load_arms(
 def _changed(domain: str, cfg: RunConfig, name: str, arm: ArmConfig) -> DistillConfig:
     title = f"domain {domain}: arm {name} can't be used:"
     made = _valid(DistillConfig, _merged(cfg.distill.model_dump(), arm.distill), title)
-    if made.tokens != cfg.distill.tokens:
-        what = f"all arms have equal tokens, {cfg.distill.tokens}, got {made.tokens}."
-        raise InputError(title, [Problem("tokens", what)])
+    if made.token_budget != cfg.distill.token_budget:
+        what = f"all arms have equal tokens, {cfg.distill.token_budget}, got {made.token_budget}."
+        raise InputError(title, [Problem("token_budget", what)])
     return made
 
 

@@ -29,7 +29,7 @@ class MixingConfig(Section):
     is within one row of its share all the time."""
     changes: tuple[MixChange, ...] = ()
     """What follows the first mix."""
-    between: Literal["step", "linear"] = "step"
+    interpolation: Literal["step", "linear"] = "step"
     """Shares jump at a change, or move in a straight line from one mix to the next."""
 
     @model_validator(mode="after")
@@ -37,6 +37,6 @@ class MixingConfig(Section):
         places = [change.at for change in self.changes]
         if places != sorted(set(places)):
             raise ValueError(f"changes: `at` must increase, got {places}")
-        if self.between == "linear" and not self.changes:
-            raise ValueError("between linear needs changes to move to, and there are none")
+        if self.interpolation == "linear" and not self.changes:
+            raise ValueError("interpolation linear needs changes to move to, and there are none")
         return self

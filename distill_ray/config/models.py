@@ -35,7 +35,7 @@ class ModelSource(Section):
     """A transformers architecture config with `model_type`; random weights drawn from `seed`."""
     seed: int = 0
     """Seed of `init` weights."""
-    layers: PositiveInt | None = None
+    num_hidden_layers: PositiveInt | None = None
     """Keep this many of the model's transformer layers, the first ones; all of them by default."""
     trust_remote_code: bool = False
     """Run code that the model's repository ships. Off unless asked for by name."""
@@ -45,8 +45,8 @@ class ModelSource(Section):
         _exactly_one(self, ("hub", "path", "gguf", "init"))
         if self.init is not None and "model_type" not in self.init:
             raise ValueError("init needs a model_type, such as llama")
-        if self.init is not None and self.layers is not None:
-            raise ValueError("layers cuts weights that are there; init has num_hidden_layers")
+        if self.init is not None and self.num_hidden_layers is not None:
+            raise ValueError("num_hidden_layers cuts weights that are there; init has its own")
         return self
 
     @model_validator(mode="after")

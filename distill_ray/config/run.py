@@ -11,11 +11,11 @@ from pydantic import Field, NonNegativeInt, model_validator
 from distill_ray.config.base import Name, Section
 from distill_ray.config.cluster import ClusterConfig
 from distill_ray.config.data import CorporaConfig, RowSource, TaskConfig
+from distill_ray.config.ensemble import ENSEMBLE
 from distill_ray.config.errors import did_you_mean
 from distill_ray.config.models import StudentConfig, TeacherConfig
-from distill_ray.config.probing import ProbeConfig
+from distill_ray.config.probe import ProbeConfig
 from distill_ray.config.selection import AuditConfig, EvaluateConfig, RankConfig, ReportConfig
-from distill_ray.config.several import SEVERAL
 from distill_ray.config.training import AdaptConfig, DistillConfig, TrainingConfig
 from distill_ray.config.uris import Uri
 
@@ -104,8 +104,8 @@ def _reserved_names(cfg: RunConfig) -> Iterator[str]:
     for teacher in cfg.teachers:
         if teacher.name in RESERVED:
             yield f"teachers: {teacher.name!r} is what a student is called, choose another name"
-        if teacher.name == SEVERAL:
-            yield f"teachers: {SEVERAL!r} is what a group is called, choose another name"
+        if teacher.name == ENSEMBLE:
+            yield f"teachers: {ENSEMBLE!r} is what a group is called, choose another name"
 
 
 def _secret_problems(cfg: RunConfig) -> Iterator[str]:
@@ -134,7 +134,7 @@ def _recipe_problems(cfg: RunConfig) -> Iterator[str]:
 
 def _checkpoint_problems(cfg: RunConfig, teacher: TeacherConfig) -> Iterator[str]:
     made = [
-        cfg.adapt.recipes[r].checkpoints for r in teacher.recipes[-1:] if r in cfg.adapt.recipes
+        cfg.adapt.recipes[r].num_checkpoints for r in teacher.recipes[-1:] if r in cfg.adapt.recipes
     ]
     if teacher.checkpoint is not None and made and teacher.checkpoint > made[0]:
         yield (
@@ -149,29 +149,29 @@ def _draw_problems(cfg: RunConfig) -> Iterator[str]:
     looks = 1 if race is None else max(1, race.max_seeds - len(cfg.probe.seeds) + 1)
     levels = [1 - cfg.rank.confidence, *([(1 - race.confidence) / looks] if race else [])]
     needed = math.ceil(max(rivals, 1) / min(levels))
-    if cfg.rank.draws < needed:
+    if cfg.rank.num_draws < needed:
         yield (
-            f"rank.draws: {cfg.rank.draws} are too few to tell {len(cfg.teachers)} teachers apart "
-            f"at these confidences, give {needed} or more"
+            f"rank.num_draws: {cfg.rank.num_draws} are too few to tell {len(cfg.teachers)} "
+            f"teachers apart at these confidences, give {needed} or more"
         )
 
 
 def _who_teaches_problems(cfg: RunConfig) -> Iterator[str]:
-    several, first = cfg.distill.several, cfg.distill.first
+    ensemble, first = cfg.distill.ensemble, cfg.distill.first_teacher
     names = [teacher.name for teacher in cfg.teachers]
     if first is not None and first not in names:
-        yield f"distill.first: no teacher {first!r}. {did_you_mean(first, names)}".rstrip()
-    if several is None:
+        yield f"distill.first_teacher: no teacher {first!r}. {did_you_mean(first, names)}".rstrip()
+    if ensemble is None:
         return
     places = [*cfg.streams(), *(task.name for task in cfg.tasks)]
     if len(names) < 2:
-        yield "distill.several: there is one teacher, give more or leave it out"
-    for teacher in several.teachers or ():
+        yield "distill.ensemble: there is one teacher, give more or leave it out"
+    for teacher in ensemble.teachers or ():
         if teacher not in names:
             hint = did_you_mean(teacher, names)
-            yield f"distill.several.teachers: no teacher {teacher!r}. {hint}".rstrip()
-    for place, teacher in several.assignment.items():
-        where = f"distill.several.assignment.{place}"
+            yield f"distill.ensemble.teachers: no teacher {teacher!r}. {hint}".rstrip()
+    for place, teacher in ensemble.assignment.items():
+        where = f"distill.ensemble.assignment.{place}"
         if place not in places:
             yield f"{where}: no such stream or task. {did_you_mean(place, places)}".rstrip()
         if teacher not in names:
@@ -193,14 +193,15 @@ def _mix_problems(cfg: RunConfig) -> Iterator[str]:
 
 def _step_problems(cfg: RunConfig) -> Iterator[str]:
     length = cfg.corpora.sequence_length
-    rungs = {f"adapt.recipes.{n}": r.checkpoints for n, r in cfg.adapt.recipes.items()}
-    rungs["probe"] = cfg.probe.rungs
+    rungs = {f"adapt.recipes.{n}": r.num_checkpoints for n, r in cfg.adapt.recipes.items()}
+    rungs["probe"] = cfg.probe.num_curve_points
     for where, training in cfg.trainings():
         steps = training.num_steps(length)
         if steps < rungs.get(where, 1):
             yield (
-                f"{where}.tokens: {training.tokens} tokens are {steps} steps of "
-                f"{training.batch_rows} x {length}, fewer than its {rungs[where]} checkpoints"
+                f"{where}.token_budget: {training.token_budget} tokens are {steps} steps of "
+                f"{training.global_batch_size} x {length}, fewer than its {rungs[where]} "
+                "checkpoints"
             )
 
 
@@ -208,11 +209,11 @@ def _batch_problems(cfg: RunConfig) -> Iterator[str]:
     for where, training in cfg.trainings():
         sizes = range(cfg.cluster.fewest_workers, cfg.cluster.num_workers + 1)
         for workers in [1] if where == "probe" else sizes:
-            part = workers * training.micro_batch_rows
-            if training.batch_rows % part:
+            part = workers * training.micro_batch_size
+            if training.global_batch_size % part:
                 yield (
-                    f"{where}.batch_rows: {training.batch_rows} is not a multiple of {workers} "
-                    f"workers x micro_batch_rows {training.micro_batch_rows} = {part}"
+                    f"{where}.global_batch_size: {training.global_batch_size} is not a multiple of "
+                    f"{workers} workers x micro_batch_size {training.micro_batch_size} = {part}"
                 )
 
 

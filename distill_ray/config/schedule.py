@@ -16,11 +16,11 @@ class FixedSchedule(Section):
 
 
 class AtStepsSchedule(Section):
-    """One rung up at each of the given steps."""
+    """One checkpoint up at each of the given steps."""
 
     kind: Literal["at_steps"] = "at_steps"
     steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-    """Increasing step numbers; the first step that sees the next rung."""
+    """Increasing step numbers; the first step that sees the next checkpoint."""
 
     @model_validator(mode="after")
     def _increasing(self) -> AtStepsSchedule:
@@ -30,13 +30,13 @@ class AtStepsSchedule(Section):
 
 
 class EqualStagesSchedule(Section):
-    """The rungs in order, each for an equal share of the tokens."""
+    """The checkpoints in order, each for an equal share of the tokens."""
 
-    kind: Literal["equal_stages"] = "equal_stages"
+    kind: Literal["equal_periods"] = "equal_periods"
 
 
 class OnPlateauSchedule(Section):
-    """Hand over once the student stops gaining on the current rung."""
+    """Hand over once the student stops gaining on the current checkpoint."""
 
     kind: Literal["on_plateau"] = "on_plateau"
     window: Annotated[int, Field(ge=1, le=1000)] = 200
@@ -49,7 +49,7 @@ class ScdSchedule(Section):
     """At each stage the checkpoint that is closest to the student and to the best checkpoint."""
 
     kind: Literal["scd"] = "scd"
-    stages: PositiveInt | None = None
+    num_periods: PositiveInt | None = None
     """Stages of equal length; null for as many as the teacher has checkpoints."""
 
 
@@ -66,7 +66,7 @@ class RankedSchedule(Section):
     teacher, the checkpoint, or nothing."""
 
     kind: Literal["ranked"] = "ranked"
-    every: Annotated[float, Field(gt=0), AfterValidator(_steps_or_share)] | None = 0.25
+    interval: Annotated[float, Field(gt=0), AfterValidator(_steps_or_share)] | None = 0.25
     """Steps between two assessments, below 1 a share of all; null waits until the loss no longer
     falls."""
     window: Annotated[int, Field(ge=1, le=1000)] = 100
@@ -75,7 +75,7 @@ class RankedSchedule(Section):
     """It no longer falls when its relative fall between the windows is smaller than this."""
     probe_steps: PositiveInt = 8
     """Optimiser steps with each candidate, undone afterwards."""
-    probe_rows: PositiveInt = 16
+    num_probe_rows: PositiveInt = 16
     """Packed validation rows per stream on which these steps are measured."""
     margin: Fraction = 0.02
     """Another must lead the current one's score by this much."""
@@ -105,7 +105,7 @@ Schedule = Annotated[
     | PluginSchedule,
     Field(discriminator="kind"),
 ]
-STEP_SCHEDULES = ("fixed", "at_steps", "equal_stages")
+STEP_SCHEDULES = ("fixed", "at_steps", "equal_periods")
 """Those that read nothing but step numbers."""
 
 
@@ -125,12 +125,12 @@ class ProgressConfig(Section):
     """Noise never takes progress back."""
 
 
-class AtSwitchConfig(Section):
+class OnSwitchConfig(Section):
     """What happens to the optimiser when another checkpoint begins to teach."""
 
     optimizer: Literal["keep", "reset"] = "keep"
     """`reset` forgets its moments, as SCD does."""
-    warmup: Fraction = 0.0
+    warmup_ratio: Fraction = 0.0
     """Share of all steps over which the learning rate rises anew to where it would be; 0 leaves
     it."""
 

@@ -14,14 +14,14 @@ Level = Literal["low", "medium", "high", "very_high", "critical"]
 class AuditConfig(Section):
     """Teachers are measured on held-out rows of the domain."""
 
-    bins: PositiveInt = 15
+    num_bins: PositiveInt = 15
     """Equal-width bins of the expected calibration error."""
-    bootstrap: PositiveInt = 1000
+    num_bootstrap: PositiveInt = 1000
     """Resamples of each interval."""
     confidence: OpenFraction = 0.95
-    text_rows: PositiveInt = 64
+    num_text_rows: PositiveInt = 64
     """Packed validation rows per corpus on which token NLL is measured."""
-    generate: NonNegativeInt = 200
+    num_generated: NonNegativeInt = 200
     """The first questions of each set that are also answered freely, token by token: whether a
     teacher's answers have the right form shows in these alone."""
     min_actors: PositiveInt = 1
@@ -33,21 +33,21 @@ class AuditConfig(Section):
     gpus_per_actor: NonNegativeFloat | None = None
     """May be a fraction, so that several models share an accelerator; `cluster.gpus_per_worker` by
     default."""
-    questions_per_part: PositiveInt = 4000
+    questions_per_chunk: PositiveInt = 4000
     """More questions than that are shared out over several actors, which then each load the model;
     what is done of a part stays done when the run is killed."""
-    attempts: PositiveInt = 3
+    max_attempts: PositiveInt = 3
     """Deaths of the process that scores a model, after which the model is given up."""
 
 
 class Importances(Section):
     """How much each factor counts at one end of training."""
 
-    ease: Level
+    learnability: Level
     """How easily this student follows the teacher (probe)."""
-    peak: Level
+    accuracy_above_chance: Level
     """How good the teacher is at the tasks (audit)."""
-    domain: Level
+    domain_knowledge: Level
     """How much the teacher knows of the domain's text (audit)."""
     calibration: Level
     """How far its confidence can be believed (audit)."""
@@ -57,27 +57,35 @@ class RankConfig(Section):
     """A stage-weighted score of every teacher."""
 
     early: Importances = Importances(
-        ease="critical", peak="medium", domain="high", calibration="medium"
+        learnability="critical",
+        accuracy_above_chance="medium",
+        domain_knowledge="high",
+        calibration="medium",
     )
     """At progress 0, when the student knows nothing."""
-    late: Importances = Importances(ease="low", peak="high", domain="very_high", calibration="high")
+    late: Importances = Importances(
+        learnability="low",
+        accuracy_above_chance="high",
+        domain_knowledge="very_high",
+        calibration="high",
+    )
     """At progress 1, when the student has closed the gap to the best teacher."""
-    draws: PositiveInt = 10000
+    num_draws: PositiveInt = 10000
     """Draws over seeds and examples from which the intervals are made."""
     confidence: OpenFraction = 0.95
-    size_advantage: NonNegativeFloat = 1.0
+    min_size_ratio: NonNegativeFloat = 1.0
     """A teacher must have more parameters than this many times the student's, or it is marked as
     one that can't serve; 0 lets any serve."""
-    min_valid: Fraction = 0.5
+    min_valid_answers: Fraction = 0.5
     """A teacher of whose greedy answers a smaller share is one of the options is marked, too."""
 
 
 class EvaluateConfig(Section):
     """The student against its initial state, its teachers and a fine-tune without a teacher."""
 
-    bootstrap: PositiveInt = 2000
+    num_bootstrap: PositiveInt = 2000
     confidence: OpenFraction = 0.95
-    text_rows: PositiveInt = 64
+    num_text_rows: PositiveInt = 64
     """Packed test rows per corpus on which NLL and KL are measured."""
 
 

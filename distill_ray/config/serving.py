@@ -20,7 +20,7 @@ class SampledTargets(Section):
     """Tokens drawn from the teacher: unbiased for the forward KL (arXiv 2503.16870)."""
 
     kind: Literal["samples"] = "samples"
-    samples: PositiveInt = 64
+    num_samples: PositiveInt = 64
 
 
 class HiddenTargets(Section):
@@ -46,14 +46,14 @@ class PoolServing(Section):
     """The teacher is in processes of its own, on other accelerators, and works ahead."""
 
     kind: Literal["pool"] = "pool"
-    actors: PositiveInt = 1
+    num_actors: PositiveInt = 1
     cpus_per_actor: PositiveFloat = 1.0
     gpus_per_actor: NonNegativeFloat = 0.0
     lookahead: PositiveInt = 2
     """Steps that may be asked for ahead: beyond them the pool waits for the student."""
     targets: AnyTarget = HiddenTargets()
     """What it sends."""
-    parity_rows: NonNegativeInt = 1
+    num_parity_rows: NonNegativeInt = 1
     """Rows that are compared with a local forward pass before training; 0 where the teacher
     doesn't fit beside the student."""
 
@@ -68,7 +68,7 @@ class CachedServing(Section):
 
     kind: Literal["cached"] = "cached"
     targets: SparseTarget = TopKTargets()
-    actors: PositiveInt = 1
+    num_actors: PositiveInt = 1
     """Processes that compute them."""
     rows_per_file: PositiveInt = 256
     """What an interrupted pass can lose, for each process."""

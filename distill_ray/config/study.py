@@ -27,31 +27,31 @@ class StudyConfig(Section):
     says how a student is fully trained, on one worker."""
     domains: dict[Name, dict[str, Any]] = Field(min_length=1)
     """Domain → the rest of its run's config, or what it changes of the shared one."""
-    untouched: tuple[Name, ...] = ()
+    held_out_domains: tuple[Name, ...] = ()
     """Domains on which no choice was made."""
     seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2), min_length=2)
     """Seeds of the full trainings; other orders of the rows than the probes'."""
-    rungs: PositiveInt = 4
+    num_curve_points: PositiveInt = 4
     """Points of their curves, at equal token spacing."""
-    resamples: PositiveInt = 2000
+    num_bootstrap: PositiveInt = 2000
     """For each interval."""
     confidence: OpenFraction = 0.95
 
     @model_validator(mode="after")
-    def _untouched_are_domains(self) -> StudyConfig:
-        if unknown := sorted({*self.untouched} - {*self.domains}):
-            raise ValueError(f"untouched: {', '.join(unknown)} is no domain of this study")
+    def _held_out_are_domains(self) -> StudyConfig:
+        if unknown := sorted({*self.held_out_domains} - {*self.domains}):
+            raise ValueError(f"held_out_domains: {', '.join(unknown)} is no domain of this study")
         return self
 
     def groups(self, domains: Collection[str]) -> dict[str, list[str]]:
-        """`all`, and if some are untouched `chosen on` and `untouched` → those of these domains.
+        """`all`, and if some are held out `chosen on` and `held out` → those of these domains.
 
         A group without any is left out.
         """
         found = {"all": list(domains)}
-        if self.untouched:
-            found["chosen on"] = [name for name in domains if name not in self.untouched]
-            found["untouched"] = list(self.untouched)
+        if self.held_out_domains:
+            found["chosen on"] = [name for name in domains if name not in self.held_out_domains]
+            found["held out"] = list(self.held_out_domains)
         return {group: names for group, names in found.items() if names}
 
 
@@ -65,7 +65,7 @@ class RankingStudy(StudyConfig):
 class ArmConfig(Section):
     """How the student is taught in one arm of a study."""
 
-    begin: Literal["strongest", "early", "middle", "late"] = "strongest"
+    first_teacher: Literal["most_accurate", "early", "middle", "late"] = "most_accurate"
     """The teacher that begins: the most accurate one, or the ranking's first at this stage."""
     distill: dict[str, Any] = Field(default_factory=dict)
     """What it changes of the run's `distill` section; a schedule of another kind takes the place of
@@ -75,26 +75,26 @@ class ArmConfig(Section):
 _ONE_TEACHER: dict[str, Any] = {
     "reassess": {"at_progress": []},
     "objective": {"weighting": None},
-    "at_switch": {"optimizer": "keep", "warmup": 0.0},
+    "on_switch": {"optimizer": "keep", "warmup_ratio": 0.0},
 }
-_SCD = {**_ONE_TEACHER, "schedule": {"kind": "scd"}, "at_switch": {"optimizer": "reset"}}
+_SCD = {**_ONE_TEACHER, "schedule": {"kind": "scd"}, "on_switch": {"optimizer": "reset"}}
 _RANKED = {**_ONE_TEACHER, "schedule": {"kind": "ranked"}}
 _ADAPTIVE = {"objective": {"weighting": "adaptive"}}
-PLAIN, DEFAULT = "strongest", "default"
+PLAIN, DEFAULT = "most_accurate", "default"
 ARMS: Mapping[str, Mapping[str, Any]] = {
     PLAIN: {"distill": {**_ONE_TEACHER, "schedule": {"kind": "fixed"}}},
-    "equal_stages": {"distill": {**_SCD, "schedule": {"kind": "equal_stages"}}},
+    "equal_periods": {"distill": {**_SCD, "schedule": {"kind": "equal_periods"}}},
     "scd": {"distill": _SCD},
     "aw": {"distill": {**_ONE_TEACHER, "schedule": {"kind": "fixed"}, **_ADAPTIVE}},
     "scd-aw": {"distill": {**_SCD, **_ADAPTIVE}},
     "on_plateau": {"distill": {**_ONE_TEACHER, "schedule": {"kind": "on_plateau"}}},
-    "ranked": {"begin": "early", "distill": _RANKED},
-    "ranked-aw": {"begin": "early", "distill": {**_RANKED, **_ADAPTIVE}},
-    DEFAULT: {"begin": "early"},
+    "ranked": {"first_teacher": "early", "distill": _RANKED},
+    "ranked-aw": {"first_teacher": "early", "distill": {**_RANKED, **_ADAPTIVE}},
+    DEFAULT: {"first_teacher": "early"},
 }
-"""Arm → its `ArmConfig`. `strongest` is plain distillation from the most accurate teacher's best
+"""Arm → its `ArmConfig`. `most_accurate` is plain distillation from that teacher's best
 checkpoint, `default` is what a run's own `distill` section says. Those of the papers stay with one
-teacher; SCD resets the optimiser at each stage (arXiv 2601.10114), and ordered checkpoints are
+teacher; SCD resets the optimiser at each period (arXiv 2601.10114), and ordered checkpoints are
 treated like it, so that the two differ in nothing but the order."""
 
 
@@ -155,7 +155,7 @@ class DomainDataStudy(StudyConfig):
         filled = dict(run)
         if isinstance(recipe, dict):
             read = {k: v for k, v in recipe.items() if k in TrainingConfig.model_fields}
-            filled.setdefault("probe", {**read, "rungs": 1})
+            filled.setdefault("probe", {**read, "num_curve_points": 1})
         if isinstance(run.get("distill"), dict) and isinstance(last, dict):
             filled["distill"] = {"mix": last.get("mix"), **run["distill"]}
         return {**data, "run": filled}

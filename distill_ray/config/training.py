@@ -14,19 +14,19 @@ from pydantic import (
 )
 
 from distill_ray.config.base import Fraction, Name, Section
+from distill_ray.config.ensemble import EnsembleConfig
 from distill_ray.config.mixing import Mix, MixingConfig
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.schedule import (
     STEP_SCHEDULES,
-    AtSwitchConfig,
     FixedSchedule,
+    OnSwitchConfig,
     ProgressConfig,
     RankedSchedule,
     ReassessConfig,
     Schedule,
 )
 from distill_ray.config.serving import ColocatedServing, PoolServing, SampledTargets, Serving
-from distill_ray.config.several import SeveralConfig
 
 
 class LossWeights(Section):
@@ -48,20 +48,20 @@ class OffloadConfig(Section):
 class TrainingConfig(Section):
     """One training run."""
 
-    tokens: PositiveInt
-    """Budget, padding included: steps are tokens / (batch_rows x sequence_length)."""
-    batch_rows: PositiveInt = 32
+    token_budget: PositiveInt
+    """Budget, padding included: steps are tokens / (global_batch_size x sequence_length)."""
+    global_batch_size: PositiveInt = 32
     """Packed rows in a step, over all workers: the global batch."""
-    micro_batch_rows: PositiveInt = 8
+    micro_batch_size: PositiveInt = 8
     """Rows of one forward pass of one worker; the rest is gradient accumulation."""
     learning_rate: PositiveFloat = 1e-4
     """Peak of a cosine with linear warm-up."""
-    warmup: Fraction = 0.1
+    warmup_ratio: Fraction = 0.1
     """Share of the steps that warm up."""
-    final_learning_rate: Fraction = 0.1
+    min_lr_ratio: Fraction = 0.1
     """Learning rate at the end, as a share of the peak."""
     weight_decay: NonNegativeFloat = 0.01
-    clip: PositiveFloat = 1.0
+    max_grad_norm: PositiveFloat = 1.0
     """Largest norm of the gradient."""
     mix: Mix
     """Which streams, in which shares, from the first step on."""
@@ -73,14 +73,14 @@ class TrainingConfig(Section):
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO: 1 shards optimiser states, 2 gradients too, 3 parameters too."""
     offload: OffloadConfig = OffloadConfig()
-    attention: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
     """Attention kernels of transformers."""
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, about
     a third more time."""
-    compile: bool = False
+    torch_compile: bool = False
     """`torch.compile` the backbones; needs a C++ compiler on a CPU."""
-    max_bad_steps: PositiveInt = 10
+    max_skipped_steps: PositiveInt = 10
     """Steps in a row whose loss or gradient isn't finite, after which training stops. Each is left
     out and its batch set aside."""
 
@@ -104,7 +104,7 @@ class TrainingConfig(Section):
 
     def num_steps(self, sequence_length: int) -> int:
         """Optimiser steps of the whole budget, at least one."""
-        return max(1, self.tokens // (self.batch_rows * sequence_length))
+        return max(1, self.token_budget // (self.global_batch_size * sequence_length))
 
 
 Training = TypeVar("Training", bound=TrainingConfig)
@@ -137,9 +137,9 @@ class RecipeConfig(TrainingConfig):
     method: Literal["full", "lora"] = "full"
     lora: LoraConfig = LoraConfig()
     """Read when the method is lora."""
-    checkpoints: PositiveInt = 3
+    num_checkpoints: PositiveInt = 3
     """Rungs of the ladder, at equal token spacing; the last is the end of training."""
-    patience: PositiveInt | None = 2
+    early_stopping_patience: PositiveInt | None = 2
     """Checkpoints in a row without a lower validation loss, after which training stops early; null
     trains to the end."""
 
@@ -149,16 +149,16 @@ class AdaptConfig(Section):
 
     recipes: dict[Name, RecipeConfig] = Field(default_factory=dict)
     """Named recipes that teachers refer to."""
-    validation_rows: PositiveInt = 64
+    num_validation_rows: PositiveInt = 64
     """Packed validation rows per stream that choose the best checkpoint."""
-    save_every: PositiveInt = 200
+    save_steps: PositiveInt = 200
     """Steps between checkpoints for resuming."""
 
 
 def _default_schedule(known: Mapping[str, Any]) -> Schedule:
     """The ranking anew, where it is one teacher that is chosen, and can be on the way."""
     cached = getattr(known.get("serving"), "kind", "") == "cached"
-    return FixedSchedule() if cached or known.get("several") is not None else RankedSchedule()
+    return FixedSchedule() if cached or known.get("ensemble") is not None else RankedSchedule()
 
 
 class DistillConfig(TrainingConfig):
@@ -169,33 +169,36 @@ class DistillConfig(TrainingConfig):
     serving: Serving = ColocatedServing()
     """Where the teacher lives."""
     objective: ObjectiveConfig = ObjectiveConfig()
-    first: Name | None = None
+    first_teacher: Name | None = None
     """The teacher that begins; left out, the one that leads the ranking for an untrained
     student."""
-    several: SeveralConfig | None = None
+    ensemble: EnsembleConfig | None = None
     """Several teachers at once; left out, one teaches at a time. As a group they climb their
     checkpoints in step: each is at the share of its own that the schedule has reached."""
     schedule: Schedule = Field(default_factory=_default_schedule)
-    """Left out, `ranked`; `fixed` for several at once and for cached targets."""
+    """Left out, `ranked`; `fixed` for an ensemble and for cached targets."""
     reassess: ReassessConfig = ReassessConfig()
     progress: ProgressConfig = ProgressConfig()
-    at_switch: AtSwitchConfig = AtSwitchConfig()
-    validate_every: PositiveInt = 50
+    on_switch: OnSwitchConfig = OnSwitchConfig()
+    eval_steps: PositiveInt = 50
     """Steps between measurements of the student's progress."""
-    validation_rows: PositiveInt = 64
+    num_validation_rows: PositiveInt = 64
     """Packed validation rows per stream of these measurements."""
-    checkpoints: PositiveInt = 1
+    num_checkpoints: PositiveInt = 1
     """Checkpoints of the student that stay, at equal token spacing; the last is the end."""
-    keep: Literal["last", "best"] = "last"
+    select_checkpoint: Literal["last", "best"] = "last"
     """Which of them is the student that is evaluated and exported: `best` is the one with the least
     validation loss. The control's is chosen alike."""
-    save_every: PositiveInt = 100
+    save_steps: PositiveInt = 100
     """Steps between checkpoints for resuming."""
 
     @model_validator(mode="after")
     def _something_to_choose(self) -> DistillConfig:
-        if self.keep == "best" and self.checkpoints == 1:
-            raise ValueError("keep: the best of 1 checkpoint is the last one. Set checkpoints too")
+        if self.select_checkpoint == "best" and self.num_checkpoints == 1:
+            raise ValueError(
+                "select_checkpoint: the best of 1 checkpoint is the last one. Set "
+                "num_checkpoints too"
+            )
         return self
 
     @model_validator(mode="after")
@@ -214,7 +217,7 @@ class DistillConfig(TrainingConfig):
             raise ValueError(
                 "serving cached computes targets before training, but which checkpoint they are of "
                 f"is decided on the way, by {' and '.join(decided)}. Set reassess.at_progress: [] "
-                "and a schedule fixed, at_steps or equal_stages, or another serving"
+                "and a schedule fixed, at_steps or equal_periods, or another serving"
             )
         exact = self.serving.kind == "colocated" or getattr(self.serving, "is_exact", False)
         if self.schedule.kind == "scd" and not exact:
@@ -235,12 +238,12 @@ class DistillConfig(TrainingConfig):
         return self
 
     @model_validator(mode="after")
-    def _several_fit(self) -> DistillConfig:
-        if self.several is None:
+    def _ensemble_fits(self) -> DistillConfig:
+        if self.ensemble is None:
             return self
         wrong = []
-        if self.first is not None:
-            wrong.append(f"first {self.first} begins alone")
+        if self.first_teacher is not None:
+            wrong.append(f"first_teacher {self.first_teacher} begins alone")
         if self.schedule.kind in ("scd", "ranked"):
             wrong.append(f"schedule {self.schedule.kind} chooses among single checkpoints")
         if self.reassess.at_progress:
@@ -251,9 +254,9 @@ class DistillConfig(TrainingConfig):
             wrong.append("objective.match reads the layers of one")
         if wrong:
             raise ValueError(
-                f"several: all teach at a time, but {', and '.join(wrong)}. Set a schedule fixed, "
-                "at_steps, equal_stages or on_plateau, reassess.at_progress: [], serving "
-                "colocated, neither first nor objective.match, or leave several out"
+                f"ensemble: all teach at a time, but {', and '.join(wrong)}. Set a schedule fixed, "
+                "at_steps, equal_periods or on_plateau, reassess.at_progress: [], serving "
+                "colocated, neither first_teacher nor objective.match, or leave ensemble out"
             )
         return self
 
@@ -268,8 +271,8 @@ def require_match(training: TrainingConfig, objective: ObjectiveConfig) -> None:
     Raises:
         ValueError: attention maps are wanted, and the attention isn't eager.
     """
-    if objective.match.attention is not None and training.attention != "eager":
+    if objective.match.attention is not None and training.attn_implementation != "eager":
         raise ValueError(
-            "objective.match.attention: only eager attention tells its maps, and attention is "
-            f"{training.attention}. Set attention eager"
+            "objective.match.attention: only eager attention returns its maps, and "
+            f"attn_implementation is {training.attn_implementation}. Set attn_implementation eager"
         )

@@ -84,7 +84,7 @@ def available(made: Plan) -> str:
         return f"{text} That is enough."
     names = ", ".join(sorted({work.stage for work in short}))
     return (
-        f"{text} That is too little for {names}: lower micro_batch_rows, raise zero_stage, or use "
+        f"{text} That is too little for {names}: lower micro_batch_size, raise zero_stage, or use "
         "more workers."
     )
 

@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 Numbers = Any
 """A number, or an array of draws [D] of it."""
 
-FACTORS = ("ease", "peak", "domain", "calibration")
+FACTORS = ("learnability", "accuracy_above_chance", "domain_knowledge", "calibration")
 
 LEVELS = {"low": 1.0, "medium": 2.0, "high": 4.0, "very_high": 8.0, "critical": 16.0}
 """Importance in words → its weight before normalisation: each counts twice the one below it. A

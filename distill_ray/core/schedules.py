@@ -49,7 +49,7 @@ def at_steps(
     return _reading_ahead(choice, observation, checkpoints, later[0] if later else None)
 
 
-def equal_stages(
+def equal_periods(
     state: ScheduleState, observation: Observation, checkpoints: TeacherCheckpoints
 ) -> Choice:
     """The checkpoints in order, each for an equal share of the steps (RCO's equal intervals)."""
@@ -93,7 +93,7 @@ def scd(
     observation: Observation,
     checkpoints: TeacherCheckpoints,
     *,
-    stages: int | None = None,
+    num_periods: int | None = None,
 ) -> Choice | MeasurementRequest:
     """At each stage, argmin_k KL(p_T* ‖ p_k) + KL(p_S ‖ p_k) on held-out tokens (SCD).
 
@@ -102,9 +102,9 @@ def scd(
 
     Args:
         state, observation, checkpoints: as for every schedule.
-        stages: of equal length; as many as the teacher has checkpoints, when left out.
+        num_periods: of equal length; as many as the teacher has checkpoints, when left out.
     """
-    num_periods = stages or checkpoints.num_checkpoints[state.teacher]
+    num_periods = num_periods or checkpoints.num_checkpoints[state.teacher]
     period = _period(observation.step, num_periods, checkpoints)
     known = state.memory if state.memory.get("teacher") == state.teacher else {}
     if known.get("period") == period:
@@ -135,27 +135,27 @@ def ranked(
     observation: Observation,
     checkpoints: TeacherCheckpoints,
     *,
-    every: float | None = 0.25,
+    interval: float | None = 0.25,
     window: int = 100,
     min_gain: float = 0.02,
     probe_steps: int = 8,
-    probe_rows: int = 16,
+    num_probe_rows: int = 16,
     margin: float = 0.02,
 ) -> Choice | MeasurementRequest:
     """The ranking anew, with the student's progress and short probes from the student as it is.
 
-    Asked every `every` steps, or where the loss has stopped falling. Candidates are the checkpoint
-    that serves, the next one, and each teacher's best; nothing is measured of a single
-    one. Of a candidate's factors, ease comes from its probe; the others are its teacher's, times
-    the share of its teacher's way from the initial student that it has gone itself. The best score
-    serves if it leads by `margin`.
+    Asked every `interval` steps, or where the loss has stopped falling. Candidates are the
+    checkpoint that serves, the next one, and each teacher's best; nothing is measured of a single
+    one. Of a candidate's factors, learnability comes from its probe; the others are its
+    teacher's, times the share of its teacher's way from the initial student that it has gone
+    itself. The best score serves if it leads by `margin`.
 
     Args:
         state, observation, checkpoints: as for every schedule; the checkpoints with their ranking.
-        every: steps between two assessments, below 1 a share of all; none waits for a plateau.
+        interval: steps between two assessments, below 1 a share of all; none waits for a plateau.
         window, min_gain: of a plateau, as in `on_plateau`.
         probe_steps: optimiser steps with each candidate.
-        probe_rows: held-out rows of each stream on which a candidate's steps are measured.
+        num_probe_rows: held-out rows of each stream on which a candidate's steps are measured.
         margin: by which another must lead the current one's score.
     """
     if observation.step == 0:
@@ -164,22 +164,24 @@ def ranked(
     if checkpoints.ranking is None:
         raise ValueError("the schedule `ranked` needs the checkpoints' ranking")
     since = observation.step - int(state.memory.get("assessed", 0))
-    if every is None:
+    if interval is None:
         gain = _gain(state, window)
         due = gain is not None and gain < min_gain and since >= window
     else:
-        due = since >= interval(every, checkpoints.max_steps)
+        due = since >= interval_steps(interval, checkpoints.max_steps)
     candidates = _candidates(state, checkpoints) if due else ()
     if len(candidates) < 2:
         return Choice(state.teacher, state.checkpoint_index, "not assessed")
     if "probes" not in observation.measurements:
-        return MeasurementRequest("probes", candidates, {"steps": probe_steps, "rows": probe_rows})
+        return MeasurementRequest(
+            "probes", candidates, {"steps": probe_steps, "rows": num_probe_rows}
+        )
     return _assessed(state, observation, checkpoints.ranking, margin)
 
 
-def interval(every: float, max_steps: int) -> float:
-    """Steps between two assessments; below 1, `every` is a share of all."""
-    return every if every >= 1 else max(1, round(every * max_steps))
+def interval_steps(interval: float, max_steps: int) -> float:
+    """Steps between two assessments; below 1, `interval` is a share of all."""
+    return interval if interval >= 1 else max(1, round(interval * max_steps))
 
 
 def _assessed(
@@ -228,7 +230,11 @@ def candidate_scores(
     for (teacher, checkpoint_index), row in probes.items():
         strength = row["closed"] / best[teacher] if best[teacher] > 0 else 1.0
         factors = {f: strength * value for f, value in ranking.factors[teacher].items()}
-        factors |= {"ease": float(learnability(row["moved"], most))} if "ease" in factors else {}
+        factors |= (
+            {"learnability": float(learnability(row["moved"], most))}
+            if "learnability" in factors
+            else {}
+        )
         scores[teacher, checkpoint_index] = ranking.score(factors, progress)
     return scores
 
@@ -274,7 +280,7 @@ def _reading_ahead(
 SCHEDULES: dict[str, Callable[..., Choice | MeasurementRequest]] = {
     "fixed": fixed,
     "at_steps": at_steps,
-    "equal_stages": equal_stages,
+    "equal_periods": equal_periods,
     "on_plateau": on_plateau,
     "scd": scd,
     "ranked": ranked,

@@ -166,31 +166,31 @@ class MixedRows:
         streams: Mapping[str, Stream],
         mixed: Mixing,
         *,
-        batch_rows: int,
+        global_batch_size: int,
         micro_rows: int,
         seed: int,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if batch_rows % (world * micro_rows):
-            raise ValueError(f"{batch_rows} rows can't be cut into {world} x {micro_rows}")
-        self.num_micro = batch_rows // (world * micro_rows)
+        if global_batch_size % (world * micro_rows):
+            raise ValueError(f"{global_batch_size} rows can't be cut into {world} x {micro_rows}")
+        self.num_micro = global_batch_size // (world * micro_rows)
         self._names = list(mixed.names)
         self._streams = streams
         self._layout = {
             "rank": rank,
             "world": world,
-            "batch_rows": batch_rows,
+            "global_batch_size": global_batch_size,
             "micro_rows": micro_rows,
         }
         lengths = {name: streams[name].rows.lengths for name in mixed.names}
         if len(np.unique(np.concatenate([*lengths.values()]))) > 1:
-            size = {"batch_rows": batch_rows, "micro_rows": micro_rows}
+            size = {"global_batch_size": global_batch_size, "micro_rows": micro_rows}
             self._stream_at, self._row_at = grouped(lengths, mixed, seed=seed, **size)
         else:
             several = mixed.by_tokens and len(mixed.names) > 1
             tokens = {n: streams[n].rows.tokens for n in mixed.names} if several else {}
-            self._stream_at = streams_at(mixed, batch_rows, tokens, seed)
+            self._stream_at = streams_at(mixed, global_batch_size, tokens, seed)
             counts = {name: len(row_lengths) for name, row_lengths in lengths.items()}
             self._row_at = rows_at(self._stream_at, counts, seed)
 
@@ -209,7 +209,7 @@ class MixedRows:
 
     def rows_of(self, steps: Sequence[int]) -> dict[str, NDArray[np.int64]]:
         """Stream → numbers of the rows that any rank reads in these steps, each once, ascending."""
-        size = self._layout["batch_rows"]
+        size = self._layout["global_batch_size"]
         places = (np.asarray(steps)[:, None] * size + np.arange(size)).ravel()
         stream_at, row_at = self._stream_at[places], self._row_at[places]
         numbers = {name: row_at[stream_at == i] for i, name in enumerate(self._names)}
@@ -217,7 +217,7 @@ class MixedRows:
 
     def read(self, steps: int) -> dict[str, dict[str, int]]:
         """Stream → `rows` and `tokens` without padding, of all ranks in the first steps."""
-        places = slice(0, steps * self._layout["batch_rows"])
+        places = slice(0, steps * self._layout["global_batch_size"])
         stream_at, row_at = self._stream_at[places], self._row_at[places]
         counts = {}
         for i, name in enumerate(self._names):
@@ -230,7 +230,7 @@ class MixedRows:
 def in_order(
     streams: Mapping[str, Stream],
     *,
-    batch_rows: int,
+    global_batch_size: int,
     rank: int = 0,
     world: int = 1,
     limit: int | None = None,
@@ -248,8 +248,8 @@ def in_order(
             order = [order[place * len(order) // limit] for place in range(limit)]
         share = -(-len(order) // world)
         own = [rank + world * i for i in range(share)]
-        for start in range(0, share, batch_rows):
-            places = own[start : start + batch_rows]
+        for start in range(0, share, global_batch_size):
+            places = own[start : start + global_batch_size]
             rows = _dicts(stream.rows[[order[p] if p < len(order) else order[0] for p in places]])
             shown = [row if p < len(order) else _silent(row) for p, row in zip(places, rows)]
             yield collate(shown, [stream.is_task] * len(shown), places)

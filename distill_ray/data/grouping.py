@@ -30,7 +30,7 @@ def grouped(
     lengths: Mapping[str, Ints],
     mixed: Mixing,
     *,
-    batch_rows: int,
+    global_batch_size: int,
     micro_rows: int,
     seed: int,
 ) -> tuple[Ints, Ints]:
@@ -39,16 +39,16 @@ def grouped(
     Args:
         lengths: stream → [rows] length of each of its rows.
         mixed: the streams' shares at each step of the run.
-        batch_rows: rows of a step.
+        global_batch_size: rows of a step.
         micro_rows: rows of a micro-batch.
         seed: of the order.
     """
     # Whole blocks: a longer run begins like a shorter one.
     mixed = mixed.of_length(-(-len(mixed.shares) // BLOCK) * BLOCK)
-    stream_at = streams_at(mixed, batch_rows, lengths, seed)
-    step_at = np.arange(len(stream_at)) // batch_rows
+    stream_at = streams_at(mixed, global_batch_size, lengths, seed)
+    step_at = np.arange(len(stream_at)) // global_batch_size
     level = _levels(
-        [lengths[name] for name in mixed.names], stream_at, batch_rows, micro_rows, seed
+        [lengths[name] for name in mixed.names], stream_at, global_batch_size, micro_rows, seed
     )
     row_at, length_at = np.zeros_like(stream_at), np.zeros_like(stream_at)
     for number, name in enumerate(mixed.names):
@@ -66,7 +66,7 @@ def grouped(
 
 
 def _levels(
-    lengths: Sequence[Ints], stream_at: Ints, batch_rows: int, micro_rows: int, seed: int
+    lengths: Sequence[Ints], stream_at: Ints, global_batch_size: int, micro_rows: int, seed: int
 ) -> Floats:
     """What each position's row is sorted by [P]: the level of the micro-batch it is meant for.
 
@@ -74,15 +74,17 @@ def _levels(
     the step drew evenly from short to long rows, so rows of long texts and of short questions go
     to different ones.
     """
-    step_at = np.arange(len(stream_at)) // batch_rows
-    steps, num_micro = len(stream_at) // batch_rows, batch_rows // micro_rows
+    step_at = np.arange(len(stream_at)) // global_batch_size
+    steps, num_micro = len(stream_at) // global_batch_size, global_batch_size // micro_rows
     expected = np.zeros(len(stream_at))
     for number, of_stream in enumerate(lengths):
         here = np.flatnonzero(stream_at == number)
         shift = np.random.default_rng([seed, number]).random(steps)
         expected[here] = _evenly(np.sort(of_stream), step_at[here], shift)
     micro = np.zeros_like(stream_at)
-    micro[np.lexsort((expected, step_at))] = np.arange(len(stream_at)) % batch_rows // micro_rows
+    micro[np.lexsort((expected, step_at))] = (
+        np.arange(len(stream_at)) % global_batch_size // micro_rows
+    )
     # Within a block, the micro-batches of the same number get all levels of their range once.
     ranks = np.tile(np.arange(BLOCK), (steps // BLOCK, num_micro, 1))  # [S / K, G, K]
     ranks = np.random.default_rng([seed, len(lengths)]).permuted(ranks, axis=-1)

@@ -85,7 +85,7 @@ def mixing_of(training: TrainingConfig, steps: int) -> Mixing:
         steps,
         by_tokens=how.by == "tokens",
         changes=[(change.at, change.mix) for change in how.changes],
-        linear=how.between == "linear",
+        linear=how.interpolation == "linear",
     )
 
 
@@ -96,7 +96,9 @@ def mean_shares(training: TrainingConfig, steps: int) -> dict[str, float]:
     return dict(zip(sampled.names, sampled.shares.mean(axis=0).tolist()))
 
 
-def streams_at(mixed: Mixing, batch_rows: int, tokens: Mapping[str, Ints], seed: int) -> Ints:
+def streams_at(
+    mixed: Mixing, global_batch_size: int, tokens: Mapping[str, Ints], seed: int
+) -> Ints:
     """Index of the stream at each position [P].
 
     Worst-case fair weighted fair queueing (WF²Q, Bennett & Zhang 1996): of the streams that aren't
@@ -106,12 +108,12 @@ def streams_at(mixed: Mixing, batch_rows: int, tokens: Mapping[str, Ints], seed:
 
     Args:
         mixed: which shares.
-        batch_rows: rows of a step.
+        global_batch_size: rows of a step.
         tokens: stream → [rows] tokens of each of its rows, padding left out.
         seed: of the order in which each stream's rows are drawn.
     """
     if len(mixed.names) == 1:
-        return np.zeros(len(mixed.shares) * batch_rows, dtype=np.int64)
+        return np.zeros(len(mixed.shares) * global_batch_size, dtype=np.int64)
     sizes = [
         _sizes(name, tokens[name], seed) if mixed.by_tokens else repeat(1.0) for name in mixed.names
     ]
@@ -122,7 +124,7 @@ def streams_at(mixed: Mixing, batch_rows: int, tokens: Mapping[str, Ints], seed:
         if step in mixed.restarts:
             ahead = [0.0] * len(sizes)
         drawn = [(k, share) for k, share in enumerate(shares) if share > 0]
-        for _ in range(batch_rows):
+        for _ in range(global_batch_size):
             best = min(
                 drawn, key=lambda d: (ahead[d[0]] > ROUNDING, (ahead[d[0]] + upcoming[d[0]]) / d[1])
             )[0]

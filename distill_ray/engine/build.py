@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from distill_ray.config.several import SEVERAL
+from distill_ray.config.ensemble import ENSEMBLE
 from distill_ray.config.training import TrainingConfig
 from distill_ray.core.matching import Matching
 from distill_ray.core.plugins import find
@@ -85,8 +85,8 @@ def build_session(
         frozen_student=_frozen_student(job, device, frozen_student),
         validation=Validation(_held_out(job), job.validation_due),
         stopping=None if job.patience is None else Stopping(job.checkpoint_steps, job.patience),
-        skipped=SkippedSteps(limit=training.max_bad_steps),
-        at_switch=job.at_switch,
+        skipped=SkippedSteps(limit=training.max_skipped_steps),
+        on_switch=job.on_switch,
         measures=MEASURES,
     )
 
@@ -97,8 +97,8 @@ def mixed_rows(job: TrainingSpec) -> MixedRows:
     return MixedRows(
         load_streams(job.data, "train"),
         mixing_of(training, job.steps),
-        batch_rows=training.batch_rows,
-        micro_rows=training.micro_batch_rows,
+        global_batch_size=training.global_batch_size,
+        micro_rows=training.micro_batch_size,
         seed=job.data.seed,
         rank=comm.rank(),
         world=comm.world(),
@@ -110,10 +110,10 @@ def _optim(job: TrainingSpec) -> OptimSpec:
     return OptimSpec(
         learning_rate=training.learning_rate,
         steps=job.steps,
-        warmup=training.warmup,
-        final=training.final_learning_rate,
+        warmup=training.warmup_ratio,
+        final=training.min_lr_ratio,
         weight_decay=training.weight_decay,
-        clip=training.clip,
+        clip=training.max_grad_norm,
     )
 
 
@@ -178,7 +178,7 @@ def first_state(spec: TeachingSpec, steps: int) -> tuple[ScheduleState, TeacherC
     """Where the schedule begins, what there is to choose from, and what decides."""
     counts = {name: len(refs) for name, refs in spec.checkpoints.items()}
     if spec.ensemble is not None:
-        counts = {SEVERAL: max(counts.values())}
+        counts = {ENSEMBLE: max(counts.values())}
     checkpoints = TeacherCheckpoints(counts, steps, spec.ranking)
     decide = partial(find(spec.schedule, SCHEDULES), **spec.options)
     return begin(spec.first_teacher, checkpoints, decide), checkpoints, decide
@@ -225,7 +225,7 @@ def teacher_bank(job: TrainingSpec, device: torch.device, *, shard: bool = False
 
 def execution(training: TrainingConfig) -> Execution:
     """How the models of a training compute."""
-    return Execution(training.precision, training.attention, training.compile)
+    return Execution(training.precision, training.attn_implementation, training.torch_compile)
 
 
 def _backend(
@@ -260,14 +260,14 @@ def _backend(
         zero_stage=training.zero_stage,
         offload=training.offload,
         precision=training.precision,
-        micro_rows=training.micro_batch_rows,
+        micro_rows=training.micro_batch_size,
         num_micro=num_micro,
     )
 
 
 def held_out_streams(job: TrainingSpec) -> dict[str, Stream]:
     """Validation rows of those streams that the training reads, and of their tasks."""
-    rows = load_streams(job.data, "validation", job.data.validation_rows)
+    rows = load_streams(job.data, "validation", job.data.num_validation_rows)
     tasks = {name.partition(".")[0] for name in job.training.streams if "." in name}
     return {
         name: stream
@@ -282,7 +282,7 @@ def _held_out(job: TrainingSpec) -> Any:
     def batches(rows: int | None = None) -> Iterable[Batch]:
         return in_order(
             streams,
-            batch_rows=job.training.micro_batch_rows,
+            global_batch_size=job.training.micro_batch_size,
             rank=comm.rank(),
             world=comm.world(),
             limit=rows,

@@ -59,7 +59,7 @@ class DataSpec:
     """Stream → `text` or `task`, for every stream there is."""
     sequence_length: int
     seed: int
-    validation_rows: int
+    num_validation_rows: int
     vocabulary: int | None = None
     """Token ids that the tokenizer has."""
 
@@ -92,7 +92,7 @@ class TrainingSpec:
     objective: ObjectiveConfig | None = None
     """None trains on the data alone."""
     teaching: TeachingSpec | None = None
-    at_switch: OnSwitch = field(default_factory=OnSwitch)
+    on_switch: OnSwitch = field(default_factory=OnSwitch)
     frozen_student: ModelRef | None = None
     """The frozen student that samples are weighted by, where they are: it was fine-tuned without a
     teacher."""
@@ -102,7 +102,7 @@ class TrainingSpec:
     """Checkpoints that are kept, at equal token spacing; the last is the end of training."""
     patience: int | None = None
     """Checkpoints in a row without a lower validation loss, after which training stops early."""
-    validate_every: int | None = None
+    eval_steps: int | None = None
     """Steps between validations, beside those at each checkpoint."""
     backend: str = "deepspeed"
     """`deepspeed` or `plain`."""
@@ -121,7 +121,7 @@ class TrainingSpec:
 
     def validation_due(self, step: int) -> bool:
         """Whether held-out rows are measured after this many steps."""
-        every = self.validate_every
+        every = self.eval_steps
         return step in self.checkpoint_steps or (every is not None and step % every == 0)
 
     def with_refs(self, change: Any) -> TrainingSpec:

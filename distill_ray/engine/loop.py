@@ -254,7 +254,7 @@ def _advance(session: Session, observation: Observation) -> Switch | None:
     teaching.log.append(outcome.switch)
     if not outcome.switch.changes:
         return None
-    if session.at_switch.reset and observation.step > 0:
+    if session.on_switch.reset and observation.step > 0:
         session.backend.forget()
     return outcome.switch
 

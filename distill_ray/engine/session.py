@@ -186,7 +186,7 @@ class Session:
     """The training curve: one entry a recorded step."""
     tokens_by_teacher: dict[str, float] = field(default_factory=dict)
     """Teacher → tokens that it has taught so far."""
-    at_switch: OnSwitch = field(default_factory=OnSwitch)
+    on_switch: OnSwitch = field(default_factory=OnSwitch)
     measures: Mapping[str, Callable[..., Measurement]] = field(default_factory=dict)
     """What a schedule may ask for → what measures it."""
     loaded: dict[int, list[Batch]] = field(default_factory=dict)
@@ -196,7 +196,7 @@ class Session:
     def learning_rate(self) -> float:
         """Of the next step."""
         switches = self.teaching.switches if self.teaching else []
-        factor = self.at_switch.factor(self.step, switches)
+        factor = self.on_switch.factor(self.step, switches)
         return factor * self.optim.learning_rate_at(self.step)
 
     def batches(self) -> list[Batch]:

@@ -31,9 +31,9 @@ def check_model(source: ModelSource, where: str) -> list[Problem]:
         problems = _check_gguf(source.gguf, f"{where}.gguf")
     else:
         return []
-    if problems or source.layers is None:
+    if problems or source.num_hidden_layers is None:
         return problems
-    return layers_problems(f"{where}.layers", source.layers, _layers(source))
+    return layers_problems(f"{where}.num_hidden_layers", source.num_hidden_layers, _layers(source))
 
 
 def layers_problems(where: str, num_kept: int, num_layers: int) -> list[Problem]:
@@ -140,13 +140,13 @@ def shape_of(source: ModelSource, vocab_size: int | None) -> ModelShape | None:
         config = read_json(folder / "config.json")
         files = [_count_file(file) for file in folder.glob("*.safetensors")]
         counts = {name: count for file in files for name, count in file.items()}
-        return _shape(config, _kept(counts, source.layers), source.layers)
+        return _shape(config, _kept(counts, source.num_hidden_layers), source.num_hidden_layers)
     if source.gguf is not None:
         header = read_header(file_of(source.gguf))
         return ModelShape(
-            _kept(header.weights, source.layers),
+            _kept(header.weights, source.num_hidden_layers),
             hidden=header.of_architecture("embedding_length"),
-            layers=source.layers or header.layers,
+            layers=source.num_hidden_layers or header.layers,
             vocabulary=header.vocabulary,
         )
     cached = _cached_config(source)
@@ -163,8 +163,8 @@ def _cached_config(source: ModelSource) -> dict[str, Any] | None:
     if not isinstance(path, str):
         return None
     config = read_json(Path(path))
-    layers = dict.fromkeys((key for key in LAYERS if key in config), source.layers)
-    return {**config, **(layers if source.layers else {})}
+    layers = dict.fromkeys((key for key in LAYERS if key in config), source.num_hidden_layers)
+    return {**config, **(layers if source.num_hidden_layers else {})}
 
 
 def _shape(config: Mapping[str, Any], parameters: int, layers: int | None = None) -> ModelShape:

@@ -50,7 +50,7 @@ class ModelRef:
             kind,
             place if stays else str(Path(place).absolute()),
             revision=source.revision,
-            layers=source.layers,
+            layers=source.num_hidden_layers,
             trust_remote_code=source.trust_remote_code,
         )
 

@@ -60,7 +60,7 @@ def capacity_problems(
 def actor_problems(cfg: ClusterConfig, actors: int, cpus: float, gpus: float) -> list[Problem]:
     """Demands of actors that compute targets: as large as a worker each, before the workers run."""
     as_workers = cfg.model_copy(update={"num_workers": actors, "min_workers": None})
-    where = "distill.serving.actors"
+    where = "distill.serving.num_actors"
     return [replace(problem, where=where) for problem in capacity_problems(as_workers, cpus, gpus)]
 
 
@@ -69,7 +69,7 @@ def _actor_demand(
 ) -> Iterator[Problem]:
     """Demands of actors that exceed what the workers leave free."""
     per_actor = f"{unit.lower()}s_per_actor"
-    shares = [(pool.actors, float(getattr(pool, per_actor))) for pool in pools]
+    shares = [(pool.num_actors, float(getattr(pool, per_actor))) for pool in pools]
     free, demand = available - workers * each, sum(count * share for count, share in shares)
     if demand <= free + 1e-6:
         return
@@ -79,4 +79,4 @@ def _actor_demand(
     fit = int(free // max(share for _, share in shares))
     fix = f"Lower cluster.num_workers or {per_actor}."
     fix = f"The workers leave room for {fit}." if fit else fix
-    yield Problem("distill.serving.actors", f"{' + '.join(terms)} = {total}", fix)
+    yield Problem("distill.serving.num_actors", f"{' + '.join(terms)} = {total}", fix)

@@ -208,7 +208,7 @@ def pool_resources(pools: Sequence[PoolServing]) -> list[dict[str, float]]:
     return [
         {"CPU": pool.cpus_per_actor} | ({"GPU": pool.gpus_per_actor} if pool.gpus_per_actor else {})
         for pool in pools
-        for _ in range(pool.actors)
+        for _ in range(pool.num_actors)
     ]
 
 

@@ -79,24 +79,24 @@ def _order(
         "model": made_from,
         "shard": shards.artifact.fingerprint,
         "recipe": recipe,
-        "validation_rows": cfg.adapt.validation_rows,
+        "num_validation_rows": cfg.adapt.num_validation_rows,
         "seed": cfg.seed,
     }
     job = TrainingSpec(
         name=f"{model}, {name}",
         student=ref,
         training=recipe,
-        data=data_spec(shards, cfg.seed, cfg.adapt.validation_rows),
+        data=data_spec(shards, cfg.seed, cfg.adapt.num_validation_rows),
         lora=recipe.lora if recipe.method == "lora" else None,
-        num_checkpoints=recipe.checkpoints,
-        patience=recipe.patience,
+        num_checkpoints=recipe.num_checkpoints,
+        patience=recipe.early_stopping_patience,
     )
     return TrainingJob(
         stage="adapt",
         job=job,
         artifact=run.artifact("adapt", name, identity),
         shards=shards.artifact,
-        save_every=cfg.adapt.save_every,
+        save_steps=cfg.adapt.save_steps,
     )
 
 

@@ -37,12 +37,12 @@ def audit(run: Run, shards: ShardSet, teachers: TeacherSet) -> AuditTable:
         ModelToScore(t.name, t.serving.ref, t.serving.fingerprint)
         for t in teachers.teachers.values()
     ]
-    scored = score_models(run, shards, "audit", "validation", models, cfg.text_rows)
+    scored = score_models(run, shards, "audit", "validation", models, cfg.num_text_rows)
     scored.require(INITIAL)
     failed = {**teachers.failed, **scored.failed}
     identity = {
         "version": VERSION,
-        "audit": cfg.model_dump(mode="json", include={"bins", "bootstrap", "confidence"}),
+        "audit": cfg.model_dump(mode="json", include={"num_bins", "num_bootstrap", "confidence"}),
         "scores": {name: model.artifact.fingerprint for name, model in scored.scores.items()},
         "failed": failed,
     }
@@ -61,7 +61,7 @@ def _row(
 ) -> AuditedModel:
     """A model's metrics on text, tasks and shifted sets."""
     model, cfg = scored.scores[name], run.cfg.audit
-    options = MetricOptions(cfg.bins, cfg.bootstrap, cfg.confidence)
+    options = MetricOptions(cfg.num_bins, cfg.num_bootstrap, cfg.confidence)
     tasks = [task.name for task in run.cfg.tasks]
     fitted = scaling(model, tasks, options)
     sets = {

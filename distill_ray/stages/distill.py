@@ -21,16 +21,25 @@ from distill_ray.stages.serving.targets import with_targets
 from distill_ray.stages.training.teaching import control_config, first_of, on_switch_of, teaching_of
 
 VERSION = 3
-HOW_SERVED = {"actors", "cpus_per_actor", "gpus_per_actor", "lookahead", "parity_rows"}
+HOW_SERVED = {"num_actors", "cpus_per_actor", "gpus_per_actor", "lookahead", "num_parity_rows"}
 NOT_IN_RESULT: dict[str, Any] = {
-    "save_every": True,
-    "keep": True,
+    "save_steps": True,
+    "select_checkpoint": True,
     "serving": {*HOW_SERVED, "rows_per_file"},
 }
 """Keys of the config that change how the student is trained, but not what comes out."""
 OF_THE_TEACHER = {
-    *("objective", "serving", "first", "schedule", "several", "reassess", "progress", "at_switch"),
-    *("save_every", "keep"),
+    *(
+        "objective",
+        "serving",
+        "first_teacher",
+        "schedule",
+        "ensemble",
+        "reassess",
+        "progress",
+        "on_switch",
+    ),
+    *("save_steps", "select_checkpoint"),
 }
 """Keys that say nothing to a training without one, or change nothing of what comes out."""
 
@@ -77,7 +86,7 @@ def _distilled(
         **own_functions(*own),
     }
     if cfg.objective.weighting is not None:
-        identity["frozen_student"] = [control.artifact.fingerprint, cfg.keep]
+        identity["frozen_student"] = [control.artifact.fingerprint, cfg.select_checkpoint]
     return _order(run, shards, teachers, "student", identity, cfg, teaching)
 
 
@@ -97,7 +106,7 @@ def _order(
     teaching: TeachingSpec | None,
 ) -> TrainingJob:
     cfg = run.cfg
-    data = data_spec(shards, cfg.seed, cfg.distill.validation_rows)
+    data = data_spec(shards, cfg.seed, cfg.distill.num_validation_rows)
     job = TrainingSpec(
         name=name,
         student=teachers.student.ref,
@@ -105,10 +114,10 @@ def _order(
         data=data,
         objective=cfg.distill.objective if teaching else None,
         teaching=teaching,
-        at_switch=on_switch_of(training, data.sequence_length),
+        on_switch=on_switch_of(training, data.sequence_length),
         lora=cfg.distill.lora,
-        num_checkpoints=cfg.distill.checkpoints,
-        validate_every=cfg.distill.validate_every,
+        num_checkpoints=cfg.distill.num_checkpoints,
+        eval_steps=cfg.distill.eval_steps,
     )
     identity = {
         "version": VERSION,
@@ -119,4 +128,4 @@ def _order(
     }
     artifact = run.artifact("distill", name, identity)
     serving = cfg.distill.serving
-    return TrainingJob("distill", job, artifact, shards.artifact, cfg.distill.save_every, serving)
+    return TrainingJob("distill", job, artifact, shards.artifact, cfg.distill.save_steps, serving)

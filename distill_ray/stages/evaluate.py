@@ -31,7 +31,7 @@ def evaluate(run: Run, shards: ShardSet, teachers: TeacherSet, students: Student
     cfg = run.cfg.evaluate
     last = students.distilled.teacher
     subjects = _subjects(run, shards, teachers, students, last)
-    made = score_models(run, shards, "evaluate", "test", subjects, cfg.text_rows)
+    made = score_models(run, shards, "evaluate", "test", subjects, cfg.num_text_rows)
     made.require(STUDENT, CONTROL, INITIAL)
     for name, reason in made.failed.items():
         run.note("evaluate", f"{name} is left out: {reason}")
@@ -39,7 +39,7 @@ def evaluate(run: Run, shards: ShardSet, teachers: TeacherSet, students: Student
     identity = {
         "version": VERSION,
         "evaluate": cfg,
-        "bins": run.cfg.audit.bins,
+        "bins": run.cfg.audit.num_bins,
         "teacher": last,
         "scores": {name: model.artifact.fingerprint for name, model in scored.items()},
     }
@@ -88,8 +88,8 @@ def _row(run: Run, model: ModelScores) -> TestedModel:
             name: task_metrics(
                 model,
                 name,
-                bins=run.cfg.audit.bins,
-                resamples=cfg.bootstrap,
+                bins=run.cfg.audit.num_bins,
+                resamples=cfg.num_bootstrap,
                 confidence=cfg.confidence,
             )
             for name in model.sets
@@ -103,7 +103,7 @@ def _compare(run: Run, scored: Mapping[str, ModelScores], other: str) -> list[di
     rows = []
     for name in scored[STUDENT].sets:
         resamples = Resamples(
-            scored[STUDENT].groups(name), resamples=cfg.bootstrap, confidence=cfg.confidence
+            scored[STUDENT].groups(name), resamples=cfg.num_bootstrap, confidence=cfg.confidence
         )
         mine, theirs = (right_and_nll(scored[who], name) for who in (STUDENT, other))
         accuracy, nll = (resamples.mean(a - b) for a, b in zip(mine, theirs))

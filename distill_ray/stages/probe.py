@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from distill_ray.config.probing import ProbeConfig
+from distill_ray.config.probe import ProbeConfig
 from distill_ray.config.training import without
 from distill_ray.core.plugins import own_functions
 from distill_ray.data.mixing import mean_shares
@@ -21,7 +21,7 @@ from distill_ray.stages.selection.factors import gather, next_wave
 from distill_ray.stages.trials.run import run_left
 
 VERSION = 4
-NOT_IN_RESULT = {"seeds", "max_concurrent", "race", "gradients", "control_tokens"}
+NOT_IN_RESULT = {"seeds", "max_concurrent_trials", "race", "num_gradients", "control_token_budget"}
 """Keys of the config that say which probes there are, not what one shows."""
 
 
@@ -32,7 +32,7 @@ def probe(run: Run, shards: ShardSet, teachers: TeacherSet, audited: AuditTable)
     Teachers that may still lead race on with more seeds (`probe.race`).
     """
     found = task_questions(shards, "validation")
-    questions = [q.first(run.cfg.probe.questions) for q in found]
+    questions = [q.first(run.cfg.probe.num_questions) for q in found]
     alive = [t for n, t in teachers.teachers.items() if n not in audited.failed]
     wave = [(t.name, seed) for seed in run.cfg.probe.seeds for t in alive]
     control = _control(run, shards, teachers, len(wave))
@@ -68,10 +68,10 @@ def _control(run: Run, shards: ShardSet, teachers: TeacherSet, probes: int) -> T
     length = run.cfg.corpora.sequence_length
     rest = without(full, {task.prompts_stream for task in run.cfg.tasks})
     shares = mean_shares(full, full.num_steps(length))
-    read = int(full.tokens * sum(shares[stream] for stream in rest.streams))
-    least = cfg.batch_rows * length * cfg.rungs
-    tokens = cfg.control_tokens or max(least, min(read, cfg.tokens * probes))
-    how = {"mix": rest.mix, "mixing": rest.mixing, "tokens": tokens}
+    read = int(full.token_budget * sum(shares[stream] for stream in rest.streams))
+    least = cfg.global_batch_size * length * cfg.num_curve_points
+    tokens = cfg.control_token_budget or max(least, min(read, cfg.token_budget * probes))
+    how = {"mix": rest.mix, "mixing": rest.mixing, "token_budget": tokens}
     training = cfg.model_copy(update=how)
     identity = {"control": training.model_dump(mode="json", exclude={*NOT_IN_RESULT, "objective"})}
     seed = cfg.seeds[0]
@@ -91,8 +91,8 @@ def _trial(
     plan = TrialSpec(
         kind="probe",
         training=training,
-        validation_rows=training.validation_rows,
-        rungs=training.rungs,
+        num_validation_rows=training.num_validation_rows,
+        rungs=training.num_curve_points,
         order=run.cfg.seed * 1000 + seed,
         identity={"version": VERSION, **identity},
         objective=training.objective if teaching is not None else None,

@@ -90,9 +90,9 @@ def _ranking(
 def _marks(cfg: RunConfig, row: AuditedModel) -> list[str]:
     """Why a teacher can't serve; empty for one that can."""
     found = []
-    if row.size_ratio <= cfg.rank.size_advantage:
+    if row.size_ratio <= cfg.rank.min_size_ratio:
         found.append(f"no size advantage: {row.size_ratio:.2f} of the student's parameters")
     for name, task in row.tasks.items():
-        if task.valid is not None and task.valid.value < cfg.rank.min_valid:
+        if task.valid is not None and task.valid.value < cfg.rank.min_valid_answers:
             found.append(f"{task.valid.value:.0%} of its answers to {name} are one of the options")
     return found

@@ -65,7 +65,7 @@ def _require_streams(shards: ShardSet) -> None:
         Problem(
             f"{where}.mix.{stream}",
             "this stream has no row to train on.",
-            "Lower the task's labelled_rows or give it prompts, or take it out of the mix.",
+            "Lower the task's num_labelled_rows or give it prompts, or take it out of the mix.",
         )
         for where, training in shards.cfg.trainings()
         for stream in sorted(training.streams)
@@ -130,7 +130,7 @@ def _build(run: Run, building: Building, given: Any) -> None:
     run.raise_if_interrupted()
     run.note("shard", "removing duplicates and leaks", completed=1, total=4)
     questions_of = frozenset(all_sources(cfg)) - set(corpora)
-    counts = over_buckets(cfg.corpora.buckets, Deduplicate(out.uri, questions_of))
+    counts = over_buckets(cfg.corpora.num_shards, Deduplicate(out.uri, questions_of))
     out.delete("fragments")
     _require_rows(cfg, counts["rows"])
     with out.reading("text") as folder:
@@ -145,7 +145,7 @@ def _build(run: Run, building: Building, given: Any) -> None:
     plans = [_plan(task, answers[task.name], text) for task in cfg.tasks]
     grouped = cfg.corpora.batching == "grouped"
     pack = PackBucket(out.uri, corpora, plans, cfg.corpora.sequence_length, grouped)
-    counts = {**counts, **over_buckets(cfg.corpora.buckets, pack)}
+    counts = {**counts, **over_buckets(cfg.corpora.num_shards, pack)}
     building.counts |= {table: dict(sorted(items.items())) for table, items in counts.items()}
     building.counts |= {"tokenizer": tokenizer, "answers": answers}
 
@@ -262,7 +262,7 @@ def _plan(task: TaskConfig, answers: Mapping[str, str], text: pa.Table) -> Any:
     labelled = pc.and_(pc.equal(text["stream"], task.labelled_stream), pc.is_valid(text["label"]))
     mine = pc.and_(labelled, pc.equal(text["split"], "train"))
     keys = text.filter(mine).sort_by("key")["key"]
-    kept = min(task.labelled_rows or len(keys), len(keys))
+    kept = min(task.num_labelled_rows or len(keys), len(keys))
     return TaskSpec(
         labelled=task.labelled_stream,
         prompts=task.prompts_stream,

@@ -113,12 +113,12 @@ WORKER = KillResult(
     ],
 )
 def test_what_should_not_happen_is_a_problem(changed: KillResult, said: str) -> None:
-    problems = changed.problems(save_every=20, tolerance=1e-2)
+    problems = changed.problems(save_steps=20, tolerance=1e-2)
     assert (said in "; ".join(problems)) if said else not problems
 
 
 def test_the_table_counts_kills_and_takes_medians_and_the_largest_of_a_kind() -> None:
-    settings = {"kinds": list(KINDS), "kills": 2, "seed": 0, "steps": 400, "save_every": 20}
+    settings = {"kinds": list(KINDS), "kills": 2, "seed": 0, "steps": 400, "save_steps": 20}
     report = ChaosReport((WORKER,), {**settings, "tolerance": 0.01}, undisturbed_s=60.0)
     (cells,) = rows(report)
     assert cells[1:] == ["2", "1", "1", "6.5", "12", "10.0", "11.0", "equal bit for bit"]

@@ -62,18 +62,18 @@ def test_a_teacher_in_each_worker_needs_one_size_for_all(cloud: RunConfig) -> No
 
 
 def test_teachers_are_counted_apart_and_a_stage_at_a_time(cloud: RunConfig) -> None:
-    pool = cloud.distill.serving.model_copy(update={"actors": 6})
+    pool = cloud.distill.serving.model_copy(update={"num_actors": 6})
     assert [group.gpus for group in asked(with_serving(cloud, pool))] == [6, 4]
-    cached = with_serving(cloud, CachedServing(actors=5))
+    cached = with_serving(cloud, CachedServing(num_actors=5))
     assert [group.gpus for group in asked(cached)] == [5, 4]
     assert [group.gpus for group in asked(with_cluster(cached, num_workers=8))] == [8, 8]
 
 
 def test_probes_side_by_side_count(cloud: RunConfig) -> None:
-    probe = cloud.probe.model_copy(update={"max_concurrent": 5})
+    probe = cloud.probe.model_copy(update={"max_concurrent_trials": 5})
     assert asked(cloud.model_copy(update={"probe": probe}))[0].gpus == 5
     # Two teachers with three seeds are six trials: no more can be at work.
-    probe = cloud.probe.model_copy(update={"max_concurrent": 50})
+    probe = cloud.probe.model_copy(update={"max_concurrent_trials": 50})
     assert asked(cloud.model_copy(update={"probe": probe}))[0].gpus == 6
 
 
@@ -86,7 +86,7 @@ def test_workers_that_share_a_gpu_share_its_memory(cloud: RunConfig) -> None:
 
 def test_where_one_size_fits_both_there_is_one_kind_for_both_at_a_time(cloud: RunConfig) -> None:
     pool = with_cluster(cloud, memory_gib_per_worker=60.0)
-    recipe = pool.adapt.recipes["domain"].model_copy(update={"micro_batch_rows": 1})
+    recipe = pool.adapt.recipes["domain"].model_copy(update={"micro_batch_size": 1})
     small = cloud.student.model
     cfg = pool.model_copy(
         update={
@@ -181,5 +181,5 @@ def test_a_pool_on_cpus_asks_for_no_gpu(tmp_path: Path) -> None:
     data = config(tmp_path)
     data["cluster"] = {"address": "auto", "num_workers": 2, "gpus_per_worker": 1}
     cfg = RunConfig.model_validate(data)
-    cfg = with_serving(cfg, PoolServing(actors=3))
+    cfg = with_serving(cfg, PoolServing(num_actors=3))
     assert [group.gpus for group in asked(cfg)] == [2, 2]

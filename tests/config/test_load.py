@@ -33,7 +33,7 @@ def test_every_key_of_the_minimal_config_is_needed(editor):
     ("path", "message"),
     [
         ("sed", "sed: unknown key, got 7. Did you mean 'seed'?"),
-        ("audit", "audit.bin: unknown key, got 7. Did you mean 'bins'?"),
+        ("audit", "audit.num_bin: unknown key, got 7. Did you mean 'num_bins'?"),
         ("student/model/pth", "student.model.pth: unknown key, got 7. Did you mean 'path'?"),
         ("teachers/1/recipe", "teachers.1.recipe: unknown key, got 7. Did you mean 'recipes'?"),
         (
@@ -55,7 +55,7 @@ def test_every_key_of_the_minimal_config_is_needed(editor):
     ],
 )
 def test_a_misspelt_key_is_refused_with_its_place_and_neighbour(editor, path, message):
-    change = {"audit": {"bin": 7}} if path == "audit" else {path: 7}
+    change = {"audit": {"num_bin": 7}} if path == "audit" else {path: 7}
     assert editor.problems(change) == [message]
 
 
@@ -76,23 +76,25 @@ def test_an_unknown_kind_names_the_kinds_there_are(editor):
 
 
 def test_a_union_without_its_kind_says_what_is_missing(editor):
-    (problem,) = editor.problems({"distill/schedule": {"rungs": 2}})
-    assert problem.startswith("distill.schedule: has no kind, got {'rungs': 2}. Set its kind")
+    (problem,) = editor.problems({"distill/schedule": {"num_curve_points": 2}})
+    assert problem.startswith(
+        "distill.schedule: has no kind, got {'num_curve_points': 2}. Set its kind"
+    )
 
 
 def test_all_problems_are_told_at_once(editor):
     problems = editor.problems(
-        {"sed": 1, "probe/tokens": -5, "distill/schedule/windw": 5, "student/model/path": "x"}
+        {"sed": 1, "probe/token_budget": -5, "distill/schedule/windw": 5, "student/model/path": "x"}
     )
     places = [problem.partition(":")[0] for problem in problems]
     assert sorted(places) == [
-        "distill.schedule.on_plateau.windw", "probe.tokens", "sed", "student.model",
+        "distill.schedule.on_plateau.windw", "probe.token_budget", "sed", "student.model",
     ]  # fmt: skip
 
 
 def test_the_message_names_the_file_and_lists_the_problems_below(editor):
     with pytest.raises(InputError) as caught:
-        editor.load({"sed": 1, "probe/tokens": -5})
+        editor.load({"sed": 1, "probe/token_budget": -5})
     first, *others = str(caught.value).splitlines()
     assert first == f"{editor.path} is not a valid run:"
     assert len(others) == 2
@@ -102,7 +104,7 @@ def test_the_message_names_the_file_and_lists_the_problems_below(editor):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"probe/tokens": 0}, "probe.tokens: Input should be greater than 0, got 0."),
+        ({"probe/token_budget": 0}, "probe.token_budget: Input should be greater than 0, got 0."),
         ({"name": "../up"}, "name: String should match pattern"),
         ({"probe/mix": {}}, "probe.mix: Dictionary should have at least 1 item"),
         ({"probe/seeds": [1]}, "probe.seeds: Tuple should have at least 2 items"),
@@ -116,19 +118,22 @@ def test_the_message_names_the_file_and_lists_the_problems_below(editor):
         ({"corpora/batching": "group"}, "corpora.batching: Input should be 'packed' or 'grouped'"),
         (
             {"distill/objective": {"match": {"attention": {}}}},
-            "distill: objective.match.attention: only eager attention tells its maps, and "
-            "attention is sdpa. Set attention eager.",
+            "distill: objective.match.attention: only eager attention returns its maps, and "
+            "attn_implementation is sdpa. Set attn_implementation eager.",
         ),
         (
             {"probe/objective": {"match": {"attention": {}}}},
-            "probe: objective.match.attention: only eager attention tells its maps",
+            "probe: objective.match.attention: only eager attention returns its maps",
         ),
         (
             {"distill/objective": {"match": {"hidden": {}}}, "distill/serving": {"kind": "pool"}},
             "distill: objective.match: the teacher's layers are read in the worker, and serving is "
             "pool. Set serving colocated.",
         ),
-        ({"corpora/test": 0.9}, "corpora: validation 0.05 and test 0.9 leave under a tenth"),
+        (
+            {"corpora/test_fraction": 0.9},
+            "corpora: validation_fraction 0.05 and test_fraction 0.9 leave under a tenth",
+        ),
         (
             {"corpora/sources/0/source": {"callable": "pkg.mod"}},
             "corpora.sources.0.source: callable 'pkg.mod' is not of the form",
@@ -166,8 +171,14 @@ def test_a_model_has_exactly_one_origin(editor, model, given):
         ),
         ({"adapt/recipes/sft/mix": {"x": 1}}, "adapt.recipes.sft.mix: no stream 'x'."),
         ({"teachers/0/recipes": ["stf"]}, "teachers.big.recipes: no recipe 'stf'. Did you mean"),
-        ({"distill/batch_rows": 30}, "distill.batch_rows: 30 is not a multiple of 1 workers"),
-        ({"cluster": {"num_workers": 3}}, "distill.batch_rows: 32 is not a multiple of 3 workers"),
+        (
+            {"distill/global_batch_size": 30},
+            "distill.global_batch_size: 30 is not a multiple of 1 workers",
+        ),
+        (
+            {"cluster": {"num_workers": 3}},
+            "distill.global_batch_size: 32 is not a multiple of 3 workers",
+        ),
         ({"teachers/1/name": "big"}, "teachers: names must differ, 'big' is there twice"),
         ({"student/recipes": ["stf"]}, "student.recipes: no recipe 'stf'. Did you mean 'sft'?"),
         (
@@ -206,7 +217,10 @@ def test_a_config_survives_its_own_dump():
 
 
 def test_a_budget_is_cut_into_whole_steps_and_one_at_least():
-    probe = load_config(MINIMAL, ["probe.batch_rows=8", "probe.tokens=1000", "probe.rungs=1"]).probe
+    probe = load_config(
+        MINIMAL,
+        ["probe.global_batch_size=8", "probe.token_budget=1000", "probe.num_curve_points=1"],
+    ).probe
     assert [probe.num_steps(t) for t in (10, 62, 63, 1000)] == [12, 2, 1, 1]
 
 

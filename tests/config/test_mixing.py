@@ -9,7 +9,7 @@ LATER = {"at": 0.5, "mix": {"triage.labelled": 1}}
 
 def test_shares_are_of_tokens_and_stay_as_they_are(editor):
     mixing = editor.load().distill.mixing
-    assert (mixing.by, mixing.changes, mixing.between) == ("tokens", (), "step")
+    assert (mixing.by, mixing.changes, mixing.interpolation) == ("tokens", (), "step")
 
 
 def test_every_mix_names_streams_that_there_are(editor):
@@ -32,7 +32,10 @@ def test_every_mix_names_streams_that_there_are(editor):
             {"changes": [LATER, LATER]},
             "distill.mixing: changes: `at` must increase, got [0.5, 0.5].",
         ),
-        ({"between": "linear"}, "distill.mixing: between linear needs changes to move to"),
+        (
+            {"interpolation": "linear"},
+            "distill.mixing: interpolation linear needs changes to move to",
+        ),
         ({"changes": [{**LATER, "at": 1.0}]}, "distill.mixing.changes.0.at: Input should be less"),
         ({"changes": [{"at": 0.5}]}, "distill.mixing.changes.0.mix: field required"),
         ({"by": "row"}, "distill.mixing.by: Input should be 'tokens' or 'rows', got 'row'."),

@@ -14,7 +14,10 @@ from distill_ray.config import InputError, load_config
         ("teachers.wide.recipes=[sft]", lambda c: c.teachers[1].recipes == ("sft",)),
         ("teachers.1.name=deep", lambda c: c.teachers[1].name == "deep"),
         ("adapt.recipes.sft.mix={notes: 2}", lambda c: c.adapt.recipes["sft"].mix == {"notes": 2}),
-        ("corpora.sources.notes.source.limit=3", lambda c: c.corpora.sources[0].source.limit == 3),
+        (
+            "corpora.sources.notes.source.max_rows=3",
+            lambda c: c.corpora.sources[0].source.max_rows == 3,
+        ),
         ("report.title=a=b", lambda c: c.report.title == "a=b"),
     ],
 )
@@ -35,7 +38,7 @@ def test_a_whole_item_can_be_replaced_by_index(editor):
 def test_an_override_is_checked_like_the_file(editor):
     (problem,) = editor.problems(overrides=["distill.schedule.windw=5"])
     assert problem.startswith("distill.schedule.on_plateau.windw: unknown key, got 5. Did you mean")
-    assert editor.problems(overrides=["distil.tokens=5"])[0].startswith("distil: unknown key")
+    assert editor.problems(overrides=["distil.token_budget=5"])[0].startswith("distil: unknown key")
 
 
 @pytest.mark.parametrize(

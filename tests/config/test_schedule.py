@@ -2,15 +2,15 @@
 
 import pytest
 
-from distill_ray.config.schedule import AtSwitchConfig, ProgressConfig, RankedSchedule, ScdSchedule
+from distill_ray.config.schedule import OnSwitchConfig, ProgressConfig, RankedSchedule, ScdSchedule
 
 
 def test_what_is_left_out_is_as_before():
     # SCD has as many stages as checkpoints; a ranking is looked at three times on the way.
-    assert ScdSchedule().stages is None
-    assert RankedSchedule().every == 0.25
+    assert ScdSchedule().num_periods is None
+    assert RankedSchedule().interval == 0.25
     assert (ProgressConfig().smoothing, ProgressConfig().monotone) == (0.0, True)
-    assert (AtSwitchConfig().optimizer, AtSwitchConfig().warmup) == ("keep", 0.0)
+    assert (OnSwitchConfig().optimizer, OnSwitchConfig().warmup_ratio) == ("keep", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -19,8 +19,8 @@ def test_what_is_left_out_is_as_before():
         ({}, "ranked"),
         ({"serving": {"kind": "pool"}}, "ranked"),
         ({"serving": {"kind": "cached"}}, "fixed"),
-        ({"several": {}}, "fixed"),
-        ({"several": {}, "schedule": {"kind": "on_plateau"}}, "on_plateau"),
+        ({"ensemble": {}}, "fixed"),
+        ({"ensemble": {}, "schedule": {"kind": "on_plateau"}}, "on_plateau"),
     ],
 )
 def test_without_a_schedule_it_is_the_ranking_anew_where_that_can_be(editor, change, kind):
@@ -33,13 +33,22 @@ def test_without_a_schedule_it_is_the_ranking_anew_where_that_can_be(editor, cha
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schedule": {"kind": "scd", "stages": 0}}, "schedule.scd.stages: Input should be great"),
+        (
+            {"schedule": {"kind": "scd", "num_periods": 0}},
+            "schedule.scd.num_periods: Input should be great",
+        ),
         (
             {"schedule": {"kind": "scd", "stage": 3}},
-            "schedule.scd.stage: unknown key, got 3. Did you mean 'stages'?",
+            "schedule.scd.stage: unknown key, got 3. Allowed: kind, num_periods.",
         ),
-        ({"schedule": {"kind": "ranked", "every": 0}}, "schedule.ranked.every: Input should be"),
-        ({"schedule": {"kind": "ranked", "every": 2.5}}, "schedule.ranked.every: 1 and up are"),
+        (
+            {"schedule": {"kind": "ranked", "interval": 0}},
+            "schedule.ranked.interval: Input should be",
+        ),
+        (
+            {"schedule": {"kind": "ranked", "interval": 2.5}},
+            "schedule.ranked.interval: 1 and up are",
+        ),
         ({"schedule": {"kind": "ranked", "window": 1001}}, "schedule.ranked.window: Input should"),
         ({"schedule": {"kind": "ranked", "margin": -0.1}}, "schedule.ranked.margin: Input should"),
         ({"schedule": {"kind": "ranked", "min_gain": 0}}, "schedule.ranked.min_gain: Input should"),
@@ -53,10 +62,13 @@ def test_without_a_schedule_it_is_the_ranking_anew_where_that_can_be(editor, cha
             "progress.monoton: unknown key, got True. Did you mean 'monotone'?",
         ),
         (
-            {"at_switch": {"optimizer": "restart"}},
-            "at_switch.optimizer: Input should be 'keep' or 'reset', got 'restart'.",
+            {"on_switch": {"optimizer": "restart"}},
+            "on_switch.optimizer: Input should be 'keep' or 'reset', got 'restart'.",
         ),
-        ({"at_switch": {"warmup": 1.5}}, "at_switch.warmup: Input should be less than or equal"),
+        (
+            {"on_switch": {"warmup_ratio": 1.5}},
+            "on_switch.warmup_ratio: Input should be less than or equal",
+        ),
         ({"schedule": {"kind": "sdc"}}, "schedule: Input tag 'sdc' found using 'kind'"),
         ({"schedule": {"kind": "plugin"}}, "schedule.plugin.function: field required"),
         (

@@ -41,22 +41,22 @@ def test_a_remote_storage_keeps_its_query(tmp_path):
 
 
 def test_a_domain_changes_single_keys_of_what_all_share(tmp_path):
-    own = {**OWN, "probe": {"tokens": 190_000}, "seed": 5}
+    own = {**OWN, "probe": {"token_budget": 190_000}, "seed": 5}
     _, runs = load(tmp_path, domains={"a": OWN, "b": own})
-    assert (runs["a"].probe.tokens, runs["b"].probe.tokens) == (200_000, 190_000)
+    assert (runs["a"].probe.token_budget, runs["b"].probe.token_budget) == (200_000, 190_000)
     assert runs["b"].probe.mix == runs["a"].probe.mix
     assert (runs["a"].seed, runs["b"].seed) == (0, 5)
 
 
 def test_overrides_reach_the_study_and_what_its_runs_share(tmp_path):
-    study, runs = load(tmp_path, "seeds=[4,5]", "run.probe.tokens=150000")
-    assert study.seeds == (4, 5) and runs["b"].probe.tokens == 150_000
+    study, runs = load(tmp_path, "seeds=[4,5]", "run.probe.token_budget=150000")
+    assert study.seeds == (4, 5) and runs["b"].probe.token_budget == 150_000
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"untouched": ["c"]}, "untouched: c is no domain of this study"),
+        ({"held_out_domains": ["c"]}, "held_out_domains: c is no domain of this study"),
         ({"seeds": [1]}, "seeds: Tuple should have at least 2 items"),
         ({"outcom": "nll"}, "outcom: unknown key, got 'nll'. Did you mean 'outcome'?"),
         ({"domains": {"a": {**OWN, "prob": {}}}}, "domain a is not a valid run:\n  prob: unknown"),
@@ -78,7 +78,7 @@ def test_the_table_s_arms_change_the_run_s_own_section(tmp_path):
     found = arms(tmp_path)
     assert list(found) == list(ARMS)
     kinds = {name: cfg.schedule.kind for name, (_, cfg) in found.items()}
-    assert (kinds["strongest"], kinds["scd-aw"], kinds["ranked"]) == ("fixed", "scd", "ranked")
+    assert (kinds["most_accurate"], kinds["scd-aw"], kinds["ranked"]) == ("fixed", "scd", "ranked")
     weighted = {name for name, (_, cfg) in found.items() if cfg.objective.weighting}
     assert weighted == {"aw", "scd-aw", "ranked-aw"}
     _, default = found["default"]
@@ -89,7 +89,7 @@ def test_the_table_s_arms_change_the_run_s_own_section(tmp_path):
 def test_published_arms_stay_with_one_teacher_whatever_the_run_s_section_says(tmp_path):
     own = {**OWN, "distill": {**SHARED["distill"], "objective": {"weighting": "adaptive"}}}
     found = arms(tmp_path, domains={"a": own})
-    for name in ("strongest", "equal_stages", "scd", "on_plateau", "ranked"):
+    for name in ("most_accurate", "equal_periods", "scd", "on_plateau", "ranked"):
         assert found[name][1].reassess.at_progress == ()
         assert found[name][1].objective.weighting is None
     assert found["default"][1].objective.weighting == "adaptive"
@@ -97,9 +97,9 @@ def test_published_arms_stay_with_one_teacher_whatever_the_run_s_section_says(tm
 
 def test_a_study_changes_arms_adds_some_and_leaves_some_out(tmp_path):
     changed = {"distill": {"schedule": {"window": 7}}}
-    other = {"begin": "late", "distill": {"schedule": {"kind": "at_steps", "steps": [5]}}}
+    other = {"first_teacher": "late", "distill": {"schedule": {"kind": "at_steps", "steps": [5]}}}
     found = arms(tmp_path, arms={"on_plateau": changed, "mine": other, "scd": None})
-    assert "scd" not in found and found["mine"][0].begin == "late"
+    assert "scd" not in found and found["mine"][0].first_teacher == "late"
     schedule = found["on_plateau"][1].schedule
     assert (schedule.kind, schedule.window) == ("on_plateau", 7)
     mine = found["mine"][1].schedule
@@ -116,8 +116,8 @@ def test_a_study_changes_arms_adds_some_and_leaves_some_out(tmp_path):
             "domain a: arm scd can't be used:\n  schedule.scd.stage: unknown key",
         ),
         (
-            {"arms": {"scd": {"distill": {"tokens": 4096}}}},
-            "tokens: all arms have equal tokens",
+            {"arms": {"scd": {"distill": {"token_budget": 4096}}}},
+            "token_budget: all arms have equal tokens",
         ),
     ],
 )

@@ -7,16 +7,28 @@ from distill_ray.core import ranking
 from distill_ray.core.calibration import brier_each, ece
 from distill_ray.core.ranking import Draws, leaderboard
 
-EARLY = {"ease": "critical", "peak": "medium", "domain": "high", "calibration": "medium"}
-LATE = {"ease": "low", "peak": "high", "domain": "very_high", "calibration": "high"}
+EARLY = {
+    "learnability": "critical",
+    "accuracy_above_chance": "medium",
+    "domain_knowledge": "high",
+    "calibration": "medium",
+}
+LATE = {
+    "learnability": "low",
+    "accuracy_above_chance": "high",
+    "domain_knowledge": "very_high",
+    "calibration": "high",
+}
 
 
 def test_words_become_weights_in_the_ratio_of_their_levels_that_sum_to_one():
     early, late = ranking.weights(EARLY), ranking.weights(LATE)
     # 16 : 2 : 4 : 2 of 24, and 1 : 4 : 8 : 4 of 17.
-    assert early == pytest.approx({"ease": 2 / 3, "peak": 1 / 12, "domain": 1 / 6,
+    assert early == pytest.approx({"learnability": 2 / 3,
+                                   "accuracy_above_chance": 1 / 12, "domain_knowledge": 1 / 6,
                                    "calibration": 1 / 12})  # fmt: skip
-    assert late == pytest.approx({"ease": 1 / 17, "peak": 4 / 17, "domain": 8 / 17,
+    assert late == pytest.approx({"learnability": 1 / 17,
+                                  "accuracy_above_chance": 4 / 17, "domain_knowledge": 8 / 17,
                                   "calibration": 4 / 17})  # fmt: skip
 
 
@@ -103,11 +115,14 @@ def test_a_teacher_that_says_nothing_of_the_options_leaves_the_labels_answers():
 
 
 FACTORS = {
-    "small": {"ease": 0.9, "peak": 0.3},
-    "large": {"ease": 0.2, "peak": 0.8},
-    "middle": {"ease": 0.5, "peak": 0.5},
+    "small": {"learnability": 0.9, "accuracy_above_chance": 0.3},
+    "large": {"learnability": 0.2, "accuracy_above_chance": 0.8},
+    "middle": {"learnability": 0.5, "accuracy_above_chance": 0.5},
 }
-EASE_ONLY, PEAK_ONLY = {"ease": 1.0, "peak": 0.0}, {"ease": 0.0, "peak": 1.0}
+EASE_ONLY, PEAK_ONLY = (
+    {"learnability": 1.0, "accuracy_above_chance": 0.0},
+    {"learnability": 0.0, "accuracy_above_chance": 1.0},
+)
 
 
 def _standings(progress, noise=0.05, **changes):
@@ -138,33 +153,38 @@ def test_the_chance_of_being_best_is_the_share_of_draws_that_are_won():
     # Two teachers a half standard deviation of the difference apart: Φ(.5) = .691.
     rng = np.random.default_rng(1)
     spread = 0.1 / np.sqrt(2)
-    drawn = {n: {"ease": m + spread * rng.normal(size=40000)} for n, m in (("a", 0.55), ("b", 0.5))}
-    points = {"a": {"ease": 0.55}, "b": {"ease": 0.5}}
-    rows = leaderboard(points, Draws(drawn), {"ease": 1.0}, {"ease": 1.0}, progress=0)
+    drawn = {
+        n: {"learnability": m + spread * rng.normal(size=40000)}
+        for n, m in (("a", 0.55), ("b", 0.5))
+    }
+    points = {"a": {"learnability": 0.55}, "b": {"learnability": 0.5}}
+    rows = leaderboard(
+        points, Draws(drawn), {"learnability": 1.0}, {"learnability": 1.0}, progress=0
+    )
     assert rows[0].probability_best == pytest.approx(0.691, abs=0.01)
 
 
 def test_intervals_are_percentiles_of_the_weighted_draws():
     rows = {r.teacher: r for r in _standings(0.0, noise=0.1, confidence=0.6827)}
     for name, row in rows.items():
-        assert row.low == pytest.approx(FACTORS[name]["ease"] - 0.1, abs=0.01)
-        assert row.high == pytest.approx(FACTORS[name]["ease"] + 0.1, abs=0.01)
+        assert row.low == pytest.approx(FACTORS[name]["learnability"] - 0.1, abs=0.01)
+        assert row.high == pytest.approx(FACTORS[name]["learnability"] + 0.1, abs=0.01)
 
 
 def test_the_deciding_factor_separates_a_teacher_from_its_best_rival():
     # At .5: small .6, large .5, middle .5. Small leads by ease; large trails small by ease.
     rows = {r.teacher: r.decided_by for r in _standings(0.5)}
-    assert rows["small"] == "ease"
-    assert rows["large"] == "ease"
+    assert rows["small"] == "learnability"
+    assert rows["large"] == "learnability"
     late = {r.teacher: r.decided_by for r in _standings(0.9)}
-    assert late["large"] == "peak"
-    assert late["small"] == "peak"
+    assert late["large"] == "accuracy_above_chance"
+    assert late["small"] == "accuracy_above_chance"
 
 
 def test_a_lone_teacher_is_best_for_certain():
     (row,) = leaderboard(
-        {"a": {"ease": 0.4}}, Draws({"a": {"ease": np.full(10, 0.4)}}),
-        {"ease": 1.0}, {"ease": 1.0}, progress=0.5,
+        {"a": {"learnability": 0.4}}, Draws({"a": {"learnability": np.full(10, 0.4)}}),
+        {"learnability": 1.0}, {"learnability": 1.0}, progress=0.5,
     )  # fmt: skip
     assert (row.probability_best, row.decided_by) == (1.0, "no other teacher")
     assert (row.low, row.score, row.high) == pytest.approx((0.4, 0.4, 0.4))

@@ -19,9 +19,12 @@ from distill_ray.core.schedule import (
 from distill_ray.core.schedules import candidate_scores
 
 EASY_EARLY = RankingWeights(
-    factors={"easy": {"ease": 1.0, "peak": 0.0}, "strong": {"ease": 0.0, "peak": 1.0}},
-    early={"ease": 1.0, "peak": 0.0},
-    late={"ease": 0.0, "peak": 1.0},
+    factors={
+        "easy": {"learnability": 1.0, "accuracy_above_chance": 0.0},
+        "strong": {"learnability": 0.0, "accuracy_above_chance": 1.0},
+    },
+    early={"learnability": 1.0, "accuracy_above_chance": 0.0},
+    late={"learnability": 0.0, "accuracy_above_chance": 1.0},
 )
 """`easy` leads by 1 - 2·progress: behind from progress 1/2 on."""
 
@@ -99,11 +102,11 @@ def test_a_step_without_validation_reassesses_nothing():
     ("decide", "checkpoint_index"),
     [
         (schedules.fixed, 3),
-        (schedules.equal_stages, 2),
+        (schedules.equal_periods, 2),
         (partial(schedules.at_steps, steps=(10, 20, 30, 90)), 3),
         (partial(schedules.on_plateau, window=1000), 1),
     ],
-    ids=["fixed", "equal_stages", "at_steps", "on_plateau"],
+    ids=["fixed", "equal_periods", "at_steps", "on_plateau"],
 )
 def test_the_new_teacher_enters_at_the_rung_of_the_schedule(decide, checkpoint_index):
     seen = Observation(50, 1.0, 0.8)
@@ -115,7 +118,10 @@ def test_the_new_teacher_enters_at_the_rung_of_the_schedule(decide, checkpoint_i
 
 def test_a_shorter_ladder_is_entered_at_its_best_rung():
     turned = RankingWeights(
-        factors={"easy": {"ease": 0.0, "peak": 1.0}, "strong": {"ease": 1.0, "peak": 0.0}},
+        factors={
+            "easy": {"learnability": 0.0, "accuracy_above_chance": 1.0},
+            "strong": {"learnability": 1.0, "accuracy_above_chance": 0.0},
+        },
         early=EASY_EARLY.early,
         late=EASY_EARLY.late,
     )
@@ -152,7 +158,7 @@ DEEP = TeacherCheckpoints({"easy": 3, "strong": 2}, max_steps=100, ranking=EASY_
 def ranked_at(step, probes, *, state=None, progress=0.5, **options):
     """What it asks, and where it goes with these figures: checkpoint → (moved, closed)."""
     state = state or ScheduleState("easy", 1)
-    decide = partial(schedules.ranked, **{"every": 10, **options})
+    decide = partial(schedules.ranked, **{"interval": 10, **options})
     asked = advance(state, Observation(step, 1.0), DEEP, decide)
     if not isinstance(asked, MeasurementRequest):
         return None, asked
@@ -177,7 +183,9 @@ def test_scores_take_ease_from_the_probe_and_the_rest_from_the_teacher_as_far_as
     scores = candidate_scores(
         {("a", 0): {"moved": 4.0, "closed": 0.2}, ("a", 1): {"moved": 1.0, "closed": 0.8}},
         RankingWeights(
-            {"a": {"ease": 0.3, "peak": 0.6}}, {"ease": 1.0, "peak": 0.0}, EASY_EARLY.late
+            {"a": {"learnability": 0.3, "accuracy_above_chance": 0.6}},
+            {"learnability": 1.0, "accuracy_above_chance": 0.0},
+            EASY_EARLY.late,
         ),
         progress=0.25,
     )
@@ -224,7 +232,7 @@ def test_it_is_asked_every_so_many_steps_since_the_last_time():
 
 @pytest.mark.parametrize(("every", "first"), [(0.25, 25), (0.001, 1)])
 def test_an_interval_below_one_is_a_share_of_all_steps(every, first):
-    asked = [s for s in range(1, 40) if ranked_at(s, PROBES, progress=0.1, every=every)[0]]
+    asked = [s for s in range(1, 40) if ranked_at(s, PROBES, progress=0.1, interval=every)[0]]
     assert asked[0] == first
 
 
@@ -233,11 +241,11 @@ def test_nothing_is_measured_where_there_is_nothing_to_choose():
         ScheduleState("a", 1),
         TeacherCheckpoints({"a": 2}, max_steps=8, ranking=EASY_EARLY),
     )
-    moved = advance(state, Observation(4, 1.0), alone, partial(schedules.ranked, every=2))
+    moved = advance(state, Observation(4, 1.0), alone, partial(schedules.ranked, interval=2))
     assert (moved.state.checkpoint, moved.switch) == (("a", 1), None)
     assert isinstance(
         advance(
-            ScheduleState("a", 0), Observation(4, 1.0), alone, partial(schedules.ranked, every=2)
+            ScheduleState("a", 0), Observation(4, 1.0), alone, partial(schedules.ranked, interval=2)
         ),
         MeasurementRequest,
     )
@@ -247,7 +255,7 @@ def test_without_an_interval_it_is_asked_where_the_loss_is_flat_and_a_window_lat
     asked = []
     state = ScheduleState("easy", 1)
     for step in range(1, 13):
-        found, moved = ranked_at(step, PROBES, state=state, progress=0.1, every=None, window=3)
+        found, moved = ranked_at(step, PROBES, state=state, progress=0.1, interval=None, window=3)
         asked += [step] if found else []
         state = moved.state
     assert asked == [6, 9, 12]
@@ -257,5 +265,5 @@ def test_nothing_is_ranked_without_a_ranking():
     with pytest.raises(ValueError, match="needs the checkpoints' ranking"):
         advance(
             ScheduleState("easy", 1), Observation(9, 1.0), checkpoints(None),
-            partial(schedules.ranked, every=1),
+            partial(schedules.ranked, interval=1),
         )  # fmt: skip

@@ -57,9 +57,9 @@ def test_at_steps_stops_at_the_best_rung():
 
 
 @pytest.mark.parametrize(("rungs", "steps"), [(3, 10), (3, 9), (4, 10), (1, 7), (5, 5)])
-def test_equal_stages_gives_every_rung_its_share_in_order(rungs, steps):
+def test_equal_periods_gives_every_rung_its_share_in_order(rungs, steps):
     checkpoints = TeacherCheckpoints({"a": rungs}, max_steps=steps)
-    served, switches = serving(schedules.equal_stages, steps=steps, checkpoints=checkpoints)
+    served, switches = serving(schedules.equal_periods, steps=steps, checkpoints=checkpoints)
     assert served == sorted(served)
     assert all(abs(served.count(r) - steps / rungs) < 1 for r in range(rungs))
     for switch in switches:
@@ -67,8 +67,8 @@ def test_equal_stages_gives_every_rung_its_share_in_order(rungs, steps):
         assert served[switch.step] == switch.to_checkpoint == switch.from_checkpoint + 1
 
 
-def test_equal_stages_has_no_handover_after_the_last_rung():
-    rungs, _ = serving(schedules.equal_stages, steps=15)
+def test_equal_periods_has_no_handover_after_the_last_rung():
+    rungs, _ = serving(schedules.equal_periods, steps=15)
     assert rungs[-5:] == [2] * 5
 
 
@@ -76,7 +76,7 @@ def test_equal_stages_has_no_handover_after_the_last_rung():
     ("decide", "start"),
     [
         (schedules.fixed, 2),
-        (schedules.equal_stages, 0),
+        (schedules.equal_periods, 0),
         (partial(schedules.at_steps, steps=(1, 9)), 0),
         (partial(schedules.at_steps, steps=(10,)), 0),
     ],
@@ -135,10 +135,10 @@ def test_memory_of_losses_is_bounded_and_holds_the_widest_window():
 RUNS = {
     "fixed": schedules.fixed,
     "at_steps": partial(schedules.at_steps, steps=(5, 17)),
-    "equal_stages": schedules.equal_stages,
+    "equal_periods": schedules.equal_periods,
     "on_plateau": partial(schedules.on_plateau, window=4, min_gain=0.05),
-    "scd": partial(schedules.scd, stages=5),
-    "ranked": partial(schedules.ranked, every=7, margin=0.01),
+    "scd": partial(schedules.scd, num_periods=5),
+    "ranked": partial(schedules.ranked, interval=7, margin=0.01),
 }
 
 
@@ -163,9 +163,12 @@ def answered(state, seen, checkpoints, decide, rules=None):
 @pytest.mark.parametrize("decide", RUNS.values(), ids=RUNS.keys())
 def test_a_state_saved_anywhere_goes_on_with_the_same_switches(decide):
     late_bloomer = schedule.RankingWeights(
-        factors={"a": {"ease": 1.0, "peak": 0.0}, "b": {"ease": 0.0, "peak": 1.0}},
-        early={"ease": 1.0, "peak": 0.0},
-        late={"ease": 0.0, "peak": 1.0},
+        factors={
+            "a": {"learnability": 1.0, "accuracy_above_chance": 0.0},
+            "b": {"learnability": 0.0, "accuracy_above_chance": 1.0},
+        },
+        early={"learnability": 1.0, "accuracy_above_chance": 0.0},
+        late={"learnability": 0.0, "accuracy_above_chance": 1.0},
     )
     checkpoints = TeacherCheckpoints({"a": 3, "b": 4}, max_steps=40, ranking=late_bloomer)
     rules = Rules(Reassessment((0.3, 0.7)))
@@ -266,7 +269,7 @@ def test_scd_may_have_any_number_of_stages():
     state, asked = ScheduleState("a", 0), []
     for step in range(12):
         moved, to_best = scd_at(
-            step, [0.0, 0.0], [0, 0], state=state, checkpoints=checkpoints, stages=4
+            step, [0.0, 0.0], [0, 0], state=state, checkpoints=checkpoints, num_periods=4
         )
         state = moved.state
         asked += [] if to_best is None else [step]
@@ -294,7 +297,7 @@ def test_an_assessment_that_changes_nothing_is_told_all_the_same():
     ("decide", "checkpoint_index", "begun"),
     [
         (schedules.fixed, 2, True),
-        (schedules.equal_stages, 0, True),
+        (schedules.equal_periods, 0, True),
         (partial(schedules.at_steps, steps=(1,)), 0, True),
         (schedules.on_plateau, 0, True),
         (schedules.ranked, 2, True),
@@ -317,7 +320,7 @@ def test_the_next_rung_is_read_shortly_before_its_known_turn():
     checkpoints = TeacherCheckpoints({"a": 2}, max_steps=200)
     state, upcoming = ScheduleState("a", 0), []
     for step in range(1, 200):
-        moved = advance(state, Observation(step, 1.0), checkpoints, schedules.equal_stages)
+        moved = advance(state, Observation(step, 1.0), checkpoints, schedules.equal_periods)
         state = moved.state
         upcoming += [(step, moved.upcoming)] if moved.upcoming else []
     assert upcoming == [(step, ("a", 1)) for step in range(90, 100)]

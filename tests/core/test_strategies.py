@@ -149,7 +149,7 @@ def test_a_domain_goes_to_the_least_loss_and_a_tie_to_the_first():
 
 
 @pytest.mark.parametrize("longest", [1, 2, 3, 7])
-def test_members_climb_their_own_ladders_in_equal_stages(longest):
+def test_members_climb_their_own_ladders_in_equal_periods(longest):
     for own in range(1, longest + 1):
         rungs = [
             member_checkpoint(checkpoint_index, own, longest) for checkpoint_index in range(longest)

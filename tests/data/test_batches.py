@@ -41,7 +41,7 @@ def unequal(tmp_path_factory):
 
 
 def _source(streams, rank=0, world=1, micro_rows=2, **changes):
-    values = {"batch_rows": BATCH_ROWS, "seed": 0, **changes}
+    values = {"global_batch_size": BATCH_ROWS, "seed": 0, **changes}
     mixed = mixing({"notes": 3, "triage": 1}, values.pop("steps", STEPS), **values.pop("mix", {}))
     return MixedRows(streams, mixed, micro_rows=micro_rows, rank=rank, world=world, **values)
 
@@ -162,12 +162,12 @@ def test_targets_are_the_next_tokens(streams):
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
-@pytest.mark.parametrize("batch_rows", [1, 3, 16])
+@pytest.mark.parametrize("global_batch_size", [1, 3, 16])
 def test_in_order_gives_every_rank_equal_batches_and_counts_no_row_twice(
-    streams, world, batch_rows
+    streams, world, global_batch_size
 ):
     by_rank = [
-        list(in_order(streams, batch_rows=batch_rows, rank=rank, world=world))
+        list(in_order(streams, global_batch_size=global_batch_size, rank=rank, world=world))
         for rank in range(world)
     ]
     sizes = [[len(batch.row_ids) for batch in batches] for batches in by_rank]
@@ -193,7 +193,7 @@ def test_a_limit_spreads_over_the_lengths_and_counts_for_all_ranks_together(uneq
     found = [
         row_id
         for rank in range(world)
-        for batch in in_order(unequal, batch_rows=2, rank=rank, world=world, limit=4)
+        for batch in in_order(unequal, global_batch_size=2, rank=rank, world=world, limit=4)
         for row_id, kept in zip(batch.row_ids, batch.label_mask.any(dim=1), strict=True)
         if kept
     ]
@@ -210,7 +210,7 @@ def test_in_order_supervises_as_many_tokens_on_four_ranks_as_on_one(streams):
         return sum(
             int(batch.label_mask.sum())
             for rank in range(world)
-            for batch in in_order(streams, batch_rows=2, rank=rank, world=world)
+            for batch in in_order(streams, global_batch_size=2, rank=rank, world=world)
         )
 
     assert tokens(4) == tokens(1) > 0
@@ -294,12 +294,12 @@ def test_streams_of_different_lengths_are_grouped_though_each_has_only_one(tmp_p
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
-@pytest.mark.parametrize("batch_rows", [1, 3, 16])
+@pytest.mark.parametrize("global_batch_size", [1, 3, 16])
 def test_unequal_rows_in_order_come_once_and_beside_others_of_their_length(
-    unequal, world, batch_rows
+    unequal, world, global_batch_size
 ):
     by_rank = [
-        list(in_order(unequal, batch_rows=batch_rows, rank=rank, world=world))
+        list(in_order(unequal, global_batch_size=global_batch_size, rank=rank, world=world))
         for rank in range(world)
     ]
     sizes = [[len(batch.row_ids) for batch in batches] for batches in by_rank]
@@ -315,5 +315,5 @@ def test_unequal_rows_in_order_come_once_and_beside_others_of_their_length(
     assert supervised == expected + Counter(f"triage:{i:06d}" for i in range(9))
     for batches in by_rank:
         widths = [b.input_ids.shape[1] for b in batches if b.row_ids[0].startswith("notes")]
-        full = widths[: 23 // (world * batch_rows)]  # Behind them a stand-in may come.
+        full = widths[: 23 // (world * global_batch_size)]  # Behind them a stand-in may come.
         assert full == sorted(full)

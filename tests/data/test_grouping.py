@@ -23,9 +23,13 @@ def lengths(mix, count=1500, low=20, high=200):
     }
 
 
-def drawn(rows, mix, *, steps=2 * BLOCK, batch_rows=32, micro_rows=8, seed=0, by_tokens=False):
+def drawn(
+    rows, mix, *, steps=2 * BLOCK, global_batch_size=32, micro_rows=8, seed=0, by_tokens=False
+):
     mixed = mixing(mix, steps, by_tokens=by_tokens)
-    return grouped(rows, mixed, batch_rows=batch_rows, micro_rows=micro_rows, seed=seed)
+    return grouped(
+        rows, mixed, global_batch_size=global_batch_size, micro_rows=micro_rows, seed=seed
+    )
 
 
 def padding(rows, mix, streams, numbers, micro_rows):
@@ -39,7 +43,7 @@ def padding(rows, mix, streams, numbers, micro_rows):
 @pytest.mark.parametrize("mix", [ONE, THREE])
 def test_every_row_comes_once_in_every_epoch(mix):
     rows = lengths(mix, count=50)
-    streams, numbers = drawn(rows, mix, batch_rows=8, micro_rows=4)
+    streams, numbers = drawn(rows, mix, global_batch_size=8, micro_rows=4)
     for i, name in enumerate(mix):
         mine = numbers[streams == i]
         often = Counter(mine.tolist())
@@ -50,18 +54,18 @@ def test_every_row_comes_once_in_every_epoch(mix):
 
 def test_the_draws_of_an_epoch_and_block_stay_in_it():
     rows = lengths(ONE, count=BLOCK * 8)
-    _, numbers = drawn(rows, ONE, steps=2 * BLOCK, batch_rows=8, micro_rows=4)
+    _, numbers = drawn(rows, ONE, steps=2 * BLOCK, global_batch_size=8, micro_rows=4)
     assert sorted(numbers[: BLOCK * 8]) == sorted(numbers[BLOCK * 8 :]) == list(range(BLOCK * 8))
 
 
-@pytest.mark.parametrize("batch_rows", [8, 32])
+@pytest.mark.parametrize("global_batch_size", [8, 32])
 @pytest.mark.parametrize("by_tokens", [False, True])
-def test_a_step_reads_as_many_rows_of_each_stream_as_without_grouping(batch_rows, by_tokens):
+def test_a_step_reads_as_many_rows_of_each_stream_as_without_grouping(global_batch_size, by_tokens):
     rows = lengths(THREE)
-    streams, _ = drawn(rows, THREE, batch_rows=batch_rows, by_tokens=by_tokens)
-    mixed = mixing(THREE, len(streams) // batch_rows, by_tokens=by_tokens)
-    expected = streams_at(mixed, batch_rows, rows, 0)
-    found, expected = (np.sort(s.reshape(-1, batch_rows)) for s in (streams, expected))
+    streams, _ = drawn(rows, THREE, global_batch_size=global_batch_size, by_tokens=by_tokens)
+    mixed = mixing(THREE, len(streams) // global_batch_size, by_tokens=by_tokens)
+    expected = streams_at(mixed, global_batch_size, rows, 0)
+    found, expected = (np.sort(s.reshape(-1, global_batch_size)) for s in (streams, expected))
     np.testing.assert_array_equal(found, expected)
 
 
@@ -69,7 +73,7 @@ def test_a_step_reads_as_many_rows_of_each_stream_as_without_grouping(batch_rows
 def test_a_micro_batch_is_the_same_on_any_number_of_workers(world):
     rows = lengths(THREE)
     _, numbers = drawn(rows, THREE)
-    layout = {"batch_rows": 32, "micro_rows": 8}
+    layout = {"global_batch_size": 32, "micro_rows": 8}
     for step in (0, 5, BLOCK):
         alone = [positions_of(step, m, rank=0, world=1, **layout) for m in range(4)]
         shared = [
@@ -81,14 +85,14 @@ def test_a_micro_batch_is_the_same_on_any_number_of_workers(world):
 
 
 @pytest.mark.parametrize(
-    ("mix", "batch_rows", "micro_rows", "most"),
+    ("mix", "global_batch_size", "micro_rows", "most"),
     [(ONE, 32, 8, 0.02), (ONE, 8, 8, 0.03), (THREE, 32, 8, 0.07), (THREE, 12, 6, 0.1)],
 )
-def test_little_of_a_micro_batch_is_padding(mix, batch_rows, micro_rows, most):
+def test_little_of_a_micro_batch_is_padding(mix, global_batch_size, micro_rows, most):
     rows = lengths(mix)
-    found = drawn(rows, mix, batch_rows=batch_rows, micro_rows=micro_rows)
-    mixed = mixing(mix, len(found[0]) // batch_rows, by_tokens=False)
-    streams = streams_at(mixed, batch_rows, rows, 0)
+    found = drawn(rows, mix, global_batch_size=global_batch_size, micro_rows=micro_rows)
+    mixed = mixing(mix, len(found[0]) // global_batch_size, by_tokens=False)
+    streams = streams_at(mixed, global_batch_size, rows, 0)
     at_random = rows_at(streams, {name: len(rows[name]) for name in mix}, 0)
     assert padding(rows, mix, streams, at_random, micro_rows) > 0.4
     assert padding(rows, mix, *found, micro_rows) < most
@@ -134,7 +138,7 @@ def test_seeds_are_different_orders():
 def test_a_stream_that_is_not_drawn_is_no_trouble():
     rows = lengths({"a": 1.0, "later": 1.0}, count=20)
     mixed = mixing({"a": 1.0}, BLOCK, changes=[(0.999, {"later": 1.0})])
-    streams, _ = grouped(rows, mixed, batch_rows=2, micro_rows=1, seed=0)
+    streams, _ = grouped(rows, mixed, global_batch_size=2, micro_rows=1, seed=0)
     assert set(streams.tolist()) == {0}
 
 

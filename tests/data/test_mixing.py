@@ -124,5 +124,5 @@ def test_a_longer_run_begins_like_a_shorter_one():
 @pytest.mark.parametrize("steps", [10, 10**9])
 def test_the_mean_share_is_that_of_all_steps(steps):
     mixing = {"changes": [{"at": 0.8, "mix": {"a": 1, "b": 1}}]}
-    training = TrainingConfig.model_validate({"tokens": 1, "mix": {"a": 1}, "mixing": mixing})
+    training = TrainingConfig.model_validate({"token_budget": 1, "mix": {"a": 1}, "mixing": mixing})
     assert mean_shares(training, steps) == pytest.approx({"a": 0.9, "b": 0.1})

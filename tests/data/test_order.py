@@ -17,7 +17,7 @@ def test_all_ranks_together_read_what_one_rank_reads(world, micro_rows):
             for micro in range(8 // (world * micro_rows))
             for rank in range(world)
             for position in positions_of(
-                step, micro, rank=rank, world=world, batch_rows=8, micro_rows=micro_rows
+                step, micro, rank=rank, world=world, global_batch_size=8, micro_rows=micro_rows
             )
         ]
         assert read == list(range(8 * step, 8 * step + 8))

@@ -171,7 +171,7 @@ def test_a_name_that_another_config_uses_is_refused_and_nothing_is_lost(tmp_path
     [
         ("distill", "write section.key=value"),
         ("teachers.widde.recipes=[]", "Did you mean 'wide'?"),
-        ("distill.tokens=-1", "distill.tokens"),
+        ("distill.token_budget=-1", "distill.token_budget"),
     ],
 )
 def test_a_bad_flag_is_refused(tmp_path: Path, flag: str, expected: str) -> None:
@@ -187,7 +187,7 @@ def test_a_bad_flag_is_refused(tmp_path: Path, flag: str, expected: str) -> None
         ("seed=-1", "greater than or equal to 0"),
         ("tasks.organ.prompt='{} {text}'", "must hold {text} and no other field"),
         ("distill.mix={organ.prompts: 1}", "prompts alone teach nothing without a teacher"),
-        ("adapt.recipes.full.checkpoints=500", "fewer than its 500 checkpoints"),
+        ("adapt.recipes.full.num_checkpoints=500", "fewer than its 500 checkpoints"),
         ("tasks.organ.chat=true", "tasks.0.chat: a tokenizer trained here has no chat template"),
         ("teachers.wide.model={gguf: tests/findings.py}", "is not a GGUF file"),
         (
@@ -203,7 +203,7 @@ def test_what_would_fail_later_is_refused_now(tmp_path: Path, flag: str, expecte
 def test_a_plan_that_may_fill_the_disk_ends_with_exit_code_2(tmp_path: Path) -> None:
     data = config(tmp_path)
     data["distill"] |= {
-        "tokens": 10**13,
+        "token_budget": 10**13,
         "reassess": {"at_progress": []},
         "serving": {"kind": "cached"},
     }

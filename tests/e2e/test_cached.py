@@ -67,12 +67,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     data["teachers"] = [{"name": "wide", "model": tiny_model(32, 2)}]
     data["adapt"] = {}
     data["tasks"][0]["max_examples"] = 10
-    data["probe"] |= {"tokens": 1024, "rungs": 1}
+    data["probe"] |= {"token_budget": 1024, "num_curve_points": 1}
     data["cluster"]["num_workers"] = 1
     data["distill"] = training(
         mix={"organ.labelled": 1, "organ.prompts": 2, "findings": 1},
         objective={"temperature": 2.0, "weighting": "adaptive"},
-        tokens=10240,
+        token_budget=10240,
         reassess={"at_progress": []},
         serving={"kind": "cached", "targets": {"kind": "top_k", "k": 32}, "rows_per_file": 2},
     )

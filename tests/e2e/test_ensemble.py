@@ -23,21 +23,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = config(folder)
     mixes = {"answers": {"organ.labelled": 1}, "prose": {"findings": 3, "organ.labelled": 1}}
     # Long enough that both gain on the task: without that they would teach as they were.
-    made = {n: training(mix=mix, checkpoints=2, tokens=40960) for n, mix in mixes.items()}
+    made = {n: training(mix=mix, num_checkpoints=2, token_budget=40960) for n, mix in mixes.items()}
     data["adapt"] = {"recipes": made}
     data["teachers"] = [
         {"name": "doctor", "model": tiny_model(48, 2), "recipes": ["answers"]},
         {"name": "writer", "model": tiny_model(32, 3), "recipes": ["prose"]},
     ]
     data["tasks"][0]["max_examples"] = 40
-    data["probe"] |= {"tokens": 1024, "rungs": 1}
+    data["probe"] |= {"token_budget": 1024, "num_curve_points": 1}
     data["cluster"]["num_workers"] = 1
     data["distill"] = training(
         mix=MIX,
-        validate_every=10,
+        eval_steps=10,
         reassess={"at_progress": []},
         # Named, so that they teach whatever marks such small models get.
-        several={"strategy": "by_domain", "teachers": ["doctor", "writer"]},
+        ensemble={"strategy": "by_domain", "teachers": ["doctor", "writer"]},
     )
     (folder / "tiny.yaml").write_text(yaml.safe_dump(data))
     return folder
@@ -58,7 +58,7 @@ def test_a_route_with_several_teachers_says_who_taught_what(folder: Path) -> Non
     assert taught == pytest.approx(found["tokens"])
     assert sum(taught.values()) == pytest.approx(sum(row["tokens"] for row in rows))
     assert min(taught.values()) > 0
-    assert {row["teacher"] for row in rows} == {"several"}
+    assert {row["teacher"] for row in rows} == {"ensemble"}
     page = path.with_name("report.md").read_text()
     assert "at once, by the strategy by_domain" in page
     _, _, table = page.partition("### Tokens by teacher")

@@ -97,7 +97,7 @@ def test_a_server_that_stays_away_is_one_message_and_leaves_nothing_torn(
     file: Path, store: Bucket
 ) -> None:
     before = objects(store)
-    again = ("--set", "evaluate.bootstrap=500")
+    again = ("--set", "evaluate.num_bootstrap=500")
     store.misbehave("down", match=r"PUT .*/evaluate/")
     away = command(file, *again)
     store.misbehave()
@@ -118,7 +118,7 @@ def test_what_was_damaged_on_the_server_is_named(file: Path, store: Bucket) -> N
     whole = left[name]
     with files.open_output_stream(f"{root}/{name}") as stream:
         stream.write(whole.replace(b"0", b"1", 1))
-    done = command(file, "--set", "rank.draws=4000")
+    done = command(file, "--set", "rank.num_draws=4000")
     assert done.returncode == 2
     assert "audit.json" in done.stderr and "checksum mismatch" in done.stderr
     assert "rerun to rebuild it" in done.stderr

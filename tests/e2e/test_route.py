@@ -161,7 +161,7 @@ def assert_student_minus_other(scores: dict[str, Any]) -> None:
 
 def test_a_changed_section_redoes_only_what_depends_on_it(folder: Path) -> None:
     before = manifests(folder)
-    events, result = run(folder, "--set", "evaluate.bootstrap=500")
+    events, result = run(folder, "--set", "evaluate.num_bootstrap=500")
     assert stages(events, "reused") >= {"shard", "adapt", "audit", "probe", "rank", "distill"}
     new = set(manifests(folder)) - set(before)
     assert {path.split("/")[3] for path in new} == {"evaluate", "report"}

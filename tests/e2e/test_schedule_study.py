@@ -36,7 +36,7 @@ def test_a_study_of_schedules_goes_on_where_it_was_killed(tmp_path: Path) -> Non
     assert {arm["static"][0] for arm in statics.values()} == {"wide", "narrow"}
 
     strongest = statics[f"{domain['strongest']} {best_rung(statics, domain['strongest'])}"]
-    plain = domain["arms"]["strongest"]
+    plain = domain["arms"]["most_accurate"]
     assert plain["accuracy"] == strongest["accuracy"], "one training serves both"
     arms = len(domain["arms"]) - 1
     assert len([path for path in finished if "/arm/" in path]) == 2 * arms
@@ -45,7 +45,7 @@ def test_a_study_of_schedules_goes_on_where_it_was_killed(tmp_path: Path) -> Non
     assert len({arm["steps"] for arm in domain["arms"].values()}) == 1
     ranked = domain["arms"]["ranked"]
     assert ranked["probe_steps"] > 0 == plain["probe_steps"]
-    assert any(entry["changes"] for entry in domain["arms"]["equal_stages"]["served"][0]["log"])
+    assert any(entry["changes"] for entry in domain["arms"]["equal_periods"]["served"][0]["log"])
     assert domain["arms"]["aw"]["accuracy"] != plain["accuracy"] or (
         domain["arms"]["aw"]["nll"] != plain["nll"]
     )

@@ -27,7 +27,7 @@ def shards(tmp_path_factory) -> DataSpec:
             made = packed.samples(kind, count, vocab=trouble.POISON, seed=seed)
             folder = base / "packed" / name / split
             packed.write(folder, made, length=LENGTH, prefix=f"{name}:{split}")
-    return DataSpec(base, base / "cache", KINDS, LENGTH, seed=0, validation_rows=4)
+    return DataSpec(base, base / "cache", KINDS, LENGTH, seed=0, num_validation_rows=4)
 
 
 class Builder:
@@ -41,17 +41,17 @@ class Builder:
     ):
         """A job; `changes` are keys of the training config."""
         training = {
-            "batch_rows": 8,
-            "micro_batch_rows": 8,
+            "global_batch_size": 8,
+            "micro_batch_size": 8,
             "learning_rate": 1e-2,
             "mix": {"notes": 2, "triage.labelled": 1, "triage.prompts": 1},
             **changes,
         }
-        tokens = steps * training["batch_rows"] * LENGTH
+        tokens = steps * training["global_batch_size"] * LENGTH
         return TrainingSpec(
             name="test",
             student=student or tiny.ref(0, num_hidden_layers=1),
-            training=TrainingConfig(tokens=tokens, **training),
+            training=TrainingConfig(token_budget=tokens, **training),
             data=self.shards,
             objective=objective or ObjectiveConfig(alpha=0.5),
             teaching=teaching,
@@ -59,8 +59,8 @@ class Builder:
             backend="plain",
         )
 
-    def session(self, job=None, *, validate_every=None, best_loss=None, **changes):
-        job = replace(job or self.job(**changes), validate_every=validate_every)
+    def session(self, job=None, *, eval_steps=None, best_loss=None, **changes):
+        job = replace(job or self.job(**changes), eval_steps=eval_steps)
         session = build_session(job, torch.device("cpu"))
         if best_loss is not None:
             session.teaching.best_loss = best_loss
@@ -76,7 +76,7 @@ def builder(shards) -> Builder:
 def two_checkpoints() -> TeachingSpec:
     """One teacher with two checkpoints that disagree."""
     refs = [tiny.ref(seed, num_hidden_layers=1) for seed in (5, 6)]
-    return TeachingSpec({"big": refs}, first_teacher="big", schedule="equal_stages")
+    return TeachingSpec({"big": refs}, first_teacher="big", schedule="equal_periods")
 
 
 @pytest.fixture

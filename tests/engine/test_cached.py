@@ -48,12 +48,14 @@ class Truncated(Colocated):
 def job(builder):
     """Two sure checkpoints that disagree, each for half of the steps, softened."""
     sure = {"num_hidden_layers": 1, "initializer_range": 0.5}
-    refs = TeachingSpec({"big": [tiny.ref(seed, **sure) for seed in (5, 6)]}, "big", "equal_stages")
+    refs = TeachingSpec(
+        {"big": [tiny.ref(seed, **sure) for seed in (5, 6)]}, "big", "equal_periods"
+    )
     made = builder.job(
-        steps=STEPS, teaching=refs, micro_batch_rows=4, learning_rate=3e-3,
+        steps=STEPS, teaching=refs, micro_batch_size=4, learning_rate=3e-3,
         objective=ObjectiveConfig(alpha=0.8, temperature=2.0),
     )  # fmt: skip
-    return replace(made, validate_every=2)
+    return replace(made, eval_steps=2)
 
 
 def curve(job, source=None):
@@ -137,7 +139,7 @@ def test_rows_that_stand_in_for_none_are_asked_nothing(job, tmp_path):
     silent = 0
     for rank in range(3):
         # Sixteen rows on three ranks: two ranks have a row that stands in.
-        for batch in in_order(held_out_streams(job), batch_rows=1, rank=rank, world=3):
+        for batch in in_order(held_out_streams(job), global_batch_size=1, rank=rank, world=3):
             kept = SupervisedTokens.of(batch)
             found = source.reference(batch, kept, temperature=1.0)
             assert len(found) == len(kept.positions) == sum(supervised_per_row(batch, kept))

@@ -21,7 +21,7 @@ from distill_ray.models.ref import ModelRef
 pytestmark = pytest.mark.heavy
 
 SCHEDULES = {
-    "equal_stages": {},
+    "equal_periods": {},
     "on_plateau": {"window": 2, "min_gain": 0.9},
     "scd": {"stages": 3},
     "ranked": {"every": 3, "probe_steps": 2, "margin": 0.0},
@@ -30,9 +30,12 @@ SCHEDULES = {
     "user_schedule:in_turn, adapters": {"every": 3},
 }
 RANKING = RankingWeights(
-    {"big": {"ease": 0.0, "peak": 0.2}, "other": {"ease": 0.0, "peak": 1.0}},
-    early={"ease": 1.0, "peak": 0.0},
-    late={"ease": 0.0, "peak": 1.0},
+    {
+        "big": {"learnability": 0.0, "accuracy_above_chance": 0.2},
+        "other": {"learnability": 0.0, "accuracy_above_chance": 1.0},
+    },
+    early={"learnability": 1.0, "accuracy_above_chance": 0.0},
+    late={"learnability": 0.0, "accuracy_above_chance": 1.0},
 )
 STEPS = 8
 
@@ -63,10 +66,10 @@ def saved(request, builder, two_checkpoints, tmp_path_factory):
     teaching = replace(two_checkpoints, checkpoints=checkpoints, **made)
     student = tiny.ref(0, num_hidden_layers=1)
     mixing = {"changes": [{"at": 0.6, "mix": {"triage.labelled": 1}}], "between": "linear"}
-    changes = {"micro_batch_rows": 4, "mixing": mixing}
+    changes = {"micro_batch_size": 4, "mixing": mixing}
     job = builder.job(steps=STEPS, teaching=teaching, student=student, **changes)
-    job = replace(job, at_switch=OnSwitch(reset=True, warmup=2))
-    session, steps = builder.session(job, validate_every=3, best_loss=4.0), []
+    job = replace(job, on_switch=OnSwitch(reset=True, warmup=2))
+    session, steps = builder.session(job, eval_steps=3, best_loss=4.0), []
     folder = tmp_path_factory.mktemp(request.param)
     for step in distill(session):
         (folder / str(step.number)).mkdir()
@@ -98,7 +101,7 @@ def _adapter(base, folder, seed):
 @pytest.mark.parametrize("cut", range(1, STEPS + 1))
 def test_a_restored_run_takes_the_same_steps_and_switches(builder, saved, cut):
     job, straight, steps, folder = saved
-    restored = builder.session(job, validate_every=3, best_loss=4.0)
+    restored = builder.session(job, eval_steps=3, best_loss=4.0)
     checkpoint.restore(restored, folder / str(cut), job="test")
     assert _numbers(distill(restored)) == _numbers(steps[cut:])
     assert restored.teaching.log == straight.teaching.log
@@ -113,7 +116,7 @@ def test_a_restored_run_takes_the_same_steps_and_switches(builder, saved, cut):
 def test_a_restored_run_needs_its_optimiser_and_schedule(builder, saved):
     # The same weights without the rest of the checkpoint go another way.
     job, _, steps, folder = saved
-    fresh = builder.session(job, validate_every=3, best_loss=4.0)
+    fresh = builder.session(job, eval_steps=3, best_loss=4.0)
     fresh.backend._student.load_state_dict(
         torch.load(folder / "4" / "plain.pt", weights_only=True)["student"]
     )
@@ -122,9 +125,7 @@ def test_a_restored_run_needs_its_optimiser_and_schedule(builder, saved):
 
 def test_saving_changes_nothing_for_the_run_that_goes_on(builder, saved):
     job, _, steps, _ = saved
-    assert _numbers(distill(builder.session(job, validate_every=3, best_loss=4.0))) == _numbers(
-        steps
-    )
+    assert _numbers(distill(builder.session(job, eval_steps=3, best_loss=4.0))) == _numbers(steps)
 
 
 def test_a_checkpoint_says_what_it_was_training(builder, tmp_path):

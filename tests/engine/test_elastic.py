@@ -54,7 +54,7 @@ def row_ids(data: DataSpec, stream: str) -> list[str]:
 def test_more_or_fewer_workers_go_on_with_the_same_steps(builder, tmp_path: Path, name) -> None:
     case = CASES[name]
     work = builder.job(
-        steps=STEPS, micro_batch_rows=2, zero_stage=case.stage, student=STUDENT, **case.changes
+        steps=STEPS, micro_batch_size=2, zero_stage=case.stage, student=STUDENT, **case.changes
     )
     work = replace(work, backend="deepspeed", lora=case.lora)
     straight = together(2, tmp_path / "straight", train_part, work, None, STEPS, None)
@@ -68,7 +68,7 @@ def test_more_or_fewer_workers_go_on_with_the_same_steps(builder, tmp_path: Path
         start = end
     np.testing.assert_allclose(losses, straight[0]["loss"], rtol=case.loss)
     assert rows == Counter(row for rank in straight for row in rank["rows"])
-    assert sum(rows.values()) == STEPS * work.training.batch_rows
+    assert sum(rows.values()) == STEPS * work.training.global_batch_size
     for stream in work.training.mix:
         seen = [rows[row] for row in row_ids(work.data, stream)]
         rounds = sum(seen) / len(seen)

@@ -10,8 +10,8 @@ import pytest
 import tiny_models as tiny
 import torch
 
+from distill_ray.config.ensemble import ENSEMBLE
 from distill_ray.config.objective import ObjectiveConfig
-from distill_ray.config.several import SEVERAL
 from distill_ray.core.strategies import EnsembleBatch, at_random, confidence_weights
 from distill_ray.engine import checkpoint
 from distill_ray.engine.build import build_session, mixed_rows
@@ -38,7 +38,7 @@ SOFT = ObjectiveConfig(alpha=0.7, temperature=2.0)
 def job(builder, strategy, objective=SOFT, teachers=TEACHERS, schedule="fixed", **changes):
     made = TeachingSpec(
         checkpoints={n: ref if isinstance(ref, list) else [ref] for n, ref in teachers.items()},
-        first_teacher=SEVERAL,
+        first_teacher=ENSEMBLE,
         schedule=schedule,
         ensemble=EnsembleSpec(strategy, OPTIONS.get(strategy, {})),
     )
@@ -123,7 +123,7 @@ def test_the_loss_is_that_of_the_definition(builder, strategy):
 @pytest.mark.parametrize("rows", [1, 2, 4])
 @pytest.mark.parametrize("strategy", NAMES)
 def test_micro_batches_give_the_whole_batch_s_loss_and_tokens(builder, strategy, rows):
-    whole, cut = session(builder, strategy), session(builder, strategy, micro_batch_rows=rows)
+    whole, cut = session(builder, strategy), session(builder, strategy, micro_batch_size=rows)
     assert train_step(cut)[0] == pytest.approx(train_step(whole)[0], rel=1e-5)
     assert cut.teaching.step_tokens == pytest.approx(whole.teaching.step_tokens, rel=1e-5)
 
@@ -165,7 +165,7 @@ def test_each_row_is_asked_of_those_alone_that_have_weight_in_it(builder, strate
 
 
 def test_ranks_draw_what_one_process_draws_and_each_appearance_of_a_row_anew(builder):
-    one = job(builder, "random", steps=60, micro_batch_rows=1)
+    one = job(builder, "random", steps=60, micro_batch_size=1)
     whole = mixed_rows(one)
     bank = build_session(one, torch.device("cpu")).teaching.source
     drawn, ranks = {}, {}
@@ -200,7 +200,7 @@ def test_held_out_rows_have_the_same_teacher_whenever_they_are_measured(builder)
     made = session(builder, "random", steps=3)
     start = validate(made)
     assert validate(made) == start
-    cut = session(builder, "random", micro_batch_rows=2)
+    cut = session(builder, "random", micro_batch_size=2)
     assert validate(cut) == pytest.approx(start, rel=1e-5)
 
 
@@ -229,13 +229,13 @@ def test_of_teachers_that_take_turns_the_one_that_serves_has_all_tokens(builder,
 
 def test_every_member_is_at_its_own_rung_of_the_group_s(builder):
     checkpoints = {"big": [BIG, OLD, FROZEN_STUDENT], "odd": [ODD]}
-    made = session(builder, "average", teachers=checkpoints, schedule="equal_stages", steps=3)
+    made = session(builder, "average", teachers=checkpoints, schedule="equal_periods", steps=3)
     source = made.teaching.source
     seen = []
     for step in distill(made):
         held = [source._banks[name]._current for name in checkpoints]
         seen.append((step.teacher, step.checkpoint_index, *held))
-    assert seen == [(SEVERAL, i, ("big", i), ("odd", 0)) for i in range(3)]
+    assert seen == [(ENSEMBLE, i, ("big", i), ("odd", 0)) for i in range(3)]
     assert [switch.to_checkpoint for switch in made.teaching.switches] == [1, 2]
     checkpoints = {"big": [FROZEN_STUDENT], "odd": [ODD]}
     fixed = session(builder, "average", teachers=checkpoints)
@@ -246,7 +246,7 @@ def test_every_member_is_at_its_own_rung_of_the_group_s(builder):
 def test_a_restored_run_takes_the_same_steps(builder, tmp_path, strategy):
     def built():
         checkpoints = {"big": [BIG, OLD], "odd": [ODD]}
-        return session(builder, strategy, teachers=checkpoints, schedule="equal_stages", steps=6)
+        return session(builder, strategy, teachers=checkpoints, schedule="equal_periods", steps=6)
 
     straight, rest = built(), []
     for step in distill(straight):

@@ -17,7 +17,7 @@ def step_of(builder, two_checkpoints, recorded):
 
     def step(lora=None, **changes):
         student = tiny.ref(0, num_hidden_layers=2)
-        job = builder.job(teaching=two_checkpoints, student=student, clip=1e9, **changes)
+        job = builder.job(teaching=two_checkpoints, student=student, max_grad_norm=1e9, **changes)
         session = builder.session(replace(job, lora=lora))
         gradients = recorded(session)
         return train_step(session)[0], gradients[0]
@@ -43,7 +43,7 @@ def test_activation_checkpointing_reaches_adapters_of_every_layer(step_of):
 
 
 def test_eager_attention_gives_the_loss_and_gradients_of_sdpa(step_of):
-    _assert_same(step_of(attention="eager"), step_of())
+    _assert_same(step_of(attn_implementation="eager"), step_of())
 
 
 def test_autocast_computes_in_bfloat16_and_keeps_float32_weights(step_of):

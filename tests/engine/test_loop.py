@@ -38,8 +38,8 @@ def test_micro_batches_give_the_gradient_and_loss_of_the_whole_batch(
         session = builder.session(
             teaching=two_checkpoints,
             objective=ObjectiveConfig(alpha=alpha, temperature=2.0),
-            micro_batch_rows=rows,
-            clip=1e9,
+            micro_batch_size=rows,
+            max_grad_norm=1e9,
         )
         counts = [
             int(session.source.batch(0, m).label_mask.sum()) for m in range(session.num_micro)
@@ -67,7 +67,7 @@ def test_the_loss_of_a_step_is_the_objective_of_its_definition(builder, temperat
         student=student,
         objective=ObjectiveConfig(alpha=0.7, temperature=temperature),
         loss_weights=LossWeights(text=0.5, task=2.0),
-        micro_batch_rows=2,
+        micro_batch_size=2,
     )
     whole = builder.session().source.batch(0, 0)
     student, teacher = (
@@ -116,7 +116,7 @@ class Silent:
 def test_a_batch_without_supervised_tokens_moves_weights_by_their_decay_alone(
     builder, two_checkpoints, decay
 ):
-    session = builder.session(teaching=two_checkpoints, micro_batch_rows=4, weight_decay=decay)
+    session = builder.session(teaching=two_checkpoints, micro_batch_size=4, weight_decay=decay)
     session.source = Silent(session.source)
     before, backward, shares = weights(session), session.backend.backward, []
     session.backend.backward = lambda loss: (shares.append(float(loss.detach())), backward(loss))
@@ -140,7 +140,7 @@ def test_training_without_a_teacher_lowers_the_loss_and_reports_no_divergence(bu
 def test_distilling_draws_the_student_to_its_teacher(builder, two_checkpoints):
     fixed = replace(two_checkpoints, schedule="fixed")
     session = builder.session(
-        steps=40, teaching=fixed, objective=ObjectiveConfig(alpha=1.0), validate_every=40
+        steps=40, teaching=fixed, objective=ObjectiveConfig(alpha=1.0), eval_steps=40
     )
     before = validate(session)
     *_, last = distill(session)
@@ -149,7 +149,7 @@ def test_distilling_draws_the_student_to_its_teacher(builder, two_checkpoints):
 
 def test_the_learning_rate_warms_up_linearly_and_falls_along_a_cosine(builder):
     session = builder.session(
-        steps=20, warmup=0.2, final_learning_rate=0.1, learning_rate=1.0, clip=1e-6
+        steps=20, warmup_ratio=0.2, min_lr_ratio=0.1, learning_rate=1.0, max_grad_norm=1e-6
     )
     rates = [step.learning_rate for step in distill(session)]
     # The peak is reached at the end of the warm-up, and held by the cosine's first step.
@@ -159,7 +159,7 @@ def test_the_learning_rate_warms_up_linearly_and_falls_along_a_cosine(builder):
 
 
 def test_the_optimiser_steps_with_the_learning_rate_that_is_reported(builder):
-    session = builder.session(steps=5, warmup=0.4)
+    session = builder.session(steps=5, warmup_ratio=0.4)
     seen = []
     session.backend._optimiser.register_step_pre_hook(
         lambda optimiser, *_: seen.append({g["lr"] for g in optimiser.param_groups})
@@ -169,7 +169,7 @@ def test_the_optimiser_steps_with_the_learning_rate_that_is_reported(builder):
 
 
 def test_gradients_are_clipped_to_their_norm_and_the_norm_before_is_reported(builder, recorded):
-    session = builder.session(clip=0.01)
+    session = builder.session(max_grad_norm=0.01)
     gradients = recorded(session)
     *_, norm = train_step(session)
     clipped = torch.cat([g.flatten() for g in gradients[0]]).norm()

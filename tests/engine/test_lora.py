@@ -32,7 +32,7 @@ def adapted(builder):
         teaching = TeachingSpec({"big": [tiny.ref(1, initializer_range=0.2)]}, "big")
         objective = ObjectiveConfig(alpha=0.6)
         job = builder.job(
-            steps=steps, teaching=teaching, objective=objective, clip=1e9, student=student
+            steps=steps, teaching=teaching, objective=objective, max_grad_norm=1e9, student=student
         )
         return builder.session(replace(job, lora=lora))
 

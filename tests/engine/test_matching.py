@@ -34,7 +34,7 @@ def matched(builder):
             student=student,
             teaching=TeachingSpec(teachers or {"big": [TEACHER]}, first_teacher="big"),
             objective=ObjectiveConfig(alpha=alpha, match=match),
-            **{"attention": "eager", "micro_batch_rows": 2, "clip": 1e9, **changes},
+            **{"attn_implementation": "eager", "micro_batch_size": 2, "clip": 1e9, **changes},
         )
 
     return session
@@ -78,7 +78,7 @@ def _by_definition(matching, batch, weights):
 def test_the_loss_of_a_step_is_that_of_its_definition(matched):
     weights = {"text": 0.5, "task": 2.0}
     session = matched(loss_weights=LossWeights(**weights))
-    whole = matched(micro_batch_rows=8).source.batch(0, 0)
+    whole = matched(micro_batch_size=8).source.batch(0, 0)
     expected = _by_definition(session.backend._student.matching, whole, weights)
     loss, terms, *_ = train_step(session)
     assert loss == pytest.approx(expected, rel=1e-5)
@@ -90,7 +90,7 @@ def test_the_loss_of_a_step_is_that_of_its_definition(matched):
 def test_micro_batches_give_the_gradient_and_loss_of_the_whole_batch(matched, recorded):
     found = {}
     for rows in (8, 4, 1):
-        session = matched(micro_batch_rows=rows)
+        session = matched(micro_batch_size=rows)
         gradients = recorded(session)
         found[rows] = train_step(session), gradients[0]
     for rows in (4, 1):
@@ -110,7 +110,7 @@ def test_a_student_that_is_its_teacher_has_nothing_to_match(matched, recorded):
 
 
 def test_training_brings_the_layers_closer(matched):
-    steps = list(distill(matched(steps=25, alpha=0.0, clip=1.0)))
+    steps = list(distill(matched(steps=25, alpha=0.0, max_grad_norm=1.0)))
     for term in ("text.hidden", "task.hidden", "text.attention", "task.attention"):
         last = np.mean([step.terms[term] for step in steps[-5:]])
         assert last < 0.95 * steps[0].terms[term]

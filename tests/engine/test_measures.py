@@ -18,7 +18,7 @@ from distill_ray.models.load import load_model
 pytestmark = pytest.mark.heavy
 
 LADDER = [tiny.ref(seed, num_hidden_layers=1, initializer_range=0.2) for seed in (5, 6, 7)]
-EVEN = {"ease": 1.0, "peak": 1.0}
+EVEN = {"learnability": 1.0, "accuracy_above_chance": 1.0}
 RANKING = RankingWeights({"big": EVEN, "other": EVEN}, early=EVEN, late=EVEN)
 
 
@@ -55,7 +55,7 @@ def mean_kl(session, p_ref, q_ref):
 
 def test_distances_are_those_of_whole_distributions(builder):
     student = tiny.ref(0, num_hidden_layers=1, initializer_range=0.2)
-    session = builder.session(student=student, teaching=spec(), micro_batch_rows=2)
+    session = builder.session(student=student, teaching=spec(), micro_batch_size=2)
     of = session.teaching.checkpoints.of("big")
     found = divergences(session, of, to_best=True).figures
     for (_, checkpoint_index), row in found.items():
@@ -80,7 +80,7 @@ def test_a_student_that_is_the_best_checkpoint_selects_it_and_another_one_a_near
 
 
 def test_the_distances_to_the_best_are_measured_once(builder):
-    session = builder.session(teaching=spec("scd", stages=4), steps=8)
+    session = builder.session(teaching=spec("scd", num_periods=4), steps=8)
     asked, measure = [], session.measures["divergences"]
 
     def counted(*args, to_best):
@@ -107,7 +107,7 @@ TWO = {"big": LADDER[:2], "other": LADDER[2:]}
 
 def test_a_probe_moves_the_student_as_training_from_here_would(builder):
     objective = ObjectiveConfig(alpha=0.7)
-    how = {"objective": objective, "steps": 12, "validate_every": 4}
+    how = {"objective": objective, "steps": 12, "eval_steps": 4}
     session = builder.session(teaching=spec(checkpoints=TWO), **how)
     taken = distill(session)
     for _ in range(4):
@@ -140,11 +140,11 @@ def test_a_probe_moves_the_student_as_training_from_here_would(builder):
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_assessments_that_change_nothing_leave_no_trace(builder, dropout):
     student = tiny.ref(0, num_hidden_layers=1, attention_dropout=dropout)
-    how = {"student": student, "steps": 9, "micro_batch_rows": 4, "weight_decay": 0.1}
+    how = {"student": student, "steps": 9, "micro_batch_size": 4, "weight_decay": 0.1}
     runs = []
-    for made in (spec("ranked", TWO, every=2, probe_steps=2, margin=1.0), spec("fixed", TWO)):
+    for made in (spec("ranked", TWO, interval=2, probe_steps=2, margin=1.0), spec("fixed", TWO)):
         torch.manual_seed(3)
-        session = builder.session(teaching=made, validate_every=3, **how)
+        session = builder.session(teaching=made, eval_steps=3, **how)
         rows = [(s.loss, s.grad_norm, s.learning_rate, s.validation) for s in distill(session)]
         with session.backend.unsharded() as model:
             runs.append((rows, [p.clone() for p in model.parameters()], session))
@@ -158,7 +158,7 @@ def test_assessments_that_change_nothing_leave_no_trace(builder, dropout):
 
 
 def test_an_assessment_before_the_last_steps_probes_only_what_is_left(builder):
-    made = spec("ranked", TWO, every=4, probe_steps=50, margin=1.0)
+    made = spec("ranked", TWO, interval=4, probe_steps=50, margin=1.0)
     session = builder.session(teaching=made, steps=5)
     assert len(list(distill(session))) == 5
     (entry,) = session.teaching.log

@@ -96,14 +96,16 @@ def test_top_k_targets_are_those_of_the_whole_logits(batch, monkeypatch):
 
 
 def test_asked_again_samples_are_the_same_draws(batch):
-    targets = SampledTargets(samples=16)
+    targets = SampledTargets(num_samples=16)
     first, again = (answer(bank(), asked(batch), targets, CPU).sparse for _ in range(2))
     assert first == again
     renamed = replace(batch, row_ids=("other", *batch.row_ids[1:]))
     assert answer(bank(), asked(renamed), targets, CPU).sparse != first
 
 
-@pytest.mark.parametrize("targets", [HiddenTargets(), TopKTargets(k=4), SampledTargets(samples=4)])
+@pytest.mark.parametrize(
+    "targets", [HiddenTargets(), TopKTargets(k=4), SampledTargets(num_samples=4)]
+)
 def test_a_batch_that_keeps_no_prediction_is_answered(batch, targets):
     silent = replace(
         batch,
@@ -131,7 +133,9 @@ def test_an_array_becomes_the_same_tensor_in_memory_of_its_own(dtype):
     assert torch.equal(as_tensor(array, CPU), tensor)
 
 
-@pytest.mark.parametrize("targets", [HiddenTargets(), TopKTargets(k=9), SampledTargets(samples=9)])
+@pytest.mark.parametrize(
+    "targets", [HiddenTargets(), TopKTargets(k=9), SampledTargets(num_samples=9)]
+)
 @pytest.mark.parametrize("tau", [1.0, 2.0])
 def test_parity_tells_the_same_teacher_from_another(batch, targets, tau):
     part, kept = sample_of(batch, 2)

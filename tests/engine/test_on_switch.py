@@ -21,9 +21,9 @@ NONE = OnSwitch()
 def run(builder, two_checkpoints):
     """A session with one switch, and what each step left: weights and the optimiser's state."""
 
-    def made(at_switch, switch=SWITCH, record=None):
+    def made(on_switch, switch=SWITCH, record=None):
         spec = replace(two_checkpoints, schedule="at_steps", options={"steps": (switch,)})
-        job = replace(builder.job(steps=STEPS, teaching=spec), at_switch=at_switch)
+        job = replace(builder.job(steps=STEPS, teaching=spec), on_switch=on_switch)
         session = builder.session(job)
         gradients = record(session) if record else []
         seen = [(step, *_held(session)) for step in distill(session)]

@@ -132,4 +132,4 @@ def test_a_function_of_one_s_own_is_another_one_once_it_is_edited(tmp_path, modu
     assert [*before["own_functions"]] == ["users_own:turns"]
     (tmp_path / "users_own.py").write_text(MODULE + "\n# Edited.\n")
     assert own_functions(*names) != before
-    assert own_functions("forward_kl", None, "equal_stages") == {}
+    assert own_functions("forward_kl", None, "equal_periods") == {}

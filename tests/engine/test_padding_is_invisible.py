@@ -70,8 +70,8 @@ def test_a_session_trains_on_rows_of_their_own_and_measures_what_it_measures_on_
                 made = packed.samples(kind, 20, vocab=tiny.VOCAB, seed=seed)
                 folder = base / "packed" / name / split
                 packed.write(folder, made, length=16, prefix=name, grouped=grouped)
-        spec = DataSpec(base, base / "cache", kinds, 16, seed=0, validation_rows=20)
-        job = replace(builder.job(teaching=two_checkpoints, micro_batch_rows=2), data=spec)
+        spec = DataSpec(base, base / "cache", kinds, 16, seed=0, num_validation_rows=20)
+        job = replace(builder.job(teaching=two_checkpoints, micro_batch_size=2), data=spec)
         sessions.append(builder.session(job))
     of_packed, of_grouped = map(validate, sessions)
     assert of_packed == pytest.approx(of_grouped, rel=1e-4)

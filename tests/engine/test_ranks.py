@@ -16,8 +16,8 @@ import tiny_models as tiny
 from gloo_ranks import Task, together, train_all, train_one
 from nonfinite_steps import Trouble, poisoned
 
+from distill_ray.config.ensemble import ENSEMBLE
 from distill_ray.config.objective import ObjectiveConfig
-from distill_ray.config.several import SEVERAL
 from distill_ray.config.training import LoraConfig
 from distill_ray.core.memory import snapshot_bytes
 from distill_ray.core.schedule import RankingWeights
@@ -31,7 +31,9 @@ BAD = 2
 """The step that goes wrong, counted from 0."""
 # Beyond DeepSpeed's threshold for parameters that stage 3 keeps whole, 100 000 numbers.
 RANKING = RankingWeights(
-    {"big": {"ease": 0.0}, "other": {"ease": 0.0}}, {"ease": 1.0}, {"ease": 1.0}
+    {"big": {"learnability": 0.0}, "other": {"learnability": 0.0}},
+    {"learnability": 1.0},
+    {"learnability": 1.0},
 )
 LARGE = {"vocab_size": 3400, "intermediate_size": 3200, "num_hidden_layers": 1}
 STUDENT = tiny.ref(0, **LARGE)
@@ -62,8 +64,8 @@ class Case:
 BF16 = {"precision": "bfloat16"}
 LOW = {"loss": 2e-3, "norm": 5e-2, "near_zero": 5e-4}
 """bfloat16 has 8 bits; at stages 1 to 3 weights and gradients are rounded to it, too."""
-MATCHED = {"attention": "eager", "match": True}
-RANKED = {"options": {"every": 2, "probe_steps": 1, "margin": 0.0}, "ranking": RANKING}
+MATCHED = {"attn_implementation": "eager", "match": True}
+RANKED = {"options": {"interval": 2, "probe_steps": 1, "margin": 0.0}, "ranking": RANKING}
 """What a probe has moved furthest towards serves next."""
 CASES = {
     "full": Case(),
@@ -103,9 +105,9 @@ def job(builder, tmp_path_factory):
         refs = [replace(teacher, seed=5 + i) for i in range(changes.pop("num_checkpoints", 1))]
         checkpoints, first, group = {"big": refs}, "big", None
         if case.together is not None:
-            checkpoints, first = {"big": refs, "other": [replace(teacher, seed=9)]}, SEVERAL
+            checkpoints, first = {"big": refs, "other": [replace(teacher, seed=9)]}, ENSEMBLE
             group = EnsembleSpec(case.together, {})
-        spec = TeachingSpec(checkpoints, first, schedule="equal_stages", ensemble=group)
+        spec = TeachingSpec(checkpoints, first, schedule="equal_periods", ensemble=group)
         ranked = changes.pop("ranked", False)
         if ranked:
             # Who has more to say moves a student further.
@@ -115,11 +117,11 @@ def job(builder, tmp_path_factory):
         work = builder.job(
             teaching=spec,
             objective=ObjectiveConfig(alpha=0.5, match=match),
-            **{"steps": 5, "micro_batch_rows": 2, "zero_stage": stage, **changes, **layout},
+            **{"steps": 5, "micro_batch_size": 2, "zero_stage": stage, **changes, **layout},
         )
-        work = replace(work, backend=backend, lora=case.lora, validate_every=5)
+        work = replace(work, backend=backend, lora=case.lora, eval_steps=5)
         if ranked:
-            work = replace(work, at_switch=OnSwitch(reset=True, warmup=2))
+            work = replace(work, on_switch=OnSwitch(reset=True, warmup=2))
         trouble = Trouble((BAD,), rank=1, what=case.trouble) if case.trouble else None
         silent = _rows_of_rank_1(work) if case.silent else ()
         sharded = case.shard and backend != "plain"
@@ -131,9 +133,9 @@ def job(builder, tmp_path_factory):
 
 def _rows_of_rank_1(work, ranks: int = 2) -> tuple[str, ...]:
     """Those of the first step, when several ranks share it."""
-    one_by_one = work.training.model_copy(update={"micro_batch_rows": 1})
+    one_by_one = work.training.model_copy(update={"micro_batch_size": 1})
     source = mixed_rows(replace(work, training=one_by_one))
-    rows = work.training.micro_batch_rows
+    rows = work.training.micro_batch_size
     places = [p for p in range(source.num_micro) if p // rows % ranks == 1]
     return tuple(source.batch(0, place).row_ids[0] for place in places)
 
@@ -311,9 +313,9 @@ def cut(job, tmp_path_factory):
         tasks = {}
         for silent in (False, True):
             for rows in sizes:
-                task = job(Case(), "plain", steps=2, micro_batch_rows=rows, clip=1e9)
+                task = job(Case(), "plain", steps=2, micro_batch_size=rows, max_grad_norm=1e9)
                 # Rank 1 of 2 with 4 rows each has nothing to say, whoever else has these rows.
-                whole = job(Case(), "plain", steps=2, micro_batch_rows=4).job
+                whole = job(Case(), "plain", steps=2, micro_batch_size=4).job
                 quiet = _rows_of_rank_1(whole) if silent else ()
                 tasks[silent, ranks, rows] = replace(task, silent=quiet, gradients=True)
         folder = tmp_path_factory.mktemp(f"cut-{ranks}") / "meet"

@@ -32,12 +32,12 @@ def test_the_best_teacher_s_loss_is_restored_and_progress_counts_towards_it(
     builder, two_checkpoints, tmp_path
 ):
     job = builder.job(steps=4, teaching=two_checkpoints)
-    session, steps = builder.session(job, validate_every=1, best_loss=4.0), []
+    session, steps = builder.session(job, eval_steps=1, best_loss=4.0), []
     for step in distill(session):
         steps.append(step)
         if step.number == 2:
             checkpoint.save(session, tmp_path, job="test")
-    restored = builder.session(job, validate_every=1)
+    restored = builder.session(job, eval_steps=1)
     assert restored.teaching.best_loss is None
     checkpoint.restore(restored, tmp_path, job="test")
     assert restored.teaching.best_loss == 4.0

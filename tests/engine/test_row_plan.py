@@ -47,12 +47,12 @@ def grouped(tmp_path_factory):
             made = packed.samples(kind, count, vocab=tiny.VOCAB, seed=seed)
             folder = base / "packed" / name / split
             packed.write(folder, made, length=LENGTH, prefix=f"{name}:{split}", grouped=True)
-    return DataSpec(base, base / "cache", KINDS, LENGTH, seed=0, validation_rows=4)
+    return DataSpec(base, base / "cache", KINDS, LENGTH, seed=0, num_validation_rows=4)
 
 
 SCHEDULES = {
     "fixed": {},
-    "equal_stages": {},
+    "equal_periods": {},
     "at_steps": {"steps": (2, 5)},
     "at the first step": {"steps": (1, 6)},
 }
@@ -73,11 +73,11 @@ def test_each_checkpoint_gets_the_rows_that_it_is_asked_about_and_no_others(
     )
     objective = builder.job().objective or builder.job(teaching=spec).objective
     job = builder.job(
-        steps=7, teaching=spec, micro_batch_rows=4,
+        steps=7, teaching=spec, micro_batch_size=4,
         mixing={"changes": [{"at": 0.5, "mix": {"triage.prompts": 3, "triage.labelled": 1}}]},
         objective=objective.model_copy(update={"temperature": 2.0}),
     )  # fmt: skip
-    job = replace(job, data=shards if rows == "packed" else grouped, validate_every=3)
+    job = replace(job, data=shards if rows == "packed" else grouped, eval_steps=3)
     from distill_ray.engine.build import teacher_bank
 
     asked = Asked(teacher_bank(job, torch.device("cpu")))
@@ -102,7 +102,7 @@ def named(job, needed):
 
 def test_the_rows_needed_do_not_depend_on_how_a_step_is_shared_out(builder, two_checkpoints):
     whole = rows_needed(builder.job(steps=5, teaching=two_checkpoints))
-    cut = rows_needed(builder.job(steps=5, teaching=two_checkpoints, micro_batch_rows=2))
+    cut = rows_needed(builder.job(steps=5, teaching=two_checkpoints, micro_batch_size=2))
     assert whole.keys() == cut.keys()
     for checkpoint, splits in whole.items():
         for split, streams in splits.items():

@@ -45,7 +45,7 @@ def troubled(request, builder, two_checkpoints, bad_ref):
     bad_teaching = TeachingSpec({"bad": [bad_ref]}, first_teacher="bad")
     at_fault = {"student": bad_ref} if request.param == "the student" else {}
     teaching = bad_teaching if request.param == "the teacher" else two_checkpoints
-    session = builder.session(steps=6, teaching=teaching, micro_batch_rows=4, **at_fault)
+    session = builder.session(steps=6, teaching=teaching, micro_batch_size=4, **at_fault)
     what = "gradient" if request.param == "the gradient" else "loss"
     Trouble((BAD,), what=what).plant(session)
     return session
@@ -72,7 +72,7 @@ def test_the_run_goes_on_after_a_bad_step_and_counts_it(troubled):
 def test_the_micro_batch_at_fault_is_set_aside_with_all_that_it_takes_to_run_it(
     builder, bad_ref, tmp_path
 ):
-    session = builder.session(steps=6, student=bad_ref, micro_batch_rows=4)
+    session = builder.session(steps=6, student=bad_ref, micro_batch_size=4)
     Trouble((BAD,)).plant(session)
     session.skipped.quarantine = keeper(Storage(str(tmp_path)))
     list(distill(session))
@@ -88,7 +88,7 @@ def test_the_micro_batch_at_fault_is_set_aside_with_all_that_it_takes_to_run_it(
 
 
 def test_a_bad_gradient_sets_every_micro_batch_aside(builder):
-    session, kept = builder.session(steps=4, micro_batch_rows=4), {}
+    session, kept = builder.session(steps=4, micro_batch_size=4), {}
     Trouble((BAD,), what="gradient").plant(session)
     session.skipped.quarantine = kept.__setitem__
     losses = [step.loss for step in distill(session)]
@@ -97,7 +97,7 @@ def test_a_bad_gradient_sets_every_micro_batch_aside(builder):
 
 
 def test_too_many_bad_steps_in_a_row_stop_the_run_with_their_reason(builder, bad_ref):
-    session = builder.session(steps=9, student=bad_ref, max_bad_steps=3)
+    session = builder.session(steps=9, student=bad_ref, max_skipped_steps=3)
     Trouble((1, 2, 4, 5, 6, 7)).plant(session)
     seen = []
     with pytest.raises(
@@ -109,7 +109,7 @@ def test_too_many_bad_steps_in_a_row_stop_the_run_with_their_reason(builder, bad
 
 
 def test_a_restored_run_counts_on(builder, bad_ref, tmp_path):
-    job = builder.job(steps=9, student=bad_ref, max_bad_steps=3)
+    job = builder.job(steps=9, student=bad_ref, max_skipped_steps=3)
     session, restored = builder.session(job), builder.session(job)
     for one in (session, restored):
         Trouble((0, 3, 4, 5)).plant(one)
@@ -139,7 +139,7 @@ def test_a_term_without_a_share_in_the_loss_may_be_anything(builder, bad_ref):
 
 def test_a_loss_that_is_no_number_leaves_no_finite_gradient(builder, bad_ref, recorded):
     # Else the weights would move by it, though the step counts as left out.
-    session = builder.session(student=bad_ref, micro_batch_rows=4)
+    session = builder.session(student=bad_ref, micro_batch_size=4)
     Trouble((0,)).plant(session)
     batch = session.source.batch(0, 0)
     norms, step = [], session.backend.step

@@ -37,7 +37,7 @@ def test_after_the_switch_the_new_checkpoint_is_the_one_that_teaches(builder, tw
     for name, options in (("switched", (3,)), ("never", (99,)), ("from the start", (0,))):
         spec = replace(two_checkpoints, schedule="at_steps", options={"steps": options})
         session = builder.session(
-            steps=5, teaching=spec, objective=ObjectiveConfig(alpha=1.0), clip=1e-12,
+            steps=5, teaching=spec, objective=ObjectiveConfig(alpha=1.0), max_grad_norm=1e-12,
             weight_decay=0.0, learning_rate=1e-12,
         )  # fmt: skip
         losses[name] = [step.loss for step in distill(session)]
@@ -53,7 +53,7 @@ def test_what_is_read_ahead_waits_until_what_was_read_before_it_serves(builder, 
     checkpoints = [ModelRef("path", str(tmp_path / str(seed))) for seed in range(4)]
     for seed, ref in enumerate(checkpoints):
         load_model(tiny.ref(seed, num_hidden_layers=1)).save_pretrained(ref.location)
-    spec = TeachingSpec({"big": checkpoints}, first_teacher="big", schedule="equal_stages")
+    spec = TeachingSpec({"big": checkpoints}, first_teacher="big", schedule="equal_periods")
     session = builder.session(steps=4, teaching=spec)
     bank, models = session.teaching.source._bank, []
     for step in distill(session):
@@ -64,7 +64,7 @@ def test_what_is_read_ahead_waits_until_what_was_read_before_it_serves(builder, 
     assert models[1] is models[2] is models[3]
 
 
-def test_equal_stages_hand_over_in_the_middle(builder, two_checkpoints):
+def test_equal_periods_hand_over_in_the_middle(builder, two_checkpoints):
     session = builder.session(steps=6, teaching=two_checkpoints)
     assert [step.checkpoint_index for step in distill(session)] == [0, 0, 0, 1, 1, 1]
 
@@ -76,7 +76,7 @@ def test_a_fixed_schedule_begins_with_the_best_checkpoint(builder, two_checkpoin
 
 def test_validation_is_due_at_its_interval_and_at_each_rung(builder):
     job = builder.job(steps=10, num_checkpoints=2)
-    session = builder.session(job, validate_every=4)
+    session = builder.session(job, eval_steps=4)
     measured = [step.number for step in distill(session) if step.validation]
     assert measured == [4, 5, 8, 10]
 
@@ -95,8 +95,12 @@ def test_validation_moves_nothing(builder, two_checkpoints):
 
 @pytest.mark.parametrize("rows", [1, 3, 8])
 def test_validation_does_not_depend_on_the_cut_into_batches(builder, two_checkpoints, rows):
-    whole = validate(builder.session(teaching=two_checkpoints, batch_rows=24, micro_batch_rows=24))
-    cut = validate(builder.session(teaching=two_checkpoints, batch_rows=24, micro_batch_rows=rows))
+    whole = validate(
+        builder.session(teaching=two_checkpoints, global_batch_size=24, micro_batch_size=24)
+    )
+    cut = validate(
+        builder.session(teaching=two_checkpoints, global_batch_size=24, micro_batch_size=rows)
+    )
     assert cut == pytest.approx(whole, rel=1e-5)
 
 
@@ -113,7 +117,7 @@ def test_progress_is_the_closed_share_of_the_gap_in_task_loss(builder, two_check
     best = 4.0
     objective = ObjectiveConfig(alpha=0.0)
     session = builder.session(
-        steps=30, teaching=two_checkpoints, objective=objective, validate_every=5, best_loss=best
+        steps=30, teaching=two_checkpoints, objective=objective, eval_steps=5, best_loss=best
     )
     steps = [step for step in distill(session) if step.validation]
     initial = session.initial_loss
@@ -130,15 +134,18 @@ def test_a_reassessment_changes_the_teacher_once_the_student_has_come_far_enough
         name: [tiny.ref(seed, num_hidden_layers=1)] for name, seed in (("a", 5), ("b", 6))
     }
     ranking = RankingWeights(
-        factors={"a": {"ease": 1.0, "peak": 0.0}, "b": {"ease": 0.0, "peak": 1.0}},
-        early={"ease": 1.0, "peak": 0.0},
-        late={"ease": 0.0, "peak": 1.0},
+        factors={
+            "a": {"learnability": 1.0, "accuracy_above_chance": 0.0},
+            "b": {"learnability": 0.0, "accuracy_above_chance": 1.0},
+        },
+        early={"learnability": 1.0, "accuracy_above_chance": 0.0},
+        late={"learnability": 0.0, "accuracy_above_chance": 1.0},
     )
     rules = Rules(Reassessment((0.6,)))
     spec = TeachingSpec(checkpoints, first_teacher="a", ranking=ranking, rules=rules)
     objective = ObjectiveConfig(alpha=0.0)
     session = builder.session(
-        steps=25, teaching=spec, objective=objective, validate_every=1, best_loss=4.0
+        steps=25, teaching=spec, objective=objective, eval_steps=1, best_loss=4.0
     )
     steps = list(distill(session))
     crossing = next(step.number for step in steps if step.progress >= 0.6)
@@ -154,10 +161,10 @@ def test_the_best_teacher_is_measured_on_the_rows_that_measure_the_student(build
         n: [tiny.ref(s, num_hidden_layers=1) for s in found] for n, found in seeds.items()
     }
     spec = TeachingSpec(checkpoints, first_teacher="a", rules=Rules(Reassessment(())))
-    session = builder.session(steps=2, teaching=spec, validate_every=1)
+    session = builder.session(steps=2, teaching=spec, eval_steps=1)
     steps = list(distill(session))
     alone = [
-        task_loss(validate(builder.session(student=refs[-1], validate_every=1)))
+        task_loss(validate(builder.session(student=refs[-1], eval_steps=1)))
         for refs in checkpoints.values()
     ]
     assert session.teaching.best_loss == pytest.approx(min(alone), rel=1e-6)
@@ -165,7 +172,7 @@ def test_the_best_teacher_is_measured_on_the_rows_that_measure_the_student(build
 
 
 def test_progress_needs_the_best_teacher_s_loss(builder, two_checkpoints):
-    session = builder.session(steps=2, teaching=two_checkpoints, validate_every=1)
+    session = builder.session(steps=2, teaching=two_checkpoints, eval_steps=1)
     assert [step.progress for step in distill(session)] == [None, None]
 
 

@@ -86,7 +86,7 @@ def test_the_loss_is_that_of_the_formula_sample_by_sample(builder):
 
 @pytest.mark.parametrize("rows", [1, 2, 4])
 def test_micro_batches_give_the_gradient_and_loss_of_the_whole_batch(builder, recorded, rows):
-    whole, cut = session(builder), session(builder, micro_batch_rows=rows)
+    whole, cut = session(builder), session(builder, micro_batch_size=rows)
     seen, found = recorded(whole), recorded(cut)
     one, other = train_step(whole), train_step(cut)
     assert other[0] == pytest.approx(one[0], rel=1e-5)

@@ -55,7 +55,7 @@ def spec(tmp_path_factory) -> DataSpec:
         for split, count in (("train", 300), ("validation", 60)):
             made = packed.samples(kind, count, vocab=tiny.VOCAB, seed=seed, longest=40)
             packed.write(base / "packed" / name / split, made, length=LENGTH, prefix=name)
-    return DataSpec(base, base / "cache", kinds, LENGTH, seed=0, validation_rows=16)
+    return DataSpec(base, base / "cache", kinds, LENGTH, seed=0, num_validation_rows=16)
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +65,9 @@ def session_of(spec):
     def session(device=CUDA, objective=None, **changes):
         training = TrainingConfig(
             **{
-                "tokens": 6 * 16 * LENGTH,
-                "batch_rows": 16,
-                "micro_batch_rows": 8,
+                "token_budget": 6 * 16 * LENGTH,
+                "global_batch_size": 16,
+                "micro_batch_size": 8,
                 "learning_rate": 1e-3,
                 "mix": {"notes": 1, "triage.labelled": 1},
                 **changes,
@@ -173,14 +173,17 @@ def _assert_same(one, other, rel):
 
 def test_activation_checkpointing_gives_the_same_gradients(session_of):
     kept, again = (
-        _gradients(session_of(activation_checkpointing=flag, clip=1e9)) for flag in (False, True)
+        _gradients(session_of(activation_checkpointing=flag, max_grad_norm=1e9))
+        for flag in (False, True)
     )
     _assert_same(again, kept, 1e-5)
 
 
 @pytest.mark.heavy
 def test_a_compiled_backbone_gives_the_same_loss_and_gradients(session_of):
-    eager, compiled = (_gradients(session_of(compile=flag, clip=1e9)) for flag in (False, True))
+    eager, compiled = (
+        _gradients(session_of(torch_compile=flag, max_grad_norm=1e9)) for flag in (False, True)
+    )
     _assert_same(compiled, eager, 1e-3)
 
 
@@ -200,7 +203,9 @@ KERNELS = [
 @pytest.mark.parametrize("attention", KERNELS)
 def test_other_kernels_give_the_loss_of_sdpa(session_of, attention):
     losses = [
-        train_step(session_of(attention=kernel, precision="bfloat16", clip=1e9))[0]
+        train_step(session_of(attn_implementation=kernel, precision="bfloat16", max_grad_norm=1e9))[
+            0
+        ]
         for kernel in ("sdpa", attention)
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)

@@ -80,7 +80,7 @@ def test_a_copy_under_another_name_is_the_same_conversion(written, tmp_path):
 def test_the_header_tells_the_sizes_of_the_model_and_of_its_first_layers(written):
     _, file = written
     for layers in (None, 1):
-        source = ModelSource(gguf=str(file), layers=layers)
+        source = ModelSource(gguf=str(file), num_hidden_layers=layers)
         shape, model = shape_of(source, None), load_model(ModelRef.of(source))
         assert shape.parameters == num_parameters(model)
         assert (shape.hidden, shape.layers, shape.vocabulary) == (32, layers or 2, 300)
@@ -88,10 +88,10 @@ def test_the_header_tells_the_sizes_of_the_model_and_of_its_first_layers(written
 
 def test_the_first_layers_are_those_of_the_whole(written):
     model, file = written
-    cut = load_model(ModelRef.of(ModelSource(gguf=str(file), layers=1)))
+    cut = load_model(ModelRef.of(ModelSource(gguf=str(file), num_hidden_layers=1)))
     theirs = model.state_dict()
     assert all(torch.equal(weight, theirs[name]) for name, weight in cut.state_dict().items())
-    assert "of 2 can't be kept" in problem(file, layers=3)
+    assert "of 2 can't be kept" in problem(file, num_hidden_layers=3)
 
 
 def test_the_tokenizer_is_the_one_that_transformers_reads(tmp_path):
@@ -128,8 +128,10 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path, share):
 
 @needs_smollm2
 def test_the_header_of_a_real_file_tells_its_sizes():
-    assert check_model(ModelSource(gguf=SMOLLM2, layers=30), "student.model") == []
-    whole, first = (shape_of(ModelSource(gguf=SMOLLM2, layers=n), None) for n in (None, 10))
+    assert check_model(ModelSource(gguf=SMOLLM2, num_hidden_layers=30), "student.model") == []
+    whole, first = (
+        shape_of(ModelSource(gguf=SMOLLM2, num_hidden_layers=n), None) for n in (None, 10)
+    )
     assert (whole.parameters, whole.layers) == (134_515_008, 30)
     assert (whole.hidden, whole.vocabulary) == (576, 49_152)
     assert (first.parameters, first.layers) == (63_713_088, 10)
@@ -144,5 +146,5 @@ def test_a_real_model_knows_what_follows(cache):
     with torch.no_grad():
         best = int(model(input_ids=ids).logits[0, -1].argmax())
     assert tokenizer.decode([best]) == " Paris"
-    cut = ModelSource(gguf=SMOLLM2, layers=10)
+    cut = ModelSource(gguf=SMOLLM2, num_hidden_layers=10)
     assert num_parameters(load_model(ModelRef.of(cut))) == shape_of(cut, None).parameters

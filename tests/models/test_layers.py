@@ -39,7 +39,7 @@ def whole(request, tmp_path_factory):
 
 
 def cut(folder, layers):
-    return ModelRef.of(ModelSource(path=folder, layers=layers))
+    return ModelRef.of(ModelSource(path=folder, num_hidden_layers=layers))
 
 
 @torch.no_grad()
@@ -90,7 +90,7 @@ def test_a_saved_cut_model_loads_with_plain_transformers(whole, tmp_path):
 def test_the_size_is_told_before_anything_is_read(whole):
     _, folder = whole
     for layers in (1, 3, None):
-        shape = shape_of(ModelSource(path=folder, layers=layers), None)
+        shape = shape_of(ModelSource(path=folder, num_hidden_layers=layers), None)
         assert shape.parameters == num_parameters(load_model(cut(folder, layers)))
         assert shape.layers == (layers or 4)
 
@@ -116,14 +116,14 @@ def test_lists_that_are_as_long_by_chance_stay(tmp_path):
 
 def test_more_layers_than_there_are_is_told_before_the_start_and_on_loading(whole):
     _, folder = whole
-    (problem,) = check_model(ModelSource(path=folder, layers=5), "student.model")
-    expected = "student.model.layers: 5 layers of 4 can't be kept. Give 1 to 4."
+    (problem,) = check_model(ModelSource(path=folder, num_hidden_layers=5), "student.model")
+    expected = "student.model.num_hidden_layers: 5 layers of 4 can't be kept. Give 1 to 4."
     assert str(problem) == expected
-    assert check_model(ModelSource(path=folder, layers=4), "student.model") == []
+    assert check_model(ModelSource(path=folder, num_hidden_layers=4), "student.model") == []
     with pytest.raises(InputError, match="5 layers of 4 can't be kept"):
         load_model(cut(folder, 5))
 
 
 def test_fresh_weights_are_not_cut():
-    with pytest.raises(ValueError, match="init has num_hidden_layers"):
-        ModelSource(init=tiny.init(), layers=1)
+    with pytest.raises(ValueError, match="cuts weights that are there"):
+        ModelSource(init=tiny.init(), num_hidden_layers=1)

@@ -11,7 +11,7 @@ import numpy as np
 def factors(
     said: Any, gold: Sequence[int], unaided: Any = None, alpha: float = 1.0
 ) -> dict[str, float]:
-    """`peak`, `domain` and `calibration` of one task.
+    """`accuracy_above_chance`, `domain_knowledge` and `calibration` of one task.
 
     Args:
         said: [n, K] the teacher's log-likelihoods.
@@ -30,8 +30,8 @@ def factors(
     # The base rates' NLL is their entropy; their Brier score is the chance of two unlike answers.
     entropy = -sum(r * np.log(r) for r in rates if r)
     found = {
-        "peak": (right - rates.max()) / (1 - rates.max()),
-        "domain": 1 - float(-(truth * np.log(p)).sum(axis=1).mean()) / entropy,
+        "accuracy_above_chance": (right - rates.max()) / (1 - rates.max()),
+        "domain_knowledge": 1 - float(-(truth * np.log(p)).sum(axis=1).mean()) / entropy,
         "calibration": 1 - float(((p - truth) ** 2).sum(axis=1).mean()) / (1 - (rates**2).sum()),
     }
     return {name: float(np.clip(value, 0, 1)) for name, value in found.items()}

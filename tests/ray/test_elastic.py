@@ -43,7 +43,7 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
 @pytest.fixture
 def cfg(nodes: Nodes, tmp_path: Path) -> RunConfig:
     address = nodes.ask("have", count=1)["address"]
-    where = {"address": address, "num_workers": 2, "min_workers": 1, "resize_every_s": 5}
+    where = {"address": address, "num_workers": 2, "min_workers": 1, "resize_interval_s": 5}
     return RunConfig.model_validate(config(tmp_path) | {"cluster": where})
 
 
@@ -77,7 +77,7 @@ def test_a_lost_node_is_done_without_and_a_new_one_is_taken_in(
     ensure_ray(cfg.cluster)
     run = Run.open(cfg, "tiny.yaml")
     shards = shard(run)
-    changes: dict[str, Any] = {"tokens": STEPS * 8 * 64, "zero_stage": stage}
+    changes: dict[str, Any] = {"token_budget": STEPS * 8 * 64, "zero_stage": stage}
     training = cfg.distill.model_copy(update=changes)
     student = ModelRef.of(cfg.student.model, shards.counts["tokenizer"])
     work = TrainingSpec("moved", student, training, data_spec(shards, 0, 4))

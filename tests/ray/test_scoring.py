@@ -68,7 +68,7 @@ class Notes:
 @pytest.fixture(scope="module")
 def run(tiny: RunConfig, ray_here: None) -> Run:
     """Small parts, so that two actors share a model."""
-    audit = {"generate": GENERATE, "questions_per_part": 20, "attempts": ATTEMPTS}
+    audit = {"num_generated": GENERATE, "questions_per_chunk": 20, "max_attempts": ATTEMPTS}
     cfg = tiny.model_copy(update={"audit": tiny.audit.model_copy(update=audit)})
     return Run.open(cfg, "tiny.yaml")
 
@@ -103,10 +103,13 @@ def leave_parts(run: Run, shards: ShardSet, who: ModelToScore) -> QuestionRange:
     """Store a part of a model's scores, as a run that was killed leaves it."""
     weights = Weights(who.ref, who.fingerprint)
     artifact = Artifact(
-        run.storage, "pool-scores", "", identity(run, shards, weights) | {"text_rows": TEXT_ROWS}
+        run.storage,
+        "pool-scores",
+        "",
+        identity(run, shards, weights) | {"num_text_rows": TEXT_ROWS},
     )
     (asked,) = held_out_questions(shards, "validation")
-    part = parts_of([asked], run.cfg.audit.questions_per_part)[1]
+    part = parts_of([asked], run.cfg.audit.questions_per_chunk)[1]
     options = [[DONE_BEFORE] * len(asked.options)] * (part.stop - part.start)
     scores = PartScores(
         options={"organ": options}, generated={"organ": []}, prior=None, text=None, wall_s=0.0
@@ -123,8 +126,8 @@ def identity(run: Run, shards: ShardSet, weights: Weights) -> dict[str, Any]:
         "model": weights.fingerprint,
         "teacher": "",
         "split": "validation",
-        "text_rows": run.cfg.audit.text_rows,
-        "generate": run.cfg.audit.generate,
+        "num_text_rows": run.cfg.audit.num_text_rows,
+        "generate": run.cfg.audit.num_generated,
         "max_examples": [task.max_examples for task in run.cfg.tasks],
     }
 
@@ -243,7 +246,9 @@ def test_teachers_that_fail_or_kill_their_process_are_named_and_the_others_audit
     cfg = run.cfg.model_copy(
         update={
             "teachers": tuple(TeacherConfig.model_validate(item) for item in named),
-            "audit": run.cfg.audit.model_copy(update={"text_rows": TEXT_ROWS, "bootstrap": 50}),
+            "audit": run.cfg.audit.model_copy(
+                update={"num_text_rows": TEXT_ROWS, "num_bootstrap": 50}
+            ),
         }
     )
     notes = Notes()

@@ -114,7 +114,7 @@ def test_rows_without_a_label_serve_as_prompts(tmp_path: Path) -> None:
     data = config(tmp_path)
     data["name"] = "unlabelled"
     write_jsonl(tmp_path / "task.jsonl", items)
-    del data["tasks"][0]["labelled_rows"]
+    del data["tasks"][0]["num_labelled_rows"]
     shards = made(data)
     bare = {row["row_id"] for row in shards.text("train").to_pylist() if row["label"] is None}
     of_task = {row_id for row_id in bare if row_id.startswith("organ.labelled")}

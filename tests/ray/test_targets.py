@@ -69,11 +69,11 @@ def job(cfg: RunConfig, shards: ShardSet, folder: Path) -> TrainingSpec:
     return TrainingSpec(
         name="cached",
         student=ref(16, 9),
-        training=cfg.distill.model_copy(update={"tokens": 10 * 8 * 64}),
+        training=cfg.distill.model_copy(update={"token_budget": 10 * 8 * 64}),
         data=data_spec(shards, 0, 4),
         objective=ObjectiveConfig(temperature=2.0),
-        teaching=TeachingSpec({"t": rungs}, "t", schedule="equal_stages"),
-        validate_every=5,
+        teaching=TeachingSpec({"t": rungs}, "t", schedule="equal_periods"),
+        eval_steps=5,
     )
 
 
@@ -90,7 +90,7 @@ def test_what_was_cached_teaches_as_the_teacher_does_and_only_what_is_missing_is
     heard = Heard()
     run = Run.open(tiny, "tiny.yaml", heard)
     vocabulary = shards.counts["tokenizer"]["vocab_size"]
-    serving = CachedServing(targets=TopKTargets(k=vocabulary), actors=2, rows_per_file=8)
+    serving = CachedServing(targets=TopKTargets(k=vocabulary), num_actors=2, rows_per_file=8)
     artifact = run.artifact("cached", "", {"k": vocabulary})
     bare = TrainingJob(
         "distill", job(tiny, shards, tmp_path), artifact, shards.artifact, 1000, serving=serving

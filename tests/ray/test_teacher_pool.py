@@ -90,7 +90,7 @@ def work(
         return ModelRef("path", str(folder / name))
 
     checkpoints = {"a": [saved("a0", 48, 0), saved("a1", 48, 1)], "b": [saved("b0", 32, 2)]}
-    even = {"ease": 1.0}
+    even = {"learnability": 1.0}
     ranking = RankingWeights({"a": even, "b": even}, early=even, late=even)
     return TrainingSpec(
         name="pool",
@@ -101,11 +101,11 @@ def work(
         teaching=TeachingSpec(
             checkpoints,
             "a",
-            schedule="equal_stages",
+            schedule="equal_periods",
             ranking=ranking,
             rules=Rules(Reassessment()),
         ),
-        validate_every=10,
+        eval_steps=10,
         backend="plain",
     )
 
@@ -216,7 +216,7 @@ def test_killed_actors_are_replaced_and_the_curve_stays_and_another_teacher_stop
 ) -> None:
     cfg = with_cluster(tiny, num_workers=2, cpus_per_worker=0.5)
     work = replace(work, backend="deepspeed")
-    killed = ordered(cfg, work, shards, "killed", actors=2)
+    killed = ordered(cfg, work, shards, "killed", num_actors=2)
     refused = ordered(cfg, replace(work, name="refused"), shards, "refused")
     start = teacher_pool.start_actors
 
@@ -247,7 +247,7 @@ def test_a_pool_of_another_teacher_is_refused_and_one_without_its_files_fails_as
     other = with_other_teachers(work)
     refused = ordered(tiny, other, shards, "refused-top-k", targets=TopKTargets(k=8))
     missing = TeachingSpec({"a": [ModelRef("path", str(tmp_path / "gone"))]}, "a")
-    gone = ordered(tiny, replace(work, teaching=missing), shards, "gone", parity_rows=0)
+    gone = ordered(tiny, replace(work, teaching=missing), shards, "gone", num_parity_rows=0)
     with pytest.raises(OSError) as in_worker:
         build_session(replace(local(gone), teaching=missing), CPU)
     batch = build_session(replace(local(refused), teaching=None), CPU).source.batch(0, 0)
@@ -256,7 +256,7 @@ def test_a_pool_of_another_teacher_is_refused_and_one_without_its_files_fails_as
             first_answer(pooled(replace(refused, job=work), different), batch)
         with pytest.raises(OSError) as caught:
             first_answer(pooled(gone, empty), batch)
-    for part in ("teacher 'a', checkpoint 1", "actor 0", "nats apart", "parity_rows to 0"):
+    for part in ("teacher 'a', checkpoint 1", "actor 0", "nats apart", "num_parity_rows to 0"):
         assert part in str(unlike.value)
     assert type(caught.value) is type(in_worker.value)
     assert str(caught.value) == str(in_worker.value)
@@ -277,7 +277,7 @@ def first_answer(source: PoolTeacherSource, batch: Batch) -> None:
 def test_workers_and_actors_that_don_t_fit_together_are_refused_at_once(
     tiny: RunConfig, work: TrainingSpec, shards: ShardSet
 ) -> None:
-    order = ordered(tiny, work, shards, "many", actors=500, cpus_per_actor=1)
+    order = ordered(tiny, work, shards, "many", num_actors=500, cpus_per_actor=1)
     with pytest.raises(InputError) as caught:
         train(Run.open(tiny, "tiny.yaml"), [order])
     assert "2 workers x 1 CPU + 500 actors x 1 CPU = 502 CPUs" in str(caught.value)
@@ -361,7 +361,7 @@ def heard(*members: Any, timeout_s: float = 60.0) -> Iterator[tuple[Pool, Listen
 
 def alone(work: TrainingSpec, pool: Pool, **serving: Any) -> PoolTeacherSource:
     source = PoolTeacherSource(
-        PoolServing(targets=TopKTargets(k=1), parity_rows=0, **serving), work, pool, CPU
+        PoolServing(targets=TopKTargets(k=1), num_parity_rows=0, **serving), work, pool, CPU
     )
     source.use("a", 0)
     return source

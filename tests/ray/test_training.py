@@ -68,7 +68,7 @@ def job(cfg: RunConfig, shards: ShardSet, folder: Path) -> TrainingSpec:
         data=data_spec(shards, 0, 8),
         objective=cfg.distill.objective,
         teaching=TeachingSpec({"t": rungs}, "t", schedule=schedule.kind),
-        validate_every=10,
+        eval_steps=10,
     )
 
 
@@ -208,7 +208,7 @@ def test_bad_steps_are_set_aside_and_too_many_in_a_row_end_the_run_at_once(
     common = max((t for t in read if t > 4), key=lambda t: len(read[t]))
     assert len(read[common]) == work.steps
     limit = longest_run(read[rare]) + 1
-    work = at_stage(work, 2, max_bad_steps=limit)
+    work = at_stage(work, 2, max_skipped_steps=limit)
     works = {
         "good": poisoned(work, student, rare, tmp_path / "rare"),
         "hopeless": poisoned(work, student, common, tmp_path / "common"),

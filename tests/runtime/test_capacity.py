@@ -13,7 +13,7 @@ def problems(cpus: float, gpus: float = 0, actors: int = 1, **changes: float) ->
     cluster = {"num_workers": 1, "cpus_per_worker": 1, "gpus_per_worker": 0}
     pool = {"cpus_per_actor": 1, "gpus_per_actor": 0}
     given = ClusterConfig(**{k: changes.get(k, v) for k, v in cluster.items()})
-    asked = PoolServing(actors=actors, **{k: changes.get(k, v) for k, v in pool.items()})
+    asked = PoolServing(num_actors=actors, **{k: changes.get(k, v) for k, v in pool.items()})
     return [str(problem) for problem in capacity_problems(given, cpus, gpus, [asked])]
 
 
@@ -31,8 +31,8 @@ def test_parts_of_a_processor_add_up(actors: int, share: float) -> None:
 def test_what_is_beyond_the_machine_is_told_of_both() -> None:
     (problem,) = problems(cpus=4, actors=4)
     assert problem == (
-        "distill.serving.actors: 1 worker x 1 CPU + 4 actors x 1 CPU = 5 CPUs, the cluster has 4. "
-        "The workers leave room for 3."
+        "distill.serving.num_actors: 1 worker x 1 CPU + 4 actors x 1 CPU = 5 CPUs, the "
+        "cluster has 4. The workers leave room for 3."
     )
 
 

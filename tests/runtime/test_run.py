@@ -52,9 +52,9 @@ def test_edits_one_after_another_keep_the_name(tmp_path: Path) -> None:
     data, seen = config(tmp_path), [owner(tmp_path)["sections"]]
     for section, change in (
         ("student", {**data["student"], "tokenizer": {"train": {"vocab_size": 400}}}),
-        ("corpora", {**data["corpora"], "validation": 0.2}),
+        ("corpora", {**data["corpora"], "validation_fraction": 0.2}),
         ("teachers", data["teachers"][:1]),
-        ("tasks", [{**data["tasks"][0], "labelled_rows": 50}]),
+        ("tasks", [{**data["tasks"][0], "num_labelled_rows": 50}]),
     ):
         data[section] = change
         run = Run.open(RunConfig.model_validate(data), "a.yaml")

@@ -35,7 +35,7 @@ def order(folder: Path, *losses: float, name: str = "full") -> TrainingJob:
     ]
     with artifact.building() as building:
         building.write_json(CURVE, {"history": history, "best": 0})
-    return TrainingJob("adapt", job, artifact, artifact, save_every=10)
+    return TrainingJob("adapt", job, artifact, artifact, save_steps=10)
 
 
 def prepared(*phases: TrainingJob, **changes: Any) -> Teacher:

@@ -32,7 +32,7 @@ def teacher(name: str, *, trained: bool = True) -> Teacher:
 def place(run: Run, weights: Weights) -> Artifact:
     """Where a model's scores are."""
     subject = ModelToScore("", weights.ref, weights.fingerprint)
-    return _artifact(run, shards(run), "audit", "validation", subject, run.cfg.audit.text_rows)
+    return _artifact(run, shards(run), "audit", "validation", subject, run.cfg.audit.num_text_rows)
 
 
 def shards(run: Run) -> ShardSet:

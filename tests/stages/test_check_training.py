@@ -19,33 +19,34 @@ def _training(tmp_path, **changes):
     ("changes", "lacking", "message"),
     [
         (
-            {"compile": True},
+            {"torch_compile": True},
             {"gpu": False, "compiler": False},
-            "distill.compile: on a CPU it needs a C++ compiler, and there is no g++. Install one, "
-            "or set compile: false.",
+            "distill.torch_compile: on a CPU it needs a C++ compiler, and there is no g++. "
+            "Install one, or set torch_compile: false.",
         ),
         (
-            {"attention": "flash_attention_2", "precision": "bfloat16"},
+            {"attn_implementation": "flash_attention_2", "precision": "bfloat16"},
             {"gpu": False},
-            "distill.attention: flash_attention_2 trains on a GPU only, and "
-            "cluster.gpus_per_worker is 0. Set attention: sdpa.",
+            "distill.attn_implementation: flash_attention_2 trains on a GPU only, and "
+            "cluster.gpus_per_worker is 0. Set attn_implementation: sdpa.",
         ),
         (
-            {"attention": "flash_attention_2", "precision": "bfloat16"},
+            {"attn_implementation": "flash_attention_2", "precision": "bfloat16"},
             {"flash": False},
-            "distill.attention: the package flash-attn is not installed. Set attention: sdpa.",
+            "distill.attn_implementation: the package flash-attn is not installed. "
+            "Set attn_implementation: sdpa.",
         ),
         (
-            {"attention": "flash_attention_2"},
+            {"attn_implementation": "flash_attention_2"},
             {},
-            "distill.attention: flash_attention_2 computes in bfloat16, and precision is float32. "
-            "Set precision: bfloat16, or attention: sdpa.",
+            "distill.attn_implementation: flash_attention_2 computes in bfloat16, and "
+            "precision is float32. Set precision: bfloat16, or attn_implementation: sdpa.",
         ),
         (
-            {"attention": "flex_attention"},
+            {"attn_implementation": "flex_attention"},
             {"gpu": False},
-            "distill.attention: flex_attention trains on a GPU only, and cluster.gpus_per_worker "
-            "is 0. Set attention: sdpa.",
+            "distill.attn_implementation: flex_attention trains on a GPU only, and "
+            "cluster.gpus_per_worker is 0. Set attn_implementation: sdpa.",
         ),
     ],
 )
@@ -59,9 +60,9 @@ def test_a_kernel_that_is_not_there_is_named(tmp_path, changes, lacking, message
     "changes",
     [
         {},
-        {"compile": True},
-        {"attention": "flex_attention"},
-        {"attention": "flash_attention_2", "precision": "bfloat16"},
+        {"torch_compile": True},
+        {"attn_implementation": "flex_attention"},
+        {"attn_implementation": "flash_attention_2", "precision": "bfloat16"},
     ],
 )
 def test_kernels_that_are_there_are_not_refused(tmp_path, changes):
@@ -96,7 +97,7 @@ def test_unequal_sizes_without_a_projection_are_named(tmp_path):
 
 def test_layers_that_fit_are_not_refused(tmp_path):
     match = {"hidden": {"layers": "uniform"}, "attention": {}}
-    assert list(match_problems(_matched(tmp_path, match, attention="eager"))) == []
+    assert list(match_problems(_matched(tmp_path, match, attn_implementation="eager"))) == []
 
 
 def test_a_model_that_can_not_be_read_is_left_to_another_check(tmp_path):

@@ -30,15 +30,15 @@ def test_the_leader_of_the_early_ranking_begins_unless_the_config_names_another(
 ) -> None:
     first, ranking = begins(tmp_path / "a")
     assert first == ranking.best("early") == "good"
-    assert begins(tmp_path / "b", first="poor")[0] == "poor"
+    assert begins(tmp_path / "b", first_teacher="poor")[0] == "poor"
 
 
 def test_a_named_teacher_that_cannot_serve_is_told_with_the_reason(tmp_path: Path) -> None:
-    run = run_of(tmp_path, *CANDIDATES, tasks=("organ",), distill={"first": "poor"})
+    run = run_of(tmp_path, *CANDIDATES, tasks=("organ",), distill={"first_teacher": "poor"})
     scored = audited(run, {"good": CANDIDATES["good"]}, failed={"poor": "its weights are torn"})
     ranking = rank(run, scored, probed(run, {"good": CANDIDATES["good"]}))
     with pytest.raises(InputError) as caught:
         first_of(run.cfg.distill, ranking)
     (problem,) = caught.value.problems
-    assert problem.where == "distill.first"
+    assert problem.where == "distill.first_teacher"
     assert problem.what == "poor can't serve: audit: its weights are torn."

@@ -10,7 +10,7 @@ from stage_results import Candidate, answers, audited, probed, run_of
 from tiny_run import config, training
 
 from distill_ray.config import InputError, RunConfig
-from distill_ray.config.several import SeveralConfig
+from distill_ray.config.ensemble import EnsembleConfig
 from distill_ray.runtime.run import Run
 from distill_ray.stages.preflight.check import find_problems
 from distill_ray.stages.preflight.plan import plan
@@ -37,7 +37,7 @@ CANDIDATES = {
 
 
 def run_with(folder: Path, **several: Any) -> Run:
-    return run_of(folder, *CANDIDATES, tasks=TASKS, distill={**ALONE, "several": several})
+    return run_of(folder, *CANDIDATES, tasks=TASKS, distill={**ALONE, "ensemble": several})
 
 
 def ranked(run: Run, **changed: Candidate) -> Ranking:
@@ -98,8 +98,8 @@ def test_members_are_those_that_may_teach_or_those_that_are_named(tmp_path: Path
     run = run_with(tmp_path)
     small = knowing(0.95, 0.4, 3.0, size_ratio=0.5)
     ranking = ranked(run, surgeon=small)
-    assert set(members_of(SeveralConfig(), ranking)) == {"pilot", "writer"}
-    named = members_of(SeveralConfig(teachers=("surgeon", "pilot")), ranking)
+    assert set(members_of(EnsembleConfig(), ranking)) == {"pilot", "writer"}
+    named = members_of(EnsembleConfig(teachers=("surgeon", "pilot")), ranking)
     places = [row["teacher"] for row in ranking.standings["middle"]]
     assert sorted(named) == ["pilot", "surgeon"] and named == sorted(named, key=places.index)
 
@@ -108,7 +108,7 @@ def test_nobody_left_is_said(tmp_path: Path) -> None:
     run = run_with(tmp_path)
     gone = {n: knowing(0.5, 0.5, 2.0, moved=(1.0, None)) for n in ("surgeon", "pilot")}
     with pytest.raises(InputError) as caught:
-        members_of(SeveralConfig(teachers=("surgeon", "pilot")), ranked(run, **gone))
+        members_of(EnsembleConfig(teachers=("surgeon", "pilot")), ranked(run, **gone))
     assert "none of them is ranked: surgeon: probe: seed 1" in str(caught.value.problems[0])
 
 
@@ -126,12 +126,12 @@ def configured(folder: Path, **changes: Any) -> RunConfig:
 
 
 def test_a_strategy_that_is_not_there_is_a_problem_of_the_config(tmp_path: Path) -> None:
-    cfg = configured(tmp_path, several={"strategy": "nowhere:at_all"})
-    (found,) = [p for p in find_problems(cfg, "tiny.yaml") if "several" in p.where]
+    cfg = configured(tmp_path, ensemble={"strategy": "nowhere:at_all"})
+    (found,) = [p for p in find_problems(cfg, "tiny.yaml") if "ensemble" in p.where]
     assert "'nowhere:at_all' can't be imported" in found.what
     known = "distill_ray.core.strategies:by_domain"
-    cfg = configured(tmp_path, several={"strategy": known, "options": {"assigment": {}}})
-    (found,) = [p for p in find_problems(cfg, "tiny.yaml") if "several" in p.where]
+    cfg = configured(tmp_path, ensemble={"strategy": known, "options": {"assigment": {}}})
+    (found,) = [p for p in find_problems(cfg, "tiny.yaml") if "ensemble" in p.where]
     assert "unknown option 'assigment'. Did you mean 'assignment'?" in found.what
 
 
@@ -140,14 +140,14 @@ def test_all_that_teach_at_once_are_in_the_worker_s_memory(tmp_path: Path) -> No
         works = plan(configured(tmp_path, **changes)).work
         return next(w for w in works if w.what.startswith("student, schedule fixed"))
 
-    alone, both = need(), need(several={"strategy": "average"})
+    alone, both = need(), need(ensemble={"strategy": "average"})
     assert both.what == "student, schedule fixed, several teachers: average"
     sizes = [4 * sum(_parameters(width)) for width in (32, 48)]
     assert (alone.need.teacher, both.need.teacher) == (max(sizes), sum(sizes))
     assert both.need.loss > alone.need.loss
     shard = {"serving": {"kind": "colocated", "shard": True}}
     heads = 4 * 320 * (32 + 48)
-    part = need(several={"strategy": "average"}, **shard).need.teacher
+    part = need(ensemble={"strategy": "average"}, **shard).need.teacher
     assert part == pytest.approx(heads + (sum(sizes) - heads) / 2, abs=4)
 
 

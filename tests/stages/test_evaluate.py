@@ -84,7 +84,7 @@ def student(run: Run, name: str) -> Student:
     artifact = run.artifact("distill", name, {})
     with artifact.building() as building:
         building.write_json(CURVE, {"history": [], "schedule": {"teacher": "big"}, "best": 0})
-    return Student(TrainingJob("distill", job, artifact, artifact, save_every=1))
+    return Student(TrainingJob("distill", job, artifact, artifact, save_steps=1))
 
 
 def teachers() -> TeacherSet:

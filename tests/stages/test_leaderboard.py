@@ -84,9 +84,9 @@ def test_predictors_are_listed_the_best_first() -> None:
         worst = {"regret_share": regret, "worst_regret_share": 2 * regret}
         return {"spearman": spearman, "kendall": value / 2, **worst}
 
-    text = shown(console.predictors("untouched", {"size": row(0.25, 0.3), "ranking": row(0.5, 0)}))
+    text = shown(console.predictors("held out", {"size": row(0.25, 0.3), "ranking": row(0.5, 0)}))
     cells = [" ".join(line.replace("│", " ").split()) for line in text.splitlines()]
-    assert cells[0] == "Untouched"
+    assert cells[0] == "Held out"
     first, second = (line for line in cells if line.startswith(("ranking", "size")))
     assert first == "ranking 0.500 0.250 to 0.625 0.250 0.0% 0.0%"
     assert second == "size 0.250 0.000 to 0.375 0.125 30.0% 60.0%"

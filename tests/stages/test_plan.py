@@ -32,7 +32,7 @@ def test_a_pool_takes_the_teacher_s_memory_from_the_worker(
     tmp_path: Path, targets: dict[str, Any]
 ) -> None:
     student, control = distilling(planned(tmp_path))
-    pool, pooled, same = distilling(planned(tmp_path, kind="pool", actors=3, targets=targets))
+    pool, pooled, same = distilling(planned(tmp_path, kind="pool", num_actors=3, targets=targets))
     assert pool.what == f"teacher pool: 3 actors beside the workers, {targets['kind']} targets"
     assert student.need and pool.need and pooled.need
     assert pool.need.teacher == student.need.teacher
@@ -54,15 +54,15 @@ def test_workers_that_share_a_teacher_hold_its_output_weights_and_a_part_of_the_
 
 
 def test_workers_and_actors_share_the_machine_s_memory(tmp_path: Path) -> None:
-    alone, beside = planned(tmp_path), planned(tmp_path, kind="pool", actors=2)
-    on_gpus = planned(tmp_path, kind="pool", actors=2, gpus_per_actor=1)
+    alone, beside = planned(tmp_path), planned(tmp_path, kind="pool", num_actors=2)
+    on_gpus = planned(tmp_path, kind="pool", num_actors=2, gpus_per_actor=1)
     assert alone.available_bytes is not None and beside.available_bytes is not None
     assert beside.available_bytes == pytest.approx(alone.available_bytes / 2, abs=2)
     assert on_gpus.available_bytes == alone.available_bytes
 
 
 def test_a_pool_that_doesn_t_fit_is_a_problem_of_the_config(tmp_path: Path) -> None:
-    found = find_problems(configured(tmp_path, kind="pool", actors=5000), "tiny.yaml")
+    found = find_problems(configured(tmp_path, kind="pool", num_actors=5000), "tiny.yaml")
     assert any("5000 actors x 1 CPU" in str(problem) for problem in found)
 
 
@@ -83,11 +83,11 @@ def test_a_plan_counts_the_probes_of_a_ranked_schedule(tmp_path: Path) -> None:
         distill = training(mix={"organ.labelled": 1, "organ.prompts": 2}, schedule=schedule)
         return distilling(plan(RunConfig.model_validate(config(tmp_path, distill=distill))))[0]
 
-    fixed, ranked = student(kind="fixed"), student(kind="ranked", every=0.25, probe_steps=8)
+    fixed, ranked = student(kind="fixed"), student(kind="ranked", interval=0.25, probe_steps=8)
     assert fixed.need and ranked.need
     assert (fixed.undone_steps, fixed.need.snapshot) == (None, 0)
     # After 10, 20 and 30 of 40 steps, with the best checkpoint of each of the two teachers.
     assert ranked.undone_steps == 3 * 2 * 8
     assert "at most 48 more steps in its probes" in ranked.what
     assert ranked.need.total - fixed.need.total == ranked.need.snapshot > 0
-    assert student(kind="ranked", every=40).undone_steps is None
+    assert student(kind="ranked", interval=40).undone_steps is None

@@ -66,10 +66,12 @@ def test_a_race_needs_two_teachers_that_can_be_ranked(tmp_path: Path) -> None:
 
 def test_where_teachers_stand_depends_on_the_student_s_progress(tmp_path: Path) -> None:
     """One is easy, the other good: weights move from what is easy to what is good."""
-    importance = dict.fromkeys(("ease", "peak", "domain", "calibration"), "low")
+    importance = dict.fromkeys(
+        ("learnability", "accuracy_above_chance", "domain_knowledge", "calibration"), "low"
+    )
     weights = {
-        "early": {**importance, "ease": "critical"},
-        "late": {**importance, "peak": "critical", "domain": "critical"},
+        "early": {**importance, "learnability": "critical"},
+        "late": {**importance, "accuracy_above_chance": "critical", "domain_knowledge": "critical"},
     }
     found = {"easy": Candidate(WORSE, (4.0, 4.01, 4.0)), "good": Candidate(TASK, (1.0, 1.0, 1.01))}
     run = run_of(tmp_path, *found, rank=weights)

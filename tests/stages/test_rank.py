@@ -17,7 +17,7 @@ from distill_ray.stages.rank import rank
 from distill_ray.stages.results.ranking import PHASES, Ranking
 from distill_ray.stages.selection.factors import Evidence, gather
 
-OTHERS = ("peak", "domain", "calibration")
+OTHERS = ("accuracy_above_chance", "domain_knowledge", "calibration")
 TASK = {"organ": answers(60, 4, 0, right=0.8)}
 CONTROL = {"organ": answers(60, 4, 0, right=0.6).scores}
 
@@ -46,7 +46,7 @@ def test_ease_is_relative_to_the_teacher_of_which_most_moved(tmp_path: Path) -> 
     found = {"a": Candidate(TASK, (4.0, 6.0)), "b": Candidate(TASK, (1.0, 3.0))}
     found["none"] = Candidate(TASK, (-1.0, -0.5))
     seen = gathered(run, found)
-    ease = {name: row["ease"] for name, row in seen.factors.items()}
+    ease = {name: row["learnability"] for name, row in seen.factors.items()}
     assert ease == pytest.approx({"a": 1.0, "b": (2 / 5) ** 0.5, "none": 0.0}), "by its root"
 
 
@@ -55,7 +55,7 @@ def test_a_failed_seed_that_was_a_lucky_one_doesn_t_make_a_teacher_easier(tmp_pa
     run = run_of(tmp_path, "a", "b")
     found = {"a": Candidate(TASK, (2.0, 2.0, None)), "b": Candidate(TASK, (2.0, 2.0, 4.0))}
     seen = gathered(run, found)
-    assert seen.factors["a"]["ease"] == pytest.approx(seen.factors["b"]["ease"])
+    assert seen.factors["a"]["learnability"] == pytest.approx(seen.factors["b"]["learnability"])
     assert seen.rows["a"]["seeds"] == [0, 1] and seen.rows["b"]["kl_moved"] == [2.0, 2.0, 4.0]
 
 
@@ -80,8 +80,8 @@ def test_factors_of_a_mixture_that_is_counted_by_hand(tmp_path: Path) -> None:
     assert row["nll"] == pytest.approx((3 * np.log(1.5) + np.log(3)) / 4)
     # The last question: (.05 + .1, .4 + .2) = (.15, .6), which is 1/5 and 4/5.
     expected = {
-        "peak": 1.0,
-        "domain": 1 - (3 * np.log(1.5) + np.log(1.25)) / 4 / 0.5623351446,
+        "accuracy_above_chance": 1.0,
+        "domain_knowledge": 1 - (3 * np.log(1.5) + np.log(1.25)) / 4 / 0.5623351446,
         "calibration": 1 - (3 * 2 / 9 + 2 / 25) / 4 / (3 / 8),
     }
     assert {f: seen.factors["sharp"][f] for f in OTHERS} == pytest.approx(expected)
@@ -162,9 +162,11 @@ def test_domain_counts_text_and_tasks_as_the_loss_does(
     found = {"a": Candidate(TASK, text={"findings": 3.0})}
     found["b"] = Candidate(TASK, text={"findings": 5.0})
     seen = gathered(run, found)
-    on_tasks = factors(TASK["organ"].scores, TASK["organ"].gold)["domain"]
-    assert seen.factors["a"]["domain"] == pytest.approx(share * 0.25 + (1 - share) * on_tasks)
-    assert seen.factors["b"]["domain"] == pytest.approx((1 - share) * on_tasks)
+    on_tasks = factors(TASK["organ"].scores, TASK["organ"].gold)["domain_knowledge"]
+    assert seen.factors["a"]["domain_knowledge"] == pytest.approx(
+        share * 0.25 + (1 - share) * on_tasks
+    )
+    assert seen.factors["b"]["domain_knowledge"] == pytest.approx((1 - share) * on_tasks)
 
 
 def test_generic_text_says_nothing_of_the_domain(tmp_path: Path) -> None:
@@ -172,8 +174,8 @@ def test_generic_text_says_nothing_of_the_domain(tmp_path: Path) -> None:
     sources = [{"name": "findings", "source": source, "kind": "generic"}]
     run = run_of(tmp_path, "a", "b", corpora={"sources": sources})
     found = {n: Candidate(TASK, text={"findings": 3.0}) for n in ("a", "b")}
-    on_tasks = factors(TASK["organ"].scores, TASK["organ"].gold)["domain"]
-    assert gathered(run, found).factors["a"]["domain"] == pytest.approx(on_tasks)
+    on_tasks = factors(TASK["organ"].scores, TASK["organ"].gold)["domain_knowledge"]
+    assert gathered(run, found).factors["a"]["domain_knowledge"] == pytest.approx(on_tasks)
 
 
 # --- draws -----------------------------------------------------------------------------------
@@ -204,7 +206,7 @@ def test_more_questions_make_what_comes_from_the_audit_surer(tmp_path: Path) -> 
     )
     for factor in OTHERS:
         assert narrow[factor] == pytest.approx(wide[factor] / 4, rel=0.35)
-    assert narrow["ease"] == wide["ease"], "the probes are the same"
+    assert narrow["learnability"] == wide["learnability"], "the probes are the same"
 
 
 def test_questions_of_one_group_are_not_counted_as_many(tmp_path: Path) -> None:
@@ -228,7 +230,7 @@ def test_more_seeds_make_ease_surer(tmp_path: Path) -> None:
             "a": Candidate(TASK, [1 + e for e in noise]),
             "b": Candidate(TASK, [2 - e for e in noise]),
         }
-        return widths(gathered(run_of(tmp_path, "a", "b"), found))["ease"]
+        return widths(gathered(run_of(tmp_path, "a", "b"), found))["learnability"]
 
     assert of(12) < of(4) / 1.5 < of(2) / 1.5
 
@@ -238,7 +240,7 @@ def test_what_all_teachers_have_in_common_at_a_seed_is_no_noise(tmp_path: Path) 
         "a": Candidate(TASK, (1.0, 3.0, 2.0)),
         "b": Candidate(TASK, (2.0, 4.0, 3.0)),
     }
-    assert widths(gathered(run_of(tmp_path, "a", "b"), found))["ease"] < 1e-4
+    assert widths(gathered(run_of(tmp_path, "a", "b"), found))["learnability"] < 1e-4
 
 
 # --- standings, calls, marks -----------------------------------------------------------------
@@ -263,7 +265,8 @@ def test_a_score_is_the_weighted_sum_of_the_factors(tmp_path: Path) -> None:
     run = run_of(
         tmp_path,
         "a", "b",
-        rank={"early": {"ease": "critical", **importance}, "late": {"ease": "low", **importance}},
+        rank={"early": {"learnability": "critical", **importance},
+              "late": {"learnability": "low", **importance}},
     )  # fmt: skip
     found = {"a": Candidate(TASK, (1.0, 1.2)), "b": Candidate(TASK, (2.0, 2.2))}
     made = ranked(run, found)
@@ -271,10 +274,10 @@ def test_a_score_is_the_weighted_sum_of_the_factors(tmp_path: Path) -> None:
     rest = sum(row[f] for f in OTHERS)
     scores = {s: {r["teacher"]: r["score"] for r in rows} for s, rows in made.standings.items()}
     # In words: critical counts 16 times as much as low.
-    assert scores["early"]["a"] == pytest.approx((16 * row["ease"] + rest) / 19)
-    assert scores["late"]["a"] == pytest.approx((row["ease"] + rest) / 4)
+    assert scores["early"]["a"] == pytest.approx((16 * row["learnability"] + rest) / 19)
+    assert scores["late"]["a"] == pytest.approx((row["learnability"] + rest) / 4)
     assert scores["middle"]["a"] == pytest.approx((scores["early"]["a"] + scores["late"]["a"]) / 2)
-    assert made.weights["early"]["ease"] == pytest.approx(16 / 19)
+    assert made.weights["early"]["learnability"] == pytest.approx(16 / 19)
 
 
 def test_standings_at_any_progress_are_those_between_the_stages(tmp_path: Path) -> None:
@@ -310,7 +313,7 @@ def test_a_teacher_without_a_size_advantage_is_marked_and_doesn_t_serve(tmp_path
     assert [row["teacher"] for row in made.standings["middle"]] == ["a", "b"], "still shown"
     assert made.serving == ["b"] and made.best("early") == "b"
     assert set(made.weighted.factors) == {"b"}
-    assert ranked(run_of(tmp_path, "a", "b", rank={"size_advantage": 0}), found).marks == {}
+    assert ranked(run_of(tmp_path, "a", "b", rank={"min_size_ratio": 0}), found).marks == {}
 
 
 def test_a_teacher_whose_answers_have_no_valid_form_is_marked(tmp_path: Path) -> None:
@@ -383,7 +386,7 @@ def test_a_teacher_alone_is_ranked(tmp_path: Path) -> None:
     made = ranked(run_of(tmp_path, "a"), {"a": Candidate(TASK, (1.0, 1.2))})
     (row,) = made.standings["middle"]
     assert (row["probability_best"], made.calls["middle"]) == (1.0, "separated at 95 %")
-    assert made.factors["a"]["ease"] == 1.0
+    assert made.factors["a"]["learnability"] == 1.0
 
 
 def test_a_ranking_of_nobody_is_refused_with_the_reasons(tmp_path: Path) -> None:

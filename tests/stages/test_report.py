@@ -133,10 +133,10 @@ def test_columns_of_numbers_are_found():
 
 
 def test_several_teachers_begin_together():
-    state = {"teacher": "several", "checkpoint_index": 0}
+    state = {"teacher": "ensemble", "checkpoint_index": 0}
     (only,) = segments([], state, 10)
     assert only["reason"] == "all begin"
-    assert taught([only]) == "several taught throughout, all 10 steps, with one checkpoint."
+    assert taught([only]) == "ensemble taught throughout, all 10 steps, with one checkpoint."
 
 
 def test_what_a_student_read_is_told_in_shares_of_its_tokens():

@@ -28,6 +28,9 @@ def test_it_fits_a_small_machine():
 
 
 def test_a_student_with_more_layers_than_the_model_is_refused(tmp_path):
-    cfg = load_config(CONFIG, [f"storage={tmp_path}", "student.model.layers=31"])
+    cfg = load_config(CONFIG, [f"storage={tmp_path}", "student.model.num_hidden_layers=31"])
     (problem,) = find_problems(cfg, CONFIG.name)
-    assert str(problem) == "student.model.layers: 31 layers of 30 can't be kept. Give 1 to 30."
+    assert (
+        str(problem)
+        == "student.model.num_hidden_layers: 31 layers of 30 can't be kept. Give 1 to 30."
+    )

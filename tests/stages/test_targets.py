@@ -35,7 +35,7 @@ KNOWN = {"reassess": {"at_progress": []}, "schedule": {"kind": "fixed"}}
 def configured(folder: Path, *, tokens: int = 20480, **serving: Any) -> RunConfig:
     mix = {"organ.labelled": 1, "organ.prompts": 2, "findings": 1}
     given = {"kind": "cached", **serving}
-    distill = training(mix=mix, tokens=tokens, serving=given, **KNOWN)
+    distill = training(mix=mix, token_budget=tokens, serving=given, **KNOWN)
     return RunConfig.model_validate(config(folder, distill=distill))
 
 
@@ -44,7 +44,7 @@ def row(made: Plan) -> Work:
 
 
 @pytest.mark.parametrize(
-    "targets", [{"kind": "top_k", "k": 64}, {"kind": "samples", "samples": 64}]
+    "targets", [{"kind": "top_k", "k": 64}, {"kind": "samples", "num_samples": 64}]
 )
 def test_the_plan_says_how_much_disk_targets_take_at_most(
     tmp_path: Path, targets: dict[str, Any]
@@ -62,7 +62,7 @@ def test_the_plan_says_how_much_disk_targets_take_at_most(
 
 
 def test_the_plan_is_short_where_the_disk_is(tmp_path: Path) -> None:
-    made = plan(configured(tmp_path, tokens=10**13))
+    made = plan(configured(tmp_path, token_budget=10**13))
     assert made.short_of_disk == [row(made)]
     said = console.disk(made)
     assert "That may be too little: free space, set storage elsewhere" in said
@@ -79,9 +79,9 @@ def test_the_teacher_is_in_the_actors_and_not_in_the_worker(tmp_path: Path) -> N
 
 
 def test_actors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    found = find_problems(configured(tmp_path, actors=5000), "tiny.yaml")
+    found = find_problems(configured(tmp_path, num_actors=5000), "tiny.yaml")
     said = [str(problem) for problem in found]
-    assert any(text.startswith("distill.serving.actors: 5000 workers x 1 CPU") for text in said)
+    assert any(text.startswith("distill.serving.num_actors: 5000 workers x 1 CPU") for text in said)
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +97,11 @@ def order(tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
         name="student",
         student=tiny.ref(0),
         training=TrainingConfig(
-            tokens=4 * 4 * 16, batch_rows=4, micro_batch_rows=4, mix={"notes": 1}
+            token_budget=4 * 4 * 16, global_batch_size=4, micro_batch_size=4, mix={"notes": 1}
         ),
-        data=DataSpec(Path(), Path(), {"notes": "text"}, 16, seed=0, validation_rows=4),
+        data=DataSpec(Path(), Path(), {"notes": "text"}, 16, seed=0, num_validation_rows=4),
         objective=ObjectiveConfig(temperature=2.0),
-        teaching=TeachingSpec({"big": [tiny.ref(1), tiny.ref(2)]}, "big", "equal_stages"),
+        teaching=TeachingSpec({"big": [tiny.ref(1), tiny.ref(2)]}, "big", "equal_periods"),
     )
     artifact = Artifact(Storage(str(base)), "distill", "student", {})
     return TrainingJob("distill", job, artifact, shards, 100, serving=CachedServing())
@@ -134,11 +134,11 @@ def test_targets_are_keyed_by_all_that_they_depend_on(order: TrainingJob) -> Non
         keys(order, "another teacher"),
         keys(replace(order, shards=shards)),
         keys(replace(order, serving=CachedServing(targets=few))),
-        keys(replace(order, serving=CachedServing(targets=SampledTargets(samples=8)))),
+        keys(replace(order, serving=CachedServing(targets=SampledTargets(num_samples=8)))),
         keys(replace(order, serving=CachedServing(rows_per_file=7))),
         keys(changed(order, objective=ObjectiveConfig(temperature=1.0))),
-        keys(changed(order, data=replace(order.job.data, validation_rows=3))),
-        keys(changed(order, training={"tokens": 8 * 4 * 16})),
+        keys(changed(order, data=replace(order.job.data, num_validation_rows=3))),
+        keys(changed(order, training={"token_budget": 8 * 4 * 16})),
         keys(changed(order, training={"precision": "bfloat16"})),
     ]
     found = {*known, *(key for other in others for key in other)}
@@ -147,9 +147,9 @@ def test_targets_are_keyed_by_all_that_they_depend_on(order: TrainingJob) -> Non
 
 def test_what_does_not_change_targets_keeps_them(order: TrainingJob) -> None:
     same = [
-        replace(order, serving=CachedServing(actors=3)),
+        replace(order, serving=CachedServing(num_actors=3)),
         changed(order, student=tiny.ref(9)),
-        changed(order, training={"learning_rate": 1.0, "micro_batch_rows": 2}),
+        changed(order, training={"learning_rate": 1.0, "micro_batch_size": 2}),
         changed(order, objective=ObjectiveConfig(temperature=2.0, alpha=0.1)),
     ]
     for other in same:

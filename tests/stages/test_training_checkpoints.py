@@ -40,7 +40,7 @@ def orders(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingJob]:
     job = TrainingSpec("wide, full", student, recipe, data, num_checkpoints=1, backend="plain")
     storage = Storage(str(base))
     artifacts = [Artifact(storage, "adapt", name, {"name": name}) for name in ("one", "two")]
-    return [TrainingJob("adapt", job, each, each, save_every=1) for each in artifacts]
+    return [TrainingJob("adapt", job, each, each, save_steps=1) for each in artifacts]
 
 
 def fresh(order: TrainingJob) -> Session:

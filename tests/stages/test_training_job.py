@@ -41,7 +41,7 @@ def ordered(folder: Path, *, stopped_after: int = 4, lora: LoraConfig | None = N
     ]
     with artifact.building() as building:
         building.write_json(CURVE, {"history": history, "best": 1})
-    return TrainingJob("adapt", job, artifact, artifact, save_every=10)
+    return TrainingJob("adapt", job, artifact, artifact, save_steps=10)
 
 
 def test_an_order_has_a_checkpoint_at_every_rung(tmp_path: Path) -> None:
@@ -61,7 +61,9 @@ def test_a_student_is_its_last_checkpoint_or_its_best(
     tmp_path: Path, keep: str, checkpoint_index: int
 ) -> None:
     order = ordered(tmp_path)
-    distill = DistillConfig.model_validate(training(mix={"findings": 1}, checkpoints=4, keep=keep))
+    distill = DistillConfig.model_validate(
+        training(mix={"findings": 1}, num_checkpoints=4, select_checkpoint=keep)
+    )
     order = replace(order, job=replace(order.job, training=distill))
     assert order.kept() == checkpoint_index
     assert order.kept_ref() == order.rung_refs()[checkpoint_index]
@@ -69,7 +71,7 @@ def test_a_student_is_its_last_checkpoint_or_its_best(
 
 def test_the_best_of_one_is_refused() -> None:
     with pytest.raises(ValueError, match="best of 1 checkpoint"):
-        DistillConfig.model_validate(training(mix={"findings": 1}, keep="best"))
+        DistillConfig.model_validate(training(mix={"findings": 1}, select_checkpoint="best"))
 
 
 def test_the_losses_of_tasks_count_before_those_of_text(tmp_path: Path) -> None:

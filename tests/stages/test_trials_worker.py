@@ -48,14 +48,14 @@ def run(tmp_path: Path) -> Run:
 def plan_of(run: Run, **changes: object) -> TrialSpec:
     tokens = 6 * 4 * LENGTH
     training = run.cfg.distill.model_copy(
-        update={"tokens": tokens, "batch_rows": 4, "micro_batch_rows": 4}
+        update={"token_budget": tokens, "global_batch_size": 4, "micro_batch_size": 4}
     )
     made = TrialSpec("arm", training, 4, rungs=2, order=0, identity={})
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
 def taught(run: Run, **changes: object) -> TrialSpec:
-    spec = TeachingSpec({"a": RUNGS}, "a", "equal_stages")
+    spec = TeachingSpec({"a": RUNGS}, "a", "equal_periods")
     return plan_of(run, **{"teaching": spec, "objective": ObjectiveConfig(), **changes})
 
 
@@ -116,7 +116,7 @@ def test_the_anchor_and_what_happens_at_a_switch_reach_the_training(run: Run) ->
         taught(run, objective=ADAPTIVE, frozen_student=STUDENT),
         taught(run, objective=ADAPTIVE, frozen_student=FROZEN_STUDENT),
         taught(run),
-        taught(run, at_switch=OnSwitch(reset=True)),
+        taught(run, on_switch=OnSwitch(reset=True)),
     ]
     trials = [made_of(run, plan) for plan in plans]
     assert len({t.artifact.fingerprint for t in trials}) == 3 + 1

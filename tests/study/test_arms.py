@@ -81,7 +81,7 @@ def test_every_checkpoint_that_may_serve_is_a_static_choice(made: Made) -> None:
 
 def test_the_strongest_is_the_most_accurate_on_the_validation_split(made: Made) -> None:
     assert strongest(made.found) == "strong"
-    assert checkpoints(made.arms["strongest"]) == {"strong": ["strong-2"]}
+    assert checkpoints(made.arms["most_accurate"]) == {"strong": ["strong-2"]}
     assert checkpoints(made.arms["scd"]) == {"strong": ["strong-0", "strong-1", "strong-2"]}
 
 
@@ -95,15 +95,15 @@ def test_only_schedules_that_may_change_the_teacher_have_all_ladders(made: Made)
 
 
 def test_arms_that_come_to_the_same_thing_share_a_training(made: Made) -> None:
-    assert made.path("strongest") == made.path("strong 3")
+    assert made.path("most_accurate") == made.path("strong 3")
     assert made.path("default") == made.path("ranked"), "what a run does that says nothing"
     paths = [made.path(name) for name in made.arms]
     assert len(set(paths)) == len(paths) - 2
 
 
 def test_scd_and_ordered_checkpoints_reset_the_optimiser_others_keep_it(made: Made) -> None:
-    switches = {name: made.trial(name).job.at_switch for name in ("scd", "equal_stages", "ranked")}
-    assert (switches["scd"].reset, switches["equal_stages"].reset) == (True, True)
+    switches = {name: made.trial(name).job.on_switch for name in ("scd", "equal_periods", "ranked")}
+    assert (switches["scd"].reset, switches["equal_periods"].reset) == (True, True)
     assert not switches["ranked"].reset
 
 
@@ -130,9 +130,9 @@ def test_weighted_arms_are_anchored_at_the_control_of_their_seed(made: Made) -> 
 
 
 def test_progress_is_measured_only_where_it_decides(tmp_path: Path) -> None:
-    made = Made(tmp_path, distill={"reassess": {"at_progress": [0.5]}, "validate_every": 7})
-    assert made.trial("default").job.validate_every == 7
-    assert made.trial("ranked").job.validate_every is None, "its probes tell it"
+    made = Made(tmp_path, distill={"reassess": {"at_progress": [0.5]}, "eval_steps": 7})
+    assert made.trial("default").job.eval_steps == 7
+    assert made.trial("ranked").job.eval_steps is None, "its probes tell it"
     assert made.arms["default"].settings()["reassess"]["at_progress"] == [0.5]
 
 
@@ -141,12 +141,12 @@ def test_what_a_default_says_touches_no_other_arm(tmp_path: Path, made: Made) ->
     changed = Made(
         tmp_path,
         distill={
-            "schedule": {"kind": "ranked", "every": 3},
-            "at_switch": {"optimizer": "reset"},
+            "schedule": {"kind": "ranked", "interval": 3},
+            "on_switch": {"optimizer": "reset"},
             "objective": {"weighting": "adaptive"},
         },
     )
-    for name in ("strong 1", "strongest", "equal_stages", "scd", "on_plateau", CONTROL):
+    for name in ("strong 1", "most_accurate", "equal_periods", "scd", "on_plateau", CONTROL):
         assert changed.path(name) == made.path(name), name
     assert changed.path("default") != made.path("default")
     assert changed.arms["default"].weighted

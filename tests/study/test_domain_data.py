@@ -31,7 +31,12 @@ from distill_ray.study.domain_data.run import Outcome, require
 
 N, OPTIONS = 200, 4
 CFG = DomainDataStudy(
-    name="texts", run={}, domains={"a": {}, "b": {}}, seeds=(0, 1), untouched=("b",), resamples=300
+    name="texts",
+    run={},
+    domains={"a": {}, "b": {}},
+    seeds=(0, 1),
+    held_out_domains=("b",),
+    num_bootstrap=300,
 )
 AS_PUBLISHED = {
     "raw-generic": (0.40, 0.42),
@@ -186,7 +191,7 @@ def page(published: DomainResult, tmp_path_factory: pytest.TempPathFactory) -> s
     overall = {
         "all": overall_of(CFG, [*parts.values()]),
         "chosen on": overall_of(CFG, [published]),
-        "untouched": overall_of(CFG, [other]),
+        "held out": overall_of(CFG, [other]),
     }
     found = Outcome(CFG, {name: part.row for name, part in parts.items()}, overall)
     written = write_page(found, base / "results", "distill-ray study domain-data x.yaml")
@@ -212,11 +217,11 @@ def test_where_all_is_as_published_the_page_says_so(
     published: DomainResult, tmp_path: Path
 ) -> None:
     published.row["cost"] = {"busy_s": 1.0, "worker_s": 1.0}
-    cfg = CFG.model_copy(update={"untouched": (), "domains": {"a": {}}})
+    cfg = CFG.model_copy(update={"held_out_domains": (), "domains": {"a": {}}})
     found = Outcome(cfg, {"a": published.row}, {"all": overall_of(cfg, [published])})
     text = write_page(found, tmp_path, "x").read_text()
     assert "The data agree with the papers in every claim, and no domain contradicts one." in text
-    assert "untouched" not in text and "on 1 domain, with 2 seeds" in text
+    assert "held out" not in text and "on 1 domain, with 2 seeds" in text
 
 
 def test_unequal_tokens_are_told(page: str) -> None:
@@ -276,7 +281,11 @@ def arms(**mixes: Any) -> list[dict[str, Any]]:
             "tiny: teachers: raw isn't adapted after further recipes. Give it the same model",
         ),
         (
-            {"run": recipes(reads={"tokens": 20480, "batch_rows": 8, "mix": {"findings": 1}})},
+            {
+                "run": recipes(
+                    reads={"token_budget": 20480, "global_batch_size": 8, "mix": {"findings": 1}}
+                )
+            },
             "tiny: teachers: raw has read findings, so it isn't raw. Take it out of reads.",
         ),
         (
@@ -284,7 +293,7 @@ def arms(**mixes: Any) -> list[dict[str, Any]]:
                 "run": recipes(
                     **{
                         "reads-findings": {
-                            "tokens": 20480,
+                            "token_budget": 20480,
                             "mix": {"findings": 1, "organ.labelled": 1},
                         }
                     }

@@ -37,11 +37,17 @@ def domain(*order: float, cost: float = 0.08, **changes: Any) -> dict[str, Any]:
     }
 
 
-def study_of(*, untouched: tuple[str, ...] = ("seen_last",), **rows: dict[str, Any]) -> Study:
+def study_of(
+    *, held_out_domains: tuple[str, ...] = ("seen_last",), **rows: dict[str, Any]
+) -> Study:
     cfg = RankingStudy(
-        name="which", run={}, domains={n: {} for n in rows}, untouched=untouched, resamples=100
+        name="which",
+        run={},
+        domains={n: {} for n in rows},
+        held_out_domains=held_out_domains,
+        num_bootstrap=100,
     )
-    groups = {"all": [*rows], "untouched": [*untouched]}
+    groups = {"all": [*rows], "held out": [*held_out_domains]}
     overall = {g: _overall(cfg, [rows[n] for n in names]) for g, names in groups.items() if names}
     return Study(cfg, dict(rows), overall)
 
@@ -98,7 +104,7 @@ def test_the_summary_holds_the_figures_against_the_targets(page: str) -> None:
 
 
 def test_where_every_domain_was_chosen_on_nothing_is_said_of_others(tmp_path: Path) -> None:
-    made = study_of(untouched=(), chosen_on=domain(1, 2, 3))
+    made = study_of(held_out_domains=(), chosen_on=domain(1, 2, 3))
     text = write_page(made, tmp_path, "x").read_text()
     assert "untouched domain" not in text and "untouched by" not in text
     assert "3 candidate teachers on 1 domain:" in text and "### All: 1 domain\n" in text

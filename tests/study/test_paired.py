@@ -25,7 +25,7 @@ SAID = {"rsr": 2.0, "surprisal": 1.0, "gradient_norm": 3.0, "grace": 4.0}
 
 def study_of(**changes: Any) -> RankingStudy:
     data = {"name": "which", "run": {}, "domains": {"a": {}}, "seeds": [0, 1], "rungs": 2}
-    return RankingStudy.model_validate({**data, "resamples": 200, **changes})
+    return RankingStudy.model_validate({**data, "num_bootstrap": 200, **changes})
 
 
 def candidates(**changes: Candidate) -> dict[str, Candidate]:

@@ -22,7 +22,8 @@ def outcome(folder: Path, **shares: dict[str, Any]) -> Outcome:
     """Domain → changes of what its arms reached; the last one is untouched."""
     last = list(shares)[-1]
     cfg = ScheduleStudy(
-        name="when", run={}, domains={n: {} for n in shares}, seeds=CFG.seeds, untouched=(last,),
+        name="when", run={}, domains={n: {} for n in shares}, seeds=CFG.seeds,
+        held_out_domains=(last,),
         default="scd",
     )  # fmt: skip
     found = {
@@ -31,7 +32,7 @@ def outcome(folder: Path, **shares: dict[str, Any]) -> Outcome:
     }
     for each in found.values():
         each.row["cost"] = COST
-    groups = {"all": list(found.values()), "untouched": [found[last]]}
+    groups = {"all": list(found.values()), "held out": [found[last]]}
     overall = {group: overall_of(members) for group, members in groups.items()}
     return Outcome(cfg, {name: each.row for name, each in found.items()}, overall)
 
@@ -39,7 +40,7 @@ def outcome(folder: Path, **shares: dict[str, Any]) -> Outcome:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """On one domain the default schedule is far above the best static choice, on one below."""
-    above, below = {"scd": (0.98, 0.98)}, {"scd": (0.2, 0.22), "strongest": (0.5, 0.5)}
+    above, below = {"scd": (0.98, 0.98)}, {"scd": (0.2, 0.22), "most_accurate": (0.5, 0.5)}
     return outcome(tmp_path_factory.mktemp("runs"), chosen_on=above, seen_last=below)
 
 
@@ -96,23 +97,27 @@ def test_a_lead_that_the_interval_does_not_show_is_said_to_be_one(tmp_path: Path
 
 def test_each_step_of_the_published_order_is_told_as_it_was_found(page: str) -> None:
     own = paragraph(page, "On seen_last, untouched by any choice, the published order")
-    assert "`strongest` over `control`" in own and "no difference shown" in own
+    assert "`most_accurate` over `control`" in own and "no difference shown" in own
     assert "So 0 of 1 step stand as published." in own
     table = rows_of(page, "All")
-    assert table["control"][0] == "strongest" and table["control"][-1] == "0.655 to 0.727"
+    assert table["control"][0] == "most_accurate" and table["control"][-1] == "0.655 to 0.727"
 
 
 @pytest.mark.parametrize(
     ("right", "said", "end"),
     [
         (0.95, "as published", "So 1 of 1 step stand as published."),
-        (0.1, "the opposite of what", ", and at `strongest` the data disagree with the papers."),
+        (
+            0.1,
+            "the opposite of what",
+            ", and at `most_accurate` the data disagree with the papers.",
+        ),
     ],
 )
 def test_where_the_data_disagree_with_the_papers_the_page_says_so(
     tmp_path: Path, right: float, said: str, end: str
 ) -> None:
-    found = outcome(tmp_path, one={"strongest": (right, right)})
+    found = outcome(tmp_path, one={"most_accurate": (right, right)})
     text = write_page(found, tmp_path / "page", "x").read_text()
     order = paragraph(text, "On all domains, the published order")
     assert said in order and order.endswith(end)
@@ -136,7 +141,7 @@ def test_probes_and_time_stand_beside_what_they_bought(page: str) -> None:
 
 def test_a_domain_names_its_choices_and_its_seeds(page: str) -> None:
     section = page.split("\n## seen_last\n")[1]
-    assert "untouched by any choice" in section and "the strongest on the validation" in section
+    assert "untouched by any choice" in section and "the most accurate on validation" in section
     assert "The best static choice there is big 1, on the test split it is big 2." in section
     assert rows_of(section, "What each arm reached")["scd"][1] == "0.200 · 0.217"
     assert "(when-seen_last.svg)" in section

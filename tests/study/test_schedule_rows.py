@@ -50,7 +50,7 @@ def test_seeds_that_agree_are_counted_one_by_one(domain: Taught) -> None:
     arms = domain.row["arms"]
     assert [arms["ranked"]["against"][BEST_STATIC][k] for k in ("ahead", "seeds")] == [2, 2]
     assert arms[CONTROL]["against"][BEST_STATIC]["ahead"] == 0
-    mixed = against(domain.tasks, "ranked", "strongest")
+    mixed = against(domain.tasks, "ranked", "most_accurate")
     assert (mixed["ahead"], mixed["seeds"]) == (0, 2), "behind, and equal"
 
 
@@ -80,10 +80,10 @@ def test_a_student_is_held_against_the_teacher_that_served_last_with_each_seed(
     np.testing.assert_allclose(task.over_last("ranked", "accuracy"), by_hand)
     found = domain.row["arms"]["ranked"]["against"]
     assert found["last teacher"]["accuracy"]["value"] == pytest.approx(by_hand.mean())
-    strongest = found["strongest teacher"]["accuracy"]["value"]
+    strongest = found["most_accurate teacher"]["accuracy"]["value"]
     assert strongest == pytest.approx((arm.mean(axis=0) - big).mean())
     assert found["last teacher"]["not_below"] == 1.0
-    assert found["strongest teacher"]["not_below"] == 0.0
+    assert found["most_accurate teacher"]["not_below"] == 0.0
 
 
 def test_matching_is_not_being_worse_by_the_interval_and_beating_is_being_better(
@@ -131,7 +131,7 @@ def test_over_domains_tasks_count_alike_and_are_resampled_apart(tmp_path: Path) 
     assert [lead["low"], lead["high"]] == pytest.approx(np.percentile(draws, [2.5, 97.5]).tolist())
     one, other = (t.over.means(v) for t, v in zip(tasks, [values[0], values[0]]))
     assert abs(np.corrcoef(one, other)[0, 1]) < 0.25, "independent drawings"
-    assert {step["to"] for step in whole["steps"]} == {"strongest"}, "others weren't run"
+    assert {step["to"] for step in whole["steps"]} == {"most_accurate"}, "others weren't run"
 
 
 def test_an_interval_over_tasks_is_narrower_than_each_one_s() -> None:
@@ -149,6 +149,6 @@ def test_an_interval_over_tasks_is_narrower_than_each_one_s() -> None:
 
 def test_training_time_is_told_against_plain_distillation(domain: Taught) -> None:
     arms = overall_of([domain])["arms"]
-    assert arms["scd"]["training_share"] == 3.0 and arms["strongest"]["training_share"] == 1.0
+    assert arms["scd"]["training_share"] == 3.0 and arms["most_accurate"]["training_share"] == 1.0
     assert arms["ranked"]["probe_share"] == pytest.approx(0.34)
     assert "training_share" not in arms[BEST_STATIC]

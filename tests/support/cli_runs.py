@@ -28,15 +28,15 @@ def write_configs(path: Path, workers: int) -> Path:
     """A run's and a study's, with enough steps that a kill falls into the middle."""
     data = config(path)
     for recipe in data["adapt"]["recipes"].values():
-        recipe["tokens"] = 40960
+        recipe["token_budget"] = 40960
     data["student"]["model"] = tiny_model(24, 1)
-    data["distill"] |= {"tokens": 102400, "save_every": 20, "validate_every": 50}
+    data["distill"] |= {"token_budget": 102400, "save_steps": 20, "eval_steps": 50}
     data |= {"storage": str(path / "runs" / "which")}
     data["probe"]["race"] = {"max_seeds": 3}
     data["cluster"] |= {"num_workers": workers, "max_failures": 0}
     _with_failing_teachers(data, path)
     (path / "tiny.yaml").write_text(yaml.safe_dump(data))
-    study = {"name": "which", "storage": str(path / "runs"), "seeds": [0, 1], "rungs": 2}
+    study = {"name": "which", "storage": str(path / "runs"), "seeds": [0, 1], "num_curve_points": 2}
     study |= {"results": str(path / "results"), "domains": {"tiny": {}}}
     shared = {k: v for k, v in data.items() if k not in ("name", "storage")}
     (path / "study.yaml").write_text(yaml.safe_dump({**study, "run": shared}))
@@ -47,17 +47,17 @@ def write_schedule_study(path: Path, workers: int) -> Path:
     """A study of schedules on one domain; its arms switch often in few steps."""
     data = config(path)
     for recipe in data["adapt"]["recipes"].values():
-        recipe["tokens"] = 40960
-    data["probe"]["tokens"] = 4096
-    data["distill"] |= {"tokens": 30720, "validate_every": 10}
+        recipe["token_budget"] = 40960
+    data["probe"]["token_budget"] = 4096
+    data["distill"] |= {"token_budget": 30720, "eval_steps": 10}
     data["cluster"] |= {"num_workers": workers, "max_failures": 0}
     shared = {k: v for k, v in data.items() if k not in ("name", "storage")}
     arms = {
         "on_plateau": {"distill": {"schedule": {"window": 4, "min_gain": 0.2}}},
-        "ranked": {"distill": {"schedule": {"every": 15, "probe_steps": 2}}},
+        "ranked": {"distill": {"schedule": {"interval": 15, "probe_steps": 2}}},
         "ranked-aw": None,
     }
-    study = {"name": "when", "storage": str(path / "runs"), "seeds": [0, 1], "rungs": 1}
+    study = {"name": "when", "storage": str(path / "runs"), "seeds": [0, 1], "num_curve_points": 1}
     study |= {"results": str(path / "results"), "domains": {"tiny": {}}, "arms": arms}
     (path / "schedule.yaml").write_text(yaml.safe_dump({**study, "run": shared}))
     return path
@@ -78,15 +78,15 @@ def write_domain_study(path: Path, workers: int) -> Path:
     data["adapt"]["recipes"] = {
         "reads": training(mix={"talk": 1}),
         "reads-findings": training(mix={"findings": 4, "talk": 1}),
-        "fine-tune": training(mix={"organ.labelled": 1}, tokens=10240),
+        "fine-tune": training(mix={"organ.labelled": 1}, token_budget=10240),
     }
     del data["probe"]
-    data["distill"] = training(objective={"alpha": 0.9}, tokens=15360)
+    data["distill"] = training(objective={"alpha": 0.9}, token_budget=15360)
     data["cluster"] |= {"num_workers": workers, "max_failures": 0}
     shared = {k: v for k, v in data.items() if k not in ("name", "storage")}
     mixes = {"talk": {"talk": 1}, "mixed": {"talk": 7, "findings": 3}, "findings": {"findings": 1}}
     arms = [{"name": name, "mix": mix} for name, mix in mixes.items()]
-    study = {"name": "texts", "storage": str(path / "runs"), "seeds": [0, 1], "rungs": 1}
+    study = {"name": "texts", "storage": str(path / "runs"), "seeds": [0, 1], "num_curve_points": 1}
     study |= {"results": str(path / "results"), "domains": {"tiny": {}}, "arms": arms}
     (path / "texts.yaml").write_text(yaml.safe_dump({**study, "run": shared}))
     return path

@@ -23,12 +23,12 @@ from distill_ray.study.schedule.arms import CONTROL, Arm
 from distill_ray.study.schedule.compare import Taught, compared
 
 N, OPTIONS = 60, 4
-CFG = ScheduleStudy(name="when", run={}, domains={"a": {}}, seeds=(0, 1), resamples=300)
+CFG = ScheduleStudy(name="when", run={}, domains={"a": {}}, seeds=(0, 1), num_bootstrap=300)
 RIGHT = {
     CONTROL: (0.50, 0.52),
     "big 1": (0.60, 0.62),
     "big 2": (0.72, 0.70),
-    "strongest": (0.72, 0.70),
+    "most_accurate": (0.72, 0.70),
     "scd": (0.74, 0.76),
     "ranked": (0.66, 0.70),
 }
@@ -37,7 +37,7 @@ VALIDATION = {"big 1": 0.8, "big 2": 0.7}
 
 
 def arm_of(name: str) -> Arm:
-    cfg = DistillConfig(tokens=1000, mix={"organ.labelled": 1})
+    cfg = DistillConfig(token_budget=1000, mix={"organ.labelled": 1})
     if name == CONTROL:
         return Arm(name, cfg)
     schedule = name if name in ("scd", "ranked") else "fixed"

@@ -55,7 +55,7 @@ def run_of(folder: Path, *teachers: str, tasks: Sequence[str] = ("organ",), **ch
     data["adapt"]["recipes"]["full"]["mix"] = data["adapt"]["recipes"]["lora"]["mix"] = {
         labelled: 1
     }
-    data["rank"] = {"draws": DRAWS}
+    data["rank"] = {"num_draws": DRAWS}
     for section, change in changes.items():
         together = isinstance(change, dict) and section in data
         data[section] = {**data[section], **change} if together else change

@@ -42,7 +42,12 @@ def tiny_model(hidden: int, seed: int) -> dict[str, Any]:
 
 
 def training(**changes: Any) -> dict[str, Any]:
-    base = {"tokens": 20480, "batch_rows": 8, "micro_batch_rows": 2, "learning_rate": 3e-3}
+    base = {
+        "token_budget": 20480,
+        "global_batch_size": 8,
+        "micro_batch_size": 2,
+        "learning_rate": 3e-3,
+    }
     return {**base, **changes}
 
 
@@ -65,9 +70,9 @@ def config(folder: Path, **changes: Any) -> dict[str, Any]:
         ],
         "corpora": {
             "sequence_length": 64,
-            "validation": 0.15,
-            "test": 0.15,
-            "buckets": 2,
+            "validation_fraction": 0.15,
+            "test_fraction": 0.15,
+            "num_shards": 2,
             "sources": [{"name": "findings", "source": {"text": str(folder / "corpus.txt")}}],
         },
         "tasks": [
@@ -75,7 +80,7 @@ def config(folder: Path, **changes: Any) -> dict[str, Any]:
                 "name": "organ",
                 "source": {"jsonl": str(folder / "task.jsonl")},
                 "prompt": "{text}\nOrgan:",
-                "labelled_rows": 120,
+                "num_labelled_rows": 120,
             }
         ],
         "adapt": {
@@ -88,13 +93,13 @@ def config(folder: Path, **changes: Any) -> dict[str, Any]:
             mix={"organ.labelled": 1, "organ.prompts": 2},
             seeds=[0, 1],
             race=None,
-            rungs=2,
-            tokens=10240,
+            num_curve_points=2,
+            token_budget=10240,
         ),
         "distill": training(
             mix={"organ.labelled": 1, "organ.prompts": 2, "findings": 1},
-            validate_every=5,
-            save_every=4,
+            eval_steps=5,
+            save_steps=4,
         ),
         "cluster": {"num_workers": 2, "object_store_gib": 0.1},
     }

@@ -49,7 +49,7 @@ def step(turns: ArmClient, *, work: StepWork) -> None:
 def pooled(turns: ArmClient, *, work: StepWork) -> None:
     """The same, the teacher in an actor of as many threads as the worker has."""
     threads = float(torch.get_num_threads())
-    _take(turns, work, PoolServing(cpus_per_actor=threads, lookahead=1, parity_rows=0))
+    _take(turns, work, PoolServing(cpus_per_actor=threads, lookahead=1, num_parity_rows=0))
 
 
 class Gate:

@@ -43,9 +43,9 @@ def shard_folder(base: Path) -> Path:
 def job(work: StepWork, base: Path, steps: int) -> TrainingSpec:
     """The work as a job on the rows under `base`."""
     training = TrainingConfig(
-        tokens=steps * work.tokens,
-        batch_rows=work.rows,
-        micro_batch_rows=work.rows,
+        token_budget=steps * work.tokens,
+        global_batch_size=work.rows,
+        micro_batch_size=work.rows,
         mix={"bench": 1.0},
     )
     return TrainingSpec(

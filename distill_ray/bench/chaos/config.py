@@ -51,7 +51,7 @@ def _config(folder: Path) -> dict[str, Any]:
         ],
         "corpora": {
             "sequence_length": LENGTH,
-            "buckets": 2,
+            "num_shards": 2,
             "sources": [{"name": "notes", "source": {"text": str(folder / "text.txt")}}],
         },
         "tasks": [
@@ -59,21 +59,23 @@ def _config(folder: Path) -> dict[str, Any]:
                 "name": "faults",
                 "source": {"jsonl": str(folder / "task.jsonl")},
                 "prompt": "{text}\nPart:",
-                "labelled_rows": 400,
+                "num_labelled_rows": 400,
             }
         ],
         "adapt": {
-            "recipes": {"all": _training(60, mix={"faults.labelled": 2, "notes": 1}, checkpoints=5)}
+            "recipes": {
+                "all": _training(60, mix={"faults.labelled": 2, "notes": 1}, num_num_checkpoints=5)
+            }
         },
-        "probe": _training(80, mix=taught, seeds=[0, 1], rungs=2, race=None),
+        "probe": _training(80, mix=taught, seeds=[0, 1], num_curve_points=2, race=None),
         "distill": _training(
             STEPS,
             mix=taught,
-            save_every=SAVE_EVERY,
-            validate_every=40,
+            save_steps=SAVE_EVERY,
+            eval_steps=40,
             zero_stage=2,
             # Hands over by the number of steps alone: also a run with other sums does so then.
-            schedule={"kind": "equal_stages"},
+            schedule={"kind": "equal_periods"},
         ),
         "cluster": {"num_workers": WORKERS, "object_store_gib": 0.1, "max_failures": 20},
     }
@@ -95,7 +97,11 @@ def _model(hidden: int, seed: int) -> dict[str, Any]:
 
 
 def _training(steps: int, **more: Any) -> dict[str, Any]:
-    budget = {"tokens": steps * ROWS * LENGTH, "batch_rows": ROWS, "micro_batch_rows": 2}
+    budget = {
+        "token_budget": steps * ROWS * LENGTH,
+        "global_batch_size": ROWS,
+        "micro_batch_size": 2,
+    }
     return {**budget, "learning_rate": 2e-3, **more}
 
 

@@ -82,7 +82,7 @@ class Seen:
     at: float
     stage: str
     text: str = ""
-    done: float | None = None
+    completed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -154,11 +154,11 @@ class KillResult:
         """The largest one; none where nothing could be compared."""
         return max(self.differences.values()) if self.differences else None
 
-    def problems(self, save_every: int, tolerance: float) -> list[str]:
+    def problems(self, save_steps: int, tolerance: float) -> list[str]:
         """What should not have happened.
 
         Args:
-            save_every: steps between two checkpoints.
+            save_steps: steps between two checkpoints.
             tolerance: difference that other sums may make where the number of workers changed.
         """
         found = [] if self.survived else ["didn't survive"]
@@ -171,7 +171,7 @@ class KillResult:
             found.append(f"differs by {self.difference}, not at most {limit:g}")
         # The newest checkpoint may still have been on its way.
         lost = [kill.lost for kill in self.kills if kill.lost is not None]
-        if max(lost, default=0) > 2 * save_every:
+        if max(lost, default=0) > 2 * save_steps:
             found.append(f"{max(lost)} steps were lost, more than two intervals")
         return found
 

@@ -17,7 +17,7 @@ COLUMNS = (
 )
 EXPLAINED = """\
 A small student of random weights is distilled on two workers from a teacher with five checkpoints,
-{steps} steps with a checkpoint every {save_every}, and a control after it. First nothing is killed.
+{steps} steps with a checkpoint every {save_steps}, and a control after it. First nothing is killed.
 Then the stage is made again and again from the same artifacts, and in each run something is killed
 with SIGKILL, once or several times, at moments drawn at random before it starts. The command is the
 real one in a process of its own; it joins a cluster of two nodes, raylets on this machine with room
@@ -53,7 +53,7 @@ def headline(report: ChaosReport) -> str:
     return (
         f"{len(kills)} kills in {len(report.rounds)} runs, {survived} survived; "
         f"at most {max(lost, default=0)} steps lost at a checkpoint every "
-        f"{report.settings['save_every']}"
+        f"{report.settings['save_steps']}"
     )
 
 

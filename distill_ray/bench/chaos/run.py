@@ -79,7 +79,7 @@ def chaos(
     with closing(bench.start_nodes()):
         rounds = [bench.disturb(number, course) for number, course in enumerate(planned, start=1)]
     settings = {"kinds": list(kinds), "kills": kills, "seed": seed, "workers": WORKERS}
-    settings |= {"steps": STEPS, "save_every": SAVE_EVERY, "tolerance": TOLERANCE}
+    settings |= {"steps": STEPS, "save_steps": SAVE_EVERY, "tolerance": TOLERANCE}
     return ChaosReport(tuple(rounds), settings, took)
 
 

@@ -177,7 +177,7 @@ def _targets(head: Head, request: Request, targets: SparseTarget) -> SparseTarge
     device = head.features[0].device
     labels = torch.tensor(request.labels, dtype=torch.int64, device=device)
     generator = torch.Generator(device).manual_seed(request.seed)
-    k = targets.k if isinstance(targets, TopKTargets) else targets.samples
+    k = targets.k if isinstance(targets, TopKTargets) else targets.num_samples
     spec = TargetSpec(targets.kind, k, request.temperature)
     sparse = sparse_targets(head, labels, spec, generator)
     if not sparse.entropy.isfinite().all():

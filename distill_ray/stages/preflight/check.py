@@ -87,7 +87,7 @@ def find_problems(cfg: RunConfig, config_file: str, *, here: bool = True) -> Ite
     for where in ("probe", "distill"):
         yield from _objective(f"{where}.objective", getattr(cfg, where).objective)
     yield from match_problems(cfg)
-    yield from _several(cfg)
+    yield from _ensemble(cfg)
     if here and cfg.cluster.address is None:
         kernels = Kernels.here(cfg.cluster.gpus_per_worker)
         for where, training in cfg.trainings():
@@ -144,7 +144,7 @@ def _serving(cfg: RunConfig, there: Machine) -> Iterator[Problem]:
     """Whether the processes that compute targets fit; workers train after them, not beside."""
     serving = cfg.distill.serving
     if isinstance(serving, CachedServing):
-        yield from actor_problems(cfg.cluster, serving.actors, there.cpus, there.gpus)
+        yield from actor_problems(cfg.cluster, serving.num_actors, there.cpus, there.gpus)
 
 
 def _objective(where: str, objective: ObjectiveConfig) -> Iterator[Problem]:
@@ -161,10 +161,10 @@ def _function(where: str, name: str, options: Mapping[str, Any]) -> Iterator[Pro
         yield Problem(where, f"{error}.")
 
 
-def _several(cfg: RunConfig) -> Iterator[Problem]:
-    several = cfg.distill.several
-    if several is not None and ":" in several.strategy:
-        yield from _function("distill.several.strategy", several.strategy, several.options)
+def _ensemble(cfg: RunConfig) -> Iterator[Problem]:
+    ensemble = cfg.distill.ensemble
+    if ensemble is not None and ":" in ensemble.strategy:
+        yield from _function("distill.ensemble.strategy", ensemble.strategy, ensemble.options)
 
 
 def _tokenizers(cfg: RunConfig) -> Iterator[Problem]:

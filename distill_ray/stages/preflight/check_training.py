@@ -44,18 +44,25 @@ def kernel_problems(where: str, training: TrainingConfig, there: Kernels) -> Ite
         training: its config.
         there: what there is.
     """
-    sdpa = "Set attention: sdpa."
-    if training.compile and not (there.gpu or there.compiler):
+    sdpa = "Set attn_implementation: sdpa."
+    if training.torch_compile and not (there.gpu or there.compiler):
         what = "on a CPU it needs a C++ compiler, and there is no g++."
-        yield Problem(f"{where}.compile", what, "Install one, or set compile: false.")
-    if training.attention in ("flash_attention_2", "flex_attention") and not there.gpu:
-        what = f"{training.attention} trains on a GPU only, and cluster.gpus_per_worker is 0."
-        yield Problem(f"{where}.attention", what, sdpa)
-    elif training.attention == "flash_attention_2" and not there.flash:
-        yield Problem(f"{where}.attention", "the package flash-attn is not installed.", sdpa)
-    elif training.attention == "flash_attention_2" and training.precision == "float32":
+        yield Problem(f"{where}.torch_compile", what, "Install one, or set torch_compile: false.")
+    if training.attn_implementation in ("flash_attention_2", "flex_attention") and not there.gpu:
+        kernel = training.attn_implementation
+        what = f"{kernel} trains on a GPU only, and cluster.gpus_per_worker is 0."
+        yield Problem(f"{where}.attn_implementation", what, sdpa)
+    elif training.attn_implementation == "flash_attention_2" and not there.flash:
+        yield Problem(
+            f"{where}.attn_implementation", "the package flash-attn is not installed.", sdpa
+        )
+    elif training.attn_implementation == "flash_attention_2" and training.precision == "float32":
         what = "flash_attention_2 computes in bfloat16, and precision is float32."
-        yield Problem(f"{where}.attention", what, "Set precision: bfloat16, or attention: sdpa.")
+        yield Problem(
+            f"{where}.attn_implementation",
+            what,
+            "Set precision: bfloat16, or attn_implementation: sdpa.",
+        )
 
 
 def match_problems(cfg: RunConfig) -> Iterator[Problem]:

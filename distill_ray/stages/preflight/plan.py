@@ -19,7 +19,7 @@ from distill_ray.core.memory import (
     targets_bytes,
     training_need,
 )
-from distill_ray.core.schedules import interval
+from distill_ray.core.schedules import interval_steps
 from distill_ray.data.mixing import mean_shares
 from distill_ray.models.inspect import shape_of
 from distill_ray.runtime.capacity import machine
@@ -94,7 +94,7 @@ def _available(cfg: RunConfig) -> int | None:
     if cfg.cluster.gpus_per_worker or cfg.cluster.address is not None:
         return None
     # Actors on GPUs of their own leave the machine's memory to the workers.
-    actors = sum(0 if pool.gpus_per_actor else pool.actors for pool in cfg.distill.pools())
+    actors = sum(0 if pool.gpus_per_actor else pool.num_actors for pool in cfg.distill.pools())
     return machine().memory_bytes // (cfg.cluster.num_workers + actors)
 
 
@@ -107,10 +107,10 @@ def _work(cfg: RunConfig) -> Iterator[Work]:
     raw = len({canonical(teacher.model) for teacher in cfg.teachers if teacher.recipes})
     yield Work("audit", f"{models + raw + 1} models x at most {questions} questions")
     yield _probe(cfg)
-    yield Work("rank", f"{models} teachers at 3 stages of training, {cfg.rank.draws} draws")
+    yield Work("rank", f"{models} teachers at 3 stages of training, {cfg.rank.num_draws} draws")
     student, largest = _sizes(cfg, cfg.student.model), _teaching(cfg)
     known = student if largest is not None else None
-    several = cfg.distill.several
+    several = cfg.distill.ensemble
     text = f"student, schedule {scheduling(cfg.distill.schedule)[0]}"
     text += f", several teachers: {several.strategy}" if several is not None else ""
     undone = _undone_steps(cfg)
@@ -139,7 +139,9 @@ def _undone_steps(cfg: RunConfig) -> int | None:
     schedule, steps = cfg.distill.schedule, cfg.distill.num_steps(cfg.corpora.sequence_length)
     if not isinstance(schedule, RankedSchedule) or len(cfg.teachers) < 2:
         return None
-    apart = schedule.window if schedule.every is None else interval(schedule.every, steps)
+    apart = (
+        schedule.window if schedule.interval is None else interval_steps(schedule.interval, steps)
+    )
     return int((steps - 1) // apart) * len(cfg.teachers) * schedule.probe_steps or None
 
 
@@ -165,7 +167,7 @@ def _adapt(
         # Two factors of this rank on the seven linear maps of each layer, at about its width.
         added = 14 * recipe.lora.rank * sizes.hidden * sizes.layers
         trained = min(1.0, added / sizes.parameters)
-    text = f"{teacher}: {name} ({recipe.method}), {recipe.checkpoints} checkpoints"
+    text = f"{teacher}: {name} ({recipe.method}), {recipe.num_checkpoints} checkpoints"
     return _training(cfg, "adapt", text, recipe, sizes, None, trained=trained)
 
 
@@ -200,7 +202,7 @@ def _training(
     if sizes is not None:
         need = training_need(
             sizes,
-            rows=training.micro_batch_rows,
+            rows=training.micro_batch_size,
             length=length,
             workers=workers or cfg.cluster.num_workers,
             zero_stage=training.zero_stage,
@@ -213,11 +215,11 @@ def _training(
             offload=(training.offload.optimizer, training.offload.parameters),
             device="cuda" if cfg.cluster.gpus_per_worker else "cpu",
         )
-    tokens = steps * training.batch_rows * length
+    tokens = steps * training.global_batch_size * length
     shares = mean_shares(training, steps)
     streams = {name: round(share * tokens) for name, share in shares.items()}
     if trials is not None:
-        at_once = min(cfg.probe.max_concurrent or cfg.cluster.num_workers, trials)
+        at_once = min(cfg.probe.max_concurrent_trials or cfg.cluster.num_workers, trials)
     else:
         at_once = cfg.cluster.num_workers
     work = Work(stage, text, tokens, steps, trials=trials, streams=streams, need=need)
@@ -227,21 +229,21 @@ def _training(
 def _targets(cfg: RunConfig, serving: CachedServing, teacher: ModelShape | None) -> Work:
     """Every token supervised and no row read twice: what data and schedule make of it is less."""
     chosen, length = serving.targets, cfg.corpora.sequence_length
-    k = chosen.k if isinstance(chosen, TopKTargets) else chosen.samples
-    trained = cfg.distill.num_steps(length) * cfg.distill.batch_rows * length
-    held_out = len(cfg.streams()) * cfg.distill.validation_rows * length
+    k = chosen.k if isinstance(chosen, TopKTargets) else chosen.num_samples
+    trained = cfg.distill.num_steps(length) * cfg.distill.global_batch_size * length
+    held_out = len(cfg.streams()) * cfg.distill.num_validation_rows * length
     tokens = trained + _checkpoints_measured(cfg) * held_out
     text = f"{chosen.kind} of {k}, for at most {tokens:,} tokens"
     need = _serving_need(cfg, teacher, True, "cuda" if cfg.cluster.gpus_per_worker else "cpu")
     room = targets_bytes(tokens, k)
-    return Work("targets", text, need=need, workers=serving.actors, disk_bytes=room)
+    return Work("targets", text, need=need, workers=serving.num_actors, disk_bytes=room)
 
 
 def _frozen_student(cfg: RunConfig) -> Work:
     """The control's losses, by which samples are weighted, kept as targets of one id a token."""
     length = cfg.corpora.sequence_length
-    tokens = cfg.distill.num_steps(length) * cfg.distill.batch_rows * length
-    tokens += len(cfg.streams()) * cfg.distill.validation_rows * length
+    tokens = cfg.distill.num_steps(length) * cfg.distill.global_batch_size * length
+    tokens += len(cfg.streams()) * cfg.distill.num_validation_rows * length
     text = f"losses of the control, for at most {tokens:,} tokens"
     return Work("frozen-student", text, disk_bytes=targets_bytes(tokens, 1))
 
@@ -249,9 +251,9 @@ def _frozen_student(cfg: RunConfig) -> Work:
 def _pool(cfg: RunConfig, pool: PoolServing, teacher: ModelShape | None) -> Work:
     device = "cuda" if pool.gpus_per_actor else "cpu"
     need = _serving_need(cfg, teacher, not pool.is_exact, device)
-    actors = f"{pool.actors} actor{'s' * (pool.actors > 1)} beside the workers"
+    actors = f"{pool.num_actors} actor{'s' * (pool.num_actors > 1)} beside the workers"
     text = f"teacher pool: {actors}, {pool.targets.kind} targets"
-    return Work("distill", text, need=need, workers=pool.actors, beside=True)
+    return Work("distill", text, need=need, workers=pool.num_actors, beside=True)
 
 
 def _serving_need(
@@ -262,7 +264,7 @@ def _serving_need(
         return None
     return serving_need(
         teacher,
-        rows=cfg.distill.micro_batch_rows,
+        rows=cfg.distill.micro_batch_size,
         length=cfg.corpora.sequence_length,
         bytes_per_param=WIDTHS[cfg.distill.precision],
         is_sparse=is_sparse,
@@ -288,7 +290,7 @@ def _part(teacher: ModelShape | None, workers: int) -> ModelShape | None:
 def _checkpoints_measured(cfg: RunConfig) -> int:
     """Teacher checkpoints that held-out rows are asked of, at most."""
     recipes = [t.recipes[-1:] for t in cfg.teachers]
-    rungs = [cfg.adapt.recipes[name].checkpoints for last in recipes for name in last]
+    rungs = [cfg.adapt.recipes[name].num_checkpoints for last in recipes for name in last]
     longest = 1 if cfg.distill.schedule.kind == "fixed" else max(rungs, default=1)
     return longest + len(cfg.teachers) - 1
 
@@ -304,7 +306,7 @@ def _teaching(cfg: RunConfig) -> ModelShape | None:
 
     Of several, the sum is that of parameters, and of the output weights that stay whole.
     """
-    several = cfg.distill.several
+    several = cfg.distill.ensemble
     if several is None:
         return largest_teacher(cfg)
     known = _known(cfg, several.teachers or [teacher.name for teacher in cfg.teachers])

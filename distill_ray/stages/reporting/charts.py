@@ -10,7 +10,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from distill_ray.config.several import SEVERAL
+from distill_ray.config.ensemble import ENSEMBLE
 from distill_ray.stages.results.question_metrics import TaskMetrics
 
 PALETTE = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#A6761D", "#B2B200")
@@ -19,7 +19,7 @@ FIXED = {
     "student": "#0072B2",
     "control": "#D55E00",
     "initial-student": "#8A8A8A",
-    SEVERAL: "#5B5BD6",
+    ENSEMBLE: "#5B5BD6",
 }
 GRID = "rgba(128,128,128,0.25)"
 FAINT = "rgba(128,128,128,0.6)"

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from distill_ray.config.ensemble import ENSEMBLE
 from distill_ray.config.schedule import scheduling
-from distill_ray.config.several import SEVERAL
 from distill_ray.stages.reporting import selection, tables
 from distill_ray.stages.reporting.lineage import Entry, Inputs, lineage, phases, wall_by_stage
 from distill_ray.stages.reporting.text import (
@@ -101,7 +101,9 @@ class Facts:
 
 def _named(inputs: Inputs) -> list[str]:
     """Why the first teacher began, where that wasn't the ranking's choice."""
-    return [] if inputs.run.cfg.distill.first is None else ["was named by the config to begin"]
+    return (
+        [] if inputs.run.cfg.distill.first_teacher is None else ["was named by the config to begin"]
+    )
 
 
 def _adaptation(inputs: Inputs) -> dict[str, list[dict[str, Any]]]:
@@ -113,7 +115,7 @@ def _adaptation(inputs: Inputs) -> dict[str, list[dict[str, Any]]]:
         for recipe, curve in zip(cfg.teacher(name).recipes, curves):
             prefix = "validation."
             rows = [r for r in curve["history"] if any(k.startswith(prefix) for k in r)]
-            a_step = cfg.adapt.recipes[recipe].batch_rows * cfg.corpora.sequence_length
+            a_step = cfg.adapt.recipes[recipe].global_batch_size * cfg.corpora.sequence_length
             losses = [r.get(f"{prefix}task.ce", r.get(f"{prefix}text.ce")) for r in rows]
             found.setdefault(name, []).append(
                 {
@@ -159,11 +161,11 @@ def _verdict(facts: Facts) -> Section:
 
 def _who_taught(facts: Facts) -> str:
     first = facts.turns[0]["teacher"]
-    if first == SEVERAL:
+    if first == ENSEMBLE:
         return f"{taught(facts.turns)} {_together(facts)}"
     rows = facts.inputs.ranking.standings["early"]
     row = next(r for r in rows if r["teacher"] == first)
-    named = facts.inputs.run.cfg.distill.first is not None
+    named = facts.inputs.run.cfg.distill.first_teacher is not None
     chosen = "was named by the config to begin" if named else "was chosen to begin"
     why = f"{first} {chosen}: score {number(row['score'])} at the early stage"
     chance = f"best of {len(rows)} with probability {percent(row['probability_best'], 0)}"
@@ -172,7 +174,7 @@ def _who_taught(facts: Facts) -> str:
 
 def _together(facts: Facts) -> str:
     """Who several teachers are."""
-    several = facts.inputs.run.cfg.distill.several
+    several = facts.inputs.run.cfg.distill.ensemble
     assert several is not None
     return f"They are {listed(facts.taught)} at once, by the strategy {several.strategy}."
 
@@ -239,7 +241,7 @@ def _probes(facts: Facts) -> Section:
         "probes",
         "How readily the student follows each teacher",
         [
-            f"The same student, distilled from every teacher for {big(cfg.tokens)} tokens "
+            f"The same student, distilled from every teacher for {big(cfg.token_budget)} tokens "
             f"with {len(cfg.seeds)} seeds. The share of the initial KL to the teacher that is "
             "gone, and the task gain, the fall of the gold answers' NLL over the options; "
             "lines are means over seeds, points are seeds.",
@@ -255,7 +257,7 @@ def _probes(facts: Facts) -> Section:
 def _probe_cost(facts: Facts) -> str:
     """What the probes took, beside the distillation."""
     run, spent = facts.inputs.run, facts.inputs.probed.cost()
-    a_step = run.cfg.distill.batch_rows * run.cfg.corpora.sequence_length
+    a_step = run.cfg.distill.global_batch_size * run.cfg.corpora.sequence_length
     full = run.cfg.distill.num_steps(run.cfg.corpora.sequence_length) * a_step
     unit = "accelerator" if run.cfg.cluster.gpus_per_worker else "processor"
     each = run.cfg.cluster.gpus_per_worker or run.cfg.cluster.cpus_per_worker
@@ -285,7 +287,7 @@ def _training(facts: Facts) -> Section:
             f"The student is checkpoint {distilled.kept() + 1} of "
             f"{distilled.job.num_checkpoints}, the control "
             f"{facts.inputs.students.control.order.kept() + 1}: "
-            f"keep: {facts.inputs.run.cfg.distill.keep}, by the validation loss."
+            f"keep: {facts.inputs.run.cfg.distill.select_checkpoint}, by the validation loss."
         )
     if facts.adaptation:
         text.append(

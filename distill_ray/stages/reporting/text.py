@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distill_ray.config.several import SEVERAL
+from distill_ray.config.ensemble import ENSEMBLE
 from distill_ray.core.intervals import Interval
 from distill_ray.stages.results.question_metrics import TaskMetrics
 
@@ -226,7 +226,7 @@ def segments(
             "teacher": teacher,
             "checkpoint_index": first["from_checkpoint"] if first else schedule["checkpoint_index"],
             "first": 1,
-            "reason": "all begin" if teacher == SEVERAL else why,
+            "reason": "all begin" if teacher == ENSEMBLE else why,
         }
     ]
     for switch in switches:

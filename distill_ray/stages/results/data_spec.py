@@ -8,7 +8,7 @@ from distill_ray.engine.job import DataSpec
 from distill_ray.stages.results.shard_set import ShardSet
 
 
-def data_spec(shards: ShardSet, seed: int, validation_rows: int) -> DataSpec:
+def data_spec(shards: ShardSet, seed: int, num_validation_rows: int) -> DataSpec:
     """Where a job's rows are; folders are filled in on the worker."""
     cfg = shards.cfg
     return DataSpec(
@@ -17,6 +17,6 @@ def data_spec(shards: ShardSet, seed: int, validation_rows: int) -> DataSpec:
         kinds=cfg.streams(),
         sequence_length=cfg.corpora.sequence_length,
         seed=seed,
-        validation_rows=validation_rows,
+        num_validation_rows=num_validation_rows,
         vocabulary=shards.counts["tokenizer"]["vocab_size"],
     )

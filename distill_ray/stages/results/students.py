@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from distill_ray.config.ensemble import ENSEMBLE
 from distill_ray.config.serving import PoolServing
-from distill_ray.config.several import SEVERAL
 from distill_ray.engine.job import TrainingSpec
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
@@ -45,7 +45,7 @@ class Student:
     def teacher(self) -> str:
         """The teacher at the end of training; of several, the one that taught the most tokens."""
         curve = self.curve
-        if curve["schedule"]["teacher"] != SEVERAL:
+        if curve["schedule"]["teacher"] != ENSEMBLE:
             return str(curve["schedule"]["teacher"])
         taught: dict[str, float] = curve["tokens_by_teacher"]
         return max(taught, key=lambda name: taught[name])

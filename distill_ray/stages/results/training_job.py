@@ -24,7 +24,7 @@ class TrainingJob:
     job: TrainingSpec
     artifact: Artifact
     shards: Artifact
-    save_every: int
+    save_steps: int
     """Steps between checkpoints for resuming."""
     serving: Serving = field(default_factory=ColocatedServing)
     """Where its teacher lives."""
@@ -43,7 +43,7 @@ class TrainingJob:
 
     def kept(self) -> int:
         """The checkpoint that its outcome is: the last one, or the best, as `distill.keep` says."""
-        if getattr(self.job.training, "keep", "last") == "best":
+        if getattr(self.job.training, "select_checkpoint", "last") == "best":
             return int(self.curve()["best"])
         return len(self.rung_losses()) - 1
 

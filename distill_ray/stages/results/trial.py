@@ -73,7 +73,7 @@ class TrialSpec:
     kind: str
     """Of its artifact."""
     training: TrainingConfig
-    validation_rows: int
+    num_validation_rows: int
     rungs: int
     order: int
     """Seed of the order of the rows: the same for every teacher."""
@@ -82,10 +82,10 @@ class TrialSpec:
     objective: ObjectiveConfig | None = None
     teaching: TeachingSpec | None = None
     lora: LoraConfig | None = None
-    at_switch: OnSwitch = field(default_factory=OnSwitch)
+    on_switch: OnSwitch = field(default_factory=OnSwitch)
     frozen_student: Weights | None = None
     """The frozen student that samples are weighted by."""
-    validate_every: int | None = None
+    eval_steps: int | None = None
     """Steps between measurements of the student's progress, for schedules that read it; it is
     measured at each checkpoint in any case."""
     keep: SaveOptions = SaveOptions()
@@ -93,12 +93,12 @@ class TrialSpec:
     def beside(self) -> dict[str, Any]:
         """What decides the outcome where it isn't as usual."""
         found: dict[str, Any] = {}
-        if self.at_switch != OnSwitch():
-            found["at_switch"] = asdict(self.at_switch)
+        if self.on_switch != OnSwitch():
+            found["on_switch"] = asdict(self.on_switch)
         if self.frozen_student is not None:
             found["frozen_student"] = self.frozen_student.fingerprint
-        if self.validate_every is not None:
-            found["validate_every"] = self.validate_every
+        if self.eval_steps is not None:
+            found["eval_steps"] = self.eval_steps
         if self.keep != SaveOptions():
             found["keep"] = asdict(self.keep)
         return found
@@ -130,14 +130,14 @@ def trial(
         name=f"{name}, seed {seed}",
         student=student.ref,
         training=plan.training,
-        data=data_spec(shards, plan.order, plan.validation_rows),
+        data=data_spec(shards, plan.order, plan.num_validation_rows),
         objective=plan.objective,
         teaching=plan.teaching,
-        at_switch=plan.at_switch,
+        on_switch=plan.on_switch,
         frozen_student=plan.frozen_student.ref if plan.frozen_student is not None else None,
         lora=plan.lora,
         num_checkpoints=plan.rungs,
-        validate_every=plan.validate_every,
+        eval_steps=plan.eval_steps,
         backend="plain",
     )
     artifact = run.artifact(plan.kind, f"{name}-s{seed}", identity)

@@ -27,13 +27,13 @@ def score_models(
     stage: str,
     split: str,
     models: Sequence[ModelToScore],
-    text_rows: int,
+    num_text_rows: int,
 ) -> ScoringResult:
     """Score every model that isn't scored yet; one that fails is reported with the reason.
 
     A failure is recorded. Only `--retry-failed` tries it again.
     """
-    artifacts = {m.name: _artifact(run, shards, stage, split, m, text_rows) for m in models}
+    artifacts = {m.name: _artifact(run, shards, stage, split, m, num_text_rows) for m in models}
     missing: dict[str, tuple[ModelToScore, Artifact]] = {}
     for model in models:
         artifact = artifacts[model.name]
@@ -45,7 +45,7 @@ def score_models(
     else:
         with run.stage(stage):
             run.ray()
-            _score(run, shards, stage, split, list(missing.values()), text_rows)
+            _score(run, shards, stage, split, list(missing.values()), num_text_rows)
     reasons = {name: None if a.is_complete() else a.failure() for name, a in artifacts.items()}
     return ScoringResult(
         {name: ModelScores(a) for name, a in artifacts.items() if reasons[name] is None},
@@ -54,7 +54,7 @@ def score_models(
 
 
 def _artifact(
-    run: Run, shards: ShardSet, stage: str, split: str, model: ModelToScore, text_rows: int
+    run: Run, shards: ShardSet, stage: str, split: str, model: ModelToScore, num_text_rows: int
 ) -> Artifact:
     identity = {
         "version": VERSION,
@@ -62,8 +62,8 @@ def _artifact(
         "model": model.fingerprint,
         "teacher": model.teacher_fingerprint,
         "split": split,
-        "text_rows": text_rows,
-        "generate": run.cfg.audit.generate,
+        "num_text_rows": num_text_rows,
+        "generate": run.cfg.audit.num_generated,
         "max_examples": [task.max_examples for task in run.cfg.tasks],
     }
     # No name in its path: models of equal weights share it, whatever they are called.
@@ -76,7 +76,7 @@ def _score(
     stage: str,
     split: str,
     missing: Sequence[tuple[ModelToScore, Artifact]],
-    text_rows: int,
+    num_text_rows: int,
 ) -> None:
     from distill_ray.stages.scoring.worker import Pool, ScoringTask, score_in_pool
 
@@ -86,11 +86,11 @@ def _score(
         questions=questions,
         shards=shards.artifact,
         split=split,
-        data=data_spec(shards, run.cfg.seed, text_rows),
-        generate=run.cfg.audit.generate,
+        data=data_spec(shards, run.cfg.seed, num_text_rows),
+        generate=run.cfg.audit.num_generated,
         device=pool.device,
     )
-    parts = parts_of(questions, run.cfg.audit.questions_per_part)
+    parts = parts_of(questions, run.cfg.audit.questions_per_chunk)
     names, tasks = {}, []
     for model, artifact in missing:
         partial = PartialScores.of(artifact)

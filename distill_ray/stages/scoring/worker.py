@@ -62,7 +62,7 @@ class Pool:
             largest=max(audit.min_actors, audit.max_actors or cluster.num_workers),
             cpus=cluster.cpus_per_worker if cpus is None else cpus,
             gpus=cluster.gpus_per_worker if gpus is None else gpus,
-            attempts=audit.attempts,
+            attempts=audit.max_attempts,
             nodes=teacher_nodes(cluster),
         )
         each = {kind: n for kind, n in (("CPU", pool.cpus), ("GPU", pool.gpus)) if n}

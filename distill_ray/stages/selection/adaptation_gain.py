@@ -43,7 +43,7 @@ def keep_if_improved(run: Run, shards: ShardSet, teachers: TeacherSet) -> Teache
     subjects = [subject for t in teachers.teachers.values() for subject in _subjects(t)]
     # The student goes along, for the audit: actors take longer to start than to score it.
     subjects.append(initial(teachers))
-    scored = score_models(run, shards, "audit", "validation", subjects, run.cfg.audit.text_rows)
+    scored = score_models(run, shards, "audit", "validation", subjects, run.cfg.audit.num_text_rows)
     failed = {n: scored.failed[n] for n in teachers.teachers if n in scored.failed}
     found = {n: (scored.scores.get(_raw(n)), scored.scores.get(n)) for n in trained}
     pairs = {n: (raw, adapted) for n, (raw, adapted) in found.items() if raw and adapted}
@@ -82,7 +82,7 @@ def _identity(run: Run, pairs: Mapping[str, tuple[ModelScores, ModelScores]]) ->
     cfg = run.cfg.audit
     return {
         "version": VERSION,
-        "bootstrap": [cfg.bootstrap, cfg.confidence],
+        "bootstrap": [cfg.num_bootstrap, cfg.confidence],
         "scores": {n: [s.artifact.fingerprint for s in pair] for n, pair in pairs.items()},
     }
 
@@ -95,7 +95,7 @@ def _gain(run: Run, raw: ModelScores, adapted: ModelScores) -> AdaptationGain:
         np.hstack([right_and_nll(sheet, task) for task in tasks]) for sheet in (raw, adapted)
     )
     cfg = run.cfg.audit
-    resamples = Resamples(groups, resamples=cfg.bootstrap, confidence=cfg.confidence)
+    resamples = Resamples(groups, resamples=cfg.num_bootstrap, confidence=cfg.confidence)
     accuracy, nll = (resamples.mean(d) for d in after - before)
     text = {corpus: [raw.text[corpus], found] for corpus, found in adapted.text.items()}
     return AdaptationGain(accuracy, nll, text, gained=nll.high < 0)

@@ -28,7 +28,7 @@ def estimate_all(
         "version": VERSION,
         "student": teachers.student.fingerprint,
         "scores": {name: model.artifact.fingerprint for name, model in scores.items()},
-        "gradients": run.cfg.probe.gradients,
+        "gradients": run.cfg.probe.num_gradients,
         "seed": run.cfg.seed,
     }
     artifact = run.artifact("estimates", "", identity)
@@ -47,7 +47,7 @@ def estimate_all(
         run.note("probe", "reading the teachers' answers")
         with artifact.building() as building:
             where = worker_device(run.cfg.cluster)
-            cfg = (run.cfg.probe.gradients, vocabulary, run.cfg.seed, where)
+            cfg = (run.cfg.probe.num_gradients, vocabulary, run.cfg.seed, where)
             building.write_json(
                 "estimates.json", ray.get(work.remote(teachers.student.ref, said, *cfg))
             )

@@ -82,13 +82,13 @@ def gather(cfg: RunConfig, audited: AuditTable, probed: ProbeTable) -> Evidence:
         for n, found in taught.items()
     }
     rng = np.random.default_rng(cfg.seed)
-    draws = _factors(cfg, rows, asked, drawn, effects.draws(cfg.rank.draws, rng))
+    draws = _factors(cfg, rows, asked, drawn, effects.draws(cfg.rank.num_draws, rng))
     return Evidence(
         rows=rows,
         factors={n: {f: float(v) for f, v in row.items()} for n, row in point.items()},
         draws=core.Draws(
             {
-                n: {f: np.broadcast_to(v, cfg.rank.draws) for f, v in row.items()}
+                n: {f: np.broadcast_to(v, cfg.rank.num_draws) for f, v in row.items()}
                 for n, row in draws.items()
             }
         ),
@@ -137,7 +137,7 @@ class _Task:
             gold=gold,
             unaided=found,
             alpha=cfg.distill.objective.alpha,
-            over=Resamples(sheet.groups(name)[:count], resamples=cfg.rank.draws, seed=cfg.seed),
+            over=Resamples(sheet.groups(name)[:count], resamples=cfg.rank.num_draws, seed=cfg.seed),
             base={f: float(v.mean()) for f, v in _each(np.tile(rates, (count, 1)), gold).items()},
         )
 
@@ -191,12 +191,12 @@ def _factors(
         pairs = list(zip(taught[n], asked))
         chance = [float(np.bincount(task.gold).max() / len(task.gold)) for task in asked]
         found[n] = {
-            "ease": core.learnability(probed[n], most),
-            "peak": np.mean(
+            "learnability": core.learnability(probed[n], most),
+            "accuracy_above_chance": np.mean(
                 [core.accuracy_above_chance(f["accuracy"], c) for (f, _), c in zip(pairs, chance)],
                 0,
             ),
-            "domain": _domain(
+            "domain_knowledge": _domain(
                 cfg, row, np.mean([core.skill(f["nll"], t.base["nll"]) for f, t in pairs], 0)
             ),
             "calibration": np.mean([core.skill(f["brier"], t.base["brier"]) for f, t in pairs], 0),

@@ -43,7 +43,7 @@ def with_frozen_student(run: Run, order: TrainingJob, control: TrainingJob) -> T
             teaching=TeachingSpec(checkpoints, FROZEN_STUDENT),
             objective=ObjectiveConfig(),
         ),
-        serving=CachedServing(targets=TopKTargets(k=1), actors=run.cfg.cluster.num_workers),
+        serving=CachedServing(targets=TopKTargets(k=1), num_actors=run.cfg.cluster.num_workers),
     )
     made = with_targets(run, asked, {FROZEN_STUDENT: control.artifact.fingerprint})
     return replace(order, frozen_student=made.targets[FROZEN_STUDENT, 0])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distill_ray.config.ensemble import EnsembleConfig
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.run import RunConfig
-from distill_ray.config.several import SeveralConfig
 from distill_ray.core.strategies import best_of
 from distill_ray.engine.job import EnsembleSpec
 from distill_ray.stages.results.ranking import Ranking
@@ -16,7 +16,7 @@ Losses = Mapping[str, Mapping[str, float]]
 """Corpus or task → teacher → nats."""
 
 
-def members_of(several: SeveralConfig, ranking: Ranking) -> list[str]:
+def members_of(several: EnsembleConfig, ranking: Ranking) -> list[str]:
     """Those that teach together, best first at the middle of training.
 
     Whom the config names teaches, marked or not; one that isn't ranked can't.
@@ -30,14 +30,14 @@ def members_of(several: SeveralConfig, ranking: Ranking) -> list[str]:
     found = [name for name in ranked if name in several.teachers]
     if not found:
         why = "; ".join(f"{n}: {ranking.left_out[n]}" for n in several.teachers)
-        problem = Problem("distill.several.teachers", f"none of them is ranked: {why}.")
+        problem = Problem("distill.ensemble.teachers", f"none of them is ranked: {why}.")
         raise InputError("nobody is left to teach:", [problem])
     return found
 
 
 def ensemble_of(cfg: RunConfig, ranking: Ranking) -> EnsembleSpec | None:
     """How several teach together; none where one does."""
-    several = cfg.distill.several
+    several = cfg.distill.ensemble
     if several is None:
         return None
     if several.strategy != "by_domain":

@@ -79,7 +79,7 @@ class Pool:
         except RayActorError as error:
             raise PoolError(
                 f"actor {call.actor} of the teacher pool died {RETRIES + 1} times at the same "
-                "call, most likely for want of memory: lower micro_batch_rows, or give it more."
+                "call, most likely for want of memory: lower micro_batch_size, or give it more."
             ) from error
 
     def describe(self) -> list[dict[str, str]]:
@@ -144,4 +144,4 @@ def start_actors(
         concurrency_groups={THREAD: 1},
         label_selector=dict(nodes) if nodes else None,
     )(TeacherActor)
-    return tuple(kind.remote(job, serving) for _ in range(serving.actors))
+    return tuple(kind.remote(job, serving) for _ in range(serving.num_actors))

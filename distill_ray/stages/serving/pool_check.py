@@ -59,7 +59,7 @@ def difference(
 
 def _own_head(job: TrainingSpec, request: Request, device: torch.device) -> Head:
     """The exact answer, computed here; the teacher is let go on return."""
-    training = job.training.model_copy(update={"compile": False})
+    training = job.training.model_copy(update={"torch_compile": False})
     teachers = LazyTeacherBank(replace(job, training=training), device)
     return head_for(teachers.bank(request.teacher, request.checkpoint_index), request, device)
 
@@ -72,5 +72,5 @@ def _differs(request: Request, actor: int, pool: Pool, gap: float, allowed: floa
         f"the teacher pool ({about}) gives other log-probabilities than the same teacher in a "
         f"worker, up to {gap:.2g} nats apart; rounding explains {allowed:.2g}. Its files may have "
         "changed, or the machines' packages differ. Make them alike, or set "
-        "distill.serving.parity_rows to 0 to train on what the pool gives."
+        "distill.serving.num_parity_rows to 0 to train on what the pool gives."
     )

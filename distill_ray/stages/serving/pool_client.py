@@ -150,8 +150,8 @@ class PoolTeacherSource:
 
     def _problem(self, batch: Batch) -> str | None:
         say_versions(self._pool)
-        if not self._serving.parity_rows:
+        if not self._serving.num_parity_rows:
             return None
-        part, kept = sample_of(batch, self._serving.parity_rows)
+        part, kept = sample_of(batch, self._serving.num_parity_rows)
         request = self._request(part, kept, self._temperature)
         return difference(self._pool, self._job, request, self._reference, self._device)

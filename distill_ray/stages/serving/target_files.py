@@ -75,7 +75,7 @@ def spec_of(order: TrainingJob, split: str) -> TargetSpec:
     assert isinstance(order.serving, CachedServing) and order.job.objective is not None
     chosen = order.serving.targets
     temperature = order.job.objective.temperature if split == "train" else MEASURED_AT
-    k = chosen.k if isinstance(chosen, TopKTargets) else chosen.samples
+    k = chosen.k if isinstance(chosen, TopKTargets) else chosen.num_samples
     return TargetSpec(chosen.kind, k, temperature)
 
 

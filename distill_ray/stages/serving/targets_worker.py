@@ -78,7 +78,7 @@ def over_items(run: Run, order: TrainingJob, items: Sequence[Item]) -> Iterator[
 def _pass(run: Run, order: TrainingJob, items: list[Item]) -> Iterator[dict[str, Any]]:
     """Items come checkpoint by checkpoint, so an actor seldom changes its teacher."""
     assert isinstance(order.serving, CachedServing)
-    cfg, actors = run.cfg.cluster, min(order.serving.actors, len(items))
+    cfg, actors = run.cfg.cluster, min(order.serving.num_actors, len(items))
     _require_room(run, actors)
     resources = worker_resources(cfg)
     data = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_BLOCKS))
@@ -143,7 +143,7 @@ class Writer:
         stream, spec = self._stream(item), spec_of(self._order, item["split"])
         generator = torch.Generator(self._device)
         generator.manual_seed(zlib.crc32(f"{self._job.data.seed} {item['file']}".encode()))
-        size = self._job.training.micro_batch_rows
+        size = self._job.training.micro_batch_size
         # Rows of similar length share a batch.
         numbers = sorted(map(int, item["numbers"]), key=lambda n: stream.rows.lengths[n])
         for start in range(0, len(numbers), size):

@@ -75,7 +75,7 @@ def _read(source: RowSource) -> Any:
         made = ray.data.read_csv(where, file_extensions=None)
     else:
         made = ray.data.read_parquet(where)
-    return made if source.limit is None else made.limit(source.limit)
+    return made if source.max_rows is None else made.limit(source.max_rows)
 
 
 def _hf_dataset(source: RowSource) -> Any:
@@ -87,13 +87,11 @@ def _hf_dataset(source: RowSource) -> Any:
         data = load_dataset(source.location, **source.options)
     if not isinstance(data, DatasetDict):
         return data
-    if source.dataset_split not in data:
-        fix = did_you_mean(source.dataset_split, data)
-        problem = Problem(
-            "dataset_split", f"no {source.dataset_split!r} in {source.location}.", fix
-        )
+    if source.split not in data:
+        fix = did_you_mean(source.split, data)
+        problem = Problem("split", f"no {source.split!r} in {source.location}.", fix)
         raise InputError("the input can't be read:", [problem])
-    return data[source.dataset_split]
+    return data[source.split]
 
 
 class _Call:
@@ -124,11 +122,11 @@ class _Clean:
             source.text_column,
             source.label_column,
             source.group_column,
-            validation=corpora.validation,
-            test=corpora.test,
+            validation=corpora.validation_fraction,
+            test=corpora.test_fraction,
             seed=corpora.split_seed,
         )
-        return cls(cleaner, corpora.buckets)._batch
+        return cls(cleaner, corpora.num_shards)._batch
 
     def _batch(self, batch: pa.Table) -> pa.Table:
         rows = [row for row in map(self.cleaner, batch.to_pylist()) if row is not None]

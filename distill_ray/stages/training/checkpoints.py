@@ -51,7 +51,7 @@ class CheckpointPolicy:
     def of(cls, order: TrainingJob, cfg: ClusterConfig) -> CheckpointPolicy:
         """For an order."""
         watched = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") != "0"
-        return cls(order.save_every, cfg.checkpoint_every_s, watched)
+        return cls(order.save_steps, cfg.save_interval_s, watched)
 
     def due(self, number: int) -> bool:
         """Whether to save after this many steps. Every rank asks after every step."""

@@ -101,7 +101,7 @@ def _scaling(cfg: ClusterConfig, orders: Sequence[TrainingJob]) -> Any:
     return ray.train.ScalingConfig(
         label_selector=None if elsewhere else teacher_nodes(cfg),
         num_workers=(cfg.fewest_workers, cfg.num_workers) if elastic else cfg.num_workers,
-        elastic_resize_monitor_interval_s=cfg.resize_every_s,
+        elastic_resize_monitor_interval_s=cfg.resize_interval_s,
         use_gpu=cfg.gpus_per_worker > 0,
         resources_per_worker=worker_resources(cfg),
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from distill_ray.config.ensemble import ENSEMBLE
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.schedule import scheduling
-from distill_ray.config.several import SEVERAL
 from distill_ray.config.training import DistillConfig, without
 from distill_ray.core.schedule import Reassessment, Rules, Smoothing
 from distill_ray.engine.job import EnsembleSpec, OnSwitch, TeachingSpec
@@ -20,14 +20,14 @@ def first_of(cfg: DistillConfig, ranking: Ranking) -> str:
     Raises:
         InputError: the one that is named can't serve.
     """
-    if cfg.first is None:
+    if cfg.first_teacher is None:
         return ranking.best("early")
-    if cfg.first not in ranking.serving:
-        left_out = ranking.left_out.get(cfg.first, "")
-        why = "; ".join(ranking.marks.get(cfg.first, [left_out]))
-        problem = Problem("distill.first", f"{cfg.first} can't serve: {why}.")
+    if cfg.first_teacher not in ranking.serving:
+        left_out = ranking.left_out.get(cfg.first_teacher, "")
+        why = "; ".join(ranking.marks.get(cfg.first_teacher, [left_out]))
+        problem = Problem("distill.first_teacher", f"{cfg.first_teacher} can't serve: {why}.")
         raise InputError("nobody is there to begin:", [problem])
-    return cfg.first
+    return cfg.first_teacher
 
 
 def control_config(run: Run) -> DistillConfig:
@@ -56,13 +56,13 @@ def teaching_of(
         first: the teacher that begins, where one teaches at a time.
         together: how several do.
     """
-    (schedule, options), reassess, several = scheduling(cfg.schedule), cfg.reassess, cfg.several
+    (schedule, options), reassess, several = scheduling(cfg.schedule), cfg.reassess, cfg.ensemble
     names = ranking.serving if several is None else members_of(several, ranking)
     chosen = {n: teachers.teachers[n] for n in names}
     soft = ranking.temperatures if cfg.objective.calibrate else {}
     return TeachingSpec(
         checkpoints={n: softened(t.checkpoints, soft.get(n, 1.0)) for n, t in chosen.items()},
-        first_teacher=first if several is None else SEVERAL,
+        first_teacher=first if several is None else ENSEMBLE,
         schedule=schedule,
         options=options,
         ranking=ranking.weighted,
@@ -77,6 +77,6 @@ def teaching_of(
 def on_switch_of(cfg: DistillConfig, sequence_length: int) -> OnSwitch:
     """What happens to the optimiser at a switch, in steps."""
     return OnSwitch(
-        reset=cfg.at_switch.optimizer == "reset",
-        warmup=round(cfg.at_switch.warmup * cfg.num_steps(sequence_length)),
+        reset=cfg.on_switch.optimizer == "reset",
+        warmup=round(cfg.on_switch.warmup_ratio * cfg.num_steps(sequence_length)),
     )

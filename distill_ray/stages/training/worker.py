@@ -116,7 +116,7 @@ def _finish(session: Session, order: TrainingJob, wall_s: float) -> None:
     if teaching is not None:
         storage.write_bytes(SWITCHES, json.dumps(teaching.switch_log(), indent=1).encode())
     validation = validation_of(session.history[-1])
-    tokens = session.step * order.job.training.batch_rows * order.job.data.sequence_length
+    tokens = session.step * order.job.training.global_batch_size * order.job.data.sequence_length
     counts = {"steps": session.step, "tokens": tokens, "validation_loss": task_loss(validation)}
     if session.step < order.job.steps:
         counts["stopped_early_of"] = order.job.steps

@@ -72,7 +72,7 @@ def run_trials(
     # A trial's artifact is its checkpoint: what Tune itself kept of an attempt is disposable.
     state = f".state/{stage}"
     run.storage.delete(state)
-    at_once = run.cfg.probe.max_concurrent or _most_at_once(run.cfg.cluster, len(trials))
+    at_once = run.cfg.probe.max_concurrent_trials or _most_at_once(run.cfg.cluster, len(trials))
     each, nodes = worker_resources(run.cfg.cluster), teacher_nodes(run.cfg.cluster)
     with event_queue(run.progress) as box, waiting_for_nodes(run.progress, stage, each):
         resources = tune.PlacementGroupFactory(
@@ -197,7 +197,7 @@ def _measured(
 
 
 def _tokens_a_step(job: TrainingSpec) -> int:
-    return job.training.batch_rows * job.data.sequence_length
+    return job.training.global_batch_size * job.data.sequence_length
 
 
 def _served(teaching: Teaching) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def _answered(
 ) -> Answered:
     name, gold = questions.name, np.asarray(questions.answer_index)
     # Drawn apart from every other task's.
-    seed, how = crc32(f"{domain}/{name}".encode()), {"resamples": cfg.resamples}
+    seed, how = crc32(f"{domain}/{name}".encode()), {"resamples": cfg.num_bootstrap}
     over = Resamples(questions.groups, confidence=cfg.confidence, seed=seed, **how)
     ways: dict[str, Figures] = {}
     for way, trials in whole.items():

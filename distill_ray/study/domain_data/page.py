@@ -42,7 +42,11 @@ def write_page(found: Outcome, folder: Path, command: str) -> Path:
 
 def _summary(found: Outcome) -> Iterator[str]:
     cfg, count = found.cfg, len(found.domains)
-    unseen = f", {', '.join(cfg.untouched)} untouched by any choice" if cfg.untouched else ""
+    unseen = (
+        f", {', '.join(cfg.held_out_domains)} untouched by any choice"
+        if cfg.held_out_domains
+        else ""
+    )
     mixes = listed(f"{name} ({_mix(mix)})" for name, mix in cfg.mixes.items())
     yield (
         f"The same student distils on text alone, without a label, on {count} "
@@ -53,7 +57,7 @@ def _summary(found: Outcome) -> Iterator[str]:
     )
     arms = " < ".join(cfg.mixes)
     yield f"Published shape: {arms}; {cfg.adapted} > {cfg.raw} ({SOURCE})."
-    for group in ("untouched", "all"):
+    for group in ("held out", "all"):
         if group in found.overall:
             yield _verdicts(group, found.overall[group])
     yield _disagreement(found)
@@ -70,7 +74,7 @@ def _claims(rows: Sequence[Row]) -> list[Row]:
 
 def _verdicts(group: str, rows: Sequence[Row]) -> str:
     """What is said of the claims over a group of domains."""
-    title = "On what is untouched" if group == "untouched" else "On all domains"
+    title = "On what is untouched" if group == "held out" else "On all domains"
     said = (
         f"{row['name']} {points(row['accuracy'])} points of accuracy, {row['said']}"
         for row in _claims(rows)
@@ -120,7 +124,7 @@ def _by_domain(found: Outcome) -> Table:
     rows = []
     for domain, told in found.domains.items():
         by_name = {row["name"]: row for row in told["contrasts"]}
-        title = f"{domain} (untouched)" if domain in found.cfg.untouched else domain
+        title = f"{domain} (untouched)" if domain in found.cfg.held_out_domains else domain
         cells = [f"{points(by_name[n]['accuracy'])} {by_name[n]['said']}" for n in names]
         rows.append([title, *cells])
     note = "Points of accuracy on the test split, with intervals. Shown: the interval is above 0."
@@ -148,7 +152,7 @@ def _contrasts(title: str, rows: Sequence[Row]) -> Table:
 
 def _domain(found: Outcome, name: str, row: Row) -> Part:
     cfg = found.cfg
-    kind = "untouched by any choice" if name in cfg.untouched else "choices were made on it"
+    kind = "untouched by any choice" if name in cfg.held_out_domains else "choices were made on it"
     asked = listed(f"{count} questions of {task}" for task, count in row["questions"].items())
     text = [
         f"{name} ({kind}): {asked}. It took {seconds(row['cost']['busy_s'])}, "

@@ -47,7 +47,7 @@ class Outcome:
     domains: dict[str, Row]
     """Domain → `students`, `contrasts`, `questions`, `failed`, `cost`."""
     overall: dict[str, list[Row]]
-    """`all`, and if some are untouched `chosen on` and `untouched` → their `contrasts`."""
+    """`all`, and if some are held out `chosen on` and `held out` → their `contrasts`."""
 
 
 def study(cfg: DomainDataStudy, runs: Mapping[str, Run]) -> Outcome:
@@ -198,13 +198,13 @@ def _reading(
     plan = TrialSpec(
         kind="reading",
         training=training,
-        validation_rows=training.validation_rows,
-        rungs=cfg.rungs,
+        num_validation_rows=training.num_validation_rows,
+        rungs=cfg.num_curve_points,
         order=order_of(run, seed),
         identity={
             "version": VERSION,
             "reading": training.model_dump(mode="json", exclude=silent),
-            "rungs": cfg.rungs,
+            "rungs": cfg.num_curve_points,
             **identity,
         },
         objective=objective,
@@ -222,10 +222,10 @@ def _fine_tune(
     plan = TrialSpec(
         kind="fine-tune",
         training=recipe,
-        validation_rows=run.cfg.adapt.validation_rows,
-        rungs=cfg.rungs,
+        num_validation_rows=run.cfg.adapt.num_validation_rows,
+        rungs=cfg.num_curve_points,
         order=order_of(run, seed),
-        identity={"version": VERSION, "recipe": recipe, "rungs": cfg.rungs},
+        identity={"version": VERSION, "recipe": recipe, "rungs": cfg.num_curve_points},
         lora=recipe.lora if recipe.method == "lora" else None,
         keep=SaveOptions(answers=True),
     )

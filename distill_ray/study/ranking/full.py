@@ -16,7 +16,7 @@ from distill_ray.study.common import order_of
 
 VERSION = 1
 NOT_HERE: dict[str, Any] = {
-    **dict.fromkeys(("serving", "schedule", "reassess", "validate_every", "save_every"), True),
+    **dict.fromkeys(("serving", "schedule", "reassess", "eval_steps", "save_steps"), True),
     "zero_stage": True,
     "offload": True,
 }
@@ -50,7 +50,7 @@ def _trial(
     plan = TrialSpec(
         kind="full",
         training=cfg,
-        validation_rows=cfg.validation_rows,
+        num_validation_rows=cfg.num_validation_rows,
         rungs=rungs,
         order=order_of(run, seed),
         identity={

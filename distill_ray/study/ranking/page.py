@@ -37,7 +37,11 @@ def write_page(study: Study, folder: Path, command: str) -> Path:
 def _summary(study: Study) -> Iterator[str]:
     cfg = study.cfg
     teachers = max(len(row["reached"]) for row in study.domains.values())
-    unseen = f", {', '.join(cfg.untouched)} untouched by any choice" if cfg.untouched else ""
+    unseen = (
+        f", {', '.join(cfg.held_out_domains)} untouched by any choice"
+        if cfg.held_out_domains
+        else ""
+    )
     yield (
         f"{teachers} candidate teachers on {_domains(len(study.domains))}{unseen}: each distils "
         f"the same student fully with {len(cfg.seeds)} seeds, and the mean "
@@ -46,16 +50,16 @@ def _summary(study: Study) -> Iterator[str]:
         "(Spearman), and when the teacher that it puts first loses little against the best one "
         "(regret, as a share of the spread between the best and the worst student)."
     )
-    for group in ("untouched", "all"):
+    for group in ("held out", "all"):
         if group in study.overall:
             yield _against_targets(study, group)
 
 
 def _against_targets(study: Study, group: str) -> str:
     ours, plain = (study.overall[group][name] for name in (RANKING, ACCURACY))
-    names = [n for n in study.domains if group == "all" or n in study.cfg.untouched]
+    names = [n for n in study.domains if group == "all" or n in study.cfg.held_out_domains]
     cost = fmean(study.domains[n]["cost"]["tokens_share"] for n in names)
-    title = "On the untouched domain" if group == "untouched" else "On all domains"
+    title = "On the untouched domain" if group == "held out" else "On all domains"
     return (
         f"{title}: the ranking's mean Spearman is {interval(ours['spearman'])} (target "
         f"{TARGETS['spearman']}), its regret {percent(ours['regret_share'])} of the spread (target "
@@ -89,7 +93,7 @@ def _by_domain(study: Study) -> Table:
         ours, plain = (row["agreement"][predictor] for predictor in (RANKING, ACCURACY))
         rows.append(
             [
-                f"{name} (untouched)" if name in study.cfg.untouched else name,
+                f"{name} (untouched)" if name in study.cfg.held_out_domains else name,
                 number(ours["spearman"]),
                 _p(ours["p_value"]),
                 percent(ours["regret_share"]),
@@ -128,13 +132,18 @@ def _overall(study: Study, group: str) -> Table:
     level = percent(study.cfg.confidence, 0)
     note = (
         f"Intervals resample teachers within each domain ({level}); regret is a share of the "
-        f"spread. The first checkpoint is the student after 1 / {study.cfg.rungs} of its training."
+        f"spread. The first point is the student after 1 / {study.cfg.num_curve_points} of its "
+        "training."
     )
     return Table(f"{group[:1].upper()}{group[1:]}: {_domains(count)}", columns, rows, note)
 
 
 def _domain(study: Study, name: str, row: Row) -> Part:
-    kind = "untouched by any choice" if name in study.cfg.untouched else "choices were made on it"
+    kind = (
+        "untouched by any choice"
+        if name in study.cfg.held_out_domains
+        else "choices were made on it"
+    )
     cost = row["cost"]
     text = [
         f"{name} ({kind}). The initial student: {number(row['before'])}. One seed's finished runs "

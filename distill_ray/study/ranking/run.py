@@ -32,7 +32,7 @@ class Study:
     domains: dict[str, Row]
     """Domain → `outcomes`, `predictions`, `agreement`, `ceiling`, `cost`, `failed` and more."""
     overall: dict[str, dict[str, Row]]
-    """`all`, and if some are untouched `chosen on` and `untouched` → predictor → mean Spearman with
+    """`all`, and if some are held out `chosen on` and `held out` → predictor → mean Spearman with
     its interval, mean Kendall, regret and regret as a share of the spread, number of domains."""
 
 
@@ -53,7 +53,7 @@ def study(cfg: RankingStudy, runs: Mapping[str, Run]) -> Study:
 
 def _domain(cfg: RankingStudy, run: Run) -> Row:
     selection = select_teachers(run)
-    full = distil_fully(run, selection.shards, selection.teachers, cfg.seeds, cfg.rungs)
+    full = distil_fully(run, selection.shards, selection.teachers, cfg.seeds, cfg.num_curve_points)
     return _compared(cfg, selection.audited, selection.probed, selection.ranking, full)
 
 
@@ -140,7 +140,7 @@ def _overall(cfg: RankingStudy, domains: list[Row]) -> dict[str, Row]:
     for name in domains[0]["agreement"]:
         pairs = [(row["predictions"][name], row["reached"]) for row in domains]
         found = [row["agreement"][name] for row in domains]
-        mean = mean_interval(pairs, resamples=cfg.resamples, confidence=cfg.confidence)
+        mean = mean_interval(pairs, resamples=cfg.num_bootstrap, confidence=cfg.confidence)
         result[name] = {
             "spearman": asdict(mean),
             **{key: fmean(a[key] for a in found) for key in ("kendall", "regret", "regret_share")},

@@ -22,8 +22,8 @@ from distill_ray.study.common import order_of
 VERSION = 1
 CONTROL = "control"
 NOT_HERE: dict[str, Any] = {
-    **dict.fromkeys(("serving", "save_every", "zero_stage", "offload"), True),
-    **dict.fromkeys(("schedule", "reassess", "progress", "at_switch", "validate_every"), True),
+    **dict.fromkeys(("serving", "save_steps", "zero_stage", "offload"), True),
+    **dict.fromkeys(("schedule", "reassess", "progress", "on_switch", "eval_steps"), True),
 }
 """Keys of `distill` that say nothing on one worker, or that the teaching says."""
 
@@ -68,8 +68,8 @@ class Arm:
             described["reassess"] = self.cfg.reassess.model_dump(mode="json")
         if self.cfg.objective.weighting is not None:
             described["weighting"] = self.cfg.objective.weighting
-        switch = self.cfg.at_switch.model_dump(mode="json")
-        return described | ({"at_switch": switch} if self.changes else {})
+        switch = self.cfg.on_switch.model_dump(mode="json")
+        return described | ({"on_switch": switch} if self.changes else {})
 
 
 def arms_of(
@@ -107,7 +107,11 @@ def strongest(selection: Selection) -> str:
 
 def _teaching(selection: Selection, arm: ArmConfig, cfg: DistillConfig) -> TeachingSpec:
     """Only the checkpoints that the schedule may climb."""
-    first = strongest(selection) if arm.begin == "strongest" else selection.ranking.best(arm.begin)
+    first = (
+        strongest(selection)
+        if arm.first_teacher == "most_accurate"
+        else selection.ranking.best(arm.first_teacher)
+    )
     if cfg.schedule.kind == "ranked" or cfg.reassess.at_progress:
         return teaching_of(cfg, selection.teachers, selection.ranking, first)
     if cfg.schedule.kind == "fixed":
@@ -145,7 +149,7 @@ def trial_of(
     plan = TrialSpec(
         kind="arm",
         training=cfg,
-        validation_rows=cfg.validation_rows,
+        num_validation_rows=cfg.num_validation_rows,
         rungs=rungs,
         order=order_of(run, seed),
         identity={
@@ -158,9 +162,9 @@ def trial_of(
         objective=cfg.objective if teaching is not None else None,
         teaching=teaching,
         lora=cfg.lora,
-        at_switch=on_switch_of(cfg, run.cfg.corpora.sequence_length) if arm.changes else OnSwitch(),
+        on_switch=on_switch_of(cfg, run.cfg.corpora.sequence_length) if arm.changes else OnSwitch(),
         frozen_student=_frozen_student(control) if arm.weighted else None,
-        validate_every=cfg.validate_every if arm.measures else None,
+        eval_steps=cfg.eval_steps if arm.measures else None,
         keep=SaveOptions(weights=teaching is None, answers=True),
     )
     return trial(run, selection.shards, selection.teachers.student, _label(arm), seed, plan)

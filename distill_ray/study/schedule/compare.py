@@ -25,7 +25,7 @@ Row = dict[str, Any]
 BEST_STATIC, ORACLE = "best static", "oracle static"
 """The static choice that is best on the validation split, and the one that is best on the test
 split, which nobody can know."""
-STEPS = ((CONTROL, PLAIN), (PLAIN, "equal_stages"), ("equal_stages", "scd"), ("scd", "scd-aw"))
+STEPS = ((CONTROL, PLAIN), (PLAIN, "equal_periods"), ("equal_periods", "scd"), ("scd", "scd-aw"))
 """The published shape, each at most as good as the next: plain KD < ordered checkpoints <= SCD <
 SCD with adaptive weights (arXiv 2601.10114), after what a teacher adds at all."""
 
@@ -68,7 +68,7 @@ def compared(
         for role, name in ((BEST_STATIC, best), (ORACLE, oracle)):
             task.arms[role], task.last[role] = task.arms[name], task.last[name]
     row = {
-        "strongest": best_teacher,
+        "most_accurate": best_teacher,
         "best_static": best,
         "oracle": oracle,
         "questions": {q.name: len(q.answer_index) for q in questions},
@@ -114,7 +114,7 @@ def _answered(
 ) -> PairedAnswers:
     name, gold = questions.name, np.asarray(questions.answer_index)
     # Drawn apart from every other task's.
-    seed, how = crc32(f"{domain}/{name}".encode()), {"resamples": cfg.resamples}
+    seed, how = crc32(f"{domain}/{name}".encode()), {"resamples": cfg.num_bootstrap}
     over = Resamples(questions.groups, confidence=cfg.confidence, seed=seed, **how)
     arms: dict[str, Mapping[str, Floats]] = {}
     for arm, trials in whole.items():
@@ -156,7 +156,10 @@ def _arm(
         },
         "against": {
             **{other: against(tasks, arm.name, other) for other in (BEST_STATIC, CONTROL)},
-            **{f"{w} teacher": against_teacher(tasks, arm.name, w) for w in ("last", "strongest")},
+            **{
+                f"{w} teacher": against_teacher(tasks, arm.name, w)
+                for w in ("last", "most_accurate")
+            },
         },
         "served": [] if arm.teaching is None else [row["schedule"] for row in outcomes],
         "first": None if arm.teaching is None else arm.teaching.first_teacher,
@@ -214,6 +217,6 @@ def _overall(tasks: Sequence[PairedAnswers], name: str) -> Row:
         **{f: fmean(float(task.arms[name][f].mean()) for task in tasks) for f in FIGURES},
         "against": {
             **{other: against(tasks, name, other) for other in (BEST_STATIC, CONTROL)},
-            **{f"{w} teacher": against_teacher(tasks, name, w) for w in ("last", "strongest")},
+            **{f"{w} teacher": against_teacher(tasks, name, w) for w in ("last", "most_accurate")},
         },
     }

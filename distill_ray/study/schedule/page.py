@@ -29,8 +29,8 @@ MATCHES = 0.40
 """Share of tasks on which the student should match or beat its teacher: SCD's figure."""
 PUBLISHED = {
     (CONTROL, PLAIN): "0.655 to 0.727",
-    (PLAIN, "equal_stages"): "0.727 to 0.739",
-    ("equal_stages", "scd"): "0.739 to 0.742",
+    (PLAIN, "equal_periods"): "0.727 to 0.739",
+    ("equal_periods", "scd"): "0.739 to 0.742",
     ("scd", "scd-aw"): "0.742 to 0.763",
 }
 """Averages of arXiv 2601.10114."""
@@ -49,7 +49,9 @@ def write_page(found: Outcome, folder: Path, command: str) -> Path:
 def _summary(found: Outcome) -> Iterator[str]:
     cfg, rows = found.cfg, found.domains
     steps, tokens = _budget(rows)
-    unseen = f", {listed(cfg.untouched)} untouched by any choice" if cfg.untouched else ""
+    unseen = (
+        f", {listed(cfg.held_out_domains)} untouched by any choice" if cfg.held_out_domains else ""
+    )
     yield (
         f"One student on {_count(len(rows), 'domain')}{unseen}, each arm with {tokens} tokens "
         f"({steps} steps), the same batches and {len(cfg.seeds)} seeds. A static choice is one "
@@ -59,7 +61,7 @@ def _summary(found: Outcome) -> Iterator[str]:
         "near copies stay together, with the seeds averaged. What the order of the rows does is not"
         " in it, and is seen by how many seeds agree."
     )
-    for group in ("untouched", "all"):
+    for group in ("held out", "all"):
         if group in found.overall:
             yield _target(found, group)
             yield _shape(found, group)
@@ -77,8 +79,8 @@ def _count(count: int, what: str) -> str:
 
 
 def _on(found: Outcome, group: str) -> str:
-    if group == "untouched":
-        return f"On {listed(found.cfg.untouched)}, untouched by any choice"
+    if group == "held out":
+        return f"On {listed(found.cfg.held_out_domains)}, untouched by any choice"
     return "On all domains" if group == "all" else "On the domains that choices were made on"
 
 
@@ -163,13 +165,13 @@ def _order(found: Outcome) -> list[str]:
 
 
 def _grid(found: Outcome, figure: str, title: str) -> Table:
-    names = [f"{n} (untouched)" if n in found.cfg.untouched else n for n in found.domains]
+    names = [f"{n} (untouched)" if n in found.cfg.held_out_domains else n for n in found.domains]
     rows = []
     for arm in _order(found):
         each = [fmean(_arm_of(row, arm)[figure]) for row in found.domains.values()]
         rows.append([arm, *(number(v) for v in each), number(fmean(each))])
     if figure == "accuracy":
-        best = [row["teachers"][row["strongest"]]["accuracy"] for row in found.domains.values()]
+        best = [row["teachers"][row["most_accurate"]]["accuracy"] for row in found.domains.values()]
         rows.append(["the strongest teacher itself", *(number(v) for v in best)])
         rows[-1].append(number(fmean(best)))
     note = f"Mean over {len(found.cfg.seeds)} seeds."
@@ -207,7 +209,7 @@ def _overall(found: Outcome, group: str) -> Table:
                 "–" if name == CONTROL else percent(last["matches"], 0),
                 "–" if name == CONTROL else percent(last["beats"], 0),
                 "–" if name == CONTROL else percent(last["not_below"], 0),
-                percent(row["against"]["strongest teacher"]["matches"], 0),
+                percent(row["against"]["most_accurate teacher"]["matches"], 0),
                 percent(row.get("probe_share"), 0),
                 percent(row.get("training_share"), 0),
             ]
@@ -273,14 +275,18 @@ def _plainly(settings: Mapping[str, Any]) -> str:
 
 
 def _domain(found: Outcome, name: str, row: Row) -> Part:
-    kind = "untouched by any choice" if name in found.cfg.untouched else "choices were made on it"
+    kind = (
+        "untouched by any choice"
+        if name in found.cfg.held_out_domains
+        else "choices were made on it"
+    )
     cost, teachers = row["cost"], row["teachers"]
     questions = listed(f"{count} questions of {task}" for task, count in row["questions"].items())
     each = (f"{n} {number(figures['accuracy'])}" for n, figures in teachers.items())
     text = [
         f"{name} ({kind}): {questions} on test. Its teachers' best checkpoints: {listed(each)}; "
-        f"the strongest on the validation split is {row['strongest']}. The best static choice there"
-        f" is {row['best_static']}, on the test split it is {row['oracle']}. Something was at work "
+        f"the most accurate on validation is {row['most_accurate']}. The best static choice there "
+        f"is {row['best_static']}, on the test split it is {row['oracle']}. Something was at work "
         f"for {seconds(cost['busy_s'])}."
     ]
     text += [f"{f['arm']}, seed {f['seed']}, failed: {f['reason']}" for f in row["failed"]]

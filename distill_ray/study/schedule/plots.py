@@ -40,9 +40,9 @@ def _scores(axis: Any, row: Row) -> None:
         axis.scatter(arm["accuracy"], [place] * len(arm["accuracy"]), color=colour, s=10, alpha=0.6)
         axis.scatter([fmean(arm["accuracy"])], [place], color=colour, s=36, marker="|")
     axis.axvline(fmean(row["arms"][row["best_static"]]["accuracy"]), color="#8A8A8A", ls="--", lw=1)
-    axis.axvline(row["teachers"][row["strongest"]]["accuracy"], color="#009E73", ls=":", lw=1)
+    axis.axvline(row["teachers"][row["most_accurate"]]["accuracy"], color="#009E73", ls=":", lw=1)
     axis.set_yticks(range(len(found)), [name for name, _ in found], fontsize=8)
-    axis.set_xlabel("accuracy on test; dashed: best static choice, dotted: strongest teacher")
+    axis.set_xlabel("accuracy on test; dashed: best static choice, dotted: most_accurate teacher")
     axis.grid(alpha=0.3, axis="x")
 
 

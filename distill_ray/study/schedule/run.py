@@ -30,7 +30,7 @@ class Outcome:
     domains: dict[str, Row]
     """Domain → `arms`, `teachers`, `strongest`, `best_static`, `oracle`, `failed`, `cost`."""
     overall: dict[str, Row]
-    """`all`, and if some are untouched `chosen on` and `untouched` → `arms`, `steps`, `tasks`."""
+    """`all`, and if some are held out `chosen on` and `held out` → `arms`, `steps`, `tasks`."""
 
 
 def study(cfg: ScheduleStudy, runs: Mapping[str, Run]) -> Outcome:
@@ -60,7 +60,7 @@ def _domain(
     models = [selection.teachers.teachers[name].serving for name in names]
     subjects = [ModelToScore(n, w.ref, w.fingerprint) for n, w in zip(names, models)]
     scored = score_models(
-        run, selection.shards, "evaluate", "test", subjects, run.cfg.evaluate.text_rows
+        run, selection.shards, "evaluate", "test", subjects, run.cfg.evaluate.num_text_rows
     )
     scored.require(*names)
     every = {t.artifact.path: t.artifact for seeds in trials.values() for t in seeds.values()}
@@ -93,7 +93,9 @@ def _trained(
                     s: t for s, t in made.get(CONTROL, {}).items() if t.artifact.is_complete()
                 }
                 made[arm.name] = {
-                    seed: trial_of(run, selection, arm, seed, cfg.rungs, controls.get(seed))
+                    seed: trial_of(
+                        run, selection, arm, seed, cfg.num_curve_points, controls.get(seed)
+                    )
                     for seed in cfg.seeds
                     if seed in controls or not weighted
                 }
@@ -112,5 +114,5 @@ def _cost(run: Run, made: Sequence[Artifact]) -> Row:
     return {
         "busy_s": busy_s(manifests),
         "worker_s": sum(m.wall_s for m in manifests),
-        "tokens": run.cfg.distill.tokens,
+        "tokens": run.cfg.distill.token_budget,
     }

@@ -30,19 +30,19 @@ class ProbeConfig(TrainingConfig):
     """Each seed is another order of the rows, the same for every teacher."""
     race: RaceConfig | None = RaceConfig()
     """Seeds beyond those go where the order is still open; null keeps to them."""
-    rungs: PositiveInt = 4
+    num_curve_points: PositiveInt = 4
     """Points of the probe's curve, at equal token spacing."""
-    questions: PositiveInt = 500
+    num_questions: PositiveInt = 500
     """Validation questions a task on which the task gain is measured."""
-    control_tokens: PositiveInt | None = None
+    control_token_budget: PositiveInt | None = None
     """Budget of the control probe, which trains the student on what the data supervise, without a
     teacher. By default as many of those rows as the distillation will read, but no more tokens than
     all probes of the first seeds together."""
-    gradients: NonNegativeInt = 64
+    num_gradients: NonNegativeInt = 64
     """Answers of each teacher on which the initial student's gradients are taken, for the estimates
     beside the probes (GRACE, gradient norm); 0 for none."""
-    validation_rows: PositiveInt = 64
-    max_concurrent: PositiveInt | None = None
+    num_validation_rows: PositiveInt = 64
+    max_concurrent_trials: PositiveInt | None = None
     """Trials at a time; as many as `cluster.num_workers` when left out."""
 
     @model_validator(mode="after")

@@ -9,13 +9,13 @@ from pydantic import Field, model_validator
 from distill_ray.config.base import Name, Section
 from distill_ray.config.errors import did_you_mean
 
-SEVERAL = "several"
+ENSEMBLE = "ensemble"
 """What a group of teachers is called where one teacher's name would stand."""
 STRATEGY_NAMES = ("average", "random", "by_domain", "confidence")
 """The keys of `core.strategies.STRATEGIES`, known here without importing torch."""
 
 
-class SeveralConfig(Section):
+class EnsembleConfig(Section):
     """Teachers that teach together."""
 
     strategy: str = "average"
@@ -32,7 +32,7 @@ class SeveralConfig(Section):
     """Keyword options of a strategy of your own."""
 
     @model_validator(mode="after")
-    def _known(self) -> SeveralConfig:
+    def _known(self) -> EnsembleConfig:
         chosen, own = self.strategy, ":" in self.strategy
         if not own and chosen not in STRATEGY_NAMES:
             hint = did_you_mean(chosen, STRATEGY_NAMES)
