@@ -64,7 +64,7 @@ def _config(folder: Path) -> dict[str, Any]:
         ],
         "adapt": {
             "recipes": {
-                "all": _training(60, mix={"faults.labelled": 2, "notes": 1}, num_num_checkpoints=5)
+                "all": _training(60, mix={"faults.labelled": 2, "notes": 1}, num_checkpoints=5)
             }
         },
         "probe": _training(80, mix=taught, seeds=[0, 1], num_curve_points=2, race=None),
