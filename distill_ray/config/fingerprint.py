@@ -10,6 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from distill_ray.config.checksums import file_sha256
+
 LENGTH = 12
 """Hex digits kept in folder names: 48 bits, ample for the artifacts of one run."""
 
@@ -26,15 +28,6 @@ def canonical(value: Any) -> str:
 def fingerprint(value: Any) -> str:
     """SHA-256 of the canonical JSON, shortened for use in paths."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:LENGTH]
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, read in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 SAMPLED_FROM = 1 << 28

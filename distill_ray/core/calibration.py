@@ -140,25 +140,6 @@ def _mean_gap(index: Ints, confidence: Floats, outcome: Floats) -> float:
     return float(np.abs(np.bincount(index, outcome - confidence)).sum() / len(confidence))
 
 
-def auroc(confidence: Floats, correct: Floats) -> float | None:
-    """P(a right answer is surer than a wrong one), ties counting half (Hanley & McNeil 1982).
-
-    It needs no probability, only an order: the measure for exp(mean log-likelihood), say.
-
-    Args:
-        confidence: [n] any score that rises with certainty.
-        correct: [n] 1 where the answer is right.
-
-    Returns:
-        A number in [0, 1]; None when all answers are right, or all wrong: there is no pair.
-    """
-    from sklearn.metrics import roc_auc_score  # Takes a second, which workers need not wait.
-
-    if len(np.unique(correct)) < 2:
-        return None
-    return float(roc_auc_score(correct, confidence))
-
-
 def noise_floor(
     confidence: Floats,
     bins: int = 15,
@@ -190,13 +171,8 @@ def noise_floor(
     return float(np.mean([metric(confidence, outcomes, bins) for outcomes in sets]))
 
 
-def brier(probabilities: Floats, gold: Ints) -> float:
-    """Mean over examples of Σ_c (p_c - y_c)², in [0, 2] (Brier 1950)."""
-    return float(brier_each(probabilities, gold).mean())
-
-
 def brier_each(probabilities: Floats, answer_index: Ints) -> Floats:
-    """[n] Brier score of each example."""
+    """[n] Brier score of each example, Σ_c (p_c - y_c)², in [0, 2] (Brier 1950)."""
     target = np.eye(probabilities.shape[1])[answer_index]
     return np.asarray(((probabilities - target) ** 2).sum(axis=1))
 

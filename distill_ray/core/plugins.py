@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from distill_ray.config.checksums import file_sha256
 from distill_ray.config.errors import did_you_mean
 
 
@@ -51,7 +51,7 @@ def import_path(path: str) -> Callable[..., Any]:
 def source_digest(path: str) -> str:
     """SHA-256 of the source of the module that an import path leads to."""
     file = inspect.getsourcefile(inspect.unwrap(import_path(path)))
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+    return file_sha256(Path(file)) if file else ""
 
 
 def own_functions(*names: str | None) -> dict[str, dict[str, str]]:

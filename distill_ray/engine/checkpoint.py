@@ -54,16 +54,6 @@ def _random_state() -> dict[str, Any]:
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def job_of(folder: Path) -> str:
-    """What the checkpoint in this folder was training."""
-    return str(json.loads((folder / STATE).read_text())["job"])
-
-
-def world_of(folder: Path) -> int:
-    """How many ranks have written it."""
-    return int(json.loads((folder / STATE).read_text())["world_size"])
-
-
 def restore(session: Session, folder: Path, *, job: str) -> None:
     """Bring a freshly built session to where `save` left it; every rank calls it.
 

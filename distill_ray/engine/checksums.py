@@ -1,13 +1,12 @@
-"""Checkpoints with digests: one that is torn, or of which a bit has flipped, is never loaded."""
+"""Checkpoints with checksums: a truncated one, or one with a flipped bit, is never loaded."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from distill_ray.config.fingerprint import file_sha256
+from distill_ray.config.checksums import file_sha256, json_sha256, mismatch
 
 SEAL = "seal-{part}.json"
 
@@ -17,16 +16,22 @@ class UnsoundError(ValueError):
 
 
 def seal(folder: Path, part: int = 0, parts: int = 1) -> None:
-    """Take the digests of all files of a folder; call it when they are written.
+    """Write the checksums of a folder's files beside them; call it when the files are complete.
 
     Args:
         folder: one rank's part of a checkpoint; the parts merge in storage.
         part: which one, from 0.
-        parts: how many make a checkpoint.
+        parts: how many parts make a checkpoint.
     """
-    files = {name: _digest(folder / name) for name in _files(folder)}
+    seals = {SEAL.format(part=number) for number in _sealed_parts(folder)}
+    names = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    files = {
+        name: [(folder / name).stat().st_size, file_sha256(folder / name)]
+        for name in names
+        if name not in seals
+    }
     body = {"part": part, "parts": parts, "files": files}
-    text = json.dumps({"digest": _of(body), **body}, indent=1)
+    text = json.dumps({"digest": json_sha256(body), **body}, indent=1)
     (folder / SEAL.format(part=part)).write_text(text)
 
 
@@ -37,28 +42,24 @@ def verify(folder: Path) -> None:
         folder: with the parts of all ranks.
 
     Raises:
-        UnsoundError: a part is missing, or a file isn't what it was; names the first one.
+        UnsoundError: a part is missing, or a file changed; names the first one.
     """
-    first = _read(folder, min(_parts(folder), default=0))
+    first = _read_seal(folder, min(_sealed_parts(folder), default=0))
     for part in range(first["parts"]):
-        body = first if part == first["part"] else _read(folder, part)
+        body = first if part == first["part"] else _read_seal(folder, part)
         if body["parts"] != first["parts"]:
             raise UnsoundError(f"{folder}: parts of two checkpoints")
         for name, (size, digest) in body["files"].items():
-            file = folder / name
-            if not file.is_file():
-                raise UnsoundError(f"{file} is missing")
-            # A file that was cut off is told without reading it.
-            if file.stat().st_size != size or file_sha256(file) != digest:
-                raise UnsoundError(f"{file} isn't what was saved")
+            if problem := mismatch(folder / name, digest, size):
+                raise UnsoundError(f"{folder / name} {problem}")
 
 
-def _read(folder: Path, part: int) -> dict[str, Any]:
+def _read_seal(folder: Path, part: int) -> dict[str, Any]:
     file = folder / SEAL.format(part=part)
     try:
         content = json.loads(file.read_text())
         body = {key: content[key] for key in ("part", "parts", "files")}
-        sound = content["digest"] == _of(body) and body["part"] == part
+        sound = content["digest"] == json_sha256(body) and body["part"] == part
     except FileNotFoundError:
         raise UnsoundError(f"{file} is missing: the checkpoint was cut off") from None
     except (OSError, ValueError, TypeError, KeyError):
@@ -68,20 +69,6 @@ def _read(folder: Path, part: int) -> dict[str, Any]:
     return body
 
 
-def _parts(folder: Path) -> list[int]:
+def _sealed_parts(folder: Path) -> list[int]:
     names = [file.stem.partition("-")[2] for file in folder.glob(SEAL.format(part="*"))]
     return [int(name) for name in names if name.isdigit()]
-
-
-def _files(folder: Path) -> list[str]:
-    seals = {SEAL.format(part=part) for part in _parts(folder)}
-    names = (str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-    return sorted(name for name in names if name not in seals)
-
-
-def _digest(file: Path) -> list[object]:
-    return [file.stat().st_size, file_sha256(file)]
-
-
-def _of(body: object) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

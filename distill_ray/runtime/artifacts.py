@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from distill_ray import __version__
+from distill_ray.config.checksums import bytes_sha256, json_sha256
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.fingerprint import fingerprint
 from distill_ray.runtime.checksums import MISMATCH, DamagedError, damage, remember
@@ -222,7 +222,7 @@ def read_file(artifact: Storage, name: str) -> bytes:
     """
     data = artifact.read_bytes(name)
     digest = Manifest.of(artifact).files.get(name) if has_manifest(artifact) else None
-    if digest is not None and hashlib.sha256(data).hexdigest() != digest:
+    if digest is not None and bytes_sha256(data) != digest:
         raise DamagedError.of(artifact.sub(name).uri, MISMATCH, artifact.uri)
     return data
 
@@ -268,7 +268,7 @@ def _digest(manifest: Mapping[str, Any]) -> str:
     """SHA-256 of a manifest's plain values."""
     known = {f.name for f in fields(Manifest)} - {"digest"}
     values = {key: value for key, value in manifest.items() if key in known}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return json_sha256(values)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from distill_ray.config.cache import cache_folder
+from distill_ray.config.checksums import mismatch
 from distill_ray.config.errors import InputError, Problem
-from distill_ray.config.fingerprint import file_sha256
 
 DAMAGED = "corrupt artifact:"
 MISMATCH = "checksum mismatch."
@@ -48,10 +48,8 @@ def damage(folder: Path, digests: Mapping[str, str]) -> str | None:
     known, checked = _checked_states(folder), {}
     for name, digest in sorted(digests.items()):
         file = folder / name
-        if not file.is_file():
-            return name
-        state = [*_state(file), digest]
-        if known.get(name) != state and file_sha256(file) != digest:
+        state = [*_state(file), digest] if file.is_file() else []
+        if (not state or known.get(name) != state) and mismatch(file, digest):
             return name
         checked[name] = state
     if any(known.get(name) != state for name, state in checked.items()):

@@ -16,6 +16,7 @@ from pyarrow import fs as pafs
 
 from distill_ray.config.cache import cache_folder as cache_folder
 from distill_ray.config.cache import kept
+from distill_ray.config.checksums import stream_sha256
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.runtime.filesystems import open_uri
 
@@ -153,11 +154,8 @@ class Storage:
 
     def sha256(self, path: str) -> str:
         """Digest of a file, read in blocks."""
-        digest = hashlib.sha256()
         with self._fs.open_input_stream(f"{self._root}/{path}") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-        return digest.hexdigest()
+            return stream_sha256(stream)
 
     @contextmanager
     def folder(self, path: str) -> Iterator[Path]:

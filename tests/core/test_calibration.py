@@ -7,6 +7,7 @@ from oracles import calibration as oracle
 from sklearn.metrics import brier_score_loss, log_loss
 
 from distill_ray.core import calibration
+from distill_ray.core.resampling import Resamples
 
 
 def _answers(n=400, seed=0, power=2):
@@ -186,11 +187,13 @@ def test_the_noise_floor_depends_on_its_seed_alone():
 
 def test_brier_matches_the_definition_and_scikit_learn():
     probabilities, gold = _probabilities()
-    found = calibration.brier(probabilities, gold)
+    found = calibration.brier_each(probabilities, gold).mean()
     assert found == pytest.approx(oracle.brier(probabilities, gold))
     # Over two options the sum counts both sides of scikit-learn's one.
     two, right = _probabilities(k=2)
-    assert calibration.brier(two, right) == pytest.approx(2 * brier_score_loss(right, two[:, 1]))
+    assert calibration.brier_each(two, right).mean() == pytest.approx(
+        2 * brier_score_loss(right, two[:, 1])
+    )
 
 
 def test_brier_runs_from_zero_to_two():
@@ -249,14 +252,16 @@ def test_auroc_counts_pairs_and_ties_as_half_a_pair(levels):
     confidence, correct = _answers(n=150)
     confidence = np.round(confidence * levels) / levels
     expected = oracle.auroc(confidence, correct)
-    assert calibration.auroc(confidence, correct) == pytest.approx(expected, abs=1e-12)
-    assert calibration.auroc(-confidence, correct) == pytest.approx(1 - expected, abs=1e-12)
+    over = Resamples([str(i) for i in range(150)], resamples=2)
+    assert over.auroc(confidence, correct).value == pytest.approx(expected, abs=1e-12)
+    assert over.auroc(-confidence, correct).value == pytest.approx(1 - expected, abs=1e-12)
 
 
 def test_auroc_is_none_where_no_right_answer_meets_a_wrong_one():
     confidence = np.array([0.2, 0.9])
-    assert calibration.auroc(confidence, np.ones(2)) is None
-    assert calibration.auroc(confidence, np.zeros(2)) is None
+    over = Resamples(["a", "b"], resamples=2)
+    assert over.auroc(confidence, np.ones(2)) is None
+    assert over.auroc(confidence, np.zeros(2)) is None
 
 
 def _vocabulary(n=300, v=40, seed=0):

@@ -130,12 +130,12 @@ def test_saving_changes_nothing_for_the_run_that_goes_on(builder, saved):
 
 def test_a_checkpoint_says_what_it_was_training(builder, tmp_path):
     checkpoint.save(builder.session(), tmp_path, job="adapt.big.sft")
-    assert checkpoint.job_of(tmp_path) == "adapt.big.sft"
+    assert json.loads((tmp_path / checkpoint.STATE).read_text())["job"] == "adapt.big.sft"
 
 
 def test_a_checkpoint_says_how_many_workers_have_written_it(builder, tmp_path):
     checkpoint.save(builder.session(), tmp_path, job="test")
-    assert checkpoint.world_of(tmp_path) == 1
+    assert json.loads((tmp_path / checkpoint.STATE).read_text())["world_size"] == 1
 
 
 def test_an_exported_student_answers_as_it_did_in_the_session(builder, tmp_path):

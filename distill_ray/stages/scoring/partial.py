@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import socket
@@ -10,6 +9,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from distill_ray.config.checksums import bytes_sha256
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.checksums import MISMATCH, DamagedError
 from distill_ray.runtime.storage import Storage
@@ -96,4 +96,4 @@ class PartialScores:
 
 def _digest(data: bytes) -> bytes:
     """The line before a part's scores."""
-    return hashlib.sha256(data).hexdigest().encode() + b"\n"
+    return bytes_sha256(data).encode() + b"\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import logging
 import warnings
 import zlib
@@ -17,6 +16,7 @@ import ray
 import ray.data
 import torch
 
+from distill_ray.config.checksums import bytes_sha256
 from distill_ray.config.serving import CachedServing
 from distill_ray.data.batches import Stream
 from distill_ray.engine.build import load_streams, teacher_bank
@@ -167,7 +167,7 @@ def _whole(data: bytes) -> dict[str, Any] | None:
 
 
 def _said(data: bytes, counts: TargetCounts) -> dict[str, Any]:
-    return {**asdict(counts), "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return {**asdict(counts), "bytes": len(data), "sha256": bytes_sha256(data)}
 
 
 FULL = "full"
