@@ -116,7 +116,8 @@ def _product(x: Tensor, w: Tensor, out: Tensor | None) -> Tensor:
     """x [n, H] · w [H, V], into `out` where its precision is the product's.
 
     On CPUs, MKL's product with few rows and many columns is slow; the same with many rows and a
-    multiple of 16 columns, tile by tile and turned, takes .85 of its time (docs/results/performance.md).
+    multiple of 16 columns, tile by tile and turned, takes .85 of its time
+    (docs/results/performance.md).
     """
     if out is None or x.dtype != torch.float32:
         return torch.mm(x, w)
