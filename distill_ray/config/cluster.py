@@ -23,7 +23,9 @@ class ClusterConfig(Section):
     """How long a group of workers trains before it may be made larger: work since the last
     checkpoint is done again then."""
     cpus_per_worker: PositiveFloat = 1.0
+    """CPU cores of a worker."""
     gpus_per_worker: NonNegativeFloat = 0.0
+    """GPUs of a worker."""
     memory_gib_per_worker: PositiveFloat | None = None
     """Memory (of the GPU if there is one) that a worker has; `plan` compares its need with it.
     Left out, it is this machine's memory shared by the workers."""

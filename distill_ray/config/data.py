@@ -33,7 +33,9 @@ class RowSource(Section):
     split: str = "train"
     """Which split of `dataset` is read. Our own splits are made anew from it."""
     text_column: str = "text"
+    """Column with the text."""
     label_column: str = "label"
+    """Column with the label."""
     group_column: str = "group"
     """Rows of one group never straddle two splits. Optional in the data."""
     max_rows: PositiveInt | None = None
@@ -67,6 +69,7 @@ class CorpusConfig(Section):
     """Running text."""
 
     name: Name
+    """Name of its stream, in `mix`."""
     kind: Literal["domain", "generic"] = "domain"
     """Generic text guards what the student knew; the audit measures the domain's specificity."""
     source: RowSource
@@ -108,6 +111,7 @@ class ShiftedConfig(Section):
     """The same task under other words or from another place."""
 
     name: Name
+    """Name of the set, in the audit and the report."""
     source: RowSource
     prompt: str | None = None
     """Another template; the task's own when left out."""
@@ -117,6 +121,7 @@ class TaskConfig(Section):
     """A labelled question about the domain, answered by completing a prompt."""
 
     name: Name
+    """Begins the names of its streams: `<name>.labelled` and `<name>.prompts`."""
     source: RowSource
     """Labelled rows."""
     prompt: str = "{text}\nAnswer:"

@@ -19,6 +19,7 @@ class MixChange(Section):
     at: OpenFraction
     """Share of the steps that are done when it begins."""
     mix: Mix
+    """Stream → share, from there on."""
 
 
 class MixingConfig(Section):

@@ -106,6 +106,7 @@ class TeacherConfig(Section):
     """A candidate teacher, and how it is prepared for the domain."""
 
     name: Name
+    """Name of the teacher, in results and reports."""
     model: ModelSource
     tokenizer: TokenizerSource | None = None
     """Defaults to the one beside the weights; for `init` models, to the student's."""

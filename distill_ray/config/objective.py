@@ -36,7 +36,9 @@ class HiddenMatch(Section):
     weight: PositiveFloat = 1.0
     """Against the rest of the loss."""
     layers: Annotated[Layers, Field(min_length=1)] = "last"
+    """Which layers are compared: `last`, `uniform`, or student layer → teacher layer."""
     distance: Literal["cosine", "mse"] = "cosine"
+    """`cosine`, or `mse` over the dimensions."""
     projection: bool = True
     """Compare through a matrix that is learned with the student and then dropped; without it, both
     hidden sizes must be equal."""
@@ -48,7 +50,9 @@ class AttentionMatch(Section):
     weight: PositiveFloat = 1.0
     """Against the rest of the loss."""
     layers: Annotated[Layers, Field(min_length=1)] = "last"
+    """Which layers are compared: `last`, `uniform`, or student layer → teacher layer."""
     distance: Literal["kl", "squared_error"] = "kl"
+    """`kl`, or `squared_error` summed over the keys."""
 
 
 class MatchConfig(Section):
@@ -67,10 +71,11 @@ class ObjectiveConfig(Section):
     """What the student is pulled towards."""
 
     divergence: str = "forward_kl"
-    """One of ours (see docs/methods.md), or `my_package.module:function`."""
+    """One of these (docs/how-to/objective.md describes them), or `my_package.module:function`."""
     options: dict[str, float] = Field(default_factory=dict)
     """Keyword options of the divergence, such as `beta` of jsd or `skew`."""
     temperature: PositiveFloat = 1.0
+    """τ softens student and teacher; the loss is multiplied by τ²."""
     alpha: Fraction = 0.9
     """Share of the divergence to the teacher; the rest is cross-entropy on the data."""
     calibrate: bool = False

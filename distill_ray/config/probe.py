@@ -42,6 +42,7 @@ class ProbeConfig(TrainingConfig):
     """Answers of each teacher on which the initial student's gradients are taken, for the estimates
     beside the probes (GRACE, gradient norm); 0 for none."""
     num_validation_rows: PositiveInt = 64
+    """Packed validation rows per stream on which a probe is measured."""
     max_concurrent_trials: PositiveInt | None = None
     """Trials at a time; as many as `cluster.num_workers` when left out."""
 

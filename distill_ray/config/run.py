@@ -31,6 +31,7 @@ class RunConfig(Section):
     storage: Uri = "runs"
     """Where artifacts go: a folder, or a URI such as `s3://bucket/runs`."""
     seed: NonNegativeInt = 0
+    """Seed of everything random: initial adapters, orders of rows, dropout, resamples."""
     student: StudentConfig
     teachers: tuple[TeacherConfig, ...] = Field(min_length=1)
     corpora: CorporaConfig

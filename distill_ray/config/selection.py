@@ -19,6 +19,7 @@ class AuditConfig(Section):
     num_bootstrap: PositiveInt = 1000
     """Resamples of each interval."""
     confidence: OpenFraction = 0.95
+    """Level of each interval."""
     num_text_rows: PositiveInt = 64
     """Packed validation rows per corpus on which token NLL is measured."""
     num_generated: NonNegativeInt = 200
@@ -73,6 +74,7 @@ class RankConfig(Section):
     num_draws: PositiveInt = 10000
     """Draws over seeds and examples from which the intervals are made."""
     confidence: OpenFraction = 0.95
+    """Level of the intervals, and of calling a teacher the best."""
     min_size_ratio: NonNegativeFloat = 1.0
     """A teacher must have more parameters than this many times the student's, or it is marked as
     one that can't serve; 0 lets any serve."""
@@ -84,7 +86,9 @@ class EvaluateConfig(Section):
     """The student against its initial state, its teachers and a fine-tune without a teacher."""
 
     num_bootstrap: PositiveInt = 2000
+    """Resamples of each interval."""
     confidence: OpenFraction = 0.95
+    """Level of each interval."""
     num_text_rows: PositiveInt = 64
     """Packed test rows per corpus on which NLL and KL are measured."""
 

@@ -14,6 +14,7 @@ class TopKTargets(Section):
 
     kind: Literal["top_k"] = "top_k"
     k: PositiveInt = 64
+    """Tokens that are kept of each distribution."""
 
 
 class SampledTargets(Section):
@@ -21,6 +22,7 @@ class SampledTargets(Section):
 
     kind: Literal["samples"] = "samples"
     num_samples: PositiveInt = 64
+    """Draws for each token."""
 
 
 class HiddenTargets(Section):
@@ -47,8 +49,11 @@ class PoolServing(Section):
 
     kind: Literal["pool"] = "pool"
     num_actors: PositiveInt = 1
+    """Processes that hold the teacher."""
     cpus_per_actor: PositiveFloat = 1.0
+    """CPU cores of each."""
     gpus_per_actor: NonNegativeFloat = 0.0
+    """GPUs of each; 0 runs the teacher on CPU cores."""
     lookahead: PositiveInt = 2
     """Steps that may be asked for ahead: beyond them the pool waits for the student."""
     targets: AnyTarget = HiddenTargets()

@@ -36,6 +36,7 @@ class StudyConfig(Section):
     num_bootstrap: PositiveInt = 2000
     """For each interval."""
     confidence: OpenFraction = 0.95
+    """Level of each interval."""
 
     @model_validator(mode="after")
     def _held_out_are_domains(self) -> StudyConfig:
@@ -112,6 +113,7 @@ class TextArm(Section):
     """What is read in one arm."""
 
     name: Name
+    """Name of the arm, in results."""
     mix: Mix
     """Shares of text; by tokens, unless `distill.mixing` says otherwise."""
 

@@ -33,7 +33,9 @@ class LossWeights(Section):
     """How much each kind of row counts; each kind is a mean over its own supervised tokens."""
 
     text: NonNegativeFloat = 1.0
+    """Weight of running text."""
     task: NonNegativeFloat = 1.0
+    """Weight of labelled rows and prompts."""
 
 
 class OffloadConfig(Section):
@@ -61,6 +63,7 @@ class TrainingConfig(Section):
     min_lr_ratio: Fraction = 0.1
     """Learning rate at the end, as a share of the peak."""
     weight_decay: NonNegativeFloat = 0.01
+    """Of AdamW."""
     max_grad_norm: PositiveFloat = 1.0
     """Largest norm of the gradient."""
     mix: Mix
@@ -126,15 +129,20 @@ class LoraConfig(Section):
     """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685), by peft."""
 
     rank: PositiveInt = 16
+    """Rank of each adapter."""
     alpha: PositiveFloat = 32.0
+    """Adapters are scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout before each adapter."""
     target_modules: str | tuple[str, ...] = "all-linear"
+    """Modules that get an adapter: `all-linear`, or names as peft takes them."""
 
 
 class RecipeConfig(TrainingConfig):
     """One phase of a teacher's adaptation."""
 
     method: Literal["full", "lora"] = "full"
+    """Train all weights, or adapters."""
     lora: LoraConfig = LoraConfig()
     """Read when the method is lora."""
     num_checkpoints: PositiveInt = 3
