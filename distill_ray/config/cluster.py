@@ -9,40 +9,40 @@ from distill_ray.config.job import JobConfig
 
 
 class ClusterConfig(Section):
-    """Where it runs: here in Ray's single-node mode, or on a cluster that is already up."""
+    """What a run may use of this machine or of a cluster."""
 
     address: str | None = None
-    """A Ray address (`auto`, `host:6379`); none starts Ray on this machine alone, unless
+    """A Ray address (`auto`, `host:6379`). Without one, Ray starts on this machine only, unless
     RAY_ADDRESS names a cluster, as it does in a job."""
     num_workers: PositiveInt = 1
     """Data-parallel workers of adapt and distill."""
     min_workers: PositiveInt | None = None
-    """With as few of them training begins, and goes on when nodes are lost; as nodes come, it goes
-    on with more, up to `num_workers`. Left out, there are always `num_workers`."""
+    """Training starts with at least this many workers, continues with fewer when nodes are lost,
+    and grows up to `num_workers` when nodes join. Without it, there are always `num_workers`."""
     resize_interval_s: PositiveFloat = 60.0
-    """How long a group of workers trains before it may be made larger: work since the last
-    checkpoint is done again then."""
+    """Least seconds between two enlargements of the group of workers. An enlargement repeats the
+    work since the last checkpoint."""
     cpus_per_worker: PositiveFloat = 1.0
     """CPU cores of a worker."""
     gpus_per_worker: NonNegativeFloat = 0.0
     """GPUs of a worker."""
     memory_gib_per_worker: PositiveFloat | None = None
-    """Memory (of the GPU if there is one) that a worker has; `plan` compares its need with it.
-    Left out, it is this machine's memory shared by the workers."""
+    """Memory of a worker (of its GPU if it has one), which `plan` compares with the need. By
+    default, this machine's memory divided by the workers."""
     object_store_gib: PositiveFloat = 0.5
-    """Shared memory of a Ray that we start on this machine."""
+    """Shared memory of a Ray that the run starts on this machine."""
     worker_timeout_s: PositiveFloat = 600.0
-    """How long workers may wait for each other."""
+    """Seconds that workers wait for each other."""
     max_failures: NonNegativeInt = 2
-    """Failures of workers that a training stage survives before it gives up."""
+    """Worker failures that a training stage survives."""
     max_preemptions: NonNegativeInt | None = None
-    """Nodes that may be taken back from a training stage before it gives up, counted apart from
-    failures; null for any number."""
+    """Nodes that may be taken back from a training stage, counted separately from failures. `null`
+    allows any number."""
     save_interval_s: PositiveFloat | None = 600.0
-    """Seconds of training that a loss may cost at most: beside every `save_steps` steps, a
-    checkpoint is written after this long. null writes by steps alone."""
+    """A checkpoint is also written after this many seconds, beside every `save_steps` steps, so a
+    loss costs at most this much training. `null` writes by steps only."""
     job: JobConfig = JobConfig()
-    """For `distill-ray submit`."""
+    """What `distill-ray submit` sends."""
 
     @property
     def fewest_workers(self) -> int:

@@ -23,7 +23,7 @@ class RowSource(Section):
     parquet: Uri | None = None
     """Parquet files."""
     text: Uri | None = None
-    """Plain text, a row a line."""
+    """Plain text, one row a line."""
     dataset: str | None = None
     """A Hugging Face `datasets` id, or a folder made by `save_to_disk`."""
     callable: str | None = None
@@ -31,13 +31,13 @@ class RowSource(Section):
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of `callable` or of `datasets.load_dataset`."""
     split: str = "train"
-    """Which split of `dataset` is read. Our own splits are made anew from it."""
+    """Which split of `dataset` is read. The run makes its own splits from it."""
     text_column: str = "text"
     """Column with the text."""
     label_column: str = "label"
     """Column with the label."""
     group_column: str = "group"
-    """Rows of one group never straddle two splits. Optional in the data."""
+    """Optional column with a group. Rows of one group never straddle two splits."""
     max_rows: PositiveInt | None = None
     """Read at most this many rows."""
 
@@ -71,8 +71,10 @@ class CorpusConfig(Section):
     name: Name
     """Name of its stream, in `mix`."""
     kind: Literal["domain", "generic"] = "domain"
-    """Generic text guards what the student knew; the audit measures the domain's specificity."""
+    """`generic` text guards what the student knew. The audit measures how specific the domain is
+    against it."""
     source: RowSource
+    """Where its rows come from."""
 
 
 class CorporaConfig(Section):
@@ -80,21 +82,20 @@ class CorporaConfig(Section):
 
     sources: tuple[CorpusConfig, ...] = Field(min_length=1)
     sequence_length: PositiveInt = 1024
-    """Tokens in a packed row, and the most that a row of its own may have."""
+    """Tokens of a packed row, and the most that a row of its own may have."""
     batching: Literal["packed", "grouped"] = "packed"
     """`packed` fills rows with whole samples (best fit), which never see each other. `grouped`
-    gives each sample a row of its own and puts rows of similar length into one micro-batch, which
-    is padded to its longest. A step then has as many samples as rows, and fewer tokens than
-    global_batch_size x sequence_length, so `token_budget` is an upper bound. Validation rows are
-    single samples, too."""
+    gives each sample its own row and puts rows of similar length into one micro-batch, padded to
+    its longest row. A step then has as many samples as rows, `token_budget` is an upper bound, and
+    validation rows are single samples too."""
     validation_fraction: OpenFraction = 0.05
     """Share of groups held out for choices: audits, probes, best checkpoints."""
     test_fraction: OpenFraction = 0.05
-    """Share of groups held out for the evaluation alone."""
+    """Share of groups held out for the evaluation only."""
     num_shards: PositiveInt = 8
-    """Files that each stream is written in; a bucket is the unit of parallel work."""
+    """Files of each stream. A file is the unit of parallel work."""
     split_seed: int = 0
-    """Another seed, another split."""
+    """Another seed gives another split."""
 
     @model_validator(mode="after")
     def _some_train(self) -> CorporaConfig:
@@ -108,13 +109,13 @@ class CorporaConfig(Section):
 
 
 class ShiftedConfig(Section):
-    """The same task under other words or from another place."""
+    """The same task in other words or from another place."""
 
     name: Name
     """Name of the set, in the audit and the report."""
     source: RowSource
     prompt: str | None = None
-    """Another template; the task's own when left out."""
+    """Another template. By default, the task's own."""
 
 
 class TaskConfig(Section):
@@ -132,19 +133,20 @@ class TaskConfig(Section):
     """Label → the text that answers it, instead of the template."""
     chat: bool = False
     """Render the prompt as the user's turn of the tokenizer's chat template, and the answer,
-    without white space around it, as the assistant's. What ends that turn ends the answer."""
+    without white space around it, as the assistant's. The token that ends that turn ends the
+    answer."""
     system: str | None = None
-    """The system's turn of that chat; left to the template by default."""
+    """System turn of that chat. By default, the template decides."""
     labels: tuple[str, ...] = ()
-    """The labels, when `answers` isn't given; by default those that occur in the data."""
+    """The labels, without `answers`. By default, those in the data."""
     num_labelled_rows: PositiveInt | None = None
-    """Train rows that keep their label; the others serve as unlabelled prompts. All by default."""
+    """Train rows that keep their label. The others serve as unlabelled prompts. By default, all."""
     prompts: RowSource | None = None
-    """More rows without a label: the transfer set."""
+    """Further rows without a label."""
     shifted: tuple[ShiftedConfig, ...] = ()
     """Sets on which the audit measures behaviour under shift."""
     max_examples: PositiveInt = 2000
-    """Held-out examples that are scored, per split."""
+    """Most held-out examples to score, per split."""
 
     @model_validator(mode="after")
     def _templates(self) -> TaskConfig:

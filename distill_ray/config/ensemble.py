@@ -16,17 +16,17 @@ STRATEGY_NAMES = ("average", "random", "by_domain", "confidence")
 
 
 class EnsembleConfig(Section):
-    """Teachers that teach together."""
+    """Teachers that teach at the same time."""
 
     strategy: str = "average"
     """`average` of their probabilities; `random`, one drawn for each packed row; `by_domain`, one
     for each stream; `confidence`, by their losses on each sample (CA-MKD). Or
     `my_package.module:function`, see `core.strategies`."""
     teachers: tuple[Name, ...] | None = Field(default=None, min_length=2)
-    """Their names; by default all that the ranking lets teach. Those that couldn't be ranked are
-    left out."""
+    """Names of the members. By default, all that the ranking lets teach. Teachers that couldn't be
+    ranked are left out."""
     assignment: dict[str, Name] = Field(default_factory=dict)
-    """Stream or task → its teacher, for `by_domain`. What isn't listed goes to the one that is best
+    """Stream or task → its teacher, for `by_domain`. What isn't listed goes to the best teacher
     there: on a task by the NLL of what it would teach, on text by its own NLL."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword options of a strategy of your own."""

@@ -12,11 +12,12 @@ class JobConfig(Section):
 
     node_labels: dict[str, str] = Field(default_factory=dict)
     """Labels of the node that the driver runs on, such as `{market-type: on-demand}`; values in
-    Ray's form (`!spot`, `in(a, b)`). A driver goes down with its node, and the job with it, so keep
-    it off spot nodes. By default the head's node."""
+    Ray's form (`!spot`, `in(a, b)`). The job ends when its driver's node goes away, so keep it off
+    spot nodes. By default, the head node."""
     pip: tuple[str, ...] = ()
-    """Requirements that Ray installs for the job beside what the cluster's image has."""
+    """Requirements that Ray installs for the job, beside those of the cluster's image."""
     excludes: tuple[str, ...] = ()
-    """What is left out of the working directory, as in a `.gitignore`, which is respected, too."""
+    """Patterns to leave out of the working directory, in the form of a `.gitignore`. The folder's
+    own `.gitignore` counts too."""
     max_file_mib: PositiveInt = 100
-    """Larger files aren't sent; their place is a storage that all nodes reach."""
+    """Larger files aren't sent. Put them on a storage that all nodes reach."""

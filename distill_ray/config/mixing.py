@@ -14,22 +14,22 @@ Mix = Annotated[dict[str, PositiveFloat], Field(min_length=1)]
 
 
 class MixChange(Section):
-    """Another mix from a place in training on."""
+    """Another mix, from some step on."""
 
     at: OpenFraction
     """Share of the steps that are done when it begins."""
     mix: Mix
-    """Stream → share, from there on."""
+    """Share of each stream from there on."""
 
 
 class MixingConfig(Section):
-    """What the shares of a mix are of, and how they change in the course of training."""
+    """What the shares of a mix count, and how they change during training."""
 
     by: Literal["tokens", "rows"] = "tokens"
-    """Shares are of the tokens that are read, padding left out, or of rows. Either way each stream
-    is within one row of its share all the time."""
+    """Shares are of tokens, without padding, or of rows. Either way, each stream is within one row
+    of its share at every step."""
     changes: tuple[MixChange, ...] = ()
-    """What follows the first mix."""
+    """The mixes that follow the first one."""
     interpolation: Literal["step", "linear"] = "step"
     """Shares jump at a change, or move in a straight line from one mix to the next."""
 

@@ -36,9 +36,9 @@ class ModelSource(Section):
     seed: int = 0
     """Seed of `init` weights."""
     num_hidden_layers: PositiveInt | None = None
-    """Keep this many of the model's transformer layers, the first ones; all of them by default."""
+    """Keep only this many of the model's transformer layers, the first ones. By default, all."""
     trust_remote_code: bool = False
-    """Run code that the model's repository ships. Off unless asked for by name."""
+    """Run code that the model's repository ships. Off unless you set it."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelSource:
@@ -66,7 +66,7 @@ class TrainedTokenizer(Section):
     vocab_size: PositiveInt = Field(default=8192, ge=300)
     """Tokens in the vocabulary, the 256 bytes and special tokens included."""
     sample_bytes: PositiveInt = 32_000_000
-    """Text that the training reads, in bytes."""
+    """Bytes of text that its training reads."""
 
 
 class TokenizerSource(Section):
@@ -86,11 +86,11 @@ class TokenizerSource(Section):
 
 
 class StudentConfig(Section):
-    """The model that is to be made good at the domain."""
+    """The model to train."""
 
     model: ModelSource
     tokenizer: TokenizerSource | None = None
-    """Defaults to the one beside the model's weights; `init` models need it."""
+    """By default, the one beside the model's weights. `init` models need it."""
     recipes: tuple[str, ...] = ()
     """Names of `adapt.recipes` that prepare the student before it meets a teacher, such as further
     pre-training on the domain's text; the initial student is the last one's best checkpoint."""
@@ -109,14 +109,14 @@ class TeacherConfig(Section):
     """Name of the teacher, in results and reports."""
     model: ModelSource
     tokenizer: TokenizerSource | None = None
-    """Defaults to the one beside the weights; for `init` models, to the student's."""
+    """By default, the one beside the weights; for `init` models, the student's."""
     recipes: tuple[str, ...] = ()
-    """Names of `adapt.recipes`, applied in order; the last one's checkpoints are the ladder.
-    None: the teacher serves as it is."""
+    """Names of `adapt.recipes`, applied in order. The last one's checkpoints can teach. Without a
+    recipe, the teacher serves as it is."""
     checkpoint: PositiveInt | None = None
-    """Which checkpoint of the last recipe serves as this teacher's best, counted from 1; by default
-    the one with the least validation loss. Teachers that differ in nothing else share their
-    training, so any checkpoint can be a candidate of its own."""
+    """Which checkpoint of the last recipe serves as this teacher's best, counted from 1. By
+    default, the one with the least validation loss. Teachers that differ in nothing else share
+    their training, so any checkpoint can be a candidate of its own."""
 
     @model_validator(mode="after")
     def _checkpoint_is_made(self) -> TeacherConfig:

@@ -31,24 +31,24 @@ the same relative depth. Or layer of the student → layer of the teacher, count
 
 
 class HiddenMatch(Section):
-    """Hidden states of inner layers are pulled towards the teacher's."""
+    """Pulls hidden states of inner layers towards the teacher's."""
 
     weight: PositiveFloat = 1.0
-    """Against the rest of the loss."""
+    """Weight beside the rest of the loss."""
     layers: Annotated[Layers, Field(min_length=1)] = "last"
     """Which layers are compared: `last`, `uniform`, or student layer → teacher layer."""
     distance: Literal["cosine", "mse"] = "cosine"
     """`cosine`, or `mse` over the dimensions."""
     projection: bool = True
-    """Compare through a matrix that is learned with the student and then dropped; without it, both
+    """Compare through a matrix that is learned with the student and then dropped. Without it, both
     hidden sizes must be equal."""
 
 
 class AttentionMatch(Section):
-    """Attention maps, averaged over their heads, are pulled towards the teacher's."""
+    """Pulls attention maps, averaged over their heads, towards the teacher's."""
 
     weight: PositiveFloat = 1.0
-    """Against the rest of the loss."""
+    """Weight beside the rest of the loss."""
     layers: Annotated[Layers, Field(min_length=1)] = "last"
     """Which layers are compared: `last`, `uniform`, or student layer → teacher layer."""
     distance: Literal["kl", "squared_error"] = "kl"
@@ -56,7 +56,7 @@ class AttentionMatch(Section):
 
 
 class MatchConfig(Section):
-    """What of the inner layers is matched; nothing, when left out."""
+    """Which inner layers are matched; none by default."""
 
     hidden: HiddenMatch | None = None
     attention: AttentionMatch | None = None
@@ -68,24 +68,24 @@ class MatchConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    """What the student is pulled towards."""
+    """What the student is trained towards."""
 
     divergence: str = "forward_kl"
     """One of these (docs/how-to/objective.md describes them), or `my_package.module:function`."""
     options: dict[str, float] = Field(default_factory=dict)
-    """Keyword options of the divergence, such as `beta` of jsd or `skew`."""
+    """Keyword options of the divergence, such as `beta` of jsd, or `skew`."""
     temperature: PositiveFloat = 1.0
     """τ softens student and teacher; the loss is multiplied by τ²."""
     alpha: Fraction = 0.9
-    """Share of the divergence to the teacher; the rest is cross-entropy on the data."""
+    """Share of the divergence to the teacher. The rest is cross-entropy on the data."""
     calibrate: bool = False
     """Divide each teacher's logits by the temperature that the audit fitted for it (Guo et al.
-    2017). With `temperature` τ and a teacher's T it acts as τ·T on the teacher's side alone."""
+    2017). With `temperature` τ and a teacher's T it acts as τ·T on the teacher's side only."""
     weighting: str | None = None
-    """`adaptive` weighs each sample by what a frozen student, fine-tuned without a teacher, and the
-    teacher know of it: its weight takes the place of alpha. Or `my_package.module:function`."""
+    """`adaptive` weighs each sample by the losses of a frozen student, fine-tuned without a
+    teacher, and of the teacher. The weight replaces alpha. Or `my_package.module:function`."""
     match: MatchConfig = MatchConfig()
-    """Added to both; the teacher must be colocated."""
+    """Losses on inner layers, added to the others. The teacher must be colocated."""
 
     @model_validator(mode="after")
     def _known_divergence(self) -> ObjectiveConfig:

@@ -12,14 +12,15 @@ from distill_ray.config.training import TrainingConfig, require_match
 
 
 class RaceConfig(Section):
-    """More seeds for the teachers that may still lead, until one does or the budget ends."""
+    """Further seeds for the teachers that may still lead, until one leads or the seeds run out."""
 
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
-    """The best is separated when it leads with this probability."""
+    """Probability of leading at which the best teacher is separated."""
     max_seeds: PositiveInt = 6
-    """Seeds that a teacher gets at most, those of all teachers included."""
+    """Most seeds of a teacher, the first ones included."""
     progress: Fraction = 0.5
-    """The student's progress at which the ranking is looked at: .5 stands for a whole training."""
+    """Progress of the student at which the ranking is looked at. 0.5 stands for a whole
+    training."""
 
 
 class ProbeConfig(TrainingConfig):
@@ -27,24 +28,24 @@ class ProbeConfig(TrainingConfig):
 
     objective: ObjectiveConfig = ObjectiveConfig(alpha=1.0)
     seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2), min_length=2)
-    """Each seed is another order of the rows, the same for every teacher."""
+    """The first seeds. Each is another order of the rows, the same for every teacher."""
     race: RaceConfig | None = RaceConfig()
-    """Seeds beyond those go where the order is still open; null keeps to them."""
+    """How further seeds are spent. `null` stops after the first seeds."""
     num_curve_points: PositiveInt = 4
-    """Points of the probe's curve, at equal token spacing."""
+    """Points of a probe's curve, at equal token spacing."""
     num_questions: PositiveInt = 500
-    """Validation questions a task on which the task gain is measured."""
+    """Validation questions per task that measure the task gain."""
     control_token_budget: PositiveInt | None = None
-    """Budget of the control probe, which trains the student on what the data supervise, without a
-    teacher. By default as many of those rows as the distillation will read, but no more tokens than
-    all probes of the first seeds together."""
+    """Budget of the control probe, which trains the student on supervised rows without a teacher.
+    By default, as many of those rows as the distillation will read, but no more tokens than all
+    probes of the first seeds together."""
     num_gradients: NonNegativeInt = 64
-    """Answers of each teacher on which the initial student's gradients are taken, for the estimates
-    beside the probes (GRACE, gradient norm); 0 for none."""
+    """Answers of each teacher on which the initial student's gradients are taken, for GRACE and the
+    gradient norm. 0 skips them."""
     num_validation_rows: PositiveInt = 64
-    """Packed validation rows per stream on which a probe is measured."""
+    """Packed validation rows per stream that measure a probe."""
     max_concurrent_trials: PositiveInt | None = None
-    """Trials at a time; as many as `cluster.num_workers` when left out."""
+    """Trials at a time. By default `cluster.num_workers`."""
 
     @model_validator(mode="after")
     def _match_fits(self) -> ProbeConfig:

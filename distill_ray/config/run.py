@@ -24,10 +24,10 @@ RESERVED = ("student", "control", "initial-student", "frozen-student")
 
 
 class RunConfig(Section):
-    """Everything that a run is."""
+    """One run: models, data, and what each stage does."""
 
     name: Name
-    """The run's folder in the storage; a name belongs to one config."""
+    """The run's folder in the storage. A name belongs to one config."""
     storage: Uri = "runs"
     """Where artifacts go: a folder, or a URI such as `s3://bucket/runs`."""
     seed: NonNegativeInt = 0

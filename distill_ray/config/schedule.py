@@ -16,11 +16,11 @@ class FixedSchedule(Section):
 
 
 class AtStepsSchedule(Section):
-    """One checkpoint up at each of the given steps."""
+    """The next checkpoint at each of the given steps."""
 
     kind: Literal["at_steps"] = "at_steps"
     steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-    """Increasing step numbers; the first step that sees the next checkpoint."""
+    """Increasing step numbers. Each is the first step that the next checkpoint teaches."""
 
     @model_validator(mode="after")
     def _increasing(self) -> AtStepsSchedule:
@@ -29,14 +29,14 @@ class AtStepsSchedule(Section):
         return self
 
 
-class EqualStagesSchedule(Section):
-    """The checkpoints in order, each for an equal share of the tokens."""
+class EqualPeriodsSchedule(Section):
+    """All checkpoints in order, each for an equal share of the steps."""
 
     kind: Literal["equal_periods"] = "equal_periods"
 
 
 class OnPlateauSchedule(Section):
-    """Hand over once the student stops gaining on the current checkpoint."""
+    """The next checkpoint when the student stops gaining on the current one."""
 
     kind: Literal["on_plateau"] = "on_plateau"
     window: Annotated[int, Field(ge=1, le=1000)] = 200
@@ -46,11 +46,11 @@ class OnPlateauSchedule(Section):
 
 
 class ScdSchedule(Section):
-    """At each stage the checkpoint that is closest to the student and to the best checkpoint."""
+    """In each period the checkpoint that is closest to the student and to the best checkpoint."""
 
     kind: Literal["scd"] = "scd"
     num_periods: PositiveInt | None = None
-    """Stages of equal length; null for as many as the teacher has checkpoints."""
+    """Periods of equal length. `null` gives as many as the teacher has checkpoints."""
 
 
 def _steps_or_share(value: float) -> float:
@@ -62,23 +62,24 @@ def _steps_or_share(value: float) -> float:
 
 
 class RankedSchedule(Section):
-    """The ranking is computed anew with short probes from the student as it is: it may change the
-    teacher, the checkpoint, or nothing."""
+    """Assesses candidates with short probes from the current student. It may change the teacher,
+    the checkpoint, or nothing."""
 
     kind: Literal["ranked"] = "ranked"
     interval: Annotated[float, Field(gt=0), AfterValidator(_steps_or_share)] | None = 0.25
-    """Steps between two assessments, below 1 a share of all; null waits until the loss no longer
-    falls."""
+    """Steps between two assessments; below 1, a share of all steps. `null` waits until the loss
+    stops falling."""
     window: Annotated[int, Field(ge=1, le=1000)] = 100
-    """Steps in each of the two windows that are compared for that."""
+    """Steps in each of the two windows that are compared, if `interval` is `null`."""
     min_gain: OpenFraction = 0.02
-    """It no longer falls when its relative fall between the windows is smaller than this."""
+    """The loss has stopped falling when its relative fall between the windows is smaller than
+    this."""
     probe_steps: PositiveInt = 8
-    """Optimiser steps with each candidate, undone afterwards."""
+    """Optimiser steps with each candidate. They are undone afterwards."""
     num_probe_rows: PositiveInt = 16
     """Packed validation rows per stream on which these steps are measured."""
     margin: Fraction = 0.02
-    """Another must lead the current one's score by this much."""
+    """Lead in score that another candidate needs to take over."""
 
 
 ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
@@ -86,11 +87,11 @@ ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
 
 
 class PluginSchedule(Section):
-    """One of your own: a function like those of `core.schedules`."""
+    """A schedule of your own: a function like those of `core.schedules`."""
 
     kind: Literal["plugin"] = "plugin"
     function: ImportPath
-    """`my_package.module:function`; every worker must be able to import it."""
+    """`my_package.module:function`. Every worker must be able to import it."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Its keyword-only arguments."""
 
@@ -98,7 +99,7 @@ class PluginSchedule(Section):
 Schedule = Annotated[
     FixedSchedule
     | AtStepsSchedule
-    | EqualStagesSchedule
+    | EqualPeriodsSchedule
     | OnPlateauSchedule
     | ScdSchedule
     | RankedSchedule
@@ -117,28 +118,28 @@ def scheduling(schedule: Schedule) -> tuple[str, dict[str, Any]]:
 
 
 class ProgressConfig(Section):
-    """How measurements of the student become the progress that decides."""
+    """How measurements of the student become its progress."""
 
     smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Weight of what was believed before; 0 believes the last measurement alone."""
+    """Weight of the earlier progress in the new one. 0 uses the last measurement only."""
     monotone: bool = True
-    """Noise never takes progress back."""
+    """Progress never falls."""
 
 
 class OnSwitchConfig(Section):
     """What happens to the optimiser when another checkpoint begins to teach."""
 
     optimizer: Literal["keep", "reset"] = "keep"
-    """`reset` forgets its moments, as SCD does."""
+    """`reset` clears its moments, as SCD does."""
     warmup_ratio: Fraction = 0.0
-    """Share of all steps over which the learning rate rises anew to where it would be; 0 leaves
+    """Share of all steps over which the learning rate rises again to where it would be. 0 leaves
     it."""
 
 
 class ReassessConfig(Section):
-    """The ranking is computed anew with the student's progress, and the teacher may change."""
+    """When the ranking is computed again with the student's progress. The teacher may change."""
 
     at_progress: tuple[OpenFraction, ...] = ()
-    """Shares of the closed gap to the best teacher at which it happens."""
+    """Progress values at which it happens."""
     margin: Fraction = 0.02
-    """A new teacher must lead the current one's score by this much."""
+    """Lead in score that another teacher needs to take over."""

@@ -12,7 +12,7 @@ Level = Literal["low", "medium", "high", "very_high", "critical"]
 
 
 class AuditConfig(Section):
-    """Teachers are measured on held-out rows of the domain."""
+    """How teachers are measured on held-out rows of the domain."""
 
     num_bins: PositiveInt = 15
     """Equal-width bins of the expected calibration error."""
@@ -21,41 +21,41 @@ class AuditConfig(Section):
     confidence: OpenFraction = 0.95
     """Level of each interval."""
     num_text_rows: PositiveInt = 64
-    """Packed validation rows per corpus on which token NLL is measured."""
+    """Packed validation rows per corpus that measure token NLL."""
     num_generated: NonNegativeInt = 200
-    """The first questions of each set that are also answered freely, token by token: whether a
-    teacher's answers have the right form shows in these alone."""
+    """First questions of each set that are also answered freely, token by token. They show whether
+    a teacher's answers have the right form."""
     min_actors: PositiveInt = 1
-    """Actors to which the pool that scores models may shrink; the evaluation has the same pool."""
+    """Least actors of the pool that scores models. The evaluation has the same pool."""
     max_actors: PositiveInt | None = None
-    """Actors to which it may grow; `cluster.num_workers` by default. Each holds one model."""
+    """Most actors of this pool. By default `cluster.num_workers`. Each holds one model."""
     cpus_per_actor: PositiveFloat | None = None
-    """May be a fraction; `cluster.cpus_per_worker` by default."""
+    """CPU cores of each; may be a fraction. By default `cluster.cpus_per_worker`."""
     gpus_per_actor: NonNegativeFloat | None = None
-    """May be a fraction, so that several models share an accelerator; `cluster.gpus_per_worker` by
-    default."""
+    """GPUs of each; may be a fraction, so that several models share one. By default
+    `cluster.gpus_per_worker`."""
     questions_per_chunk: PositiveInt = 4000
-    """More questions than that are shared out over several actors, which then each load the model;
-    what is done of a part stays done when the run is killed."""
+    """More questions than this are divided over several actors, which each load the model. Finished
+    chunks survive an interruption."""
     max_attempts: PositiveInt = 3
-    """Deaths of the process that scores a model, after which the model is given up."""
+    """A model is given up after this many crashes of the process that scores it."""
 
 
 class Importances(Section):
     """How much each factor counts at one end of training."""
 
     learnability: Level
-    """How easily this student follows the teacher (probe)."""
+    """How easily this student follows the teacher, from the probes."""
     accuracy_above_chance: Level
-    """How good the teacher is at the tasks (audit)."""
+    """How good the answers are that the teacher would teach, from audit and control."""
     domain_knowledge: Level
-    """How much the teacher knows of the domain's text (audit)."""
+    """How much the teacher knows of the domain, from audit and control."""
     calibration: Level
-    """How far its confidence can be believed (audit)."""
+    """How reliable the probabilities are that the teacher would teach, from audit and control."""
 
 
 class RankConfig(Section):
-    """A stage-weighted score of every teacher."""
+    """How teachers are scored, for each phase of training."""
 
     early: Importances = Importances(
         learnability="critical",
@@ -63,38 +63,38 @@ class RankConfig(Section):
         domain_knowledge="high",
         calibration="medium",
     )
-    """At progress 0, when the student knows nothing."""
+    """Importances at progress 0, when the student knows nothing."""
     late: Importances = Importances(
         learnability="low",
         accuracy_above_chance="high",
         domain_knowledge="very_high",
         calibration="high",
     )
-    """At progress 1, when the student has closed the gap to the best teacher."""
+    """Importances at progress 1, when the student has closed the gap to the best teacher."""
     num_draws: PositiveInt = 10000
-    """Draws over seeds and examples from which the intervals are made."""
+    """Draws over seeds and examples that make the intervals."""
     confidence: OpenFraction = 0.95
     """Level of the intervals, and of calling a teacher the best."""
     min_size_ratio: NonNegativeFloat = 1.0
-    """A teacher must have more parameters than this many times the student's, or it is marked as
-    one that can't serve; 0 lets any serve."""
+    """A teacher must have more parameters than this many times the student's, or it is marked and
+    doesn't teach. 0 allows any."""
     min_valid_answers: Fraction = 0.5
-    """A teacher of whose greedy answers a smaller share is one of the options is marked, too."""
+    """A teacher is marked too if a smaller share of its free answers is one of the options."""
 
 
 class EvaluateConfig(Section):
-    """The student against its initial state, its teachers and a fine-tune without a teacher."""
+    """How the student is compared with its initial state, its teachers and the control."""
 
     num_bootstrap: PositiveInt = 2000
     """Resamples of each interval."""
     confidence: OpenFraction = 0.95
     """Level of each interval."""
     num_text_rows: PositiveInt = 64
-    """Packed test rows per corpus on which NLL and KL are measured."""
+    """Packed test rows per corpus that measure NLL and KL."""
 
 
 class ReportConfig(Section):
-    """The page that says which teacher, why, and whether it was worth it."""
+    """The report."""
 
     title: str | None = None
-    """Defaults to the run's name."""
+    """Title of the page. By default, the run's name."""

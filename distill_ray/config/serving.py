@@ -14,11 +14,11 @@ class TopKTargets(Section):
 
     kind: Literal["top_k"] = "top_k"
     k: PositiveInt = 64
-    """Tokens that are kept of each distribution."""
+    """Tokens to keep of each distribution."""
 
 
 class SampledTargets(Section):
-    """Tokens drawn from the teacher: unbiased for the forward KL (arXiv 2503.16870)."""
+    """Tokens drawn from the teacher. Unbiased for the forward KL (arXiv 2503.16870)."""
 
     kind: Literal["samples"] = "samples"
     num_samples: PositiveInt = 64
@@ -26,7 +26,7 @@ class SampledTargets(Section):
 
 
 class HiddenTargets(Section):
-    """The teacher's last hidden states; its output weights are in each worker. Exact."""
+    """The teacher's last hidden states. Each worker holds its output weights. Exact."""
 
     kind: Literal["hidden"] = "hidden"
 
@@ -36,16 +36,17 @@ AnyTarget = Annotated[HiddenTargets | TopKTargets | SampledTargets, Field(discri
 
 
 class ColocatedServing(Section):
-    """The teacher is in each worker."""
+    """The teacher runs in each worker."""
 
     kind: Literal["colocated"] = "colocated"
     shard: bool = False
-    """Shard it over the workers' accelerators (ZeRO-3, no optimiser), for one that doesn't fit in
-    each. Its output weights stay whole; each worker's main memory must hold it while it loads."""
+    """Shard it over the workers' accelerators (ZeRO-3, no optimiser), if it doesn't fit in each.
+    Its output weights stay whole, and each worker's main memory must hold the teacher while it
+    loads."""
 
 
 class PoolServing(Section):
-    """The teacher is in processes of its own, on other accelerators, and works ahead."""
+    """The teacher runs in its own processes, on other accelerators, and works ahead."""
 
     kind: Literal["pool"] = "pool"
     num_actors: PositiveInt = 1
@@ -55,11 +56,11 @@ class PoolServing(Section):
     gpus_per_actor: NonNegativeFloat = 0.0
     """GPUs of each; 0 runs the teacher on CPU cores."""
     lookahead: PositiveInt = 2
-    """Steps that may be asked for ahead: beyond them the pool waits for the student."""
+    """Steps that the pool may be ahead of the student."""
     targets: AnyTarget = HiddenTargets()
-    """What it sends."""
+    """What the pool sends."""
     num_parity_rows: NonNegativeInt = 1
-    """Rows that are compared with a local forward pass before training; 0 where the teacher
+    """Rows that are compared with a local forward pass before training. 0 skips this if the teacher
     doesn't fit beside the student."""
 
     @property
@@ -73,10 +74,11 @@ class CachedServing(Section):
 
     kind: Literal["cached"] = "cached"
     targets: SparseTarget = TopKTargets()
+    """What is stored."""
     num_actors: PositiveInt = 1
-    """Processes that compute them."""
+    """Processes that compute the targets."""
     rows_per_file: PositiveInt = 256
-    """What an interrupted pass can lose, for each process."""
+    """Rows that an interrupted pass can lose, in each process."""
 
 
 Serving = Annotated[

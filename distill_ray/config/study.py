@@ -24,17 +24,17 @@ class StudyConfig(Section):
     """Folder that the page, its plots and the numbers are written into."""
     run: dict[str, Any]
     """A run's config without `name` and `storage`: what all domains share. Its `distill` section
-    says how a student is fully trained, on one worker."""
+    says how a student is trained fully, on one worker."""
     domains: dict[Name, dict[str, Any]] = Field(min_length=1)
     """Domain → the rest of its run's config, or what it changes of the shared one."""
     held_out_domains: tuple[Name, ...] = ()
     """Domains on which no choice was made."""
     seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2), min_length=2)
-    """Seeds of the full trainings; other orders of the rows than the probes'."""
+    """Seeds of the full trainings. They give other orders of the rows than the probes' seeds."""
     num_curve_points: PositiveInt = 4
     """Points of their curves, at equal token spacing."""
     num_bootstrap: PositiveInt = 2000
-    """For each interval."""
+    """Resamples of each interval."""
     confidence: OpenFraction = 0.95
     """Level of each interval."""
 
@@ -103,10 +103,9 @@ class ScheduleStudy(StudyConfig):
     """Is a schedule worth it? Every schedule against every static choice, with equal tokens."""
 
     arms: dict[Name, dict[str, Any] | None] = Field(default_factory=dict)
-    """Arm → what it changes of the arm of that name (see `ARMS`), or a new one; null leaves it
-    out."""
+    """Arm → what it changes of the arm of that name, or a new arm. `null` leaves it out."""
     default: Name = DEFAULT
-    """The arm that is held against the best static choice."""
+    """The arm that is compared with the best static choice."""
 
 
 class TextArm(Section):
@@ -115,7 +114,7 @@ class TextArm(Section):
     name: Name
     """Name of the arm, in results."""
     mix: Mix
-    """Shares of text; by tokens, unless `distill.mixing` says otherwise."""
+    """Shares of text, by tokens unless `distill.mixing` says otherwise."""
 
 
 GENERIC_TO_DOMAIN: tuple[dict[str, Any], ...] = (
@@ -140,9 +139,9 @@ class DomainDataStudy(StudyConfig):
     raw: Name = "raw"
     """The teacher that has read none of the domain."""
     adapted: Name = "adapted"
-    """The same one after further recipes."""
+    """The same teacher after further recipes."""
     fine_tune: Name = "fine-tune"
-    """Recipe that every student goes through in the end."""
+    """Recipe that every student goes through at the end."""
 
     @model_validator(mode="before")
     @classmethod

@@ -30,7 +30,7 @@ from distill_ray.config.serving import ColocatedServing, PoolServing, SampledTar
 
 
 class LossWeights(Section):
-    """How much each kind of row counts; each kind is a mean over its own supervised tokens."""
+    """Weight of each kind of row. Each kind is a mean over its own supervised tokens."""
 
     text: NonNegativeFloat = 1.0
     """Weight of running text."""
@@ -39,53 +39,53 @@ class LossWeights(Section):
 
 
 class OffloadConfig(Section):
-    """What DeepSpeed keeps in the main memory instead of the accelerator's."""
+    """What DeepSpeed keeps in main memory instead of the accelerator's."""
 
     optimizer: bool = False
-    """Optimiser states; ZeRO stage 1 and up."""
+    """Optimiser states. Needs `zero_stage` 1 or more."""
     parameters: bool = False
-    """Weights; ZeRO stage 3."""
+    """Weights. Needs `zero_stage` 3."""
 
 
 class TrainingConfig(Section):
-    """One training run."""
+    """The keys that all trainings share: recipes of adapt, probes, and distill."""
 
     token_budget: PositiveInt
-    """Budget, padding included: steps are tokens / (global_batch_size x sequence_length)."""
+    """Tokens to train on, padding included. Steps are token_budget / (global_batch_size ×
+    sequence_length)."""
     global_batch_size: PositiveInt = 32
-    """Packed rows in a step, over all workers: the global batch."""
+    """Packed rows in a step, over all workers."""
     micro_batch_size: PositiveInt = 8
-    """Rows of one forward pass of one worker; the rest is gradient accumulation."""
+    """Rows of one forward pass of one worker. Gradient accumulation makes up the global batch."""
     learning_rate: PositiveFloat = 1e-4
-    """Peak of a cosine with linear warm-up."""
+    """Peak learning rate of a cosine schedule with linear warm-up."""
     warmup_ratio: Fraction = 0.1
     """Share of the steps that warm up."""
     min_lr_ratio: Fraction = 0.1
-    """Learning rate at the end, as a share of the peak."""
+    """Final learning rate, as a share of the peak."""
     weight_decay: NonNegativeFloat = 0.01
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     max_grad_norm: PositiveFloat = 1.0
-    """Largest norm of the gradient."""
+    """Gradients are clipped to this norm."""
     mix: Mix
-    """Which streams, in which shares, from the first step on."""
+    """Share of each stream, from the first step on."""
     mixing: MixingConfig = MixingConfig()
-    """Shares of what, and whether they change in the course of training."""
+    """What the shares count, and whether they change during training."""
     loss_weights: LossWeights = LossWeights()
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Weights and arithmetic of the model; losses are computed in float32 always."""
+    """Weights and arithmetic of the model. Losses are always computed in float32."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO: 1 shards optimiser states, 2 gradients too, 3 parameters too."""
     offload: OffloadConfig = OffloadConfig()
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
     """Attention kernels of transformers."""
     activation_checkpointing: bool = False
-    """Compute activations again in the backward pass instead of keeping them: less memory, about
-    a third more time."""
+    """Recompute activations in the backward pass: less memory, about a third more time."""
     torch_compile: bool = False
-    """`torch.compile` the backbones; needs a C++ compiler on a CPU."""
+    """Compile the backbones with `torch.compile`. On a CPU it needs a C++ compiler."""
     max_skipped_steps: PositiveInt = 10
-    """Steps in a row whose loss or gradient isn't finite, after which training stops. Each is left
-    out and its batch set aside."""
+    """Training stops after this many steps in a row whose loss or gradient isn't finite. Each such
+    step is skipped and its rows are quarantined."""
 
     @model_validator(mode="after")
     def _offload_fits(self) -> TrainingConfig:
@@ -144,19 +144,19 @@ class RecipeConfig(TrainingConfig):
     method: Literal["full", "lora"] = "full"
     """Train all weights, or adapters."""
     lora: LoraConfig = LoraConfig()
-    """Read when the method is lora."""
+    """Adapters, if the method is `lora`."""
     num_checkpoints: PositiveInt = 3
-    """Rungs of the ladder, at equal token spacing; the last is the end of training."""
+    """Checkpoints to keep, at equal token spacing. The last one is the end of training."""
     early_stopping_patience: PositiveInt | None = 2
-    """Checkpoints in a row without a lower validation loss, after which training stops early; null
+    """Training stops after this many checkpoints in a row without a lower validation loss. `null`
     trains to the end."""
 
 
 class AdaptConfig(Section):
-    """Teachers are trained on the domain before they teach."""
+    """How teachers are fine-tuned on the domain before they teach."""
 
     recipes: dict[Name, RecipeConfig] = Field(default_factory=dict)
-    """Named recipes that teachers refer to."""
+    """Name → recipe. Teachers refer to the names."""
     num_validation_rows: PositiveInt = 64
     """Packed validation rows per stream that choose the best checkpoint."""
     save_steps: PositiveInt = 200
@@ -170,21 +170,22 @@ def _default_schedule(known: Mapping[str, Any]) -> Schedule:
 
 
 class DistillConfig(TrainingConfig):
-    """The distillation proper."""
+    """How the student is distilled."""
 
     lora: LoraConfig | None = None
     """Train adapters of the student instead of all its weights."""
     serving: Serving = ColocatedServing()
-    """Where the teacher lives."""
+    """Where the teacher runs."""
     objective: ObjectiveConfig = ObjectiveConfig()
     first_teacher: Name | None = None
-    """The teacher that begins; left out, the one that leads the ranking for an untrained
+    """The teacher that begins. By default, the one that leads the ranking for an untrained
     student."""
     ensemble: EnsembleConfig | None = None
-    """Several teachers at once; left out, one teaches at a time. As a group they climb their
-    checkpoints in step: each is at the share of its own that the schedule has reached."""
+    """Several teachers at once. By default, one teaches at a time. Members move through their
+    checkpoints together: each is at the same share of its own."""
     schedule: Schedule = Field(default_factory=_default_schedule)
-    """Left out, `ranked`; `fixed` for an ensemble and for cached targets."""
+    """Which checkpoint teaches when. By default `ranked`, or `fixed` for an ensemble and for cached
+    targets."""
     reassess: ReassessConfig = ReassessConfig()
     progress: ProgressConfig = ProgressConfig()
     on_switch: OnSwitchConfig = OnSwitchConfig()
@@ -193,10 +194,11 @@ class DistillConfig(TrainingConfig):
     num_validation_rows: PositiveInt = 64
     """Packed validation rows per stream of these measurements."""
     num_checkpoints: PositiveInt = 1
-    """Checkpoints of the student that stay, at equal token spacing; the last is the end."""
+    """Checkpoints of the student to keep, at equal token spacing. The last one is the end of
+    training."""
     select_checkpoint: Literal["last", "best"] = "last"
-    """Which of them is the student that is evaluated and exported: `best` is the one with the least
-    validation loss. The control's is chosen alike."""
+    """Which of them is evaluated and exported. `best` has the least validation loss. The control's
+    is selected in the same way."""
     save_steps: PositiveInt = 100
     """Steps between checkpoints for resuming."""
 

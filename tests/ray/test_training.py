@@ -14,7 +14,7 @@ from plain_loop import trained
 from transformers import AutoModelForCausalLM
 
 from distill_ray.config import InputError, RunConfig
-from distill_ray.config.schedule import EqualStagesSchedule
+from distill_ray.config.schedule import EqualPeriodsSchedule
 from distill_ray.config.serving import ColocatedServing
 from distill_ray.config.training import LoraConfig
 from distill_ray.engine.build import mixed_rows
@@ -60,7 +60,7 @@ def job(cfg: RunConfig, shards: ShardSet, folder: Path) -> TrainingSpec:
     for number in range(2):
         load_model(ref(cfg, shards, 48, number)).save_pretrained(folder / str(number))
         rungs.append(ModelRef("path", str(folder / str(number))))
-    schedule = EqualStagesSchedule()
+    schedule = EqualPeriodsSchedule()
     return TrainingSpec(
         name="parity",
         student=ref(cfg, shards, 16, 9),
