@@ -167,25 +167,27 @@ class MixedRows:
         mixed: Mixing,
         *,
         global_batch_size: int,
-        micro_rows: int,
+        micro_batch_size: int,
         seed: int,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        if global_batch_size % (world * micro_rows):
-            raise ValueError(f"{global_batch_size} rows can't be cut into {world} x {micro_rows}")
-        self.num_micro = global_batch_size // (world * micro_rows)
+        if global_batch_size % (world * micro_batch_size):
+            raise ValueError(
+                f"{global_batch_size} rows can't be cut into {world} x {micro_batch_size}"
+            )
+        self.num_micro = global_batch_size // (world * micro_batch_size)
         self._names = list(mixed.names)
         self._streams = streams
         self._layout = {
             "rank": rank,
             "world": world,
             "global_batch_size": global_batch_size,
-            "micro_rows": micro_rows,
+            "micro_batch_size": micro_batch_size,
         }
         lengths = {name: streams[name].rows.lengths for name in mixed.names}
         if len(np.unique(np.concatenate([*lengths.values()]))) > 1:
-            size = {"global_batch_size": global_batch_size, "micro_rows": micro_rows}
+            size = {"global_batch_size": global_batch_size, "micro_batch_size": micro_batch_size}
             self._stream_at, self._row_at = grouped(lengths, mixed, seed=seed, **size)
         else:
             several = mixed.by_tokens and len(mixed.names) > 1
@@ -230,7 +232,7 @@ class MixedRows:
 def in_order(
     streams: Mapping[str, Stream],
     *,
-    global_batch_size: int,
+    batch_size: int,
     rank: int = 0,
     world: int = 1,
     limit: int | None = None,
@@ -248,8 +250,8 @@ def in_order(
             order = [order[place * len(order) // limit] for place in range(limit)]
         share = -(-len(order) // world)
         own = [rank + world * i for i in range(share)]
-        for start in range(0, share, global_batch_size):
-            places = own[start : start + global_batch_size]
+        for start in range(0, share, batch_size):
+            places = own[start : start + batch_size]
             rows = _dicts(stream.rows[[order[p] if p < len(order) else order[0] for p in places]])
             shown = [row if p < len(order) else _silent(row) for p, row in zip(places, rows)]
             yield collate(shown, [stream.is_task] * len(shown), places)

@@ -31,7 +31,7 @@ def grouped(
     mixed: Mixing,
     *,
     global_batch_size: int,
-    micro_rows: int,
+    micro_batch_size: int,
     seed: int,
 ) -> tuple[Ints, Ints]:
     """Index of the stream in the mix, and number of the row in it, at each position [P], [P].
@@ -40,7 +40,7 @@ def grouped(
         lengths: stream → [rows] length of each of its rows.
         mixed: the streams' shares at each step of the run.
         global_batch_size: rows of a step.
-        micro_rows: rows of a micro-batch.
+        micro_batch_size: rows of a micro-batch.
         seed: of the order.
     """
     # Whole blocks: a longer run begins like a shorter one.
@@ -48,7 +48,11 @@ def grouped(
     stream_at = streams_at(mixed, global_batch_size, lengths, seed)
     step_at = np.arange(len(stream_at)) // global_batch_size
     level = _levels(
-        [lengths[name] for name in mixed.names], stream_at, global_batch_size, micro_rows, seed
+        [lengths[name] for name in mixed.names],
+        stream_at,
+        global_batch_size,
+        micro_batch_size,
+        seed,
     )
     row_at, length_at = np.zeros_like(stream_at), np.zeros_like(stream_at)
     for number, name in enumerate(mixed.names):
@@ -66,7 +70,11 @@ def grouped(
 
 
 def _levels(
-    lengths: Sequence[Ints], stream_at: Ints, global_batch_size: int, micro_rows: int, seed: int
+    lengths: Sequence[Ints],
+    stream_at: Ints,
+    global_batch_size: int,
+    micro_batch_size: int,
+    seed: int,
 ) -> Floats:
     """What each position's row is sorted by [P]: the level of the micro-batch it is meant for.
 
@@ -75,7 +83,7 @@ def _levels(
     to different ones.
     """
     step_at = np.arange(len(stream_at)) // global_batch_size
-    steps, num_micro = len(stream_at) // global_batch_size, global_batch_size // micro_rows
+    steps, num_micro = len(stream_at) // global_batch_size, global_batch_size // micro_batch_size
     expected = np.zeros(len(stream_at))
     for number, of_stream in enumerate(lengths):
         here = np.flatnonzero(stream_at == number)
@@ -83,7 +91,7 @@ def _levels(
         expected[here] = _evenly(np.sort(of_stream), step_at[here], shift)
     micro = np.zeros_like(stream_at)
     micro[np.lexsort((expected, step_at))] = (
-        np.arange(len(stream_at)) % global_batch_size // micro_rows
+        np.arange(len(stream_at)) % global_batch_size // micro_batch_size
     )
     # Within a block, the micro-batches of the same number get all levels of their range once.
     ranks = np.tile(np.arange(BLOCK), (steps // BLOCK, num_micro, 1))  # [S / K, G, K]

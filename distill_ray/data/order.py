@@ -41,8 +41,8 @@ def rows_at(streams: NDArray[np.int64], rows: Mapping[str, int], seed: int) -> N
 
 
 def positions_of(
-    step: int, micro: int, *, rank: int, world: int, global_batch_size: int, micro_rows: int
+    step: int, micro: int, *, rank: int, world: int, global_batch_size: int, micro_batch_size: int
 ) -> range:
     """Positions that one rank reads in one micro-batch of a step."""
-    start = step * global_batch_size + (micro * world + rank) * micro_rows
-    return range(start, start + micro_rows)
+    start = step * global_batch_size + (micro * world + rank) * micro_batch_size
+    return range(start, start + micro_batch_size)

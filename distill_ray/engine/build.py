@@ -56,7 +56,7 @@ def load_streams(data: DataSpec, split: str, limit: int | None = None) -> dict[s
 
 
 def build_session(
-    job: TrainingSpec,
+    spec: TrainingSpec,
     device: torch.device,
     teacher: TeacherSource | None = None,
     frozen_student: TeacherSource | None = None,
@@ -64,64 +64,64 @@ def build_session(
     """Load everything that a job needs on this rank. Collective where ranks are several.
 
     Args:
-        job: what to train.
+        spec: what to train.
         device: where.
         teacher: where the teacher's answers come from; left out, it is loaded here.
         frozen_student: where its outputs come from, as checkpoint 0 of `FROZEN_STUDENT`; left out,
             it is loaded here if the job has one.
     """
-    training, spec = job.training, _optim(job)
-    source = mixed_rows(job)
+    training, optim = spec.training, _optim(spec)
+    source = mixed_rows(spec)
     # The teacher first: nothing of DeepSpeed's is alive yet that could shard it.
-    matching = _matching(job)
-    teaching = _teaching(job, device, teacher, matching)
+    matching = _matching(spec)
+    teaching = _teaching(spec, device, teacher, matching)
     return Session(
-        backend=_backend(job, spec, source.num_micro, device, matching),
+        backend=_backend(spec, optim, source.num_micro, device, matching),
         source=source,
         num_micro=source.num_micro,
-        objective=_objective(job),
-        optim=spec,
+        objective=_objective(spec),
+        optim=optim,
         teaching=teaching,
-        frozen_student=_frozen_student(job, device, frozen_student),
-        validation=Validation(_held_out(job), job.validation_due),
-        stopping=None if job.patience is None else Stopping(job.checkpoint_steps, job.patience),
+        frozen_student=_frozen_student(spec, device, frozen_student),
+        validation=Validation(_held_out(spec), spec.validation_due),
+        stopping=None if spec.patience is None else Stopping(spec.checkpoint_steps, spec.patience),
         skipped=SkippedSteps(limit=training.max_skipped_steps),
-        on_switch=job.on_switch,
+        on_switch=spec.on_switch,
         measures=MEASURES,
     )
 
 
-def mixed_rows(job: TrainingSpec) -> MixedRows:
+def mixed_rows(spec: TrainingSpec) -> MixedRows:
     """The rows that a job trains on, in their order; this rank's micro-batches of them."""
-    training = job.training
+    training = spec.training
     return MixedRows(
-        load_streams(job.data, "train"),
-        mixing_of(training, job.steps),
+        load_streams(spec.data, "train"),
+        mixing_of(training, spec.steps),
         global_batch_size=training.global_batch_size,
-        micro_rows=training.micro_batch_size,
-        seed=job.data.seed,
+        micro_batch_size=training.micro_batch_size,
+        seed=spec.data.seed,
         rank=comm.rank(),
         world=comm.world(),
     )
 
 
-def _optim(job: TrainingSpec) -> OptimSpec:
-    training = job.training
+def _optim(spec: TrainingSpec) -> OptimSpec:
+    training = spec.training
     return OptimSpec(
         learning_rate=training.learning_rate,
-        steps=job.steps,
-        warmup=training.warmup_ratio,
-        final=training.min_lr_ratio,
+        steps=spec.steps,
+        warmup_ratio=training.warmup_ratio,
+        min_lr_ratio=training.min_lr_ratio,
         weight_decay=training.weight_decay,
-        clip=training.max_grad_norm,
+        max_grad_norm=training.max_grad_norm,
     )
 
 
-def _objective(job: TrainingSpec) -> Objective:
-    weights = job.training.loss_weights.model_dump()
-    if job.objective is None or job.teaching is None:
+def _objective(spec: TrainingSpec) -> Objective:
+    weights = spec.training.loss_weights.model_dump()
+    if spec.objective is None or spec.teaching is None:
         return Objective(alpha=0.0, weights=weights)
-    objective = job.objective
+    objective = spec.objective
     match = objective.match
     kinds = {"hidden": match.hidden, "attention": match.attention}
     return Objective(
@@ -135,92 +135,99 @@ def _objective(job: TrainingSpec) -> Objective:
     )
 
 
-def _matching(job: TrainingSpec) -> Matching | None:
-    if job.objective is None or job.teaching is None:
+def _matching(spec: TrainingSpec) -> Matching | None:
+    if spec.objective is None or spec.teaching is None:
         return None
-    teachers = {name: refs[-1] for name, refs in job.teaching.checkpoints.items()}
-    return matching_of(job.objective.match, job.student, teachers, job.data.seed)
+    teachers = {name: refs[-1] for name, refs in spec.teaching.checkpoints.items()}
+    return matching_of(spec.objective.match, spec.student, teachers, spec.data.seed)
 
 
 def _teaching(
-    job: TrainingSpec, device: torch.device, source: TeacherSource | None, matching: Matching | None
+    spec: TrainingSpec,
+    device: torch.device,
+    source: TeacherSource | None,
+    matching: Matching | None,
 ) -> Teaching | None:
-    spec = job.teaching
-    if spec is None:
+    teaching = spec.teaching
+    if teaching is None:
         return None
-    source = source or colocated(job, device)
-    state, checkpoints, decide = first_state(spec, job.steps)
+    source = source or colocated(spec, device)
+    state, checkpoints, decide = first_state(teaching, spec.steps)
     source.use(state.teacher, state.checkpoint_index)
     matched = None
     if matching is not None:
         assert isinstance(source, Colocated), "a config with another serving is refused"
         matched = MatchedLayers(source, partial(matching.layers, side=1))
-    members = () if spec.ensemble is None else tuple(spec.checkpoints)
-    return Teaching(source, checkpoints, decide, state, spec.rules, matched, members)
+    members = () if teaching.ensemble is None else tuple(teaching.checkpoints)
+    return Teaching(source, checkpoints, decide, state, teaching.rules, matched, members)
 
 
 def _frozen_student(
-    job: TrainingSpec, device: torch.device, source: TeacherSource | None
+    spec: TrainingSpec, device: torch.device, source: TeacherSource | None
 ) -> TeacherSource | None:
-    if job.teaching is None or job.objective is None or job.objective.weighting is None:
+    if spec.teaching is None or spec.objective is None or spec.objective.weighting is None:
         return None
     if source is None:
-        if job.frozen_student is None:
-            raise ValueError(f"objective.weighting {job.objective.weighting} needs an anchor")
-        checkpoints = {FROZEN_STUDENT: [job.frozen_student]}
-        how = {"execution": execution(job.training), "vocabulary": job.data.vocabulary}
+        if spec.frozen_student is None:
+            raise ValueError(
+                f"objective.weighting {spec.objective.weighting} needs a frozen student"
+            )
+        checkpoints = {FROZEN_STUDENT: [spec.frozen_student]}
+        how = {"execution": execution(spec.training), "vocabulary": spec.data.vocabulary}
         source = Colocated(TeacherBank(checkpoints, device=device, **how))  # type: ignore[arg-type]
     source.use(FROZEN_STUDENT, 0)
     return source
 
 
-def first_state(spec: TeachingSpec, steps: int) -> tuple[ScheduleState, TeacherCheckpoints, Decide]:
+def first_state(
+    teaching: TeachingSpec, steps: int
+) -> tuple[ScheduleState, TeacherCheckpoints, Decide]:
     """Where the schedule begins, what there is to choose from, and what decides."""
-    counts = {name: len(refs) for name, refs in spec.checkpoints.items()}
-    if spec.ensemble is not None:
+    counts = {name: len(refs) for name, refs in teaching.checkpoints.items()}
+    if teaching.ensemble is not None:
         counts = {ENSEMBLE: max(counts.values())}
-    checkpoints = TeacherCheckpoints(counts, steps, spec.ranking)
-    decide = partial(find(spec.schedule, SCHEDULES), **spec.options)
-    return begin(spec.first_teacher, checkpoints, decide), checkpoints, decide
+    checkpoints = TeacherCheckpoints(counts, steps, teaching.ranking)
+    decide = partial(find(teaching.schedule, SCHEDULES), **teaching.options)
+    return begin(teaching.first_teacher, checkpoints, decide), checkpoints, decide
 
 
-def colocated(job: TrainingSpec, device: torch.device, *, shard: bool = False) -> TeacherSource:
+def colocated(spec: TrainingSpec, device: torch.device, *, shard: bool = False) -> TeacherSource:
     """The job's teachers in this process: one at a time, or all together.
 
     Args:
-        job, device, shard: as in `teacher_bank`.
+        spec, device, shard: as in `teacher_bank`.
     """
-    spec = job.teaching
-    assert spec is not None
-    if spec.ensemble is None:
-        return Colocated(teacher_bank(job, device, shard=shard))
+    teaching = spec.teaching
+    assert teaching is not None
+    if teaching.ensemble is None:
+        return Colocated(teacher_bank(spec, device, shard=shard))
     banks = {}
-    for name, refs in spec.checkpoints.items():
-        alone = replace(job, teaching=replace(spec, checkpoints={name: refs}))
+    for name, refs in teaching.checkpoints.items():
+        alone = replace(spec, teaching=replace(teaching, checkpoints={name: refs}))
         banks[name] = teacher_bank(alone, device, shard=shard)
-    strategy = partial(find(spec.ensemble.strategy, STRATEGIES), **spec.ensemble.options)
-    return TeacherEnsemble(banks, strategy, seed=job.data.seed, collective=shard)
+    strategy = partial(find(teaching.ensemble.strategy, STRATEGIES), **teaching.ensemble.options)
+    return TeacherEnsemble(banks, strategy, seed=spec.data.seed, collective=shard)
 
 
-def teacher_bank(job: TrainingSpec, device: torch.device, *, shard: bool = False) -> TeacherBank:
+def teacher_bank(spec: TrainingSpec, device: torch.device, *, shard: bool = False) -> TeacherBank:
     """The job's teachers, loaded on demand.
 
     Args:
-        job: a distillation.
+        spec: a distillation.
         device: where they compute.
         shard: spread each over all ranks, which then must ask for the same number of answers.
     """
-    assert job.teaching is not None
+    assert spec.teaching is not None
     bank = partial(
-        TeacherBank, job.teaching.checkpoints, device=device, vocabulary=job.data.vocabulary
+        TeacherBank, spec.teaching.checkpoints, device=device, vocabulary=spec.data.vocabulary
     )
     if not shard:
-        return bank(execution=execution(job.training))
+        return bank(execution=execution(spec.training))
     from distill_ray.engine.teachers.sharded import ShardedTeacher
 
-    spread = partial(ShardedTeacher, device=device, precision=job.training.precision)
+    spread = partial(ShardedTeacher, device=device, precision=spec.training.precision)
     # Weights come and go with each layer: nothing that a compiler could hold on to.
-    return bank(execution=replace(execution(job.training), compiled=False), shard=spread)
+    return bank(execution=replace(execution(spec.training), compiled=False), shard=spread)
 
 
 def execution(training: TrainingConfig) -> Execution:
@@ -229,60 +236,60 @@ def execution(training: TrainingConfig) -> Execution:
 
 
 def _backend(
-    job: TrainingSpec,
-    spec: OptimSpec,
+    spec: TrainingSpec,
+    optim: OptimSpec,
     num_micro: int,
     device: torch.device,
     matching: Matching | None,
 ) -> Backend:
     # Steps of AdamW are smaller than what bfloat16 weights can show. ZeRO keeps a float32 copy in
     # its shards; without shards the weights are float32, and the arithmetic is under autocast.
-    training, plain = job.training, job.backend == "plain"
+    training, plain = spec.training, spec.backend == "plain"
     full_precision = plain or training.zero_stage == 0
     model: Any = load_model(
-        job.student, precision="float32" if full_precision else training.precision
+        spec.student, precision="float32" if full_precision else training.precision
     )
-    if job.lora is not None:
-        model = add_lora(model, **job.lora.model_dump(), seed=job.data.seed)
+    if spec.lora is not None:
+        model = add_lora(model, **spec.lora.model_dump(), seed=spec.data.seed)
     require_head(model)
     execution(training).prepare(model)
     if training.activation_checkpointing:
         checkpoint_activations(model)
-    student = Student(model, job.data.vocabulary, matching)
+    student = Student(model, spec.data.vocabulary, matching)
     if plain:
-        return PlainBackend(student, spec, device, autocast=training.precision == "bfloat16")
+        return PlainBackend(student, optim, device, autocast=training.precision == "bfloat16")
     from distill_ray.engine.backends.deepspeed import DeepSpeedBackend
 
     return DeepSpeedBackend(
         student,
-        spec,
+        optim,
         device,
         zero_stage=training.zero_stage,
         offload=training.offload,
         precision=training.precision,
-        micro_rows=training.micro_batch_size,
+        micro_batch_size=training.micro_batch_size,
         num_micro=num_micro,
     )
 
 
-def held_out_streams(job: TrainingSpec) -> dict[str, Stream]:
+def held_out_streams(spec: TrainingSpec) -> dict[str, Stream]:
     """Validation rows of those streams that the training reads, and of their tasks."""
-    rows = load_streams(job.data, "validation", job.data.num_validation_rows)
-    tasks = {name.partition(".")[0] for name in job.training.streams if "." in name}
+    rows = load_streams(spec.data, "validation", spec.data.num_validation_rows)
+    tasks = {name.partition(".")[0] for name in spec.training.streams if "." in name}
     return {
         name: stream
         for name, stream in rows.items()
-        if name in job.training.streams or name.partition(".")[0] in tasks
+        if name in spec.training.streams or name.partition(".")[0] in tasks
     }
 
 
-def _held_out(job: TrainingSpec) -> Any:
-    streams = held_out_streams(job)
+def _held_out(spec: TrainingSpec) -> Any:
+    streams = held_out_streams(spec)
 
     def batches(rows: int | None = None) -> Iterable[Batch]:
         return in_order(
             streams,
-            global_batch_size=job.training.micro_batch_size,
+            batch_size=spec.training.micro_batch_size,
             rank=comm.rank(),
             world=comm.world(),
             limit=rows,

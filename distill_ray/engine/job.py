@@ -22,7 +22,7 @@ class OnSwitch:
 
     reset: bool = False
     """Moments and their counts begin anew, as in SCD."""
-    warmup: int = 0
+    warmup_steps: int = 0
     """Steps over which the learning rate rises to where its schedule is; 0 leaves it."""
 
     def factor(self, step: int, switches: Sequence[Switch]) -> float:
@@ -33,9 +33,9 @@ class OnSwitch:
             switches: so far.
         """
         begun = [s.step for s in switches if 0 < s.step <= step]
-        if not begun or not self.warmup:
+        if not begun or not self.warmup_steps:
             return 1.0
-        return min(1.0, (step - begun[-1] + 1) / self.warmup)
+        return min(1.0, (step - begun[-1] + 1) / self.warmup_steps)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class TeachingSpec:
     checkpoints: Mapping[str, list[ModelRef]]
     """Teacher → its checkpoints, the best one last."""
     first_teacher: str
-    """The teacher that begins; `SEVERAL` where all of them teach together."""
+    """The teacher that begins; `ENSEMBLE` where all of them teach together."""
     schedule: str = "fixed"
     options: Mapping[str, Any] = field(default_factory=dict)
     ranking: RankingWeights | None = None

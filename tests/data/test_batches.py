@@ -40,15 +40,17 @@ def unequal(tmp_path_factory):
     return found
 
 
-def _source(streams, rank=0, world=1, micro_rows=2, **changes):
+def _source(streams, rank=0, world=1, micro_batch_size=2, **changes):
     values = {"global_batch_size": BATCH_ROWS, "seed": 0, **changes}
     mixed = mixing({"notes": 3, "triage": 1}, values.pop("steps", STEPS), **values.pop("mix", {}))
-    return MixedRows(streams, mixed, micro_rows=micro_rows, rank=rank, world=world, **values)
+    return MixedRows(
+        streams, mixed, micro_batch_size=micro_batch_size, rank=rank, world=world, **values
+    )
 
 
-def _step_rows(streams, step, *, world, micro_rows, **changes):
+def _step_rows(streams, step, *, world, micro_batch_size, **changes):
     """row_ids of a step in global order."""
-    sources = [_source(streams, rank, world, micro_rows, **changes) for rank in range(world)]
+    sources = [_source(streams, rank, world, micro_batch_size, **changes) for rank in range(world)]
     return [
         row
         for micro in range(sources[0].num_micro)
@@ -57,11 +59,13 @@ def _step_rows(streams, step, *, world, micro_rows, **changes):
     ]
 
 
-@pytest.mark.parametrize(("world", "micro_rows"), [(1, 8), (2, 2), (2, 4), (4, 2), (8, 1)])
-def test_any_number_of_ranks_and_micro_batches_reads_the_same_rows(streams, world, micro_rows):
+@pytest.mark.parametrize(("world", "micro_batch_size"), [(1, 8), (2, 2), (2, 4), (4, 2), (8, 1)])
+def test_any_number_of_ranks_and_micro_batches_reads_the_same_rows(
+    streams, world, micro_batch_size
+):
     for step in range(STEPS):
-        expected = _step_rows(streams, step, world=1, micro_rows=1)
-        assert _step_rows(streams, step, world=world, micro_rows=micro_rows) == expected
+        expected = _step_rows(streams, step, world=1, micro_batch_size=1)
+        assert _step_rows(streams, step, world=world, micro_batch_size=micro_batch_size) == expected
 
 
 @pytest.mark.parametrize("kind", ["streams", "unequal"])
@@ -71,8 +75,8 @@ def test_a_changing_mix_is_the_same_on_two_ranks(request, kind, linear):
     changes = {"mix": {"changes": [(0.4, {"triage": 1})], "linear": linear}}
     for step in range(STEPS):
         # Rows of unequal length are sorted into the micro-batches of this size.
-        alone = _step_rows(found, step, world=1, micro_rows=4, **changes)
-        assert _step_rows(found, step, world=2, micro_rows=4, **changes) == alone
+        alone = _step_rows(found, step, world=1, micro_batch_size=4, **changes)
+        assert _step_rows(found, step, world=2, micro_batch_size=4, **changes) == alone
         if step >= 2 and not linear:
             assert {row.partition(":")[0] for row in alone} == {"triage"}
 
@@ -115,7 +119,9 @@ def test_a_batch_depends_on_its_step_alone(streams):
 
 def test_streams_are_mixed_in_their_shares_and_cycled_evenly(streams):
     counts = Counter(
-        row for step in range(STEPS) for row in _step_rows(streams, step, world=1, micro_rows=8)
+        row
+        for step in range(STEPS)
+        for row in _step_rows(streams, step, world=1, micro_batch_size=8)
     )
     drawn = Counter(row.partition(":")[0] for row in counts.elements())
     assert drawn["triage"] == pytest.approx(10, abs=1)
@@ -138,7 +144,7 @@ def test_rows_that_cannot_be_shared_out_evenly_are_refused(streams):
 
 
 def test_a_batch_holds_what_the_files_hold(streams):
-    batch = _source(streams, micro_rows=8).batch(0, 0)
+    batch = _source(streams, micro_batch_size=8).batch(0, 0)
     table = {
         row_id: {column: values[i] for column, values in rows.items()}
         for stream in streams.values()
@@ -167,7 +173,7 @@ def test_in_order_gives_every_rank_equal_batches_and_counts_no_row_twice(
     streams, world, global_batch_size
 ):
     by_rank = [
-        list(in_order(streams, global_batch_size=global_batch_size, rank=rank, world=world))
+        list(in_order(streams, batch_size=global_batch_size, rank=rank, world=world))
         for rank in range(world)
     ]
     sizes = [[len(batch.row_ids) for batch in batches] for batches in by_rank]
@@ -193,7 +199,7 @@ def test_a_limit_spreads_over_the_lengths_and_counts_for_all_ranks_together(uneq
     found = [
         row_id
         for rank in range(world)
-        for batch in in_order(unequal, global_batch_size=2, rank=rank, world=world, limit=4)
+        for batch in in_order(unequal, batch_size=2, rank=rank, world=world, limit=4)
         for row_id, kept in zip(batch.row_ids, batch.label_mask.any(dim=1), strict=True)
         if kept
     ]
@@ -210,7 +216,7 @@ def test_in_order_supervises_as_many_tokens_on_four_ranks_as_on_one(streams):
         return sum(
             int(batch.label_mask.sum())
             for rank in range(world)
-            for batch in in_order(streams, global_batch_size=2, rank=rank, world=world)
+            for batch in in_order(streams, batch_size=2, rank=rank, world=world)
         )
 
     assert tokens(4) == tokens(1) > 0
@@ -264,7 +270,7 @@ def test_unequal_rows_come_in_the_same_batches_on_any_number_of_ranks(unequal, w
 
 
 def test_unequal_rows_are_mixed_in_the_same_shares_of_rows_as_equal_ones(streams, unequal):
-    how = {"world": 1, "micro_rows": 2, "mix": {"by_tokens": False}}
+    how = {"world": 1, "micro_batch_size": 2, "mix": {"by_tokens": False}}
     for step in range(STEPS):
         counts = [
             Counter(row.partition(":")[0] for row in _step_rows(found, step, **how))
@@ -299,7 +305,7 @@ def test_unequal_rows_in_order_come_once_and_beside_others_of_their_length(
     unequal, world, global_batch_size
 ):
     by_rank = [
-        list(in_order(unequal, global_batch_size=global_batch_size, rank=rank, world=world))
+        list(in_order(unequal, batch_size=global_batch_size, rank=rank, world=world))
         for rank in range(world)
     ]
     sizes = [[len(batch.row_ids) for batch in batches] for batches in by_rank]

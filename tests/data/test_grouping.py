@@ -24,26 +24,30 @@ def lengths(mix, count=1500, low=20, high=200):
 
 
 def drawn(
-    rows, mix, *, steps=2 * BLOCK, global_batch_size=32, micro_rows=8, seed=0, by_tokens=False
+    rows, mix, *, steps=2 * BLOCK, global_batch_size=32, micro_batch_size=8, seed=0, by_tokens=False
 ):
     mixed = mixing(mix, steps, by_tokens=by_tokens)
     return grouped(
-        rows, mixed, global_batch_size=global_batch_size, micro_rows=micro_rows, seed=seed
+        rows,
+        mixed,
+        global_batch_size=global_batch_size,
+        micro_batch_size=micro_batch_size,
+        seed=seed,
     )
 
 
-def padding(rows, mix, streams, numbers, micro_rows):
+def padding(rows, mix, streams, numbers, micro_batch_size):
     """Share of a micro-batch's tokens that are padding."""
     names = list(mix)
     tokens = np.array([rows[names[s]][n] for s, n in zip(streams, numbers, strict=True)])
-    tokens = tokens.reshape(-1, micro_rows)
-    return 1 - tokens.sum() / (tokens.max(axis=1) * micro_rows).sum()
+    tokens = tokens.reshape(-1, micro_batch_size)
+    return 1 - tokens.sum() / (tokens.max(axis=1) * micro_batch_size).sum()
 
 
 @pytest.mark.parametrize("mix", [ONE, THREE])
 def test_every_row_comes_once_in_every_epoch(mix):
     rows = lengths(mix, count=50)
-    streams, numbers = drawn(rows, mix, global_batch_size=8, micro_rows=4)
+    streams, numbers = drawn(rows, mix, global_batch_size=8, micro_batch_size=4)
     for i, name in enumerate(mix):
         mine = numbers[streams == i]
         often = Counter(mine.tolist())
@@ -54,7 +58,7 @@ def test_every_row_comes_once_in_every_epoch(mix):
 
 def test_the_draws_of_an_epoch_and_block_stay_in_it():
     rows = lengths(ONE, count=BLOCK * 8)
-    _, numbers = drawn(rows, ONE, steps=2 * BLOCK, global_batch_size=8, micro_rows=4)
+    _, numbers = drawn(rows, ONE, steps=2 * BLOCK, global_batch_size=8, micro_batch_size=4)
     assert sorted(numbers[: BLOCK * 8]) == sorted(numbers[BLOCK * 8 :]) == list(range(BLOCK * 8))
 
 
@@ -73,7 +77,7 @@ def test_a_step_reads_as_many_rows_of_each_stream_as_without_grouping(global_bat
 def test_a_micro_batch_is_the_same_on_any_number_of_workers(world):
     rows = lengths(THREE)
     _, numbers = drawn(rows, THREE)
-    layout = {"global_batch_size": 32, "micro_rows": 8}
+    layout = {"global_batch_size": 32, "micro_batch_size": 8}
     for step in (0, 5, BLOCK):
         alone = [positions_of(step, m, rank=0, world=1, **layout) for m in range(4)]
         shared = [
@@ -85,17 +89,17 @@ def test_a_micro_batch_is_the_same_on_any_number_of_workers(world):
 
 
 @pytest.mark.parametrize(
-    ("mix", "global_batch_size", "micro_rows", "most"),
+    ("mix", "global_batch_size", "micro_batch_size", "most"),
     [(ONE, 32, 8, 0.02), (ONE, 8, 8, 0.03), (THREE, 32, 8, 0.07), (THREE, 12, 6, 0.1)],
 )
-def test_little_of_a_micro_batch_is_padding(mix, global_batch_size, micro_rows, most):
+def test_little_of_a_micro_batch_is_padding(mix, global_batch_size, micro_batch_size, most):
     rows = lengths(mix)
-    found = drawn(rows, mix, global_batch_size=global_batch_size, micro_rows=micro_rows)
+    found = drawn(rows, mix, global_batch_size=global_batch_size, micro_batch_size=micro_batch_size)
     mixed = mixing(mix, len(found[0]) // global_batch_size, by_tokens=False)
     streams = streams_at(mixed, global_batch_size, rows, 0)
     at_random = rows_at(streams, {name: len(rows[name]) for name in mix}, 0)
-    assert padding(rows, mix, streams, at_random, micro_rows) > 0.4
-    assert padding(rows, mix, *found, micro_rows) < most
+    assert padding(rows, mix, streams, at_random, micro_batch_size) > 0.4
+    assert padding(rows, mix, *found, micro_batch_size) < most
 
 
 def test_long_texts_and_short_questions_go_to_different_micro_batches():
@@ -138,7 +142,7 @@ def test_seeds_are_different_orders():
 def test_a_stream_that_is_not_drawn_is_no_trouble():
     rows = lengths({"a": 1.0, "later": 1.0}, count=20)
     mixed = mixing({"a": 1.0}, BLOCK, changes=[(0.999, {"later": 1.0})])
-    streams, _ = grouped(rows, mixed, global_batch_size=2, micro_rows=1, seed=0)
+    streams, _ = grouped(rows, mixed, global_batch_size=2, micro_batch_size=1, seed=0)
     assert set(streams.tolist()) == {0}
 
 

@@ -9,15 +9,20 @@ from distill_ray.data.order import positions_of, rows_at, shuffled
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
-@pytest.mark.parametrize("micro_rows", [1, 2])
-def test_all_ranks_together_read_what_one_rank_reads(world, micro_rows):
+@pytest.mark.parametrize("micro_batch_size", [1, 2])
+def test_all_ranks_together_read_what_one_rank_reads(world, micro_batch_size):
     for step in (0, 1, 7):
         read = [
             position
-            for micro in range(8 // (world * micro_rows))
+            for micro in range(8 // (world * micro_batch_size))
             for rank in range(world)
             for position in positions_of(
-                step, micro, rank=rank, world=world, global_batch_size=8, micro_rows=micro_rows
+                step,
+                micro,
+                rank=rank,
+                world=world,
+                global_batch_size=8,
+                micro_batch_size=micro_batch_size,
             )
         ]
         assert read == list(range(8 * step, 8 * step + 8))

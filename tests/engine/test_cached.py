@@ -139,7 +139,7 @@ def test_rows_that_stand_in_for_none_are_asked_nothing(job, tmp_path):
     silent = 0
     for rank in range(3):
         # Sixteen rows on three ranks: two ranks have a row that stands in.
-        for batch in in_order(held_out_streams(job), global_batch_size=1, rank=rank, world=3):
+        for batch in in_order(held_out_streams(job), batch_size=1, rank=rank, world=3):
             kept = SupervisedTokens.of(batch)
             found = source.reference(batch, kept, temperature=1.0)
             assert len(found) == len(kept.positions) == sum(supervised_per_row(batch, kept))

@@ -68,7 +68,7 @@ def saved(request, builder, two_checkpoints, tmp_path_factory):
     mixing = {"changes": [{"at": 0.6, "mix": {"triage.labelled": 1}}], "between": "linear"}
     changes = {"micro_batch_size": 4, "mixing": mixing}
     job = builder.job(steps=STEPS, teaching=teaching, student=student, **changes)
-    job = replace(job, on_switch=OnSwitch(reset=True, warmup=2))
+    job = replace(job, on_switch=OnSwitch(reset=True, warmup_steps=2))
     session, steps = builder.session(job, eval_steps=3, best_loss=4.0), []
     folder = tmp_path_factory.mktemp(request.param)
     for step in distill(session):

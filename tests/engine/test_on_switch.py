@@ -69,7 +69,7 @@ def test_the_step_after_a_reset_is_adamw_s_first(run, recorded):
 
 def test_without_a_switch_and_for_the_first_checkpoint_nothing_is_reset(run):
     for switch in (0, STEPS):
-        session, seen, _ = run(OnSwitch(reset=True, warmup=3), switch=switch)
+        session, seen, _ = run(OnSwitch(reset=True, warmup_steps=3), switch=switch)
         _, kept, _ = run(NONE, switch=switch)
         assert not session.teaching.switches
         assert [s.learning_rate for s, *_ in seen] == [s.learning_rate for s, *_ in kept]
@@ -80,7 +80,7 @@ def test_without_a_switch_and_for_the_first_checkpoint_nothing_is_reset(run):
 @pytest.mark.parametrize("warmup", [1, 2, 3, 100])
 def test_the_learning_rate_rises_from_the_switch_to_its_schedule(run, warmup):
     _, kept, _ = run(NONE)
-    _, risen, _ = run(OnSwitch(warmup=warmup))
+    _, risen, _ = run(OnSwitch(warmup_steps=warmup))
     shares = [s.learning_rate / o.learning_rate for (s, *_), (o, *_) in zip(risen, kept)]
     expected = [1.0] * SWITCH + [min(1.0, (n + 1) / warmup) for n in range(STEPS - SWITCH)]
     assert shares == pytest.approx(expected)
@@ -91,7 +91,7 @@ def _switch(step, to=1):
 
 
 def test_the_factor_counts_from_the_last_switch_that_has_begun():
-    rule = OnSwitch(warmup=4)
+    rule = OnSwitch(warmup_steps=4)
     switches = [_switch(10), _switch(12)]
     factors = {step: rule.factor(step, switches) for step in (9, 10, 11, 12, 13, 15, 16, 40)}
     assert factors == {9: 1, 10: 0.25, 11: 0.5, 12: 0.25, 13: 0.5, 15: 1, 16: 1, 40: 1}

@@ -121,7 +121,7 @@ def job(builder, tmp_path_factory):
         )
         work = replace(work, backend=backend, lora=case.lora, eval_steps=5)
         if ranked:
-            work = replace(work, on_switch=OnSwitch(reset=True, warmup=2))
+            work = replace(work, on_switch=OnSwitch(reset=True, warmup_steps=2))
         trouble = Trouble((BAD,), rank=1, what=case.trouble) if case.trouble else None
         silent = _rows_of_rank_1(work) if case.silent else ()
         sharded = case.shard and backend != "plain"

@@ -63,7 +63,7 @@ def _session(pair: Pair, work: StepWork, turns: ArmClient, zero_stage: int) -> S
         zero_stage=zero_stage,
         offload=OffloadConfig(),
         precision=work.precision,
-        micro_rows=work.rows // turns.ranks,
+        micro_batch_size=work.rows // turns.ranks,
         num_micro=1,
     )
     share = Share(work, pair.vocabulary, turns.rank, turns.ranks)

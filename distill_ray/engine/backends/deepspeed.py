@@ -63,7 +63,7 @@ class DeepSpeedBackend:
         zero_stage: int,
         offload: OffloadConfig,
         precision: str,
-        micro_rows: int,
+        micro_batch_size: int,
         num_micro: int,
     ) -> None:
         deepspeed = import_deepspeed(device)
@@ -71,7 +71,7 @@ class DeepSpeedBackend:
         self._scale = comm.world() * num_micro
         self._spec, self._stage = spec, zero_stage
         self._autocast = zero_stage == 0 and precision == "bfloat16"
-        config = _config(spec, device, zero_stage, offload, precision, micro_rows, num_micro)
+        config = _config(spec, device, zero_stage, offload, precision, micro_batch_size, num_micro)
         student = student.to(device)
         self._engine, _, _, _ = deepspeed.initialize(
             model=student, optimizer=adamw(student, spec), config=config
@@ -111,7 +111,7 @@ class DeepSpeedBackend:
         trained = [p for p in self._engine.module.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         if math.isfinite(norm):
-            torch.nn.utils.clip_grads_with_norm_(trained, self._spec.clip, norm)
+            torch.nn.utils.clip_grads_with_norm_(trained, self._spec.max_grad_norm, norm)
         else:  # AdamW leaves a parameter without a gradient as it is, its moments too.
             self._engine.module.zero_grad(set_to_none=True)
         return float(norm)
@@ -250,7 +250,7 @@ def _config(
     zero_stage: int,
     offload: OffloadConfig,
     precision: str,
-    micro_rows: int,
+    micro_batch_size: int,
     num_micro: int,
 ) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": zero_stage, **(CPU_ZERO if device.type == "cpu" else {})}
@@ -259,9 +259,9 @@ def _config(
     if offload.parameters:
         zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     return {
-        "train_micro_batch_size_per_gpu": micro_rows,
+        "train_micro_batch_size_per_gpu": micro_batch_size,
         "gradient_accumulation_steps": num_micro,
-        "gradient_clipping": spec.clip if zero_stage else 0.0,
+        "gradient_clipping": spec.max_grad_norm if zero_stage else 0.0,
         "zero_optimization": zero,
         # Ours is torch's AdamW: DeepSpeed's own would compile a kernel on the first step.
         "zero_allow_untested_optimizer": True,

@@ -15,18 +15,18 @@ class OptimSpec:
 
     learning_rate: float
     steps: int
-    warmup: float = 0.1
-    final: float = 0.1
+    warmup_ratio: float = 0.1
+    min_lr_ratio: float = 0.1
     weight_decay: float = 0.01
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of step `step`, counted from 0."""
-        warm = max(1, round(self.warmup * self.steps))
+        warm = max(1, round(self.warmup_ratio * self.steps))
         if step < warm:
             return self.learning_rate * (step + 1) / warm
         progress = min(1.0, (step - warm) / max(1, self.steps - warm))
-        low = self.final
+        low = self.min_lr_ratio
         return self.learning_rate * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 

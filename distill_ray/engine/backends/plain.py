@@ -56,7 +56,7 @@ class PlainBackend:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             comm.sum_over_ranks(parameter.grad)
-        norm = float(torch.nn.utils.clip_grad_norm_(self._trained, self._spec.clip))
+        norm = float(torch.nn.utils.clip_grad_norm_(self._trained, self._spec.max_grad_norm))
         if math.isfinite(norm):
             for group in self._optimiser.param_groups:
                 group["lr"] = learning_rate

@@ -127,9 +127,7 @@ def _text_scores(model: Any, teacher: ModelRef | None, scoring: ScoringInputs) -
     data = replace(scoring.data, folder=scoring.shards.local(), cache=cache_folder() / "rows")
     streams = load_streams(data, scoring.split, data.num_validation_rows)
     scores = {
-        name: text_score(
-            model, in_order({name: s}, global_batch_size=BATCH_ROWS), device, vocabulary
-        )
+        name: text_score(model, in_order({name: s}, batch_size=BATCH_ROWS), device, vocabulary)
         for name, s in streams.items()
     }
     scores = {name: score for name, score in scores.items() if score.tokens}
@@ -155,7 +153,7 @@ def _divergence(
 ) -> dict[str, float]:
     device = torch.device(scoring.device)
     teacher_model = load_frozen(local_ref(teacher), device=device)
-    batches = in_order(streams, global_batch_size=BATCH_ROWS)
+    batches = in_order(streams, batch_size=BATCH_ROWS)
     return divergence(model, teacher_model, batches, device, scoring.data.vocabulary)
 
 

@@ -78,5 +78,5 @@ def on_switch_of(cfg: DistillConfig, sequence_length: int) -> OnSwitch:
     """What happens to the optimiser at a switch, in steps."""
     return OnSwitch(
         reset=cfg.on_switch.optimizer == "reset",
-        warmup=round(cfg.on_switch.warmup_ratio * cfg.num_steps(sequence_length)),
+        warmup_steps=round(cfg.on_switch.warmup_ratio * cfg.num_steps(sequence_length)),
     )
