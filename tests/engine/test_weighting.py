@@ -130,9 +130,9 @@ def test_samples_without_gold_tokens_are_imitated_whole(builder):
     assert train_step(one)[0] == pytest.approx(train_step(other)[0], rel=1e-6)
 
 
-def test_the_anchor_is_loaded_once_and_needed(builder):
+def test_the_frozen_student_is_loaded_once_and_needed(builder):
     assert session(builder).frozen_student._bank.checkpoints == {FROZEN_STUDENT: [OTHER]}
-    with pytest.raises(ValueError, match="weighting adaptive needs an anchor"):
+    with pytest.raises(ValueError, match="weighting adaptive needs a frozen student"):
         session(builder, None)
 
 
