@@ -1,4 +1,4 @@
-"""Does a predictor order the teachers as their students ended? K teachers, S seeds, R resamples."""
+"""Rank agreement of predictors with final students. K teachers, S seeds, R resamples."""
 
 from __future__ import annotations
 

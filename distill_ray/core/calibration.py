@@ -1,4 +1,4 @@
-"""Does confidence mean what it says? n examples, K options, M bins; N tokens, V vocabulary."""
+"""Calibration metrics. n examples, K options, M bins; N tokens, V vocabulary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a student is from a teacher. N tokens, V outcomes: the vocabulary, or ids and a tail.
+"""Divergences between teacher and student. N tokens, V outcomes: the vocabulary, or ids and a tail.
 
 Every function takes log-probabilities in float32 and gives one number a token, in nats. All are
 true divergences: 0 exactly where student and teacher agree. Temperature belongs to the caller, who

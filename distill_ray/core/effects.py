@@ -1,4 +1,4 @@
-"""What a teacher does apart from what a seed does. K teachers, S seeds, n trials, D draws.
+"""Teacher effects separated from seed effects. K teachers, S seeds, n trials, D draws.
 
 A seed orders the rows in the same way for every teacher, so it lifts or lowers them together. The
 two-way additive model y[k, s] = mu + teacher[k] + seed[s] + e takes that common part out: what is

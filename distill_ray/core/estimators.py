@@ -1,4 +1,4 @@
-"""How well a teacher's text suits a student, from the student alone, before any training.
+"""Estimates of how well a teacher's text suits a student, computed from the student alone.
 
 n samples, N tokens, V vocabulary, P parameters, d dimensions of a projection.
 

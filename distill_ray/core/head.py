@@ -1,7 +1,7 @@
-"""Logits that are not there yet: hidden states and the output weights that would make them.
+"""A language-model head: hidden states with output weights, from which logits are computed lazily.
 
-N tokens, V vocabulary, H hidden. Logits of a whole batch are by far its largest tensor, so nothing
-here makes more of them than those of a few tokens at a time.
+N tokens, V vocabulary, H hidden. The logits of a whole batch are by far its largest tensor, so this
+module computes them for a few tokens at a time.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 ROWS = 16
-"""A multiple of it is what a CPU's products are fast with."""
+"""Matrix products on a CPU are fast for multiples of this number of rows."""
 
 TILE = 2048
-"""Outcomes of one product on a CPU: few enough for it to stay in the cache until it is turned."""
+"""Vocabulary entries of one product on a CPU: its result stays in the cache until transposed."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Head:
 
         Args:
             rows: of the N tokens.
-            out: [n, V] float32 to fill, so that no memory is taken anew.
+            out: [n, V] float32 buffer to fill instead of allocating one.
         """
         pairs = [(x[rows], w[: self.vocabulary].t()) for x, w in zip(self.features, self.weights)]
         z = _product(*pairs[0], out)
@@ -66,7 +66,7 @@ class Head:
         return z
 
     def cast(self, dtype: torch.dtype) -> Head:
-        """The same in another precision, cut off from the graph."""
+        """Convert to another precision, detached from the graph."""
         return replace(
             self,
             features=tuple(x.detach().to(dtype) for x in self.features),
@@ -75,24 +75,24 @@ class Head:
         )
 
     def with_temperature(self, temperature: float) -> Head:
-        """Every logit divided by a temperature, behind the cap as well as before it."""
+        """Divide every logit by a temperature, after the soft cap."""
         if temperature == 1.0:
             return self
         cap = None if self.softcap is None else self.softcap / temperature
         return replace(self, scale=self.scale / temperature, softcap=cap)
 
     def zeroed(self, dropped: Tensor) -> Head:
-        """The same, with the features of the tokens in a [N] bool mask set to 0."""
+        """Set the features of the tokens in a [N] bool mask to 0."""
         cleared = tuple(x.masked_fill(dropped[:, None], 0) for x in self.features)
         return replace(self, features=cleared)
 
     def detach_masked(self, unused: Tensor) -> Head:
-        """Constants, and nothing of the tokens in a [N] bool mask: they can't do any harm."""
+        """Detach, and zero the tokens in a [N] bool mask, whose values may be NaN."""
         constant = self.cast(self.features[0].dtype)
         return constant.zeroed(unused) if bool(unused.any()) else constant
 
     def select(self, positions: Tensor) -> Head:
-        """The same on some of the tokens.
+        """Select some of the tokens.
 
         Args:
             positions: [n] int64.
@@ -101,7 +101,7 @@ class Head:
 
 
 def chunks(rows: slice, size: int) -> Iterator[slice]:
-    """Rows in pieces of at most this size, one at least."""
+    """Split a slice into chunks of at most `size` rows."""
     for start in range(rows.start, rows.stop, max(1, size)):
         yield slice(start, min(start + size, rows.stop))
 

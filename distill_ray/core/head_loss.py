@@ -23,9 +23,9 @@ from distill_ray.core.shapes import require_shape
 from distill_ray.core.sparse import SparseTargets
 
 OneTeacher = Head | SparseTargets
-"""What a teacher says: hidden states with its output weights, or its likeliest tokens."""
+"""A teacher's output: hidden states with its output weights, or sparse targets."""
 TeacherOutput = OneTeacher | Mixture
-"""What the student is pulled to: a teacher, or several."""
+"""The output of one teacher, or a mixture of several."""
 
 BLOCK_BYTES = 2**21
 """Of a [n, V] float32 matrix on a CPU: element-wise work goes through its cache in such blocks."""
@@ -38,22 +38,22 @@ class HeadLoss:
     total: Tensor
     """Scalar: Σ weight · loss over both kinds; carries the graph."""
     cross_entropy: Tensor
-    """[N] -log q(gold token) in nats, constants."""
+    """[N] -log q(label) in nats, constants."""
     divergence: Tensor | None
     """[N] τ²·D(teacher, student), constants; none without a teacher."""
 
 
 @dataclass(frozen=True)
 class LossTargets:
-    """What N tokens are pulled towards."""
+    """Labels and teacher output for N tokens, with a weight for each."""
 
     labels: Tensor
     """[N] int64 token ids."""
     label_weight: Tensor
-    """[N] float32; 0 where the data say nothing."""
+    """[N] float32; 0 where there is no label."""
     reference: TeacherOutput | None = None
     reference_weight: Tensor | None = None
-    """[N] float32; 0 where the teacher says nothing, whatever its numbers are there."""
+    """[N] float32; 0 where the teacher doesn't supervise: its values there may be NaN."""
     divergence: Divergence = forward_kl
     options: dict[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
@@ -62,7 +62,7 @@ class LossTargets:
 def head_loss(
     student: Head, supervision: LossTargets, *, chunk_bytes: int | None = None
 ) -> HeadLoss:
-    """Cross-entropy on the data and divergence to the teacher, each with a weight a token.
+    """Weighted cross-entropy on the labels plus weighted divergence to the teacher.
 
     Args:
         student: its features and weights receive the gradient, where they require one.
@@ -83,7 +83,7 @@ def head_loss(
 
 @torch.no_grad()
 def label_nll(reference: TeacherOutput, labels: Tensor) -> Tensor:
-    """[N] a teacher's own -log p(gold token), in nats.
+    """[N] a teacher's own -log p(label), in nats.
 
     Args:
         reference: over N tokens.
@@ -144,7 +144,7 @@ class _Fused(torch.autograd.Function):
 
 
 class _ChunkedLoss:
-    """One pass over the chunks, and within each over blocks that stay in a processor's cache."""
+    """One pass over chunks of tokens, and within each over blocks that fit in a CPU's cache."""
 
     def __init__(self, student: Head, target: LossTargets, chunk_bytes: int | None) -> None:
         device = student.features[0].device
@@ -155,8 +155,8 @@ class _ChunkedLoss:
         self.student = student.cast(dtype)
         self.target = target
         self.reference = _detached(target)
-        # Validation takes no gradient, though the weights would want one.
-        self.wanted = torch.is_grad_enabled()
+        # Validation computes no gradient, although the weights require one.
+        self.grad_enabled = torch.is_grad_enabled()
         kind = "cpu" if device.type == "cpu" else "cuda"
         row_bytes = 4 * student.vocabulary
         rows = max(1, (chunk_bytes or CHUNK_BYTES[kind]) // row_bytes)
@@ -169,7 +169,7 @@ class _ChunkedLoss:
         weight = self.target.label_weight
         ce, distance = torch.zeros_like(weight), torch.zeros_like(weight)
         collect = None
-        if self.wanted and any(needed):
+        if self.grad_enabled and any(needed):
             collect = _Collector(self.originals, self.student, needed)
         shape = (self.rows, self.student.vocabulary)
         student_buffer, teacher_buffer = (
@@ -320,7 +320,7 @@ class _ChunkedLoss:
 
 
 def _detached(target: LossTargets) -> TeacherOutput | None:
-    """The teacher's side as constants; tokens that it doesn't supervise can't do any harm."""
+    """The teacher's output, detached, with unsupervised tokens zeroed."""
     reference = target.reference
     if reference is None or isinstance(reference, SparseTargets):
         return reference

@@ -1,4 +1,4 @@
-"""How sure: an estimate with its interval, and a verdict in words."""
+"""Estimates with intervals, and verdicts in words."""
 
 from __future__ import annotations
 

@@ -23,18 +23,18 @@ Pairs = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class MatchTargets:
-    """What a student's layers are pulled towards on N predictions."""
+    """The teacher's states that a student's layers imitate on N predictions."""
 
     teacher: str
     states: States
     """Of the teacher's layers, in the order of the pairs."""
     weight: Tensor
-    """[N] float32; 0 where the teacher says nothing, whatever its numbers are there."""
+    """[N] float32; 0 where the teacher doesn't supervise: its values there may be NaN."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """One kind of state that is matched."""
+    """Settings of one kind of matched state."""
 
     pairs: Mapping[str, Pairs]
     """Teacher → layers; their distances are averaged."""
@@ -86,7 +86,7 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def pairs_of(layers: str | Mapping[int, int], student: int, teacher: int) -> Pairs:
-    """Which layers are compared.
+    """Pair the student's layers with the teacher's.
 
     Args:
         layers: `last`; `uniform`, every layer of the student with the one of the teacher at the
@@ -94,7 +94,7 @@ def pairs_of(layers: str | Mapping[int, int], student: int, teacher: int) -> Pai
         student, teacher: how many each has.
 
     Raises:
-        ValueError: a layer isn't there.
+        ValueError: a layer doesn't exist.
     """
     if layers == "last":
         return ((student, teacher),)
@@ -110,7 +110,7 @@ def pairs_of(layers: str | Mapping[int, int], student: int, teacher: int) -> Pai
 
 
 class Matching(nn.Module):
-    """The distances of a student's layers to those of the teacher that teaches."""
+    """Distances of the student's layers to those of the current teacher, with projections."""
 
     def __init__(self, kinds: Mapping[str, Match], width: int, *, seed: int = 0) -> None:
         """Draw the projections.

@@ -1,4 +1,4 @@
-"""How much memory a training worker needs, before any is taken. All sizes in bytes."""
+"""Estimates of a worker's memory before it starts. All sizes are in bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIXING = {"cpu": 1, "cuda": 2}
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A transformer, as far as memory goes."""
+    """Sizes of a transformer that determine its memory."""
 
     parameters: int
     hidden: int
@@ -44,7 +44,7 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of all uses."""
         return sum(vars(self).values())
 
 
@@ -109,13 +109,13 @@ def training_need(
         length: tokens of a row.
         workers: data-parallel workers.
         zero_stage: 0 to 3.
-        bytes_per_param: bytes of a number, 2 or 4.
+        bytes_per_param: 2 for bfloat16, 4 for float32.
         trained: share of the parameters that is trained (adapters train few).
         teacher: the frozen model beside it, or all of them together.
         mixed: whether several teach at once.
-        probing: whether steps are tried from the student as it is, and undone.
-        checkpointing: whether activations are computed again.
-        offload: whether optimiser states, and weights, are kept elsewhere.
+        probing: whether the schedule runs probe steps that are undone afterwards.
+        checkpointing: whether activations are recomputed in the backward pass.
+        offload: whether (optimiser states, weights) are offloaded.
         device: `cpu` or `cuda`.
     """
     held = _Held.of(student.parameters, trained, bytes_per_param, zero_stage, workers)
@@ -142,10 +142,10 @@ def snapshot_bytes(trained: int, *, workers: int, zero_stage: int, bytes_per_par
     """What a copy of one worker's trained weights and their optimiser's states takes.
 
     Args:
-        trained: parameters that are.
+        trained: number of trained parameters.
         workers: data-parallel workers.
         zero_stage: 0 to 3; at 3 DeepSpeed keeps small weights whole, which this leaves out.
-        bytes_per_param: bytes of a number, 2 or 4; stage 0 has float32 weights.
+        bytes_per_param: 2 for bfloat16, 4 for float32; stage 0 has float32 weights.
     """
     held = _Held.of(trained, 1.0, 4 if zero_stage == 0 else bytes_per_param, zero_stage, workers)
     return held.weights + held.states
@@ -175,7 +175,7 @@ def serving_need(
         teacher: the frozen model.
         rows: rows of one forward pass.
         length: tokens of a row.
-        bytes_per_param: bytes of a number, 2 or 4.
+        bytes_per_param: 2 for bfloat16, 4 for float32.
         is_sparse: whether it makes logits, for sparse targets.
         device: `cpu` or `cuda`.
     """

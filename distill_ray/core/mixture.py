@@ -1,4 +1,4 @@
-"""What several teachers say together: one distribution a token, made when it is read.
+"""A mixture of several teachers: one distribution per token, computed lazily.
 
 N tokens, V vocabulary, M teachers. Probabilities are mixed, never logits: a mean of logits is a
 geometric mean, another distribution, and the student would be pulled elsewhere.
@@ -40,7 +40,7 @@ class Mixture:
 
     @classmethod
     def of(cls, heads: Sequence[Head], weights: Tensor) -> Mixture:
-        """A mixture of heads that are over all N tokens; what has no weight is left out.
+        """Mix heads over all N tokens; each keeps only the tokens in which it has weight.
 
         Args:
             heads: [M].
@@ -60,11 +60,11 @@ class Mixture:
 
     @property
     def vocabulary(self) -> int | None:
-        """Outcomes; none where nobody says anything."""
+        """Size of the vocabulary; None without any head."""
         return next((head.vocabulary for _, head, _ in self.parts()), None)
 
     def parts(self) -> Iterator[tuple[int, Head, Tensor]]:
-        """Number, head and places among the N tokens of those that say something."""
+        """Yield (teacher index, head, positions among the N tokens) of each teacher with a head."""
         for m, (head, positions) in enumerate(zip(self.heads, self._places)):
             if head is not None:
                 yield m, head, positions
@@ -74,7 +74,7 @@ class Mixture:
         return [column.nonzero()[:, 0] for column in self.weights.unbind(dim=1)]
 
     def detach_masked(self, unused: Tensor) -> Mixture:
-        """Constants, and nothing of the tokens in a [N] bool mask: they can't do any harm."""
+        """Detach, and zero the tokens in a [N] bool mask, whose values may be NaN."""
         heads = list(self.heads)
         for m, head, positions in self.parts():
             heads[m] = head.detach_masked(unused[positions])
@@ -115,7 +115,7 @@ class Mixture:
         """[N] -log p of a token each, at temperature 1.
 
         Args:
-            member_nll: of those in `parts`, their own on their tokens.
+            member_nll: -log p of each teacher in `parts`, on its own tokens.
         """
         log_p = self.weights.new_full([len(self)], -math.inf)
         for (m, _, positions), nll in zip(self.parts(), member_nll):

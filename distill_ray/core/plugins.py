@@ -13,14 +13,14 @@ from distill_ray.config.errors import did_you_mean
 
 
 class PluginError(ValueError):
-    """A name that leads to no function, or options that the function doesn't take."""
+    """A name that resolves to no function, or options that the function doesn't accept."""
 
 
 def find(name: str, table: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
     """The function of that name in `table`, or the one at `package.module:function`.
 
     Raises:
-        PluginError: there is none; says which names there are.
+        PluginError: no such function; the message suggests similar names.
     """
     if ":" in name:
         return import_path(name)
@@ -55,7 +55,7 @@ def source_digest(path: str) -> str:
 
 
 def own_functions(*names: str | None) -> dict[str, dict[str, str]]:
-    """What identifies the functions of a user's own among these names: an edited one is another.
+    """Identify a user's own functions among these names by their source.
 
     Empty where all are ours, or else `own_functions`: import path → `source_digest`.
     """

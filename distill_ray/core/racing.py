@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Race:
-    """Where the comparison stands."""
+    """State of a race: who may still win."""
 
     candidates: tuple[str, ...]
     """The leader, then those that may still beat it, likeliest first."""
@@ -32,7 +32,7 @@ class Race:
 
     @property
     def separated(self) -> bool:
-        """True when only the leader is open."""
+        """True when only the leader is left."""
         return len(self.candidates) == 1
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ def decide(draws: Mapping[str, Floats], *, confidence: float = 0.95, num_looks: 
     Args:
         draws: teacher → joint draws [D] of its score, higher is better.
         confidence: probability that the best teacher is never closed.
-        num_looks: how often the race is judged in all; 1 for draws that are judged once.
+        num_looks: number of times the race is judged in all.
 
     Raises:
         ValueError: no teacher, or too few draws to close any at this confidence.
@@ -99,7 +99,7 @@ def next_seeds(
     again catches up; otherwise the seed is one above all that were run, or 0.
 
     Args:
-        candidates: teachers still in the race.
+        candidates: names of the teachers still in the race.
         seeds_done: teacher → seeds of its trials, failed ones too; closed teachers too.
         max_seeds: most seeds of one teacher.
 

@@ -1,4 +1,4 @@
-"""From measured factors to a stage-weighted ranking with intervals. K teachers, D draws."""
+"""From measured factors to a ranking by phase of training, with intervals. K teachers, D draws."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def weights(importances: Mapping[str, str]) -> dict[str, float]:
 def weights_at(
     early: Mapping[str, float], late: Mapping[str, float], progress: float
 ) -> dict[str, float]:
-    """Weights between both ends of training, linear in the student's progress in [0, 1]."""
+    """Interpolate the early and late weights, linearly in the student's progress in [0, 1]."""
     return {f: (1 - progress) * early[f] + progress * late[f] for f in early}
 
 
@@ -107,7 +107,7 @@ class Draws:
 
 @dataclass(frozen=True)
 class LeaderboardEntry:
-    """One teacher's place at one stage of training."""
+    """One teacher's place at one phase of training."""
 
     teacher: str
     score: float

@@ -45,7 +45,7 @@ class RankingWeights:
 
 @dataclass(frozen=True)
 class TeacherCheckpoints:
-    """What there is to choose from, and what is known of it."""
+    """The teachers' checkpoints to choose from, and their ranking if there is one."""
 
     num_checkpoints: Mapping[str, int]
     """Teacher → checkpoints that may serve; the last is the teacher's best."""
@@ -57,7 +57,7 @@ class TeacherCheckpoints:
         """The teacher's best checkpoint."""
         return self.num_checkpoints[teacher] - 1
 
-    def of(self, teacher: str) -> tuple[Checkpoint, ...]:
+    def of_teacher(self, teacher: str) -> tuple[Checkpoint, ...]:
         """All of a teacher's checkpoints, in order."""
         return tuple(
             (teacher, checkpoint_index) for checkpoint_index in range(self.num_checkpoints[teacher])
@@ -69,13 +69,13 @@ class Observation:
     """What a step measured, averaged over all ranks."""
 
     step: int
-    """Steps done so far; the decision is for step `step`, counted from 0."""
+    """Number of finished steps. The schedule decides for step `step`, counted from 0."""
     loss: float
-    """Training loss of the step that was just done; not a number where there was none."""
+    """Training loss of the last step; NaN before the first one."""
     progress: float | None = None
-    """Share of the gap to the best teacher that is closed, when it was just measured."""
+    """The student's progress in [0, 1], if it was just measured."""
     measurements: Mapping[str, Figures] = field(default_factory=dict)
-    """What a schedule has asked for at this step → its figures."""
+    """Kind of a `MeasurementRequest` of this step → its figures."""
 
 
 @dataclass(frozen=True)
@@ -86,18 +86,18 @@ class Choice:
     checkpoint_index: int
     reason: str
     numbers: Mapping[str, float] = field(default_factory=dict)
-    """What the reason rests on."""
+    """The figures behind the reason."""
     memory: Mapping[str, Any] | None = None
-    """What the schedule wants to find in the state next time; none leaves it."""
+    """New value of the state's `memory`; None keeps the old one."""
     upcoming: Checkpoint | None = None
-    """What will probably serve next, and soon: worth reading ahead."""
+    """The checkpoint that probably serves next: worth prefetching."""
     assessed: bool = False
-    """Worth logging even where nothing changes."""
+    """Whether to log the decision even if the checkpoint stays the same."""
 
 
 @dataclass(frozen=True)
 class MeasurementRequest:
-    """What a schedule must know before it can choose: it is asked again with the answer."""
+    """What a schedule needs measured before it can choose. It is then called again."""
 
     kind: str
     """`divergences` or `probes`."""
@@ -107,7 +107,7 @@ class MeasurementRequest:
 
 @dataclass(frozen=True)
 class Switch:
-    """One change of teacher or checkpoint, or an assessment that left both as they were."""
+    """A change of teacher or checkpoint, or an assessment that changed nothing."""
 
     step: int
     """The first step that sees the new one."""
@@ -117,7 +117,7 @@ class Switch:
     to_checkpoint: int
     reason: str
     numbers: Mapping[str, float] = field(default_factory=dict)
-    """What the reason rests on."""
+    """The figures behind the reason."""
 
     @property
     def changes(self) -> bool:
@@ -132,28 +132,28 @@ class ScheduleState:
     teacher: str
     checkpoint_index: int
     losses: tuple[float, ...] = ()
-    """Losses since then, at most the two windows that `on_plateau` compares."""
+    """Losses since the last switch, at most `LONGEST` of them."""
     progress: float = 0.0
     """The student's, smoothed."""
     reassessed: int = 0
-    """How many of the thresholds of progress are behind us."""
+    """Number of `Reassessment.at_progress` thresholds that were passed."""
     begun: bool = False
     """Whether the schedule has chosen a checkpoint for the first step."""
     memory: Mapping[str, Any] = field(default_factory=dict)
-    """What the schedule keeps for itself, as plain values."""
+    """The schedule's own notes, as plain values."""
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """What serves."""
+        """The checkpoint that serves."""
         return self.teacher, self.checkpoint_index
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint."""
+        """Convert to plain values for a saved checkpoint."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ScheduleState:
-        """The state that `to_dict` wrote."""
+        """Read what `to_dict` returned."""
         return cls(**{**values, "losses": tuple(values["losses"])})
 
 
@@ -162,7 +162,7 @@ Decide = Callable[[ScheduleState, Observation, TeacherCheckpoints], Choice | Mea
 
 @dataclass(frozen=True)
 class Reassessment:
-    """At which progress the ranking is computed anew, and what a lead must be."""
+    """When to recompute the ranking, and by how much another teacher must lead to take over."""
 
     at_progress: tuple[float, ...] = ()
     margin: float = 0.0
@@ -170,22 +170,22 @@ class Reassessment:
 
 @dataclass(frozen=True)
 class Smoothing:
-    """How measurements of progress become the progress that decides."""
+    """How measured progress is smoothed before schedules see it."""
 
     share: float = 0.0
-    """Weight of what was believed before; 0 believes the last measurement alone."""
+    """Weight of the previous value; 0 takes the last measurement alone."""
     monotone: bool = True
-    """Noise never takes progress back."""
+    """Whether progress may only rise."""
 
     def next(self, before: float, measurement: float) -> float:
-        """Progress after one more measurement."""
+        """Combine the previous progress with one more measurement."""
         smoothed = self.share * before + (1 - self.share) * measurement
         return max(before, smoothed) if self.monotone else smoothed
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What goes with any schedule."""
+    """Settings that apply to every schedule."""
 
     reassessment: Reassessment | None = None
     """Changes the teacher; needs the checkpoints' ranking."""
@@ -194,7 +194,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Transition:
-    """What a step led to."""
+    """The outcome of `advance`."""
 
     state: ScheduleState
     """For the next step."""
@@ -209,14 +209,14 @@ def advance(
     decide: Decide,
     rules: Rules | None = None,
 ) -> Transition | MeasurementRequest:
-    """The state for the next step, or what must be measured to know it.
+    """Compute the state for the next step, or return what must be measured first.
 
-    A reassessment that changes the teacher comes first: the new one enters at the checkpoint
-    that the schedule gives for it. Called again with what it has asked for, it goes on as if it had
-    known at once: nothing has changed in between.
+    A reassessment comes before the schedule: if it changes the teacher, the schedule chooses the
+    new teacher's checkpoint. Call again with the requested measurements in `observation`; the
+    function is pure, so the first call left no trace.
     """
     before, rules = state, rules or Rules()
-    # A step that was set aside has no loss.
+    # A skipped step has no finite loss.
     if math.isfinite(observation.loss):
         state = replace(state, losses=(*state.losses, observation.loss)[-LONGEST:])
     reason, numbers = "", dict[str, float]()
@@ -246,7 +246,7 @@ def advance(
 
 
 def begin(teacher: str, checkpoints: TeacherCheckpoints, decide: Decide) -> ScheduleState:
-    """What serves first; it hasn't `begun` where the schedule must measure something for that."""
+    """Choose the first checkpoint. If that needs a measurement, the state has not `begun`."""
     start = ScheduleState(teacher, checkpoints.last(teacher))
     outcome = advance(start, Observation(0, math.nan), checkpoints, decide)
     return start if isinstance(outcome, MeasurementRequest) else outcome.state
@@ -255,9 +255,9 @@ def begin(teacher: str, checkpoints: TeacherCheckpoints, decide: Decide) -> Sche
 def static_plan(
     state: ScheduleState, checkpoints: TeacherCheckpoints, decide: Decide
 ) -> list[Checkpoint]:
-    """[steps] the teacher and checkpoint of each step, before there is any loss or progress.
+    """List the checkpoint of every step, without running any.
 
-    What a run without reassessment will take, if its schedule reads nothing but step numbers.
+    Valid for schedules that read step numbers alone, in runs without reassessment.
 
     Raises:
         ValueError: the schedule measures.
@@ -266,7 +266,7 @@ def static_plan(
     for step in range(1, checkpoints.max_steps):
         outcome = advance(state, Observation(step, math.nan), checkpoints, decide)
         if isinstance(outcome, MeasurementRequest):
-            raise ValueError(f"a schedule that measures {outcome.kind} has no timetable")
+            raise ValueError(f"a schedule that measures {outcome.kind} has no static plan")
         state = outcome.state
         plan.append(state.checkpoint)
     return plan
@@ -295,7 +295,7 @@ def _reassess(
 
 
 def progress(student: float, initial: float, best_teacher: float) -> float:
-    """Share of the initial validation gap to the best teacher that is closed, in [0, 1].
+    """Share of the initial validation-loss gap to the best teacher that is closed, in [0, 1].
 
     Args:
         student: the student's validation loss now, nats per token.

@@ -1,7 +1,8 @@
-"""The schedules: functions from what a run has seen to the checkpoint that should teach it.
+"""Schedules: functions that choose the teacher checkpoint for the next step.
 
-Each is asked before the first step and after every step. One that must know more returns a
-`MeasurementRequest` and is asked again with the answer. Its options are keyword arguments.
+A schedule takes (state, observation, checkpoints), and its options as keyword arguments. The engine
+calls it before the first step and after every step. It returns a `Choice`, or a
+`MeasurementRequest`; it is then called again with the measurement.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from distill_ray.core.schedule import (
 )
 
 SOON = 0.05
-"""Share of a run's steps before a known switch at which its checkpoint is worth reading."""
+"""A checkpoint is prefetched this share of the run's steps before a known switch."""
 
 
 def fixed(
     state: ScheduleState, observation: Observation, checkpoints: TeacherCheckpoints
 ) -> Choice:
-    """The best checkpoint, always."""
+    """Use the best checkpoint for all steps."""
     why = "the best checkpoint serves throughout"
     return Choice(state.teacher, checkpoints.last(state.teacher), why)
 
@@ -40,7 +41,7 @@ def at_steps(
     *,
     steps: tuple[int, ...],
 ) -> Choice:
-    """One checkpoint up at each of `steps`, the best one at most."""
+    """Move to the next checkpoint at each of `steps`, until the best one serves."""
     checkpoint_index = min(
         sum(observation.step >= step for step in steps), checkpoints.last(state.teacher)
     )
@@ -52,7 +53,7 @@ def at_steps(
 def equal_periods(
     state: ScheduleState, observation: Observation, checkpoints: TeacherCheckpoints
 ) -> Choice:
-    """The checkpoints in order, each for an equal share of the steps (RCO's equal intervals)."""
+    """Use the checkpoints in order, each for an equal number of steps (RCO, arXiv 1904.09149)."""
     num_periods = checkpoints.num_checkpoints[state.teacher]
     checkpoint_index = _period(observation.step, num_periods, checkpoints)
     choice = Choice(
@@ -74,7 +75,15 @@ def on_plateau(
     window: int = 200,
     min_gain: float = 0.02,
 ) -> Choice:
-    """One checkpoint up when the mean loss fell by less than `min_gain` between two windows."""
+    """Move to the next checkpoint when the training loss reaches a plateau.
+
+    A plateau is a relative fall of the mean loss below `min_gain` between two windows.
+
+    Args:
+        state, observation, checkpoints: as for every schedule.
+        window: steps of each of the two windows.
+        min_gain: relative fall of the mean loss between them.
+    """
     if observation.step == 0:
         return Choice(state.teacher, 0, "the first checkpoint begins")
     gain = _gain(state, window)
@@ -95,14 +104,14 @@ def scd(
     *,
     num_periods: int | None = None,
 ) -> Choice | MeasurementRequest:
-    """At each stage, argmin_k KL(p_T* ‖ p_k) + KL(p_S ‖ p_k) on held-out tokens (SCD).
+    """At each period, argmin_k KL(p_T* ‖ p_k) + KL(p_S ‖ p_k) on held-out tokens (SCD).
 
-    T* is the teacher's best checkpoint, S the student as it is, k any checkpoint of the teacher. Of
-    equal ones the later serves. Scheduled Checkpoint Distillation, arXiv 2601.10114.
+    T* is the teacher's best checkpoint, S the student at this step, k any of the teacher's
+    checkpoints. Ties go to the later one. Scheduled Checkpoint Distillation, arXiv 2601.10114.
 
     Args:
         state, observation, checkpoints: as for every schedule.
-        num_periods: of equal length; as many as the teacher has checkpoints, when left out.
+        num_periods: number of periods of equal length; by default one per checkpoint.
     """
     num_periods = num_periods or checkpoints.num_checkpoints[state.teacher]
     period = _period(observation.step, num_periods, checkpoints)
@@ -113,7 +122,7 @@ def scd(
     if "divergences" not in observation.measurements:
         missing = "best" not in known
         return MeasurementRequest(
-            "divergences", checkpoints.of(state.teacher), {"to_best": missing}
+            "divergences", checkpoints.of_teacher(state.teacher), {"to_best": missing}
         )
     distances = observation.measurements["divergences"]
     best = known.get("best") or [row["best"] for row in distances.values()]
@@ -142,21 +151,22 @@ def ranked(
     num_probe_rows: int = 16,
     margin: float = 0.02,
 ) -> Choice | MeasurementRequest:
-    """The ranking anew, with the student's progress and short probes from the student as it is.
+    """Recompute the ranking from the student's progress and short probes, and follow it.
 
-    Asked every `interval` steps, or where the loss has stopped falling. Candidates are the
-    checkpoint that serves, the next one, and each teacher's best; nothing is measured of a single
-    one. Of a candidate's factors, learnability comes from its probe; the others are its
-    teacher's, times the share of its teacher's way from the initial student that it has gone
-    itself. The best score serves if it leads by `margin`.
+    It runs every `interval` steps, or at a plateau of the loss. Candidates are the current
+    checkpoint, the next one, and each teacher's best. A single candidate is not measured. A
+    candidate's learnability comes from its probe. Its other factors are its teacher's, scaled by
+    how far the checkpoint is from the initial student to the teacher's best. The highest score
+    serves if it leads by `margin`.
 
     Args:
         state, observation, checkpoints: as for every schedule; the checkpoints with their ranking.
-        interval: steps between two assessments, below 1 a share of all; none waits for a plateau.
+        interval: steps between two assessments; below 1, a share of all steps; None waits for a
+            plateau.
         window, min_gain: of a plateau, as in `on_plateau`.
         probe_steps: optimiser steps with each candidate.
         num_probe_rows: held-out rows of each stream on which a candidate's steps are measured.
-        margin: by which another must lead the current one's score.
+        margin: lead in score that another checkpoint needs to take over.
     """
     if observation.step == 0:
         why = "the best checkpoint of the teacher that leads for an untrained student"
@@ -187,7 +197,7 @@ def interval_steps(interval: float, max_steps: int) -> float:
 def _assessed(
     state: ScheduleState, observation: Observation, ranking: RankingWeights, margin: float
 ) -> Choice:
-    """What the probes say, if it leads by the margin; else what serves."""
+    """Choose the best-scoring candidate if it leads by the margin; else keep the current one."""
     scores = candidate_scores(observation.measurements["probes"], ranking, state.progress)
     best = max(scores, key=lambda c: (scores[c], c == state.checkpoint))
     lead = scores[best] - scores[state.checkpoint]
@@ -205,7 +215,7 @@ def _assessed(
 
 
 def named(checkpoint: Checkpoint) -> str:
-    """As a reader sees it."""
+    """Format a checkpoint for reasons and logs, counted from 1."""
     teacher, checkpoint_index = checkpoint
     return f"{teacher} checkpoint {checkpoint_index + 1}"
 
@@ -213,7 +223,7 @@ def named(checkpoint: Checkpoint) -> str:
 def candidate_scores(
     probes: Figures, ranking: RankingWeights, progress: float
 ) -> dict[Checkpoint, float]:
-    """Score of every checkpoint that was probed.
+    """Score every probed checkpoint.
 
     Args:
         probes: checkpoint → `moved`, the fall of KL(teacher ‖ student) in nats, and `closed`, the
@@ -254,7 +264,7 @@ def _period(step: int, num_periods: int, checkpoints: TeacherCheckpoints) -> int
 
 
 def _gain(state: ScheduleState, window: int) -> float | None:
-    """Relative fall of the mean loss from one window to the next; none before there are two."""
+    """Relative fall of the mean loss between two windows; None before there are two."""
     if len(state.losses) < 2 * window:
         return None
     before = sum(state.losses[-2 * window : -window]) / window
@@ -265,7 +275,7 @@ def _gain(state: ScheduleState, window: int) -> float | None:
 def _reading_ahead(
     choice: Choice, observation: Observation, checkpoints: TeacherCheckpoints, step: int | None
 ) -> Choice:
-    """With the next checkpoint as what comes soon, where it does."""
+    """Mark the next checkpoint for prefetching if its switch is near."""
     if (
         choice.checkpoint_index == checkpoints.last(choice.teacher)
         or step is None

@@ -1,4 +1,4 @@
-"""Shapes that don't fit are said at once, and by name."""
+"""Shape checks with the tensor's name in the message."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ FLOOR = -1e4
 
 @dataclass(frozen=True)
 class SparseTargets:
-    """What a teacher says about N tokens, in k entries each."""
+    """A teacher's distributions over N tokens, in k entries each."""
 
     ids: Tensor
     """[N, k] int64, distinct within a token. top_k: likeliest first. samples: ascending, then
@@ -51,18 +51,18 @@ class SparseTargets:
         return float(self.log_p.exp().sum(1).mean()) if len(self) else 1.0
 
     def to(self, device: torch.device | str) -> SparseTargets:
-        """The same on another device."""
+        """Copy to another device."""
         return _combined(lambda x: x[0].to(device), [self])
 
     def select(self, rows: slice | Tensor) -> SparseTargets:
-        """Some of the tokens, by a slice, indices or a [N] mask; `targets[rows]` is the same."""
+        """Select tokens by a slice, indices or a [N] mask; `targets[rows]` is the same."""
         return _combined(lambda x: x[0][rows], [self])
 
     __getitem__ = select
 
 
 def concatenate(parts: Sequence[SparseTargets]) -> SparseTargets:
-    """Chunks one after the other; ValueError unless all are of one kind and k."""
+    """Join chunks; ValueError unless all have one kind and k."""
     kinds = sorted({(x.kind, x.ids.shape[1]) for x in parts})
     if len(kinds) != 1:
         raise ValueError(f"concatenate needs chunks of one kind and k, got {kinds}")

@@ -1,4 +1,4 @@
-"""Bytes of sparse targets, for a disk or a network: near 165 a token at k = 64.
+"""Bytes of sparse targets, for a disk or a network: about 165 a token at k = 64.
 
 N tokens, k kept, B = k + 1 buckets. MAGIC, then one zlib stream of arrays, [kind, N, k] first. An
 array goes by byte planes, all low bytes before all high ones, each [k, N]: what is alike lies
@@ -29,7 +29,7 @@ NOTHING = 65535
 
 
 def encode(targets: SparseTargets) -> bytes:
-    """Targets as bytes.
+    """Encode targets as bytes.
 
     Samples are kept exactly, as are `ids` and `label_nll` of top_k. Each probability of top_k is
     within 0.1 %, entries and tail summing to 1, and its `entropy`, a figure to log, within 0.05 %.
@@ -52,7 +52,7 @@ def encode(targets: SparseTargets) -> bytes:
 
 
 def decode(payload: bytes) -> SparseTargets:
-    """What `encode` was given, on the CPU; ValueError for a foreign or damaged payload."""
+    """Read what `encode` wrote, on the CPU; ValueError for a foreign or damaged payload."""
     if (start := payload[: len(MAGIC)]) != MAGIC:
         raise ValueError(f"not sparse targets of this version: {start!r} for {MAGIC!r}")
     reader = _Reader(_inflate(payload[len(MAGIC) :]))

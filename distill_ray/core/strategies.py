@@ -1,8 +1,8 @@
-"""Several teachers at once: how much each counts in each sample. S samples, M teachers.
+"""Ensemble strategies: the weight of each teacher in each sample. S samples, M teachers.
 
 A strategy is a function of `EnsembleBatch` that gives weights [S, M]; each sample's sum to 1. Its
-options are keyword arguments. A teacher is asked for a packed row only if it has weight in it, so
-one teacher a row costs what a single teacher does. What the student imitates is the mixture
+options are keyword arguments. A teacher computes a packed row only if it has weight in it, so
+one teacher per row costs as much as a single teacher. What the student imitates is the mixture
 Σ_m w_m p_m of probabilities. KL(Σ w_m p_m ‖ q) and Σ w_m KL(p_m ‖ q) differ by what q has no part
 in, so their gradients are equal.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class EnsembleBatch:
-    """The samples of a batch, and what can be known of them."""
+    """The samples of a batch, as strategies see them."""
 
     teachers: Sequence[str]
     """M names."""
@@ -31,14 +31,14 @@ class EnsembleBatch:
     row: Tensor
     """[S] int64 the packed row that a sample is in."""
     losses: Callable[[], tuple[Tensor, Tensor]]
-    """Mean -log p_m(gold token) of each sample in nats, [S, M], and which samples have gold tokens,
+    """Mean -log p_m(label) of each sample in nats, [S, M], and which samples have labels,
     [S] bool. All teachers answer for that, all rows."""
 
     def one_hot(self, teacher_index: Sequence[int]) -> Tensor:
-        """[S, M] all weight on one teacher.
+        """[S, M] weights with all weight of a row on one teacher.
 
         Args:
-            teacher_index: number of each packed row's.
+            teacher_index: index of the teacher of each packed row.
         """
         index = torch.tensor(teacher_index, dtype=torch.int64, device=self.row.device)
         return torch.nn.functional.one_hot(index[self.row], len(self.teachers)).float()
@@ -50,7 +50,7 @@ class EnsembleBatch:
 
 
 Strategy = Callable[..., Tensor]
-"""(Instances, options by keyword) → [S, M] weights."""
+"""(EnsembleBatch, options by keyword) → [S, M] weights."""
 
 
 def average(batch: EnsembleBatch) -> Tensor:
@@ -59,7 +59,7 @@ def average(batch: EnsembleBatch) -> Tensor:
 
 
 def at_random(batch: EnsembleBatch) -> Tensor:
-    """One teacher for each appearance of a packed row, all as likely: E[w_m] = 1 / M.
+    """Draw one teacher for each appearance of a packed row, uniformly: E[w_m] = 1 / M.
 
     So the expected gradient of the forward KL is the average's, at the cost of one teacher.
     """
@@ -68,7 +68,7 @@ def at_random(batch: EnsembleBatch) -> Tensor:
 
 
 def by_domain(batch: EnsembleBatch, *, assignment: Mapping[str, str]) -> Tensor:
-    """Each stream's own teacher.
+    """Assign a teacher to each stream.
 
     Args:
         batch: the samples.
@@ -79,7 +79,7 @@ def by_domain(batch: EnsembleBatch, *, assignment: Mapping[str, str]) -> Tensor:
 
 
 def confidence(batch: EnsembleBatch) -> Tensor:
-    """Of each sample by its losses CE_m on the gold tokens; equal weights where it has none.
+    """Of each sample by its losses CE_m on the labels; equal weights where it has none.
 
     CA-MKD, arXiv 2201.00007. It gates weakly: no weight is above 1 / (M - 1).
     """
@@ -106,7 +106,7 @@ STRATEGIES: dict[str, Strategy] = {
 
 
 def require_weights(weights: Tensor, batch: EnsembleBatch) -> Tensor:
-    """Weights as they are; what isn't a number passes, and makes the step's loss none either.
+    """Check a strategy's weights and return them in float32. NaN passes: the step is then skipped.
 
     Raises:
         ValueError: their shape isn't [S, M], one is below 0, or a sample's don't sum to 1.
@@ -126,21 +126,21 @@ def best_of(losses: Mapping[str, Mapping[str, float]], order: Sequence[str]) -> 
 
     Args:
         losses: domain → teacher → nats.
-        order: the teachers that there are.
+        order: names of the teachers.
     """
     return {domain: min(order, key=lambda t: row[t]) for domain, row in losses.items()}
 
 
 def member_checkpoint(checkpoint_index: int, own: int, longest: int) -> int:
-    """A member's checkpoint while its group is at `checkpoint`: all begin at their first and end at
-    best.
+    """A member's checkpoint while the ensemble is at `checkpoint_index`.
 
-    It is where the teacher would be if it climbed its own checkpoints in equal stages.
+    Each member moves through its own checkpoints in equal periods: all start at their first one
+    and end at their best.
 
     Args:
-        checkpoint: of the group, which has as many as its longest checkpoints.
-        own: checkpoints of the teacher's checkpoints.
-        longest: of the longest.
+        checkpoint_index: of the ensemble, which has as many as the member with the most.
+        own: number of the member's checkpoints.
+        longest: number of checkpoints of the member with the most.
     """
     return checkpoint_index * own // longest
 

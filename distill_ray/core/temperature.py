@@ -1,4 +1,4 @@
-"""One number that makes option probabilities honest. n questions, K options, T temperature."""
+"""Temperature scaling of option probabilities. n questions, K options, T temperature."""
 
 from __future__ import annotations
 

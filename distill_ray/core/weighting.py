@@ -1,4 +1,5 @@
-"""Which samples to imitate, and which the student already does better. S samples, n examples."""
+"""Weights between teacher and labels for each sample, and sets that favour one side. S samples,
+n examples."""
 
 from __future__ import annotations
 
@@ -22,11 +23,11 @@ def adaptive(frozen_student: Tensor, teacher: Tensor) -> Tensor:
     learns from the data. Adaptive Weighting, arXiv 2601.10114.
 
     Args:
-        anchor: [S] l_S0, mean -log p(gold token) of each sample, nats.
+        frozen_student: [S] l_S0, mean -log p(label) of each sample, nats.
         teacher: [S] l_k, the same of the teacher.
     """
     total = frozen_student + teacher
-    # Two that are both certain and right: neither has anything over the other.
+    # Both losses are 0: neither side is better.
     return torch.where(
         total > 0, frozen_student / total.clamp(min=torch.finfo(total.dtype).tiny), 0.5
     )
@@ -44,7 +45,7 @@ def means_of(
         values: [K].
         sample: [K] int64, in [0, S).
         counted: [K] bool; the values that count.
-        size: S; up to the last sample with values, when left out.
+        size: S; by default up to the last sample with values.
     """
     if size is None:
         size = int(sample.max()) + 1 if len(sample) else 0
@@ -75,7 +76,7 @@ class FavourableSets:
 
 
 def favourable_sets(student: NDArray[np.float64], teacher: NDArray[np.float64]) -> FavourableSets:
-    """The identity's two sides.
+    """Compare a student with its teacher, example by example.
 
     Args:
         student: [n] l_S of each example.

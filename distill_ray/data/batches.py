@@ -21,22 +21,22 @@ from distill_ray.data.order import positions_of, rows_at
 
 @dataclass(frozen=True)
 class Batch:
-    """What a forward pass and its losses need."""
+    """The inputs of a forward pass and the masks of its losses."""
 
     input_ids: Tensor
     """[B, T] int64."""
     position_ids: Tensor
     """[B, T] int64; restart at 0 with each sample."""
     label_mask: Tensor
-    """[B, T] bool; the data supervise the prediction made here."""
+    """[B, T] bool; True where the data supervise the prediction of the next token."""
     teacher_mask: Tensor
-    """[B, T] bool; the teacher supervises the prediction made here."""
+    """[B, T] bool; True where the teacher supervises the prediction of the next token."""
     is_task: Tensor
-    """[B] bool; rows of a task, against rows of running text."""
+    """[B] bool; True for rows of a task, False for running text."""
     row_ids: tuple[str, ...]
     places: tuple[int, ...] = ()
-    """Where each row stands in the run's order, on any number of workers; in held-out batches, in
-    its stream's. Without them, a row is the same one whenever it comes."""
+    """Position of each row in the run's order, on any number of workers; in held-out batches, in
+    its stream's. Empty: repeated rows are not told apart."""
 
     @property
     def targets(self) -> Tensor:
@@ -44,7 +44,7 @@ class Batch:
         return torch.roll(self.input_ids, -1, dims=1)
 
     def to(self, device: torch.device) -> Batch:
-        """The same on another device."""
+        """Copy to another device."""
         moved = {
             name: getattr(self, name).to(device, non_blocking=True)
             for name in ("input_ids", "position_ids", "label_mask", "teacher_mask", "is_task")
@@ -53,7 +53,7 @@ class Batch:
 
 
 class BatchSource(Protocol):
-    """Where a training loop gets its batches; rows of a file, or samples made on the way."""
+    """Where a training loop gets its batches."""
 
     def batch(self, step: int, micro: int) -> Batch:
         """This rank's micro-batch `micro` of step `step`."""
@@ -84,7 +84,7 @@ class Rows:
 
     @cached_property
     def tokens(self) -> NDArray[np.int64]:
-        """[rows] tokens of each row, padding left out."""
+        """[rows] tokens of each row, without padding."""
         table = self.data.data
         samples = pc.list_value_length(table.column("sources")).to_numpy()
         chunks, first, counts = table.column("position_ids").chunks, 0, []
@@ -151,7 +151,7 @@ class Stream:
     is_task: bool
 
     def batch(self, numbers: Sequence[int]) -> Batch:
-        """Its rows of these numbers."""
+        """A batch of the rows with these numbers."""
         return collate(_dicts(self.rows[numbers]), [self.is_task] * len(numbers))
 
 

@@ -1,4 +1,4 @@
-"""Rows of unequal length, put in an order in which a micro-batch's rows are of similar length.
+"""Group rows of unequal length, so that a micro-batch's rows have similar lengths.
 
 P positions, S steps, G micro-batches in a step, K steps in a block.
 

@@ -1,4 +1,4 @@
-"""Which stream comes when: shares of tokens or of rows, held as exactly as whole rows allow.
+"""Mixing of streams: shares of tokens or rows, as exact as whole rows allow.
 
 S steps, K streams, P positions. A pure function of the shares and of the rows' sizes, so that it is
 the same on any number of workers and after a resume.
@@ -35,7 +35,7 @@ class Mixing:
     by_tokens: bool = True
     """Shares are of tokens, padding left out; otherwise of rows."""
     restarts: frozenset[int] = frozenset()
-    """Steps at which other shares begin, and counting with them."""
+    """Steps at which the shares change; counting restarts there."""
 
     def of_length(self, steps: int) -> Mixing:
         """The same for at least so many steps: the last shares go on."""

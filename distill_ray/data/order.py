@@ -1,4 +1,4 @@
-"""Which row of a stream comes when: pure functions of seed and position.
+"""The order of a stream's rows: pure functions of seed and position.
 
 The order doesn't depend on the number of workers: position p of the run is the same row on one
 worker as on eight, and a resume needs no iterator's state (as in MosaicML Streaming's elastic

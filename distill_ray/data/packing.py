@@ -1,7 +1,7 @@
-"""Samples → rows. The one place that says which tokens are supervised.
+"""Pack samples into rows. This module alone decides which tokens are supervised.
 
-A mask at position i speaks of the prediction made there, that is of token i + 1. Where samples
-share a row, they never see each other: position ids restart with each sample, from which
+A mask at position i is about the prediction of token i + 1. Samples that share a row never see
+each other: position ids restart with each sample, from which
 transformers builds a block-diagonal attention mask.
 """
 
@@ -45,14 +45,14 @@ def labelled_sample(
         prompt: at least one token.
         answer: the answer's own tokens.
         end: ends it.
-        trailing: what a chat template puts behind the end; it is kept, and never predicted.
+        trailing: what a chat template puts after the end; in the row, but never supervised.
     """
     mask = [False] * (len(prompt) - 1) + [True] * (len(answer) + 1) + [False] * (1 + len(trailing))
     return Sample(source, [*prompt, *answer, end, *trailing], mask, mask)
 
 
 def prompt_sample(source: str, prompt: Sequence[int]) -> Sample:
-    """A prompt without an answer: only the teacher says what comes next."""
+    """A prompt without an answer: only the teacher supervises the next token."""
     distill = [False] * (len(prompt) - 1) + [True]
     return Sample(source, list(prompt), [False] * len(prompt), distill)
 

@@ -1,6 +1,6 @@
 """How a question and its answer become tokens: as running text, or as two turns of a chat.
 
-Training, the audit and the evaluation word a task by the same object, so they see the same tokens.
+Training, the audit and the evaluation share one format, so they see the same tokens.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from typing import Any, Protocol
 from distill_ray.data.tokenizer import encode, end_id, start_ids
 
 QUESTION, ANSWER = "distill-ray asks", "distill-ray is answered"
-"""Turns from whose rendering a chat template's frame is read."""
+"""Probe turns that reveal what a chat template writes around an answer."""
 
 TODAY = {"%d": "26", "%b": "Jul", "%B": "July", "%m": "07", "%Y": "2024"}
-"""The day, to templates that tell it: equal input must give equal tokens on every day."""
+"""Date for templates that print one: tokens must not depend on the day."""
 FIXED_DAY = "".join(
     [
         "{% macro strftime_now(form) %}{{ form",
@@ -32,7 +32,7 @@ class Answer:
     end: int
     """Ends the answer, and is supervised with it."""
     trailing: list[int]
-    """What comes behind the end."""
+    """Tokens after the end."""
 
 
 class PromptFormat(Protocol):
@@ -46,10 +46,10 @@ class PromptFormat(Protocol):
 
 
 def make_prompt_format(tokenizer: Any, *, chat: bool, system: str | None = None) -> PromptFormat:
-    """The wording of a task.
+    """Make the prompt format of a task.
 
     Raises:
-        ValueError: a chat is asked for, and the tokenizer's template doesn't serve for it.
+        ValueError: `chat` is set, and the tokenizer's template can't be used.
     """
     return Chat(tokenizer, system) if chat else Plain(tokenizer)
 

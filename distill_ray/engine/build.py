@@ -1,4 +1,4 @@
-"""A training job → a session that is ready to train."""
+"""Build a session from a `TrainingSpec`."""
 
 from __future__ import annotations
 
@@ -61,18 +61,18 @@ def build_session(
     teacher: TeacherSource | None = None,
     frozen_student: TeacherSource | None = None,
 ) -> Session:
-    """Load everything that a job needs on this rank. Collective where ranks are several.
+    """Load everything that a run needs on this rank. Every rank calls it.
 
     Args:
         spec: what to train.
         device: where.
-        teacher: where the teacher's answers come from; left out, it is loaded here.
+        teacher: source of the teacher's output; by default it is loaded here.
         frozen_student: where its outputs come from, as checkpoint 0 of `FROZEN_STUDENT`; left out,
             it is loaded here if the job has one.
     """
     training, optim = spec.training, _optim(spec)
     source = mixed_rows(spec)
-    # The teacher first: nothing of DeepSpeed's is alive yet that could shard it.
+    # The teacher loads first: DeepSpeed, once alive, could shard it.
     matching = _matching(spec)
     teaching = _teaching(spec, device, teacher, matching)
     return Session(
@@ -92,7 +92,7 @@ def build_session(
 
 
 def mixed_rows(spec: TrainingSpec) -> MixedRows:
-    """The rows that a job trains on, in their order; this rank's micro-batches of them."""
+    """The run's training rows in order, as this rank's micro-batches."""
     training = spec.training
     return MixedRows(
         load_streams(spec.data, "train"),
@@ -182,7 +182,7 @@ def _frozen_student(
 def first_state(
     teaching: TeachingSpec, steps: int
 ) -> tuple[ScheduleState, TeacherCheckpoints, Decide]:
-    """Where the schedule begins, what there is to choose from, and what decides."""
+    """The schedule's first state, the checkpoints, and the schedule function."""
     counts = {name: len(refs) for name, refs in teaching.checkpoints.items()}
     if teaching.ensemble is not None:
         counts = {ENSEMBLE: max(counts.values())}
@@ -215,7 +215,7 @@ def teacher_bank(spec: TrainingSpec, device: torch.device, *, shard: bool = Fals
     Args:
         spec: a distillation.
         device: where they compute.
-        shard: spread each over all ranks, which then must ask for the same number of answers.
+        shard: shard each over all ranks, which must then run the same number of forward passes.
     """
     assert spec.teaching is not None
     bank = partial(
@@ -242,7 +242,7 @@ def _backend(
     device: torch.device,
     matching: Matching | None,
 ) -> Backend:
-    # Steps of AdamW are smaller than what bfloat16 weights can show. ZeRO keeps a float32 copy in
+    # AdamW's updates are smaller than bfloat16 weights can represent. ZeRO keeps a float32 copy in
     # its shards; without shards the weights are float32, and the arithmetic is under autocast.
     training, plain = spec.training, spec.backend == "plain"
     full_precision = plain or training.zero_stage == 0

@@ -1,4 +1,4 @@
-"""A session on disk: weights, optimiser, schedule, curve. Restored, it takes the same steps."""
+"""Save and restore a session: weights, optimiser, schedule, curve. It then takes the same steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collectives that are also right for a single process."""
+"""Collectives that also work in a single process."""
 
 from __future__ import annotations
 

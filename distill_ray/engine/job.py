@@ -1,4 +1,4 @@
-"""A training run as plain data, and the session that it becomes on a rank."""
+"""A training run as plain data, which any worker can build a session from."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from distill_ray.core.schedule import RankingWeights, Rules, Switch
 from distill_ray.models.ref import ModelRef
 
 FROZEN_STUDENT = "frozen-student"
-"""What the frozen student is called among those that answer."""
+"""Name of the frozen student among the teachers."""
 
 
 @dataclass(frozen=True)
 class OnSwitch:
-    """What happens to the optimiser when another checkpoint begins to teach."""
+    """Changes to the optimiser when the teacher checkpoint switches."""
 
     reset: bool = False
-    """Moments and their counts begin anew, as in SCD."""
+    """Whether to reset AdamW's moments and step counts, as SCD does."""
     warmup_steps: int = 0
-    """Steps over which the learning rate rises to where its schedule is; 0 leaves it."""
+    """Steps of linear learning-rate warm-up after a switch; 0 for none."""
 
     def factor(self, step: int, switches: Sequence[Switch]) -> float:
-        """What the learning rate of a step is multiplied with.
+        """Factor of a step's learning rate.
 
         Args:
             step: counted from 0.
@@ -40,23 +40,23 @@ class OnSwitch:
 
 @dataclass(frozen=True)
 class EnsembleSpec:
-    """How several teachers become one."""
+    """How several teachers are combined."""
 
     strategy: str
     options: Mapping[str, Any]
-    """Of the strategy, by keyword."""
+    """Keyword options of the strategy."""
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Packed rows, and how they are drawn."""
+    """Where packed rows are, and how they are drawn."""
 
     folder: Path
     """Local folder of a shard set, with `packed/<stream>/<split>/`."""
     cache: Path
     """Where memory maps are kept."""
     kinds: Mapping[str, str]
-    """Stream → `text` or `task`, for every stream there is."""
+    """Stream → `text` or `task`, for every stream."""
     sequence_length: int
     seed: int
     num_validation_rows: int
@@ -71,19 +71,19 @@ class TeachingSpec:
     checkpoints: Mapping[str, list[ModelRef]]
     """Teacher → its checkpoints, the best one last."""
     first_teacher: str
-    """The teacher that begins; `ENSEMBLE` where all of them teach together."""
+    """The first teacher; `ENSEMBLE` where all teach at once."""
     schedule: str = "fixed"
     options: Mapping[str, Any] = field(default_factory=dict)
     ranking: RankingWeights | None = None
-    """What a reassessment goes by."""
+    """The ranking that a reassessment uses."""
     rules: Rules = field(default_factory=Rules)
     ensemble: EnsembleSpec | None = None
-    """None has one of them teach at a time."""
+    """None: one teacher at a time."""
 
 
 @dataclass(frozen=True)
 class TrainingSpec:
-    """One training run: what, on what, towards what."""
+    """One training run: student, data, objective and teachers."""
 
     name: str
     student: ModelRef
@@ -94,8 +94,7 @@ class TrainingSpec:
     teaching: TeachingSpec | None = None
     on_switch: OnSwitch = field(default_factory=OnSwitch)
     frozen_student: ModelRef | None = None
-    """The frozen student that samples are weighted by, where they are: it was fine-tuned without a
-    teacher."""
+    """The student fine-tuned without a teacher, whose losses weight the samples."""
     lora: LoraConfig | None = None
     """Train adapters on top of the student instead of its weights."""
     num_checkpoints: int = 1
@@ -125,7 +124,7 @@ class TrainingSpec:
         return step in self.checkpoint_steps or (every is not None and step % every == 0)
 
     def with_refs(self, change: Any) -> TrainingSpec:
-        """The same with `change` applied to every model's ref."""
+        """Apply `change` to every model ref."""
         frozen_student, teaching = (
             self.frozen_student and change(self.frozen_student),
             self.teaching,

@@ -29,7 +29,7 @@ from distill_ray.engine.validation import (
 )
 
 WEIGHTED = ("loss", "share", "counted")
-"""What a micro-batch tells beside its terms where samples are weighted."""
+"""Extra sums of a micro-batch where samples are weighted."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Step:
     """What one optimiser step did."""
 
     number: int
-    """Steps done, this one included."""
+    """Number of finished steps, this one included."""
     loss: float
     """The objective, averaged over the global batch."""
     terms: dict[str, float] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Step:
     teacher: str | None = None
     checkpoint_index: int | None = None
     tokens_by_teacher: dict[str, float] = field(default_factory=dict)
-    """Teacher → its part of `tokens`: sums of its weights, where several teach together."""
+    """Teacher → its part of `tokens`; for an ensemble, the sum of its weights."""
     switch: Switch | None = None
     """The switch that takes effect with the next step."""
     validation: dict[str, float] | None = None
@@ -58,7 +58,7 @@ class Step:
     def metrics(self) -> dict[str, Any]:
         """Plain numbers for a tracker."""
         numbers = {"loss": self.loss, **self.terms, "grad_norm": self.grad_norm}
-        # A number that isn't finite is no number to JSON and to charts: left out.
+        # JSON and charts can't hold NaN or infinity: leave such numbers out.
         row: dict[str, Any] = {k: v for k, v in numbers.items() if math.isfinite(v)}
         row |= {"step": self.number, "learning_rate": self.learning_rate}
         row |= {"tokens": self.tokens}
@@ -76,8 +76,8 @@ class Step:
 def distill(session: Session) -> Iterator[Step]:
     """Train to the end of the budget, or until it stops early, one step at a time.
 
-    The session is consistent between two steps: it can be saved there, and a restored one goes on
-    with the next step.
+    The session is consistent between two steps: it can be saved there, and a restored session
+    continues with the next step.
     """
     if session.step == 0 and session.validation is not None and session.initial_loss is None:
         session.initial_loss = task_loss(validate(session))
@@ -96,14 +96,14 @@ def distill(session: Session) -> Iterator[Step]:
 
 
 def _stopped(session: Session) -> bool:
-    """The same on every rank, and in a session that was restored: history holds global numbers."""
+    """Whether early stopping applies; equal on every rank, since history holds global numbers."""
     if session.stopping is None:
         return False
     return session.stopping.due(checkpoint_losses(session.history, session.stopping.ends))
 
 
 def checkpoint_losses(history: Sequence[Mapping[str, Any]], ends: Sequence[int]) -> list[float]:
-    """Validation loss at every checkpoint that a training curve has reached.
+    """Validation loss at each checkpoint that a training curve has reached.
 
     Args:
         history: rows of `Step.metrics`.
@@ -126,7 +126,7 @@ def _one_step(session: Session) -> Step:
     due = session.validation is not None and session.validation.due(number)
     validation = validate(session) if due else None
     share = progress_of(session, validation)
-    # After the last step nobody is left to be taught.
+    # The last step needs no decision about a next teacher.
     last = number == session.optim.steps
     rate = session.learning_rate
     switch = None if last else _advance(session, Observation(number, loss, share))
@@ -150,8 +150,8 @@ def train_step(session: Session) -> tuple[float, dict[str, float], int, float]:
     """One optimiser step: loss, its terms, supervised tokens and the gradient's norm.
 
     The counts of the whole step, over ranks and micro-batches, are known before the first forward
-    pass, so each micro-batch's share of the loss is exact however unequal they are. A step whose
-    loss or gradient isn't finite changes no weight; its batches are set aside.
+    pass, so each micro-batch's share of the loss is exact, however unequal they are. A step with a
+    non-finite loss or gradient changes no weight; its batches are quarantined.
     """
     if session.teaching is not None:
         session.teaching.use_current(session.step)
@@ -167,7 +167,7 @@ def train_step(session: Session) -> tuple[float, dict[str, float], int, float]:
     if session.objective.weighting is not None:
         weighted_loss, shares, counted = sums[-len(WEIGHTED) :].tolist()
         loss, means["share"] = weighted_loss, shares / max(1.0, counted)
-    # Both are global, so every rank decides alike.
+    # Loss and norm are global, so every rank decides alike.
     judge(
         session.skipped, session.step + 1, loss, norm, batches, parts[:, session.objective.counted]
     )
@@ -184,12 +184,12 @@ def _accumulate(
 ) -> Tensor:
     """Forward and backward of one micro-batch; returns the sums of its terms.
 
-    Behind them come the tokens of each teacher, where several teach together, and `WEIGHTED`.
+    After them come each ensemble member's tokens, and `WEIGHTED`, where they apply.
     """
     reference, match_targets = _answer(session, batch, supervised, total)
     share = _shares(session, batch, supervised, reference)
     targets = session.objective.supervision(supervised, total, reference, share)
-    # Without a kept prediction the loss is a zero that keeps its graph: every rank runs backward.
+    # With no supervised prediction the loss is a zero with a graph: every rank runs backward.
     losses = session.backend.losses(batch, supervised.positions, targets, match_targets)
     session.backend.backward(losses.total)
     sums = supervised.sums(losses)
@@ -210,7 +210,7 @@ def _accumulate(
 def _shares(
     session: Session, batch: Batch, supervised: SupervisedTokens, reference: TeacherOutput | None
 ) -> Tensor | None:
-    """[K] the teacher's share in each prediction; none where it is the same for all."""
+    """[K] the teacher's share in each prediction; None where samples aren't weighted."""
     if session.objective.weighting is None:
         return None
     assert session.frozen_student is not None and reference is not None
@@ -225,7 +225,7 @@ def _shares(
 def _answer(
     session: Session, batch: Batch, supervised: SupervisedTokens, total: Tensor
 ) -> tuple[TeacherOutput | None, MatchTargets | None]:
-    """The teacher's side of a micro-batch, of its inner layers too where they are matched."""
+    """The teacher's output for a micro-batch, with its inner states where layers are matched."""
     teaching = session.teaching
     if teaching is None or teaching.matched_layers is None:
         return reference_of(session, batch, supervised, session.objective.temperature), None
@@ -237,7 +237,7 @@ def _answer(
 
 
 def _advance(session: Session, observation: Observation) -> Switch | None:
-    """Move the schedule on. Rank 0 decides, so that every rank switches on the same step."""
+    """Advance the schedule. Rank 0 decides, so every rank switches on the same step."""
     teaching = session.teaching
     if teaching is None:
         return None

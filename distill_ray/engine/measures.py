@@ -1,4 +1,4 @@
-"""What a schedule may ask for, measured on the held-out rows. All ranks measure together."""
+"""Measurements that a schedule may request, on held-out rows. All ranks measure together."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _to_student(session: Session) -> float:
 
 
 def _to_best(session: Session, best: Iterator[Head]) -> float:
-    """KL(best checkpoint ‖ checkpoint in use), from what the best one has said of each batch."""
+    """KL(best checkpoint ‖ checkpoint in use), from the best one's heads on each batch."""
 
     def sums(batch: Batch, supervised: SupervisedTokens) -> Tensor:
         targets = _towards(supervised, next(best), forward_kl)
@@ -75,7 +75,7 @@ def _to_best(session: Session, best: Iterator[Head]) -> float:
 def probes(
     session: Session, checkpoints: Sequence[Checkpoint], *, steps: int, rows: int | None = None
 ) -> Measurement:
-    """A few steps from the student as it is with each checkpoint, after which all is as before.
+    """Train a few steps with each checkpoint from the current student, and undo them.
 
     `moved`: fall of KL(p_k ‖ student) on held-out answers, nats per token; `gain`: fall of the
     student's own loss there; `closed`: share of the gap from the initial student to the best
@@ -120,7 +120,7 @@ def _teaching(session: Session) -> Teaching:
 
 
 def _trial(session: Session, checkpoint: Checkpoint) -> Session:
-    """The same student, taught by a checkpoint; nothing that it notes stays."""
+    """The same student with another teacher; its log and history are discarded."""
     teaching = _teaching(session)
     teacher, checkpoint_index = checkpoint
     state = replace(teaching.state, teacher=teacher, checkpoint_index=checkpoint_index)
@@ -131,7 +131,7 @@ def _trial(session: Session, checkpoint: Checkpoint) -> Session:
 
 @contextmanager
 def _as_before(session: Session) -> Iterator[None]:
-    """Random numbers go on, and coming batches are announced, as if the block hadn't been."""
+    """Restore random state, and let batches be announced again, after the block."""
     source = _teaching(session).source
     source.forget()
     session.loaded.clear()
@@ -143,14 +143,14 @@ def _as_before(session: Session) -> Iterator[None]:
 
 @torch.no_grad()
 def _answers(session: Session, checkpoint: Checkpoint) -> list[Head]:
-    """What a checkpoint says of every held-out batch, kept while another one serves."""
+    """A checkpoint's heads on every held-out batch, held while other checkpoints serve."""
     _teaching(session).source.use(*checkpoint)
     assert session.validation is not None
     heads: list[Head] = []
     for batch in session.validation.batches(None):
         on_device = batch.to(session.backend.device)
         head = _head(session, on_device, SupervisedTokens.of(on_device))
-        # The next checkpoint may take the place of these very weights.
+        # The next checkpoint may be swapped into these very weights.
         first = heads[0].weights if heads else tuple(w.clone() for w in head.weights)
         heads.append(replace(head, weights=first))
     return heads

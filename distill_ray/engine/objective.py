@@ -1,6 +1,6 @@
 """What a step minimises: terms by kind of row, each a mean over its own supervised tokens.
 
-B batch, T tokens, K kept: the predictions of a batch that anything supervises.
+B batch, T tokens, K supervised: the predictions of a batch that anything supervises.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ TERMS = ("text.ce", "task.ce", "text.kl", "task.kl")
 
 @dataclass(frozen=True)
 class Losses(HeadLoss):
-    """Of a batch's kept predictions."""
+    """Losses of a batch's supervised predictions."""
 
     matched: Tensor | None = None
     """[kinds, K] distances of inner layers, constants; none where nothing is matched."""
 
 
 def starts_of(batch: Batch) -> Tensor:
-    """[B, T] bool; where samples begin, in their numbering."""
+    """[B, T] bool; True at the first token of each sample."""
     starts = batch.position_ids == 0
-    starts[:, 0] = True  # A sample may go on from another row.
+    starts[:, 0] = True  # A sample may continue from another row.
     return starts
 
 
@@ -52,7 +52,7 @@ class SupervisedTokens:
 
     @classmethod
     def of(cls, batch: Batch) -> SupervisedTokens:
-        """Those of a batch, on its device."""
+        """Collect the supervised predictions of a batch, on its device."""
         labelled, distilled = batch.label_mask.flatten(), batch.teacher_mask.flatten()
         positions = (labelled | distilled).nonzero()[:, 0]
         labelled, distilled = labelled[positions], distilled[positions]
@@ -70,18 +70,18 @@ class SupervisedTokens:
 
     @property
     def labels(self) -> Tensor:
-        """[K] the token that follows; -1 where the data say nothing."""
+        """[K] the token that follows; -1 where the data don't supervise it."""
         return self.next_tokens.where(self.term_mask[:2].any(dim=0), -1)
 
     def sums(self, losses: HeadLoss) -> Tensor:
-        """[4] float64 sum of each term; 0 where it wasn't computed. Two more a matched kind."""
+        """[4] float64 sum of each term; 0 where it wasn't computed. Two more per matched kind."""
         nothing = torch.zeros_like(losses.cross_entropy)
         values = [losses.cross_entropy, nothing if losses.divergence is None else losses.divergence]
         matched = losses.matched if isinstance(losses, Losses) else None
         values += [] if matched is None else [*matched]
         masks = torch.cat([self.term_mask, *[self.term_mask[2:]] * (len(values) - 2)])
         rows = torch.stack(values).repeat_interleave(2, dim=0)  # [terms, K]
-        # Selected, not multiplied: what isn't counted may be anything.
+        # Selected, not multiplied: values outside the mask may be NaN.
         return torch.where(masks, rows, 0.0).sum(dim=1, dtype=torch.float64)
 
 
@@ -103,7 +103,7 @@ class Objective:
     match: Mapping[str, float] = field(default_factory=dict)
     """v: kind of state that is matched → its weight."""
     weighting: Weighting | None = None
-    """Takes the place of α on samples that have gold tokens; without them it is 1."""
+    """Replaces α on samples with labels; samples without labels take 1."""
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -119,7 +119,7 @@ class Objective:
 
     @property
     def counted(self) -> list[int]:
-        """Places of the terms that have a share. Another has no gradient, so it may be anything."""
+        """Indices of terms with a nonzero coefficient. Others have no gradient and may be NaN."""
         return [i for i, term in enumerate(self.terms) if self.coefficient(term)]
 
     def means(self, sums: Tensor, total: Tensor) -> dict[str, float]:
@@ -137,7 +137,7 @@ class Objective:
         }
 
     def loss(self, means: Mapping[str, float]) -> float:
-        """The whole, from the terms' means."""
+        """Total loss from the terms' means."""
         shares = {term: self.coefficient(term) for term in means}
         return sum(share * means[term] for term, share in shares.items() if share)
 
@@ -185,7 +185,7 @@ class Objective:
 
         Args:
             supervised: of the micro-batch.
-            anchor: [K] the frozen student's -log p(gold token), anything where there is none.
+            frozen_student: [K] the frozen student's -log p(label), anything where there is none.
             teacher: [K] the teacher's.
         """
         assert self.weighting is not None
@@ -209,7 +209,7 @@ class Objective:
 def validation_targets(
     supervised: SupervisedTokens, reference: TeacherOutput | None
 ) -> LossTargets:
-    """What validation measures: cross-entropy, and the plain KL(teacher ‖ student)."""
+    """Targets of validation: cross-entropy, and plain KL(teacher ‖ student)."""
     flags = supervised.term_mask.float()
     return LossTargets(
         labels=supervised.next_tokens,

@@ -1,4 +1,4 @@
-"""Which teacher checkpoint must answer for which rows, known before training begins."""
+"""Plan which rows each teacher checkpoint supervises, before training begins."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ MAX_HISTORY = 2000
 
 @dataclass(frozen=True)
 class MatchedLayers:
-    """Inner layers of the teacher that the student's are pulled towards."""
+    """Teacher layers that the student's layers imitate."""
 
     source: Colocated
     layers: Callable[[str], Mapping[str, Sequence[int]]]
@@ -38,7 +38,7 @@ class MatchedLayers:
 
 @dataclass
 class Teaching:
-    """The teacher's side: which checkpoint serves, and what decides it."""
+    """The teachers of a run: which checkpoint serves, and the schedule that decides."""
 
     source: TeacherSource
     checkpoints: TeacherCheckpoints
@@ -47,20 +47,20 @@ class Teaching:
     rules: Rules = field(default_factory=Rules)
     matched_layers: MatchedLayers | None = None
     members: tuple[str, ...] = ()
-    """Those that teach together, in the order of a mixture's weights; none where one does."""
+    """Members of the ensemble, in the order of a mixture's weights; empty without one."""
     step_tokens: dict[str, float] = field(default_factory=dict)
     """Teacher → its tokens of the last step."""
     best_loss: float | None = None
     """Validation loss of the best teacher; progress counts towards it."""
     losses: dict[Checkpoint, float] = field(default_factory=dict)
-    """Validation loss of each checkpoint that it was measured of."""
+    """Validation loss of each measured checkpoint."""
     log: list[Switch] = field(default_factory=list)
     """Every change of teacher or checkpoint, and every assessment that changed nothing."""
     stalls: list[tuple[int, float]] = field(default_factory=list)
-    """Step that had to wait for another checkpoint, and for how many seconds."""
+    """(step, seconds) of each wait for another checkpoint."""
     in_use: Checkpoint | None = None
     upcoming: Checkpoint | None = None
-    """Worth reading ahead, once the current one serves: before, its own weights may be waiting."""
+    """Checkpoint to prefetch once the current one serves."""
 
     @property
     def switches(self) -> list[Switch]:
@@ -89,20 +89,20 @@ class Teaching:
         ]
 
     def count_tokens(self, tokens: int, member_tokens: Sequence[float]) -> None:
-        """Whose a step's tokens were: those of the one that serves, or of each that teaches.
+        """Count a step's tokens for the current teacher, or for each member of the ensemble.
 
         Args:
             tokens: all of them.
-            member_tokens: sums of each member's weights, first.
+            member_tokens: sums of each member's weights; values after the last member are ignored.
         """
         alone = {self.state.teacher: float(tokens)}
         self.step_tokens = dict(zip(self.members, member_tokens)) if self.members else alone
 
     def use_current(self, step: int | None = None) -> None:
-        """Make the checkpoint that the schedule says the one that answers.
+        """Switch the source to the schedule's checkpoint.
 
         Args:
-            step: that waits for it, if one does.
+            step: the step that waits for the switch, if any.
         """
         started = time.monotonic()
         self.source.use(*self.state.checkpoint)
@@ -116,17 +116,17 @@ class Teaching:
 
 @dataclass
 class Validation:
-    """Held-out batches, made anew for each measurement."""
+    """Held-out batches, built for each measurement."""
 
     batches: Callable[[int | None], Iterable[Batch]]
-    """Of so many rows a stream; none for all."""
+    """Number of rows per stream (None for all) → batches."""
     due: Callable[[int], bool]
     """Whether to measure after this many steps. One more measurement comes before step 0."""
 
 
 @dataclass(frozen=True)
 class Stopping:
-    """Training ends early when the held-out loss no longer falls (Prechelt 1998)."""
+    """Early stopping when the validation loss no longer falls (Prechelt 1998)."""
 
     ends: Sequence[int]
     """Steps after which a checkpoint is kept."""
@@ -143,19 +143,19 @@ class Stopping:
 
 @dataclass
 class SkippedSteps:
-    """Steps that were left out, since their loss or gradient wasn't finite."""
+    """Count of skipped steps, whose loss or gradient wasn't finite."""
 
     limit: int = 10
-    """How many in a row are too many."""
+    """Number of skipped steps in a row that ends the run."""
     total: int = 0
     in_a_row: int = 0
     quarantine: Callable[[str, dict[str, Any]], None] | None = None
-    """Writes a batch that is set aside, under a name."""
+    """Writes a quarantined batch under a name."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """The answer to a schedule's `Measure`."""
+    """The answer to a schedule's `MeasurementRequest`."""
 
     figures: Figures
     progress: float | None = None
@@ -164,7 +164,7 @@ class Measurement:
 
 @dataclass
 class Session:
-    """A training run on one rank: what is trained, on what, towards what, and how far it is."""
+    """The state of a training run on one rank."""
 
     backend: Backend
     source: BatchSource
@@ -173,28 +173,28 @@ class Session:
     optim: OptimSpec
     teaching: Teaching | None = None
     frozen_student: TeacherSource | None = None
-    """Answers of the frozen student that samples are weighted by."""
+    """Source of the frozen student's losses, which weight the samples."""
     validation: Validation | None = None
     stopping: Stopping | None = None
-    """None trains to the end of the budget."""
+    """Early stopping; None trains to the end of the budget."""
     skipped: SkippedSteps = field(default_factory=SkippedSteps)
     step: int = 0
-    """Steps done."""
+    """Number of finished steps."""
     initial_loss: float | None = None
     """Validation loss before step 0, from which progress counts."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """The training curve: one entry a recorded step."""
     tokens_by_teacher: dict[str, float] = field(default_factory=dict)
-    """Teacher → tokens that it has taught so far."""
+    """Teacher → tokens that it has supervised so far."""
     on_switch: OnSwitch = field(default_factory=OnSwitch)
     measures: Mapping[str, Callable[..., Measurement]] = field(default_factory=dict)
-    """What a schedule may ask for → what measures it."""
+    """Kind of `MeasurementRequest` → the function that measures it."""
     loaded: dict[int, list[Batch]] = field(default_factory=dict)
-    """Step → its micro-batches, which were announced to the teacher."""
+    """Step → its micro-batches, already announced to the teacher."""
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step."""
+        """Learning rate of the next step."""
         switches = self.teaching.switches if self.teaching else []
         factor = self.on_switch.factor(self.step, switches)
         return factor * self.optim.learning_rate_at(self.step)

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient isn't finite: left out, their batches set aside, counted."""
+"""Steps with a non-finite loss or gradient are skipped, their batches quarantined and counted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class TooManySkippedStepsError(FloatingPointError):
-    """Too many steps in a row had to be left out: the run, not the data, is at fault."""
+    """Too many steps in a row were skipped: the run, not the data, is at fault."""
 
 
 def judge(
@@ -29,7 +29,7 @@ def judge(
     batches: Sequence[Batch],
     sums: Tensor,
 ) -> bool:
-    """Count a step, set its batches aside if it was bad, and say whether it was.
+    """Check a step: if it isn't finite, count it and quarantine its batches.
 
     Args:
         skipped: the count so far.
@@ -71,7 +71,7 @@ def _suspects(sums: Tensor) -> list[int]:
 def _keep(
     skipped: SkippedSteps, numbers: dict[str, Any], micro: int, batch: Batch
 ) -> tuple[str, ...]:
-    """Set a micro-batch aside; returns its rows."""
+    """Quarantine a micro-batch; returns its row ids."""
     if skipped.quarantine is not None:
         name = f"step-{numbers['step']:06d}-rank-{comm.rank()}-micro-{micro}"
         skipped.quarantine(name, numbers | _content(batch))

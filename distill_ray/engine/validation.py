@@ -1,4 +1,4 @@
-"""The held-out rows: what the student is measured on, and its teachers."""
+"""Validation losses of the student and its teachers, on held-out rows."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def measure_best_teacher(session: Session) -> float:
 
 
 def teacher_loss(session: Session, checkpoint: Checkpoint) -> float:
-    """A checkpoint's own loss on the held-out rows, which is measured once."""
+    """A checkpoint's own loss on the held-out rows; measured once, then cached."""
     teaching = session.teaching
     assert teaching is not None
     if checkpoint in teaching.losses:
@@ -93,7 +93,7 @@ def held_out_means(
 
 
 def task_loss(validation: dict[str, float]) -> float:
-    """The loss that progress is measured on: the tasks' gold answers, else the text."""
+    """The loss that progress counts: on the tasks' labels, else on text."""
     return validation.get("task.ce", validation.get("text.ce", float("nan")))
 
 
@@ -108,7 +108,7 @@ def progress_of(session: Session, validation: dict[str, float] | None) -> float 
 def reference_of(
     session: Session, batch: Batch, supervised: SupervisedTokens, temperature: float
 ) -> TeacherOutput | None:
-    """The teacher's side of a batch; none without a teacher."""
+    """The teacher's output for a batch; None without a teacher."""
     if session.teaching is None:
         return None
     return session.teaching.source.reference(batch, supervised, temperature=temperature)

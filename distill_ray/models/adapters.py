@@ -52,7 +52,7 @@ def load_adapter(model: Any, folder: str) -> Any:
 
 
 def swap_adapter(model: Any, folder: str, weights: dict[str, Any] | None = None) -> bool:
-    """Put another adapter's weights where a model's adapter has its own, in place.
+    """Replace the weights of a model's adapter by another adapter's, in place.
 
     Args:
         model: a base with one adapter on top, not merged.
@@ -60,8 +60,7 @@ def swap_adapter(model: Any, folder: str, weights: dict[str, Any] | None = None)
         weights: those of the folder, if they have been read already.
 
     Returns:
-        False where the other one has another form, or not exactly these weights: the model must be
-        loaded anew.
+        False if the adapters differ in form or weights: the model must then be reloaded.
 
     Raises:
         FileNotFoundError: the folder holds no safetensors weights, and none were given.

@@ -1,6 +1,6 @@
 """A causal language model in two parts: the backbone, and the head that makes logits.
 
-K kept tokens, V vocabulary, H hidden.
+K supervised tokens, V vocabulary, H hidden.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def bare(model: Any) -> Any:
 
 
 def hidden_states(model: Any, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
-    """[B, T, H] what the head is fed."""
+    """[B, T, H] last hidden states, the input of the head."""
     return outputs(model, input_ids, position_ids).last_hidden_state  # type: ignore[no-any-return]
 
 
@@ -42,11 +42,11 @@ def outputs(
 
 
 def states_of(outputs: Any, positions: Tensor, layers: Mapping[str, Sequence[int]]) -> States:
-    """What some layers made of some tokens.
+    """Select the states of some layers at some positions.
 
     Args:
-        outputs: outputs with the kinds of state that are asked for.
-        positions: [K] places in the flattened [B, T].
+        outputs: the backbone's outputs, with these kinds of state.
+        positions: [K] indices in the flattened [B, T].
         layers: `hidden` and `attention` → layers, counted from 1. The last hidden state is what the
             head is fed.
     """
@@ -62,7 +62,7 @@ def states_of(outputs: Any, positions: Tensor, layers: Mapping[str, Sequence[int
 
 
 def output_flags(layers: Mapping[str, Sequence[int]]) -> dict[str, bool]:
-    """What to ask of `outputs` so that `states_of` finds these layers."""
+    """Flags of `outputs` that return the states `states_of` needs."""
     flags = {"hidden": "output_hidden_states", "attention": "output_attentions"}
     return {flags[kind]: True for kind in layers}
 
@@ -109,10 +109,10 @@ def _products(layer: Any, features: Tensor) -> tuple[list[tuple[Tensor, Tensor]]
 
 @torch.no_grad()
 def require_head(model: Any) -> None:
-    """Show on a few tokens that the head on the last hidden states gives the model's own logits.
+    """Check on a few tokens that the head on the last hidden states gives the model's own logits.
 
     Raises:
-        UnsupportedModelError: it doesn't.
+        UnsupportedModelError: the logits differ.
     """
     device = next(model.parameters()).device
     ids = torch.arange(1, 5, device=device)[None]

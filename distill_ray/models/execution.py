@@ -12,7 +12,7 @@ from distill_ray.models.causal import bare
 
 @dataclass(frozen=True)
 class Execution:
-    """What doesn't change a model's answers, beyond rounding."""
+    """Settings that don't change a model's outputs, beyond rounding."""
 
     precision: str = "float32"
     """`float32` or `bfloat16`."""
@@ -37,5 +37,5 @@ class Execution:
 
 
 def checkpoint_activations(model: Any) -> None:
-    """Compute activations again in the backward pass (arXiv 1604.06174), layer by layer."""
+    """Recompute activations in the backward pass, layer by layer (arXiv 1604.06174)."""
     bare(model).gradient_checkpointing_enable({"use_reentrant": False})

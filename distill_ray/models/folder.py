@@ -1,4 +1,4 @@
-"""A model's folder from anyone: its JSON files, the headers of its weights, where its files lie.
+"""Checks of an untrusted model folder: its JSON files, weight headers and links.
 
 Nothing here runs code or unpickles. Safetensors: https://huggingface.co/docs/safetensors
 """

@@ -1,4 +1,4 @@
-"""What can be said of a model without reading its weights: size, soundness. Imports no torch."""
+"""Check a model and estimate its size without reading its weights. Imports no torch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_model(source: ModelSource, where: str) -> list[Problem]:
 
 
 def layers_problems(where: str, num_kept: int, num_layers: int) -> list[Problem]:
-    """The refusal to cut a model that has no more layers than that, if so.
+    """Problems with keeping only the first layers of a model.
 
     Args:
         where: what to name in the message.

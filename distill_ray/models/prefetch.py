@@ -1,4 +1,4 @@
-"""Weights read into the main memory by a thread, while training goes on."""
+"""Read weights into main memory in a thread, while training continues."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Prefetcher:
         return self._weights is not None and not self._weights.done()
 
     def read(self, ref: ModelRef, model: Any) -> None:
-        """Begin to read a checkpoint; what was read of another is let go.
+        """Begin to read a checkpoint; another one that was read is dropped.
 
         Args:
             ref: a folder on this machine, or an adapter in one; anything else isn't read ahead.
@@ -56,7 +56,7 @@ class Prefetcher:
         self._weights = self._threads.submit(_read, ref, dtypes, self._pin)
 
     def take(self, ref: ModelRef) -> Weights | None:
-        """Its weights, waited for if need be, and let go here; None if they weren't read."""
+        """Hand over a checkpoint's weights, waiting if needed; None if they weren't read."""
         if ref != self._ref or self._weights is None:
             return None
         try:
@@ -67,7 +67,7 @@ class Prefetcher:
             self.drop()
 
     def drop(self) -> None:
-        """Let go of what was read."""
+        """Drop the weights that were read."""
         if self._weights is not None:
             self._weights.cancel()
         self._ref = self._weights = None
@@ -95,11 +95,11 @@ def _read(ref: ModelRef, dtypes: Mapping[str, torch.dtype], pin: bool) -> Weight
 
 @torch.no_grad()
 def copy_weights(model: Any, weights: Weights) -> bool:
-    """Put weights in the place of a model's own; those on its device become its own.
+    """Replace a model's weights; tensors on its device are adopted without a copy.
 
     Returns:
-        False, with the model as it was, unless they are exactly its weights: of tied ones, exactly
-        one is there.
+        False, with the model unchanged, unless names and shapes are exactly the model's; of tied
+        weights, exactly one must be present.
     """
     state = model.state_dict(keep_vars=True)
     if not weights.keys() <= state.keys():

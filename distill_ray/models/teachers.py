@@ -1,4 +1,4 @@
-"""The teacher that serves now, and its change. B batch, T tokens, K kept predictions."""
+"""Teachers in memory, and how they are swapped. B batch, T tokens, K supervised predictions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from distill_ray.models.ref import ModelRef
 
 
 class Serving(Protocol):
-    """A frozen model that answers."""
+    """A frozen model that computes hidden states and heads."""
 
     def outputs(self, input_ids: Tensor, position_ids: Tensor, **flags: bool) -> Any:
         """As `causal.outputs`."""
@@ -29,11 +29,11 @@ class Serving(Protocol):
         """Its head on [K, H] features."""
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Free the memory."""
 
 
 class UnshardedTeacher:
-    """All weights are in this process."""
+    """A teacher whose weights are all in this process."""
 
     def __init__(self, model: Any, vocabulary: int | None = None) -> None:
         self.model, self._vocabulary = model, vocabulary
@@ -47,7 +47,7 @@ class UnshardedTeacher:
         return head_of(self.model, features, self._vocabulary)
 
     def close(self) -> None:
-        """Nothing is left when it isn't referred to any more."""
+        """Python frees the model when nothing refers to it."""
 
 
 class TeacherBank:
@@ -69,8 +69,8 @@ class TeacherBank:
             device: where it computes.
             execution: how.
             vocabulary: ids that the tokenizer has.
-            shard: spreads a model in main memory, with its vocabulary, over the processes; left
-                out, each has all of it.
+            shard: shards a model in main memory, with its vocabulary, over the processes; by
+                default each process holds all of it.
         """
         self.checkpoints, self._shard = checkpoints, shard
         self._device, self._execution = device, execution or Execution()
@@ -88,7 +88,7 @@ class TeacherBank:
         return bank
 
     def expect(self, teacher: str, checkpoint_index: int) -> None:
-        """Read this checkpoint into the main memory, in the background: it will be used soon."""
+        """Prefetch this checkpoint into main memory, in the background."""
         ref, held = self.checkpoints[teacher][checkpoint_index], self._held
         if isinstance(self._model, UnshardedTeacher) and not (held and _same_weights(ref, held)):
             self._ahead.read(_bare(ref), self._model.model)
@@ -99,7 +99,7 @@ class TeacherBank:
         return self._ahead.reading
 
     def use(self, teacher: str, checkpoint_index: int) -> None:
-        """Make this checkpoint the one that answers; nothing is read when it already does."""
+        """Switch to this checkpoint; does nothing if it is already in use."""
         if self._current == (teacher, checkpoint_index):
             return
         ref, held = self.checkpoints[teacher][checkpoint_index], self._held
@@ -116,9 +116,9 @@ class TeacherBank:
         return self.checkpoints[self._current[0]][self._current[1]]
 
     def _try_swap(self, ref: ModelRef, held: ModelRef) -> bool:
-        """Whether these weights could take the place of those in use: no model is built for them.
+        """Swap in this checkpoint's weights without building a model; False if that can't be done.
 
-        An adapter is always read here, megabytes; full weights where they have been read ahead.
+        Adapters (megabytes) are read here; full weights must have been prefetched.
         """
         model = self._model.model if isinstance(self._model, UnshardedTeacher) else None
         weights = None if model is None else self._ahead.take(_bare(ref))
@@ -130,7 +130,7 @@ class TeacherBank:
         return ref.adapter is None and _same_form(ref, model) and copy_weights(model, weights or {})
 
     def _unload(self) -> None:
-        """Two teachers at once may not fit. Should loading fail, none is in use."""
+        """Free the current teacher first: two may not fit. If loading fails, none is in use."""
         if self._model is not None:
             self._model.close()
         self._model = self._current = None
@@ -153,15 +153,15 @@ class TeacherBank:
 
     @torch.no_grad()
     def head(self, input_ids: Tensor, position_ids: Tensor, positions: Tensor) -> Head:
-        """The kept predictions' hidden states, with the output weights of the one in use.
+        """The supervised predictions' hidden states, with the output weights of the one in use.
 
         Args:
             input_ids: [B, T].
             position_ids: [B, T].
-            positions: [K] places in the flattened [B, T].
+            positions: [K] indices in the flattened [B, T].
 
         Raises:
-            RuntimeError: none is in use.
+            RuntimeError: no checkpoint is in use.
         """
         return self.answer(input_ids, position_ids, positions, {})[0]
 
@@ -173,7 +173,7 @@ class TeacherBank:
         positions: Tensor,
         layers: Mapping[str, Sequence[int]],
     ) -> tuple[Head, States]:
-        """The same, with the states of some layers, from one forward pass.
+        """The head, and the states of some layers, from one forward pass.
 
         Args:
             input_ids, position_ids, positions: as in `head`.
@@ -192,7 +192,7 @@ class TeacherBank:
 
 
 def _bare(ref: ModelRef) -> ModelRef:
-    """Its weights, whatever it does with its logits."""
+    """The ref of the weights, without the temperature."""
     return replace(ref, temperature=1.0)
 
 

@@ -1,4 +1,4 @@
-"""Do two tokenizers agree? Read from their files alone; imports no torch."""
+"""Compare two tokenizers by their files alone. Imports no torch."""
 
 from __future__ import annotations
 

@@ -312,7 +312,7 @@ def test_a_schedule_says_where_it_begins_unless_it_must_measure_first(
 
 
 def test_a_schedule_that_measures_has_no_timetable():
-    with pytest.raises(ValueError, match="divergences has no timetable"):
+    with pytest.raises(ValueError, match="divergences has no static plan"):
         schedule.static_plan(ScheduleState("a", 0), CHECKPOINTS, schedules.scd)
 
 

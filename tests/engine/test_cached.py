@@ -211,7 +211,7 @@ def test_another_number_of_predictions_is_refused(source):
 
 
 def test_another_temperature_is_refused(source):
-    with pytest.raises(TargetsError, match="of temperature 1, asked are those of 2"):
+    with pytest.raises(TargetsError, match="of temperature 1, requested are those of 2"):
         ask(source, temperature=2.0)
 
 

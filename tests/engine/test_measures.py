@@ -56,7 +56,7 @@ def mean_kl(session, p_ref, q_ref):
 def test_distances_are_those_of_whole_distributions(builder):
     student = tiny.ref(0, num_hidden_layers=1, initializer_range=0.2)
     session = builder.session(student=student, teaching=spec(), micro_batch_size=2)
-    of = session.teaching.checkpoints.of("big")
+    of = session.teaching.checkpoints.of_teacher("big")
     found = divergences(session, of, to_best=True).figures
     for (_, checkpoint_index), row in found.items():
         assert row["student"] == pytest.approx(
@@ -99,7 +99,7 @@ def test_cached_ids_are_no_whole_distributions(builder):
     session = builder.session(teaching=spec())
     session.teaching.source = Truncated(session.teaching.source._bank)
     with pytest.raises(ValueError, match="whole distributions"):
-        divergences(session, session.teaching.checkpoints.of("big"), to_best=True)
+        divergences(session, session.teaching.checkpoints.of_teacher("big"), to_best=True)
 
 
 TWO = {"big": LADDER[:2], "other": LADDER[2:]}

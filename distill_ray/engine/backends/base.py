@@ -1,4 +1,4 @@
-"""What the loop needs of a training backend."""
+"""The interface of training backends."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Backend(Protocol):
         targets: LossTargets,
         match_targets: MatchTargets | None = None,
     ) -> Losses:
-        """The losses of a batch's kept predictions [K].
+        """The losses of a batch's supervised predictions [K].
 
         Args:
             batch: on the backend's device.
-            positions: [K] their places in the flattened [B, T].
-            targets: what they are pulled towards.
-            match_targets: what their inner layers are pulled towards, if they are matched.
+            positions: [K] their indices in the flattened [B, T].
+            targets: labels and teacher output of these K predictions.
+            match_targets: the teacher's inner states, where layers are matched.
         """
 
     def backward(self, loss: Tensor) -> None:
@@ -51,10 +51,10 @@ class Backend(Protocol):
         """
 
     def forget(self) -> None:
-        """Let the optimiser begin anew: no moments, no steps counted."""
+        """Reset the optimiser's moments and step counts."""
 
     def snapshot(self) -> Snapshot:
-        """All that a step changes on this rank, copied to the main memory."""
+        """Copy all that a step changes on this rank to main memory."""
 
     def train(self, mode: bool) -> None:
         """Training or evaluation mode."""
@@ -63,7 +63,7 @@ class Backend(Protocol):
         """Write this rank's part of weights and optimiser state."""
 
     def load(self, folder: Path, world: int) -> None:
-        """Read what `save` wrote on `world` ranks; there may be more or fewer now."""
+        """Read what `save` wrote on `world` ranks; the number of ranks may differ now."""
 
     def unsharded(self) -> AbstractContextManager[Any]:
-        """The student as a model whose parameters are whole; entered by every rank."""
+        """Context in which every rank sees the student with unsharded parameters."""

@@ -51,7 +51,7 @@ class DeepSpeedBackend:
     0 has no shards: its weights are float32, and it computes under autocast, as the plain backend.
 
     Raises:
-        RuntimeError: no process group is there yet; Ray Train makes one.
+        RuntimeError: there is no process group; Ray Train makes one.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class DeepSpeedBackend:
         targets: LossTargets,
         match_targets: MatchTargets | None = None,
     ) -> Losses:
-        """The losses of a batch's kept predictions [K]."""
+        """The losses of a batch's supervised predictions [K]."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             ids, places = batch.input_ids, batch.position_ids
             return Losses(*self._engine(ids, places, positions, targets, match_targets))
@@ -117,7 +117,7 @@ class DeepSpeedBackend:
         return float(norm)
 
     def forget(self) -> None:
-        """Let the optimiser begin anew."""
+        """Reset the optimiser."""
         forget(self._torchs())
 
     def snapshot(self) -> Snapshot:
@@ -160,7 +160,7 @@ class DeepSpeedBackend:
 
     @contextmanager
     def unsharded(self) -> Iterator[Any]:
-        """The student with whole parameters; sharded ones are gathered meanwhile."""
+        """The student with unsharded parameters, gathered for the block."""
         model = self._engine.module.model
         if self._stage < 3:
             yield model

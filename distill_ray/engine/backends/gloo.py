@@ -1,4 +1,4 @@
-"""What gloo does slowly, by what it does fast. W ranks, n numbers of each."""
+"""Faster collectives for gloo, from its broadcasts and sends. W ranks, n numbers of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PIECE = 4_000_000
 
 
 class WorkGroup:
-    """Several things under way, to be waited for as one."""
+    """Several pending operations, awaited as one."""
 
     def __init__(self, works: Sequence[dist.Work | None]) -> None:
         self._works = works

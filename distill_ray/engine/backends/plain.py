@@ -22,7 +22,7 @@ from distill_ray.engine.objective import Losses
 
 
 class PlainBackend:
-    """PyTorch alone. The yardstick that the other backend is held against."""
+    """PyTorch alone. Tests compare the DeepSpeed backend with it."""
 
     def __init__(
         self, student: Student, spec: OptimSpec, device: torch.device, *, autocast: bool = False
@@ -41,7 +41,7 @@ class PlainBackend:
         targets: LossTargets,
         match_targets: MatchTargets | None = None,
     ) -> Losses:
-        """The losses of a batch's kept predictions [K]."""
+        """The losses of a batch's supervised predictions [K]."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             ids, places = batch.input_ids, batch.position_ids
             return Losses(*self._student(ids, places, positions, targets, match_targets))
@@ -65,7 +65,7 @@ class PlainBackend:
         return norm
 
     def forget(self) -> None:
-        """Let the optimiser begin anew."""
+        """Reset the optimiser."""
         forget(self._optimiser)
 
     def snapshot(self) -> Snapshot:

@@ -1,4 +1,4 @@
-"""A student and its optimiser as they were: taken, trained on, and put back in place."""
+"""Snapshots of a student and its optimiser, restored in place."""
 
 from __future__ import annotations
 

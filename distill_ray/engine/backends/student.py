@@ -1,6 +1,6 @@
-"""The student as a module that answers with its losses: its logits never leave it.
+"""The student as a module that returns its losses; its logits never leave it.
 
-B batch, T tokens, K kept predictions, H hidden.
+B batch, T tokens, K supervised predictions, H hidden.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from distill_ray.core.matching import Matching, MatchTargets
 from distill_ray.models.causal import head_of, output_flags, outputs, states_of
 
 ForwardOutput = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
-"""What `Student.forward` gives; a tuple is what DeepSpeed's hooks can read."""
+"""Result of `Student.forward`; a tuple, because DeepSpeed's hooks read tuples."""
 
 
 class Student(nn.Module):
-    """A causal language model and the loss on its kept predictions.
+    """A causal language model and the loss on its supervised predictions.
 
     The loss is inside the module, because sharded weights (ZeRO-3) are whole only there.
     """
@@ -44,7 +44,7 @@ class Student(nn.Module):
         Args:
             input_ids: [B, T].
             position_ids: [B, T].
-            positions: [K] places of the kept predictions in the flattened [B, T].
+            positions: [K] places of the supervised predictions in the flattened [B, T].
             targets: of these K.
             match_targets: what their inner layers are pulled towards.
         """

@@ -85,7 +85,7 @@ def option_scores(
 def prior_scores(
     model: Any, questions: Questions, *, device: torch.device, vocabulary: int | None = None
 ) -> NDArray[np.float64]:
-    """[K] log-likelihood of each option's answer after the prompt without a text, in nats."""
+    """[K] log-likelihood of each option's answer after the prompt without its text, in nats."""
     empty = replace(questions, prompts=[questions.empty])
     return np.asarray(option_scores(model, empty, device=device, vocabulary=vocabulary)[0])
 

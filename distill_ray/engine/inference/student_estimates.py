@@ -1,4 +1,4 @@
-"""How well a teacher's answers suit a student that nobody trains. N tokens, P parameters."""
+"""Estimates of how well a teacher's answers suit an untrained student. N tokens, P parameters."""
 
 from __future__ import annotations
 

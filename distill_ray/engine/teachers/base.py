@@ -1,4 +1,4 @@
-"""Where the teacher's side of a batch comes from; the loop doesn't know where it lives."""
+"""Sources of the teacher's output. The loop doesn't know where the teacher runs."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from distill_ray.models.teachers import TeacherBank
 
 
 class TeacherSource(Protocol):
-    """Answers for the teacher checkpoint in use."""
+    """Gives the output of the teacher checkpoint in use."""
 
     lookahead: int
-    """Steps beyond the current one that are worth announcing; 0 where nothing works ahead."""
+    """Number of steps to announce ahead of the current one; 0 where nothing works ahead."""
 
     def use(self, teacher: str, checkpoint_index: int) -> None:
-        """Answer for this checkpoint from now on; what was announced to another is forgotten."""
+        """Switch to this checkpoint; batches announced for another one are forgotten."""
 
     def expect(self, teacher: str, checkpoint_index: int) -> None:
-        """This checkpoint will probably be used soon: read what can be read of it meanwhile."""
+        """Prefetch this checkpoint, which will probably be used soon."""
 
     def announce(self, batches: Sequence[Batch]) -> None:
-        """The micro-batches of a coming step, in order: references to them will be wanted."""
+        """Announce the micro-batches of a coming step, in order, so that work can start early."""
 
     def forget(self) -> None:
-        """What was announced won't be wanted, or will be announced again."""
+        """Drop all announced batches."""
 
     def reference(
         self, batch: Batch, supervised: SupervisedTokens, *, temperature: float
     ) -> TeacherOutput:
-        """The teacher's side of a batch's kept predictions, on the batch's device.
+        """The teacher's output for a batch's supervised predictions, on the batch's device.
 
         Args:
             batch: announced before, or not.
-            supervised: its kept predictions.
+            supervised: its supervised predictions.
             temperature: τ that sparse targets are made at.
         """
 
 
 class Colocated:
-    """The teacher is in this process."""
+    """The teacher runs in this process."""
 
     lookahead = 0
 
@@ -68,7 +68,7 @@ class Colocated:
         """Nothing works ahead here."""
 
     def forget(self) -> None:
-        """Nothing was."""
+        """Nothing was announced."""
 
     def reference(
         self, batch: Batch, supervised: SupervisedTokens, *, temperature: float

@@ -23,11 +23,11 @@ OPEN_FILES = 256
 
 
 class TargetsError(ValueError):
-    """What is asked isn't in the cache as it is."""
+    """The cache has no targets for a row, or other targets than requested."""
 
 
 class Cached:
-    """The teacher's targets were computed beforehand, one folder for each checkpoint."""
+    """Reads targets that were computed beforehand, one folder per checkpoint."""
 
     lookahead = 0
 
@@ -39,10 +39,10 @@ class Cached:
         self._files: TargetFiles | None = None
 
     def use(self, teacher: str, checkpoint_index: int) -> None:
-        """Answer from this checkpoint's folder.
+        """Read from this checkpoint's folder.
 
         Raises:
-            TargetsError: there is none, or a file in it isn't whole.
+            TargetsError: the folder is missing, or a file in it is truncated.
         """
         if self._current == (teacher, checkpoint_index):
             return
@@ -67,15 +67,15 @@ class Cached:
     def reference(
         self, batch: Batch, supervised: SupervisedTokens, *, temperature: float
     ) -> SparseTargets:
-        """The stored targets of the kept predictions, row after row.
+        """The stored targets of the supervised predictions, row after row.
 
         Raises:
-            TargetsError: a row has none, or others than are asked.
+            TargetsError: a row has no targets, or other ones than requested.
             RuntimeError: no checkpoint is in use.
         """
         if self._files is None or self._current is None:
             raise RuntimeError("no teacher in use: call use() first")
-        # A row that stands in for none keeps nothing, whatever is stored for it.
+        # A padding row has no supervised prediction, whatever is stored for its id.
         row_counts = [
             (r, n) for r, n in zip(batch.row_ids, supervised_per_row(batch, supervised)) if n
         ]
@@ -87,7 +87,7 @@ class Cached:
 
 
 class TargetFiles:
-    """The targets of one checkpoint: found by row id, read when they are asked for."""
+    """The targets of one checkpoint: indexed by row id, read on demand."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -117,13 +117,13 @@ class TargetFiles:
         Args:
             row_id: its id.
             count: predictions that it keeps.
-            temperature: τ that is asked.
+            temperature: τ that is requested.
         """
         file, start, tokens, payload = self._find(row_id)
         path, stored = self._paths[file], self._specs[file].temperature
         if stored != temperature:
             what = f"row {row_id}: the targets in {path} are of temperature {stored:g}"
-            raise TargetsError(f"{what}, asked are those of {temperature:g}")
+            raise TargetsError(f"{what}, requested are those of {temperature:g}")
         if tokens != count:
             what = f"row {row_id} keeps {count} predictions, {path} has targets of {tokens}"
             raise TargetsError(f"{what}: they were made from other rows")

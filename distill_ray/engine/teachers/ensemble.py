@@ -1,4 +1,7 @@
-"""Several teachers at once, as one. B rows, T tokens, K kept predictions, S samples, M teachers."""
+"""Several teachers at once, as one.
+
+B rows, T tokens, K supervised predictions, S samples, M teachers.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,7 @@ class TeacherEnsemble:
         self._longest = max(len(bank.checkpoints[name]) for name, bank in banks.items())
 
     def use(self, teacher: str, checkpoint_index: int) -> None:
-        """Have every member at its own checkpoint of the group's."""
+        """Move every member to its checkpoint at the ensemble's `checkpoint_index`."""
         for name, bank in self._banks.items():
             bank.use(name, self._checkpoint_index(name, checkpoint_index))
 
@@ -68,13 +71,13 @@ class TeacherEnsemble:
         """Nothing works ahead here."""
 
     def forget(self) -> None:
-        """Nothing was."""
+        """Nothing was announced."""
 
     @torch.no_grad()
     def reference(
         self, batch: Batch, supervised: SupervisedTokens, *, temperature: float
     ) -> Mixture:
-        """What the members say together: each answers for the rows in which it has weight."""
+        """Mix the members' outputs; each computes the rows in which it has weight."""
         answers = _Answers(self._banks, batch, supervised, self._collective)
         places = batch.places or (0,) * len(batch.row_ids)
         ensemble_batch = EnsembleBatch(
@@ -89,7 +92,7 @@ class TeacherEnsemble:
 
 
 class _Answers:
-    """What the members say of one batch; those that answer for all of it do so once."""
+    """The members' outputs for one batch; full forward passes run once."""
 
     def __init__(
         self,
@@ -103,7 +106,7 @@ class _Answers:
 
     @cached_property
     def _all_heads(self) -> list[Head]:
-        """Everyone's, of every kept prediction."""
+        """Each member's head on every supervised prediction."""
         rows = torch.arange(len(self._batch.input_ids), device=self._supervised.positions.device)
         return [
             self._asked(bank, rows, self._supervised.positions) for bank in self._banks.values()
@@ -130,7 +133,7 @@ class _Answers:
         return Mixture(heads, weights)
 
     def _part(self, bank: TeacherBank, weight: Tensor) -> Head | None:
-        """A member's answer for the predictions in which it has weight [K]."""
+        """A member's head on the predictions in which it has weight [K]."""
         length = self._batch.input_ids.shape[1]
         positions = self._supervised.positions[weight != 0]
         rows, place = torch.unique(positions // length, return_inverse=True)
@@ -142,7 +145,7 @@ class _Answers:
         return None
 
     def _asked(self, bank: TeacherBank, rows: Tensor, positions: Tensor) -> Head:
-        """Its forward pass over some rows, and the head on places [n] in them."""
+        """Run a member on some rows; the head is on positions [n] of these rows."""
         input_ids, position_ids = self._batch.input_ids, self._batch.position_ids
         if len(rows) < len(input_ids):
             input_ids, position_ids = input_ids[rows], position_ids[rows]

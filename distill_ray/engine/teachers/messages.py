@@ -1,6 +1,6 @@
-"""What a teacher in another process is asked, and what it answers: plain values, no Ray.
+"""Requests to a teacher in another process, and its answers: plain values, no Ray.
 
-B batch, T tokens, K kept predictions, H hidden, V vocabulary.
+B batch, T tokens, K supervised predictions, H hidden, V vocabulary.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Request:
     position_ids: Array
     """[B, T] int32."""
     positions: Array
-    """[K] int32 places of the kept predictions in the flattened [B, T]."""
+    """[K] int32 places of the supervised predictions in the flattened [B, T]."""
     labels: Array
     """[K] int32 token ids; -1 where the data say nothing."""
     row_ids: tuple[str, ...]
@@ -54,7 +54,7 @@ class Request:
         *,
         temperature: float,
     ) -> Request:
-        """What is wanted for a batch's kept predictions."""
+        """Build the request for a batch's supervised predictions."""
         tensors = (batch.input_ids, batch.position_ids, supervised.positions, supervised.labels)
         input_ids, position_ids, positions, labels = (
             x.to(torch.int32).cpu().numpy() for x in tensors
@@ -72,14 +72,14 @@ class Request:
 
     @property
     def seed(self) -> int:
-        """Of its draws: the same whenever it is asked again."""
+        """Seed of the sampled targets: a retried request draws the same."""
         identity = repr((self.teacher, self.checkpoint_index, self.row_ids)).encode()
         return int.from_bytes(hashlib.sha256(identity).digest()[:7], "big")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a teacher says about K predictions: hidden states, or sparse targets."""
+    """A teacher's output for K predictions: hidden states, or sparse targets."""
 
     vocabulary: int
     """V: outcomes that the teacher knows."""
@@ -88,12 +88,12 @@ class Answer:
     sparse: bytes = b""
     """Of `core.sparse_bytes.encode`; empty where features are sent."""
     by_new_process: bool = False
-    """Whether it is the first of a process that has taken a dead one's place."""
+    """Whether it is the first answer of a restarted process."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """A teacher's output weights: what makes a `Head` of features."""
+    """A teacher's output weights, which turn features into a `Head`."""
 
     weights: tuple[Array, ...]
     """[V, H_i] each."""
@@ -110,7 +110,7 @@ class Output:
 
 
 def answer(bank: TeacherBank, request: Request, targets: AnyTarget, device: torch.device) -> Answer:
-    """Ask the checkpoint that the request names, which is loaded unless it is in use.
+    """Answer a request with the checkpoint that it names, which is loaded if needed.
 
     Args:
         bank: on `device`.
@@ -125,7 +125,7 @@ def answer(bank: TeacherBank, request: Request, targets: AnyTarget, device: torc
 
 
 def output(bank: TeacherBank, teacher: str, checkpoint_index: int, device: torch.device) -> Output:
-    """The output weights of a checkpoint, which is loaded unless it is in use."""
+    """Read the output weights of a checkpoint, which is loaded if needed."""
     nothing = np.zeros((1, 1), np.int32)
     request = Request(
         teacher, checkpoint_index, nothing, nothing, nothing[0, :0], nothing[0, :0], (), 1.0
@@ -138,7 +138,7 @@ def output(bank: TeacherBank, teacher: str, checkpoint_index: int, device: torch
 
 
 def reference(answer: Answer, head: Head | None, device: torch.device) -> OneTeacher:
-    """The teacher's side of a loss.
+    """Turn an answer into the teacher's output for a loss.
 
     Args:
         answer: the answer.
@@ -152,19 +152,19 @@ def reference(answer: Answer, head: Head | None, device: torch.device) -> OneTea
 
 
 def as_array(tensor: Tensor) -> Array:
-    """For a network; NumPy has no bfloat16, whose bits go as int16."""
+    """Convert to NumPy for the network. NumPy has no bfloat16: its bits travel as int16."""
     tensor = tensor.detach().cpu().contiguous()
     return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def as_tensor(array: Array, device: torch.device) -> Tensor:
-    """What `as_array` was given, in memory of its own."""
+    """Invert `as_array`, into memory of its own."""
     tensor = torch.tensor(array)
     return (tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor).to(device)
 
 
 def head_for(bank: TeacherBank, request: Request, device: torch.device) -> Head:
-    """The exact answer of the checkpoint that the request names, which is made the one in use."""
+    """Switch to the checkpoint that the request names, and run it."""
     bank.use(request.teacher, request.checkpoint_index)
     arrays = (request.input_ids, request.position_ids, request.positions)
     input_ids, position_ids, positions = (

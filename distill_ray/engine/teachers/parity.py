@@ -1,4 +1,4 @@
-"""Whether two computations of a teacher agree. n predictions, V vocabulary, k compared ids."""
+"""Parity check of two computations of a teacher. n predictions, V vocabulary, k compared ids."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOLERANCE = {"float32": 2e-3, "bfloat16": 0.5}
 """Nats of a log-probability between machines of different kinds. bfloat16 has 8 bits: a logit of
 20 is rounded to 0.125, and so is all that leads to it."""
 ENCODING = 1.0 / RESOLUTION
-"""Nats that sparse targets lose on their way."""
+"""Nats that the encoding of sparse targets may lose."""
 
 
 def sample_of(batch: Batch, rows: int) -> tuple[Batch, SupervisedTokens]:
@@ -41,7 +41,7 @@ def sample_of(batch: Batch, rows: int) -> tuple[Batch, SupervisedTokens]:
 def largest_gap(
     local: Head, remote: OneTeacher, labels: Tensor, *, temperature: float, chunk: int = 32
 ) -> float:
-    """Nats between two teachers' log-probabilities, where they are farthest apart.
+    """Largest difference of two teachers' log-probabilities, in nats.
 
     Samples are draws: of them, the exact log-probability of `labels` is compared.
 
@@ -74,5 +74,5 @@ def _distance(z: Tensor, remote: OneTeacher, rows: slice, labels: Tensor, tau: f
 
 
 def tolerance(precision: str, remote: OneTeacher) -> float:
-    """Nats of `largest_gap` that say nothing against a teacher."""
+    """Nats of `largest_gap` that rounding explains."""
     return TOLERANCE[precision] + (ENCODING if isinstance(remote, SparseTargets) else 0.0)

@@ -1,4 +1,4 @@
-"""A teacher that doesn't fit in one process. K kept predictions, H hidden."""
+"""A teacher that doesn't fit in one process. K supervised predictions, H hidden."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class ShardedTeacher:
         return replace(self._head, features=(features,))
 
     def close(self) -> None:
-        """Let go of the shards."""
+        """Free the shards."""
         self._engine.destroy()
 
 
@@ -74,7 +74,7 @@ class _Backbone(torch.nn.Module):
 
 
 def _copied(head: Head, device: torch.device) -> Head:
-    """A head whose weights are nobody else's."""
+    """A head with its own copies of the weights."""
     weights = tuple(w.detach().to(device, copy=True) for w in head.weights)
     bias = None if head.bias is None else head.bias.detach().to(device, copy=True)
     return replace(head, weights=weights, bias=bias)

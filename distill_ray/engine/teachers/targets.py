@@ -1,6 +1,6 @@
 """A frozen teacher's sparse targets of packed rows, and the files that hold them.
 
-K kept predictions of a batch, V vocabulary, k entries of a token.
+K supervised predictions of a batch, V vocabulary, k entries of a token.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ FOOTER = b"distill_ray.targets"
 """Key of a file's own account of itself, in its Parquet metadata."""
 
 RowTargets = tuple[str, SparseTargets]
-"""A row's id, and the targets of its kept predictions in their order."""
+"""A row's id, and the targets of its supervised predictions in their order."""
 
 
 @dataclass(frozen=True)
 class TargetSpec:
-    """What is kept of a teacher's distribution."""
+    """How a teacher's distribution is reduced to sparse targets."""
 
     kind: Literal["top_k", "samples"]
     k: int
@@ -71,7 +71,7 @@ class TargetCounts:
 
 
 def supervised_per_row(batch: Batch, supervised: SupervisedTokens) -> list[int]:
-    """[B] how many predictions each row keeps; `supervised` has them row by row."""
+    """[B] number of supervised predictions in each row."""
     rows, width = batch.input_ids.shape
     return torch.bincount(supervised.positions // width, minlength=rows).tolist()
 
@@ -80,10 +80,10 @@ def supervised_per_row(batch: Batch, supervised: SupervisedTokens) -> list[int]:
 def targets_of(
     bank: TeacherBank, batch: Batch, spec: TargetSpec, generator: torch.Generator | None = None
 ) -> Iterator[RowTargets]:
-    """Each row's targets, on the CPU; rows that keep no prediction are left out.
+    """Yield each row's targets, on the CPU; rows without a supervised prediction are left out.
 
     Args:
-        bank: the checkpoint in use answers.
+        bank: its current checkpoint is the teacher.
         batch: on the bank's device.
         spec: what to keep.
         generator: of samples, on that device.
@@ -133,7 +133,7 @@ def sparse_targets(
 
 
 def file_of(rows: Iterable[RowTargets], spec: TargetSpec) -> tuple[bytes, TargetCounts]:
-    """A Parquet file of the TARGETS contract, and what it holds."""
+    """Write a Parquet file of the TARGETS schema; returns its bytes and counts."""
     buffer, counts = io.BytesIO(), TargetCounts()
     packed = {"row_id": "zstd", "tokens": "zstd", "start": "zstd", "payload": "none"}
     options: dict[str, Any] = {"compression": packed, "use_dictionary": False}
@@ -154,10 +154,10 @@ def file_of(rows: Iterable[RowTargets], spec: TargetSpec) -> tuple[bytes, Target
 
 
 def read_footer(file: pq.ParquetFile) -> tuple[TargetSpec, TargetCounts]:
-    """What a file says of itself.
+    """Read a file's spec and counts from its metadata.
 
     Raises:
-        ValueError: it holds something else.
+        ValueError: the file holds no targets.
     """
     account = (file.metadata.metadata or {}).get(FOOTER)
     if account is None:
