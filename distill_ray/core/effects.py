@@ -77,7 +77,8 @@ def additive(values: Mapping[Cell, float], *, resolution: float = 0.0) -> Effect
     if not values:
         raise ValueError("no trial: run each teacher under two seeds at least")
     if bad := [cell for cell, value in values.items() if not np.isfinite(value)]:
-        raise ValueError(f"trials without a finite value: {_named(bad)}; leave them out")
+        names = ", ".join(f"{teacher} seed {seed}" for teacher, seed in bad)
+        raise ValueError(f"trials without a finite value: {names}; leave them out")
     teachers = list(dict.fromkeys(teacher for teacher, _ in values))
     design = _design(list(values), teachers)
     df = len(values) - design.shape[1]
@@ -126,7 +127,3 @@ def _nothing_left(values: Mapping[Cell, float]) -> str:
         "measure the noise with; run two seeds at least for two or more teachers (one teacher "
         "alone: two seeds)"
     )
-
-
-def _named(cells: Sequence[Cell]) -> str:
-    return ", ".join(f"{teacher} seed {seed}" for teacher, seed in cells)

@@ -77,22 +77,37 @@ class _Held:
         )
 
 
-def training_need(
-    student: ModelShape,
-    *,
-    rows: int,
-    length: int,
-    workers: int,
-    zero_stage: int,
-    bytes_per_param: int,
-    trained: float = 1.0,
-    teacher: ModelShape | None = None,
-    mixed: bool = False,
-    probing: bool = False,
-    checkpointing: bool = False,
-    offload: tuple[bool, bool] = (False, False),
-    device: str = "cpu",
-) -> MemoryEstimate:
+@dataclass(frozen=True)
+class TrainingSetup:
+    """What determines a training worker's memory, beside the student."""
+
+    rows: int
+    """Rows of one forward pass."""
+    length: int
+    """Tokens of a row."""
+    workers: int
+    """Data-parallel workers."""
+    zero_stage: int
+    """0 to 3."""
+    bytes_per_param: int
+    """2 for bfloat16, 4 for float32."""
+    trained: float = 1.0
+    """Share of the parameters that is trained; adapters train few."""
+    teacher: ModelShape | None = None
+    """The frozen model beside the student, or all of them together."""
+    mixed: bool = False
+    """Whether several teachers teach at once."""
+    probing: bool = False
+    """Whether the schedule runs probe steps that are undone afterwards."""
+    checkpointing: bool = False
+    """Whether activations are recomputed in the backward pass."""
+    offload: tuple[bool, bool] = (False, False)
+    """Whether (optimiser states, weights) are offloaded."""
+    device: str = "cpu"
+    """`cpu` or `cuda`."""
+
+
+def training_need(student: ModelShape, setup: TrainingSetup) -> MemoryEstimate:
     """Memory of one worker that trains with AdamW.
 
     Weights, gradients and optimiser states follow ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054):
@@ -105,35 +120,33 @@ def training_need(
 
     Args:
         student: the trained model.
-        rows: rows of one forward pass.
-        length: tokens of a row.
-        workers: data-parallel workers.
-        zero_stage: 0 to 3.
-        bytes_per_param: 2 for bfloat16, 4 for float32.
-        trained: share of the parameters that is trained (adapters train few).
-        teacher: the frozen model beside it, or all of them together.
-        mixed: whether several teach at once.
-        probing: whether the schedule runs probe steps that are undone afterwards.
-        checkpointing: whether activations are recomputed in the backward pass.
-        offload: whether (optimiser states, weights) are offloaded.
-        device: `cpu` or `cuda`.
+        setup: how it is trained.
     """
-    held = _Held.of(student.parameters, trained, bytes_per_param, zero_stage, workers)
-    matrix = min(4 * rows * length * student.vocabulary, CHUNK_BYTES[device])
-    chunks = CHUNKS[device] + (MIXING[device] if mixed else 0)
+    held = _Held.of(
+        student.parameters, setup.trained, setup.bytes_per_param, setup.zero_stage, setup.workers
+    )
+    matrix = min(4 * setup.rows * setup.length * student.vocabulary, CHUNK_BYTES[setup.device])
+    chunks = CHUNKS[setup.device] + (MIXING[setup.device] if setup.mixed else 0)
     snapshot = 0
-    if probing and device == "cpu":  # On a GPU it isn't in the memory that training takes.
-        moves = int(trained * student.parameters)
+    if (
+        setup.probing and setup.device == "cpu"
+    ):  # On a GPU it isn't in the memory that training takes.
+        moves = int(setup.trained * student.parameters)
         snapshot = snapshot_bytes(
-            moves, workers=workers, zero_stage=zero_stage, bytes_per_param=bytes_per_param
+            moves,
+            workers=setup.workers,
+            zero_stage=setup.zero_stage,
+            bytes_per_param=setup.bytes_per_param,
         )
     return MemoryEstimate(
-        parameters=0 if offload[1] else held.weights,
+        parameters=0 if setup.offload[1] else held.weights,
         gradients=held.gradients,
-        optimiser=0 if offload[0] else held.states,
-        activations=_activations(student, rows * length, bytes_per_param, checkpointing),
+        optimiser=0 if setup.offload[0] else held.states,
+        activations=_activations(
+            student, setup.rows * setup.length, setup.bytes_per_param, setup.checkpointing
+        ),
         loss=chunks * matrix + 4 * student.vocabulary * student.hidden,
-        teacher=0 if teacher is None else teacher.parameters * bytes_per_param,
+        teacher=0 if setup.teacher is None else setup.teacher.parameters * setup.bytes_per_param,
         snapshot=snapshot,
     )
 

@@ -64,7 +64,8 @@ def at_random(batch: EnsembleBatch) -> Tensor:
     So the expected gradient of the forward KL is the average's, at the cost of one teacher.
     """
     size = len(batch.teachers)
-    return batch.one_hot([_number(key) % size for key in batch.keys])
+    digests = (blake2b(key.encode(), digest_size=8).digest() for key in batch.keys)
+    return batch.one_hot([int.from_bytes(digest, "big") % size for digest in digests])
 
 
 def by_domain(batch: EnsembleBatch, *, assignment: Mapping[str, str]) -> Tensor:
@@ -143,7 +144,3 @@ def member_checkpoint(checkpoint_index: int, own: int, longest: int) -> int:
         longest: number of checkpoints of the member with the most.
     """
     return checkpoint_index * own // longest
-
-
-def _number(key: str) -> int:
-    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big")

@@ -253,7 +253,7 @@ def in_order(
         for start in range(0, share, batch_size):
             places = own[start : start + batch_size]
             rows = _dicts(stream.rows[[order[p] if p < len(order) else order[0] for p in places]])
-            shown = [row if p < len(order) else _silent(row) for p, row in zip(places, rows)]
+            shown = [row if p < len(order) else _unsupervised(row) for p, row in zip(places, rows)]
             yield collate(shown, [stream.is_task] * len(shown), places)
 
 
@@ -261,7 +261,8 @@ def _dicts(columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(columns, values)) for values in zip(*columns.values())]
 
 
-def _silent(row: Mapping[str, Any]) -> dict[str, Any]:
+def _unsupervised(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row that fills a batch on ranks where rows ran out."""
     return {
         **row,
         "label_mask": [False] * len(row["label_mask"]),

@@ -84,7 +84,8 @@ class Chat:
         template = tokenizer.get_chat_template()
         self._template = FIXED_DAY + template if "strftime_now" in template else template
         self._tokenizer = tokenizer
-        self._special = _special_ids(tokenizer)
+        added = tokenizer.added_tokens_decoder.items()
+        self._special = {*tokenizer.all_special_ids, *(i for i, token in added if token.special)}
         self._system = system
         between, self._after = self._frame()
         # White space belongs to the answer: tokenizers join it to the word behind it.
@@ -155,11 +156,6 @@ class Chat:
             )
         except TemplateError as error:
             raise ValueError(f"the chat template refuses the conversation: {error}") from error
-
-
-def _special_ids(tokenizer: Any) -> set[int]:
-    added = tokenizer.added_tokens_decoder.items()
-    return {*tokenizer.all_special_ids, *(i for i, token in added if token.special)}
 
 
 def _ending(text: str) -> str:

@@ -25,7 +25,9 @@ def save(session: Session, folder: Path, *, job: str) -> None:
         job: what is being trained; `restore` refuses another.
     """
     session.backend.save(folder)
-    torch.save(_random_state(), folder / f"random-{comm.rank()}.pt")
+    # What dropout draws from next, on this rank.
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    torch.save({"cpu": torch.get_rng_state(), "cuda": cuda}, folder / f"random-{comm.rank()}.pt")
     if comm.rank() == 0:
         (folder / STATE).write_text(json.dumps(_state(session, job)))
 
@@ -46,12 +48,6 @@ def _state(session: Session, job: str) -> dict[str, Any]:
         state["stalls"] = session.teaching.stalls
         state["tokens_by_teacher"] = session.tokens_by_teacher
     return state
-
-
-def _random_state() -> dict[str, Any]:
-    """What dropout draws from next, on this rank."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
 def restore(session: Session, folder: Path, *, job: str) -> None:
@@ -75,7 +71,10 @@ def restore(session: Session, folder: Path, *, job: str) -> None:
         )
     session.backend.load(folder, state["world_size"])
     if state["world_size"] == comm.world():
-        _restore_random(folder / f"random-{comm.rank()}.pt")
+        random = torch.load(folder / f"random-{comm.rank()}.pt", weights_only=True)
+        torch.set_rng_state(random["cpu"])
+        if random["cuda"]:
+            torch.cuda.set_rng_state_all(random["cuda"])
     else:
         torch.manual_seed(hash((state["step"], comm.world(), comm.rank())))
     session.step = state["step"]
@@ -88,13 +87,6 @@ def restore(session: Session, folder: Path, *, job: str) -> None:
         session.tokens_by_teacher = state["tokens_by_teacher"]
         session.teaching.log = [Switch(**row) for row in state["log"]]
         session.teaching.stalls = [(step, seconds) for step, seconds in state["stalls"]]
-
-
-def _restore_random(file: Path) -> None:
-    random = torch.load(file, weights_only=True)
-    torch.set_rng_state(random["cpu"])
-    if random["cuda"]:
-        torch.cuda.set_rng_state_all(random["cuda"])
 
 
 def export(session: Session, folder: Path) -> None:

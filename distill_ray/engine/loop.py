@@ -241,7 +241,7 @@ def _advance(session: Session, observation: Observation) -> Switch | None:
     teaching = session.teaching
     if teaching is None:
         return None
-    while isinstance(outcome := _moved(teaching, observation), MeasurementRequest):
+    while isinstance(outcome := _advanced(teaching, observation), MeasurementRequest):
         measurement = session.measures[outcome.kind](
             session, outcome.checkpoints, **outcome.options
         )
@@ -259,7 +259,7 @@ def _advance(session: Session, observation: Observation) -> Switch | None:
     return outcome.switch
 
 
-def _moved(teaching: Teaching, observation: Observation) -> Transition | MeasurementRequest:
+def _advanced(teaching: Teaching, observation: Observation) -> Transition | MeasurementRequest:
     return comm.from_rank_zero(
         advance(teaching.state, observation, teaching.checkpoints, teaching.decide, teaching.rules)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +19,10 @@ Rows = Mapping[str, Mapping[str, NDArray[np.int64]]]
 
 
 def rows_needed(spec: TrainingSpec) -> dict[Checkpoint, Rows]:
-    """Checkpoint → the rows whose targets a job reads, in the order in which they teach.
+    """Checkpoint → the rows whose targets a run reads, in the order in which they teach.
 
     The order of the rows is a pure function, and so is a schedule that reads step numbers alone:
-    what each checkpoint will teach is exactly known. Those that validation asks come with them.
+    the rows of each checkpoint are exactly known. Validation rows come with them.
 
     Args:
         spec: with its rows on this machine; without a plateau schedule or a reassessment.
@@ -34,23 +34,17 @@ def rows_needed(spec: TrainingSpec) -> dict[Checkpoint, Rows]:
         steps[checkpoint].append(step)
     source = mixed_rows(spec)
     held_out = {name: np.arange(len(s.rows)) for name, s in held_out_streams(spec).items()}
-    measured = dict.fromkeys(_measured(spec, by_step))
+    # Checkpoints that serve at a validation, and those of the best teacher. A validation after n
+    # steps comes before the switch for step n.
+    measured = [by_step[0]]
+    measured += [by_step[n - 1] for n in range(1, spec.steps + 1) if spec.validation_due(n)]
+    if spec.teaching.rules.reassessment is not None:
+        # Progress counts towards the best of all teachers.
+        measured += [(name, len(refs) - 1) for name, refs in spec.teaching.checkpoints.items()]
     return {
         checkpoint: {
             "train": source.rows_of(steps[checkpoint]) if checkpoint in steps else {},
             "validation": held_out if checkpoint in measured else {},
         }
-        for checkpoint in [*steps, *(c for c in measured if c not in steps)]
+        for checkpoint in [*steps, *(c for c in dict.fromkeys(measured) if c not in steps)]
     }
-
-
-def _measured(spec: TrainingSpec, by_step: list[Checkpoint]) -> Iterator[Checkpoint]:
-    """Checkpoints that serve when held-out rows are measured, and those of the best teacher."""
-    teaching = spec.teaching
-    assert teaching is not None
-    yield by_step[0]
-    # A measurement after n steps comes before the switch for step n.
-    yield from (by_step[n - 1] for n in range(1, spec.steps + 1) if spec.validation_due(n))
-    if teaching.rules.reassessment is not None:
-        # Progress counts towards the best of all teachers.
-        yield from ((name, len(refs) - 1) for name, refs in teaching.checkpoints.items())

@@ -74,11 +74,9 @@ def _keep(
     """Quarantine a micro-batch; returns its row ids."""
     if skipped.quarantine is not None:
         name = f"step-{numbers['step']:06d}-rank-{comm.rank()}-micro-{micro}"
-        skipped.quarantine(name, numbers | _content(batch))
+        # The batch as plain values: enough to run it again.
+        fields = ("input_ids", "position_ids", "label_mask", "teacher_mask", "is_task")
+        content = {"row_ids": list(batch.row_ids)}
+        content |= {field: getattr(batch, field).tolist() for field in fields}
+        skipped.quarantine(name, numbers | content)
     return batch.row_ids
-
-
-def _content(batch: Batch) -> dict[str, Any]:
-    """A batch as plain values: enough to run it again."""
-    names = ("input_ids", "position_ids", "label_mask", "teacher_mask", "is_task")
-    return {"row_ids": list(batch.row_ids)} | {n: getattr(batch, n).tolist() for n in names}

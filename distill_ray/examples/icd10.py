@@ -72,7 +72,8 @@ def text() -> Iterator[Row]:
     """
     icd = _icd()
     for code in _codes():
-        document = _without_codes("\n".join(_entry(icd, code)))
+        entry = "\n".join(_entry(icd, code))
+        document = _EMPTY_BRACKETS.sub("", _CODE.sub("", entry)).strip()
         if document:
             yield {"text": document, "group": code[:3]}
 
@@ -80,7 +81,11 @@ def text() -> Iterator[Row]:
 def _entry(icd: ModuleType, code: str) -> Iterator[str]:
     """The lines of one entry; empty where its parent's lines already say all there is."""
     title = icd.get_description(code)
-    children = [icd.get_description(child) for child in _children(icd, code)]
+    children = [
+        icd.get_description(child)
+        for child in icd.get_children(code)
+        if not icd.is_extended_subcategory(child)
+    ]
     notes = list(_notes(icd, code))
     if not (children or notes):
         return
@@ -97,10 +102,6 @@ def _notes(icd: ModuleType, code: str) -> Iterator[str]:
     ):
         if lines:
             yield f"{heading}: {'; '.join(lines)}"
-
-
-def _without_codes(text: str) -> str:
-    return _EMPTY_BRACKETS.sub("", _CODE.sub("", text)).strip()
 
 
 def _is_rewording(term: str, description: str) -> bool:
@@ -127,7 +128,8 @@ def _diagnoses() -> tuple[Diagnosis, ...]:
     codes.sort(key=lambda code: _shuffle_key(f"row {code}"))
     first: dict[str, Diagnosis] = {}
     for code in codes:
-        item = Diagnosis(code, icd.get_description(code), _chapter_key(icd, code), code[:3])
+        chapter = chr(ord("A") + int(icd.get_ancestors(code)[-1]) - 1)
+        item = Diagnosis(code, icd.get_description(code), chapter, code[:3])
         first.setdefault(item.text, item)
     return tuple(first.values())
 
@@ -141,14 +143,6 @@ def _codes() -> tuple[str, ...]:
         for code in icd.get_all_codes(True)
         if icd.is_category_or_subcategory(code) and not icd.is_extended_subcategory(code)
     )
-
-
-def _children(icd: ModuleType, code: str) -> list[str]:
-    return [child for child in icd.get_children(code) if not icd.is_extended_subcategory(child)]
-
-
-def _chapter_key(icd: ModuleType, code: str) -> str:
-    return chr(ord("A") + int(icd.get_ancestors(code)[-1]) - 1)
 
 
 def _shuffle_key(name: str) -> bytes:

@@ -138,8 +138,11 @@ def shape_of(source: ModelSource, vocab_size: int | None) -> ModelShape | None:
     if source.path is not None:
         folder = Path(source.path)
         config = read_json(folder / "config.json")
-        files = [_count_file(file) for file in folder.glob("*.safetensors")]
-        counts = {name: count for file in files for name, count in file.items()}
+        counts = {
+            name: math.prod(shape)
+            for file in folder.glob("*.safetensors")
+            for name, shape in tensors_of(file).items()
+        }
         return _shape(config, _kept(counts, source.num_hidden_layers), source.num_hidden_layers)
     if source.gguf is not None:
         header = read_header(file_of(source.gguf))
@@ -178,11 +181,6 @@ def _shape(config: Mapping[str, Any], parameters: int, layers: int | None = None
 
 def _first(config: Mapping[str, Any], names: Sequence[str]) -> int:
     return next((int(config[n]) for n in names if config.get(n)), 0)
-
-
-def _count_file(path: Path) -> dict[str, int]:
-    """Tensor → parameters of a safetensors file."""
-    return {name: math.prod(shape) for name, shape in tensors_of(path).items()}
 
 
 def _kept(counts: Mapping[str, int], layers: int | None) -> int:

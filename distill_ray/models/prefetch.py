@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,11 @@ class Prefetcher:
             device: that the weights will go to; an accelerator's come by way of pinned memory.
         """
         self._pin = device.type == "cuda"
-        # A new thread's current accelerator is the first one, whichever is this process's.
-        start = _in_thread_of(device) if self._pin else None
+        start = None
+        if self._pin:
+            # A new thread's current accelerator is the first one, whichever is this process's.
+            index = torch.cuda.current_device() if device.index is None else device.index
+            start = partial(torch.cuda.set_device, index)
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="read-ahead", initializer=start)
         self._ref: ModelRef | None = None
         self._weights: Future[Weights] | None = None
@@ -71,11 +75,6 @@ class Prefetcher:
         if self._weights is not None:
             self._weights.cancel()
         self._ref = self._weights = None
-
-
-def _in_thread_of(device: torch.device) -> Any:
-    index = torch.cuda.current_device() if device.index is None else device.index
-    return lambda: torch.cuda.set_device(index)
 
 
 def _read(ref: ModelRef, dtypes: Mapping[str, torch.dtype], pin: bool) -> Weights:

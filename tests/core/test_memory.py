@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distill_ray.core.memory import CHUNK_BYTES, ModelShape, training_need
+from distill_ray.core.memory import CHUNK_BYTES, ModelShape, TrainingSetup, training_need
 from distill_ray.engine.backends.optim import OptimSpec, adamw
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
@@ -23,7 +23,7 @@ INIT = {
 def need(**changes: object):
     sizes = ModelShape(parameters=1_000_000, hidden=64, layers=2, vocabulary=500)
     base = {"rows": 4, "length": 32, "workers": 4, "zero_stage": 0, "bytes_per_param": 4}
-    return training_need(sizes, **{**base, **changes})
+    return training_need(sizes, TrainingSetup(**{**base, **changes}))
 
 
 def test_weights_gradients_and_states_are_what_torch_holds() -> None:
@@ -33,7 +33,9 @@ def test_weights_gradients_and_states_are_what_torch_holds() -> None:
     optimiser.step()
     count = sum(p.numel() for p in model.parameters())
     sizes = ModelShape(count, 64, 2, 500)
-    made = training_need(sizes, rows=1, length=4, workers=1, zero_stage=0, bytes_per_param=4)
+    made = training_need(
+        sizes, TrainingSetup(rows=1, length=4, workers=1, zero_stage=0, bytes_per_param=4)
+    )
     assert made.parameters == sum(p.nbytes for p in model.parameters())
     assert made.gradients == sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
     moments = [t for s in optimiser.state.values() for n, t in s.items() if n != "step"]

@@ -49,7 +49,8 @@ def greedy_answers(
                 model, prompts, min(longest, room), questions.end, device, vocabulary
             )
             for i, ids in zip(chunk, outputs):
-                answers[i] = _with_end(ids, questions.end)
+                end = questions.end
+                answers[i] = ids[: ids.index(end) + 1] if end in ids else ids
     return answers
 
 
@@ -102,7 +103,3 @@ def _plain_settings(model: Any) -> Iterator[None]:
         yield
     finally:
         model.generation_config = before
-
-
-def _with_end(ids: list[int], end: int | None) -> list[int]:
-    return ids[: ids.index(end) + 1] if end in ids else ids

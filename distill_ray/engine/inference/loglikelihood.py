@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distill_ray.core.calibration import FullEce
 from distill_ray.core.head import Head
-from distill_ray.core.head_loss import HeadLoss, LossTargets, head_loss
+from distill_ray.core.head_loss import LossTargets, head_loss
 from distill_ray.core.memory import CHUNK_BYTES
 from distill_ray.data.batches import Batch
 from distill_ray.data.examples import Questions
@@ -238,25 +238,14 @@ def divergence(
         batch = batch.to(device)
         supervised = SupervisedTokens.of(batch)
         reference = _head(teacher, batch, supervised, vocabulary)
-        sums += supervised.sums(_losses(student, batch, supervised, reference, vocabulary))
+        head = _head(student, batch, supervised, vocabulary)
+        sums += supervised.sums(head_loss(head, validation_targets(supervised, reference)))
         counts += supervised.counts
     return {
         term: float(total / count)
         for term, total, count in zip(TERMS, sums, counts)
         if term.endswith(".kl") and count
     }
-
-
-def _losses(
-    model: Any,
-    batch: Batch,
-    supervised: SupervisedTokens,
-    reference: Head | None,
-    vocabulary: int | None,
-) -> HeadLoss:
-    return head_loss(
-        _head(model, batch, supervised, vocabulary), validation_targets(supervised, reference)
-    )
 
 
 def _head(model: Any, batch: Batch, supervised: SupervisedTokens, vocabulary: int | None) -> Head:

@@ -90,7 +90,8 @@ def estimate(
     with _evaluating(student_model):
         ranks, nll = _tokens(student_model, samples, device, vocabulary, batch_tokens)
         if gradients:
-            selected = [samples[i] for i in _evenly(len(samples), gradients)]
+            count = min(len(samples), gradients)
+            selected = [samples[i * len(samples) // count] for i in range(count)]
             weights = _trained(student_model, parameters)
             each = (_gradient(student_model, s, weights, device, vocabulary) for s in selected)
             norms, projected = _collected(each, RademacherProjection(dimensions, seed))
@@ -109,12 +110,6 @@ def _evaluating(model: Any) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _evenly(count: int, limit: int) -> list[int]:
-    """Places of up to `limit` of `count` samples."""
-    limit = min(count, limit)
-    return [i * count // limit for i in range(limit)]
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from distill_ray.config.training import RecipeConfig, TrainingConfig, without
 from distill_ray.core.memory import (
     MemoryEstimate,
     ModelShape,
+    TrainingSetup,
     serving_need,
     targets_bytes,
     training_need,
@@ -200,8 +201,7 @@ def _training(
     steps = training.num_steps(length)
     need = None
     if sizes is not None:
-        need = training_need(
-            sizes,
+        setup = TrainingSetup(
             rows=training.micro_batch_size,
             length=length,
             workers=workers or cfg.cluster.num_workers,
@@ -215,6 +215,7 @@ def _training(
             offload=(training.offload.optimizer, training.offload.parameters),
             device="cuda" if cfg.cluster.gpus_per_worker else "cpu",
         )
+        need = training_need(sizes, setup)
     tokens = steps * training.global_batch_size * length
     shares = mean_shares(training, steps)
     streams = {name: round(share * tokens) for name, share in shares.items()}
