@@ -62,7 +62,7 @@ def test_the_plan_says_how_much_disk_targets_take_at_most(
 
 
 def test_the_plan_is_short_where_the_disk_is(tmp_path: Path) -> None:
-    made = plan(configured(tmp_path, token_budget=10**13))
+    made = plan(configured(tmp_path, tokens=10**13))
     assert made.short_of_disk == [row(made)]
     said = console.disk(made)
     assert "That may be too little: free space, set storage elsewhere" in said
