@@ -121,7 +121,7 @@ def adaptive_ece(confidence: Floats, correct: Floats, bins: int = 15) -> float:
 def classwise_ece(probabilities: Floats, answer_index: Ints, bins: int = 15) -> float:
     """Mean over options of each option's own ECE, 1/K · Σ_k Σ_m |B_mk|/n · |freq - conf|.
 
-    Each option is taken one against the rest: its probability is the confidence, its being gold
+    Each option is taken one against the rest: its probability is the confidence, its being right
     the outcome (Kull et al. 2019, arXiv 1910.12656). This says something where option k means
     the same in every question: a label, or a letter.
 
@@ -157,7 +157,7 @@ def noise_floor(
         confidence: [n] probabilities of the chosen answers, or [n, K] of all options.
         bins: M, handed to the metric.
         metric: of (confidence, correct, bins) for [n], as `ece` and `adaptive_ece` are; of
-            (probabilities, gold, bins) for [n, K], as `classwise_ece` is.
+            (probabilities, answer_index, bins) for [n, K], as `classwise_ece` is.
         draws: simulated sets of n outcomes.
         seed: the same seed, the same outcomes.
     """
@@ -183,7 +183,7 @@ def right_each(scores: Floats, answer_index: Ints) -> Floats:
 
 
 def nll_each(probabilities: Floats, answer_index: Ints) -> Floats:
-    """[n] -log p(gold option), in nats; p is kept above 1e-12."""
+    """[n] -log p(right option), in nats; p is kept above 1e-12."""
     return -np.log(np.clip(probabilities[np.arange(len(answer_index)), answer_index], 1e-12, None))
 
 

@@ -39,7 +39,7 @@ class SparseTargets:
     entropy: Tensor
     """[N] float32, the exact entropy in nats of the whole distribution at the temperature."""
     label_nll: Tensor
-    """[N] float32, the exact -log p(gold) in nats at temperature 1; 0 where there is no gold."""
+    """[N] float32, the exact -log p(label) in nats at temperature 1; 0 where there is no label."""
     kind: Literal["top_k", "samples"]
 
     def __len__(self) -> int:
@@ -203,11 +203,11 @@ def _joined(entries: Tensor, tail: Tensor) -> Tensor:
 def _measured(
     logits: Tensor, labels: Tensor | None, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """log p [n, V] and entropy [n] at the temperature, -log p(gold) [n] at 1."""
+    """log p [n, V] and entropy [n] at the temperature, -log p(label) [n] at 1."""
     below_top = logits.float() - logits.amax(1, keepdim=True)
     label_nll = torch.zeros_like(below_top[:, 0])
     if labels is not None:
-        require_shape("gold", labels, logits.shape[:1])
+        require_shape("labels", labels, logits.shape[:1])
         log_gold = below_top.gather(1, labels.clamp_min(0)[:, None])[:, 0] - below_top.logsumexp(1)
         label_nll = torch.where(labels < 0, label_nll, -log_gold)
     # Not log_softmax: on a CPU its sum is one of float32 terms in turn, off by 5e-5 at V = 128256.

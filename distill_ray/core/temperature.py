@@ -22,15 +22,15 @@ def scaled(log_scores: Floats, temperature: float) -> Floats:
 
 
 def fit_temperature(log_scores: Floats, answer_index: Ints) -> float:
-    """The T in [LOWEST, HIGHEST] with the least mean -log softmax(log_scores / T)[gold].
+    """The T in [LOWEST, HIGHEST] with the least mean -log softmax(log_scores / T)[answer].
 
     Guo et al. 2017 (arXiv 1706.04599). The NLL is convex in 1/T, so a bounded search over log T
     finds its minimum. Its result is compared with T = 1 and with both bounds, and the best of the
     four is returned, ties going to T = 1: on these questions NLL is never worse than unscaled.
     The NLL is not floored, unlike that of `nll_each`.
 
-    Where gold options lead everywhere, NLL falls as T does, and T is LOWEST; where they are last
-    everywhere, HIGHEST. A gold option of -inf costs the same infinite NLL at any T, so its
+    Where right options lead everywhere, NLL falls as T does, and T is LOWEST; where they are last
+    everywhere, HIGHEST. A right option of -inf costs the same infinite NLL at any T, so its
     question takes no part; without questions, or where options of each tie, T is 1.
 
     Args:
@@ -40,7 +40,7 @@ def fit_temperature(log_scores: Floats, answer_index: Ints) -> float:
     possible = np.isfinite(log_scores[np.arange(len(answer_index)), answer_index])
     if not possible.any():
         return 1.0
-    # Log-odds against the gold option: NLL = log Σ_k exp(odds_k / T).
+    # Log-odds against the right option: NLL = log Σ_k exp(odds_k / T).
     odds = log_scores[possible] - log_scores[possible, answer_index[possible]][:, None]
 
     def nll(temperature: float) -> float:

@@ -62,10 +62,13 @@ def split_long(samples: Iterable[Sample], length: int) -> Iterator[Sample]:
     for sample in samples:
         for start in range(0, len(sample.ids), length):
             part = slice(start, start + length)
-            gold, distill = list(sample.label_mask[part]), list(sample.teacher_mask[part])
+            label_mask, teacher_mask = (
+                list(sample.label_mask[part]),
+                list(sample.teacher_mask[part]),
+            )
             if start + length < len(sample.ids):
-                gold[-1] = distill[-1] = False
-            yield Sample(sample.source, sample.ids[part], gold, distill)
+                label_mask[-1] = teacher_mask[-1] = False
+            yield Sample(sample.source, sample.ids[part], label_mask, teacher_mask)
 
 
 def pack(samples: Iterable[Sample], length: int, pad: int, prefix: str) -> Iterator[dict[str, Any]]:

@@ -86,7 +86,7 @@ def test_a_token_without_gold_has_no_likelihood():
     found = top_k(_logits(0), gold, k=K).label_nll
     assert torch.equal(found == 0, gold < 0)
     assert not top_k(_logits(0), None, k=K).label_nll.any()
-    with pytest.raises(ValueError, match=r"gold has shape \[5\], needs \[6\]"):
+    with pytest.raises(ValueError, match=r"labels has shape \[5\], needs \[6\]"):
         top_k(_logits(0), gold[1:], k=K)
 
 

@@ -65,7 +65,7 @@ def saved(request, builder, two_checkpoints, tmp_path_factory):
         ]
     teaching = replace(two_checkpoints, checkpoints=checkpoints, **made)
     student = tiny.ref(0, num_hidden_layers=1)
-    mixing = {"changes": [{"at": 0.6, "mix": {"triage.labelled": 1}}], "between": "linear"}
+    mixing = {"changes": [{"at": 0.6, "mix": {"triage.labelled": 1}}], "interpolation": "linear"}
     changes = {"micro_batch_size": 4, "mixing": mixing}
     job = builder.job(steps=STEPS, teaching=teaching, student=student, **changes)
     job = replace(job, on_switch=OnSwitch(reset=True, warmup_steps=2))

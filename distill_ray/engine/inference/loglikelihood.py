@@ -181,7 +181,7 @@ def text_score(
 
 
 def _token_losses(head: Head, labels: Tensor, full: FullEce, watch: _Stopwatch) -> Tensor:
-    """[N] float64 -log p(gold); logits of a few tokens at a time, which `full` sees as well."""
+    """[N] float64 -log p(label); logits of a few tokens at a time, which `full` sees as well."""
     step = max(1, CHUNK_BYTES[labels.device.type] // (4 * head.vocabulary))
     losses = [labels.new_zeros(0, dtype=torch.float64)]
     for start in range(0, len(labels), step):
