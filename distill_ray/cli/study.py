@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from rich.console import Console
@@ -17,9 +17,13 @@ from distill_ray.config.study import DomainDataStudy, RankingStudy, ScheduleStud
 from distill_ray.console.output import write_json
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from distill_ray.runtime.run import Run
 
-app = typer.Typer(help="Show on your own data what predicts a student.", no_args_is_help=True)
+app = typer.Typer(
+    help="Compare predictors, schedules or texts on your own data.", no_args_is_help=True
+)
 
 StudyFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The study's YAML file.")]
 Study = TypeVar("Study", bound=StudyConfig)
@@ -33,19 +37,19 @@ def study_ranking(
     as_json: AsJson = False,
     retry_failed: RetryFailed = False,
 ) -> None:
-    """Let every teacher teach to the end, and compare with what was known of it before."""
-    from distill_ray.console import tables as console
+    """Distil from every teacher to the end, and compare with what was known before."""
+    from distill_ray.study import tables
 
     out = Console()
-    opened = _study(RankingStudy, config, overrides, storage, as_json, out, retry_failed)
+    opened = _open_study(RankingStudy, config, overrides, storage, as_json, out, retry_failed)
     with opened as (study, runs):
         from distill_ray.study.ranking.page import write_page
-        from distill_ray.study.ranking.run import study as compare
+        from distill_ray.study.ranking.run import study as run_study
 
-        found = compare(study, runs)
-        page = write_page(found, Path(study.results), f"distill-ray study ranking {config}")
-    tables = [console.predictors(group, table) for group, table in found.overall.items()]
-    _told(page, found.overall, tables, as_json, out)
+        results = run_study(study, runs)
+        page = write_page(results, Path(study.results), f"distill-ray study ranking {config}")
+    shown = [tables.predictors(group, rows) for group, rows in results.overall.items()]
+    _print_results(page, results.overall, shown, as_json, out)
 
 
 @app.command("schedule")
@@ -56,19 +60,19 @@ def study_schedule(
     as_json: AsJson = False,
     retry_failed: RetryFailed = False,
 ) -> None:
-    """Let every schedule and every static choice teach with equal tokens, and compare."""
-    from distill_ray.console import tables as console
+    """Distil with every schedule and every static choice on equal tokens, and compare."""
+    from distill_ray.study import tables
 
     out = Console()
-    opened = _study(ScheduleStudy, config, overrides, storage, as_json, out, retry_failed)
+    opened = _open_study(ScheduleStudy, config, overrides, storage, as_json, out, retry_failed)
     with opened as (study, runs):
         from distill_ray.study.schedule.page import write_page
-        from distill_ray.study.schedule.run import study as compare
+        from distill_ray.study.schedule.run import study as run_study
 
-        found = compare(study, runs)
-        page = write_page(found, Path(study.results), f"distill-ray study schedule {config}")
-    tables = [console.arms(group, table["arms"]) for group, table in found.overall.items()]
-    _told(page, found.overall, tables, as_json, out)
+        results = run_study(study, runs)
+        page = write_page(results, Path(study.results), f"distill-ray study schedule {config}")
+    shown = [tables.arms(group, summary.arms) for group, summary in results.overall.items()]
+    _print_results(page, results.overall, shown, as_json, out)
 
 
 @app.command("domain-data")
@@ -79,28 +83,29 @@ def study_domain_data(
     as_json: AsJson = False,
     retry_failed: RetryFailed = False,
 ) -> None:
-    """Distil on generic text, on the domain's and on both, from a raw and an adapted teacher."""
-    from distill_ray.console import tables as console
+    """Distil on generic text, domain text and both, from a raw and an adapted teacher."""
+    from distill_ray.study import tables
 
     out = Console()
-    opened = _study(DomainDataStudy, config, overrides, storage, as_json, out, retry_failed)
+    opened = _open_study(DomainDataStudy, config, overrides, storage, as_json, out, retry_failed)
     with opened as (study, runs):
         from distill_ray.study.domain_data.page import write_page
-        from distill_ray.study.domain_data.run import study as compare
+        from distill_ray.study.domain_data.run import study as run_study
 
-        found = compare(study, runs)
-        page = write_page(found, Path(study.results), f"distill-ray study domain-data {config}")
-    tables = [console.contrasts(group, rows) for group, rows in found.overall.items()]
-    _told(page, found.overall, tables, as_json, out)
+        results = run_study(study, runs)
+        page = write_page(results, Path(study.results), f"distill-ray study domain-data {config}")
+    shown = [tables.contrasts(group, rows) for group, rows in results.overall.items()]
+    _print_results(page, results.overall, shown, as_json, out)
 
 
-def _told(
-    page: Path, overall: Mapping[str, Any], tables: Sequence[Any], as_json: bool, out: Console
+def _print_results(
+    page: Path, overall: object, tables: Sequence[Table], as_json: bool, out: Console
 ) -> None:
-    """What a study ends with: its figures and its page."""
-
+    """Print a study's figures and the path of its page."""
     if as_json:
-        write_json({"result": {"page": str(page), "overall": overall}})
+        from distill_ray.study.page import plain
+
+        write_json({"result": {"page": str(page), "overall": plain(overall)}})
         return
     for table in tables:
         out.print(table)
@@ -108,7 +113,7 @@ def _told(
 
 
 @contextmanager
-def _study(
+def _open_study(
     section: type[Study],
     config: Path,
     overrides: list[str] | None,
@@ -117,7 +122,7 @@ def _study(
     out: Console,
     retry_failed: bool,
 ) -> Iterator[tuple[Study, dict[str, Run]]]:
-    """A study and the opened runs of its domains, for as long as the block works on them."""
+    """A study and the opened runs of its domains, while the block runs."""
     study, cfgs = load_study(section, config, flags(overrides, storage))
     cfgs = {name: joined(cfg) for name, cfg in cfgs.items()}
     with working(as_json, out) as progress:

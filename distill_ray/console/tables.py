@@ -166,60 +166,6 @@ def attempts(found: Sequence[Attempt]) -> Table:
     return table
 
 
-def predictors(group: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    """What predicted the students of a study, best first."""
-    table = Table(title=f"{group[:1].upper()}{group[1:]}", title_justify="left")
-    table.add_column("predictor")
-    for name in ("mean Spearman", "interval", "Kendall", "regret", "worst regret"):
-        table.add_column(name, justify="right")
-    for name, row in sorted(rows.items(), key=lambda item: -item[1]["spearman"]["value"]):
-        rho = row["spearman"]
-        table.add_row(
-            name,
-            f"{rho['value']:.3f}",
-            f"{rho['low']:.3f} to {rho['high']:.3f}",
-            f"{row['kendall']:.3f}",
-            f"{row['regret_share']:.1%}",
-            f"{row['worst_regret_share']:.1%}",
-        )
-    return table
-
-
-def arms(group: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
-    """What a study's arms reached, the best first, and against the best static choice."""
-    table = Table(title=f"{group[:1].upper()}{group[1:]}", title_justify="left")
-    table.add_column("arm")
-    for name in ("accuracy", "NLL", "minus best static", "interval", "worse on", "better on"):
-        table.add_column(name, justify="right")
-    for name, row in sorted(rows.items(), key=lambda item: -item[1]["accuracy"]):
-        lead = row["against"]["best static"]
-        points = lead["accuracy"]
-        table.add_row(
-            name,
-            f"{row['accuracy']:.3f}",
-            f"{row['nll']:.3f}",
-            f"{points['value']:+.3f}",
-            f"{points['low']:+.3f} to {points['high']:+.3f}",
-            str(lead["worse"]),
-            str(lead["better"]),
-        )
-    return table
-
-
-def contrasts(group: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Differences between a study's students, in points of accuracy."""
-    table = Table(title=f"{group[:1].upper()}{group[1:]}", title_justify="left")
-    table.add_column("difference")
-    for name in ("points", "interval", "above 0 on", "papers"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        value, low, high = (100 * row["accuracy"][key] for key in ("value", "low", "high"))
-        on = f"{row['means']} of {row['tasks']}"
-        said = row.get("said", "")
-        table.add_row(row["name"], f"{value:+.1f}", f"{low:+.1f} to {high:+.1f}", on, said)
-    return table
-
-
 def print_rows(rows: Sequence[RowShown], out: Console) -> None:
     """Rows token by token, a line a sample, and what the colours or brackets mean."""
     coloured = out.is_terminal and not out.no_color

@@ -1,27 +1,44 @@
-"""What every study shares: a domain's run up to its teachers, and training jobs on it."""
+"""What all studies share: seeds of full trainings, and what a study costs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
-from distill_ray.runtime.artifacts import Manifest
+from distill_ray.runtime.artifacts import Artifact, Manifest
 from distill_ray.runtime.run import Run
 
 FIRST_SEED = 500
-"""Full trainings read the rows in other orders than the probes, whose seeds begin at 0."""
+"""Full trainings read the rows in other orders than the probes, whose seeds start at 0."""
 
 
-def order_of(run: Run, seed: int) -> int:
-    """Seed of the order of the rows of a full training."""
+def data_seed(run: Run, seed: int) -> int:
+    """Seed of the order of the rows in a full training."""
     return run.cfg.seed * 1000 + FIRST_SEED + seed
 
 
-def busy_s(manifests: Iterable[Manifest]) -> float:
-    """Seconds in which at least one artifact was being made.
+@dataclass(frozen=True)
+class Cost:
+    """Time that a domain's artifacts took."""
 
-    Each was from `wall_s` before `created` until then. What a kill has cut off isn't in it, nor
-    are starts of processes.
+    busy_s: float
+    """See `busy_s`."""
+    worker_s: float
+    """Sum over all artifacts."""
+
+
+def cost_of(artifacts: Sequence[Artifact]) -> Cost:
+    """The cost of those artifacts that are complete."""
+    manifests = [artifact.manifest() for artifact in artifacts if artifact.is_complete()]
+    return Cost(busy_s(manifests), sum(manifest.wall_s for manifest in manifests))
+
+
+def busy_s(manifests: Iterable[Manifest]) -> float:
+    """Seconds in which at least one artifact was being built.
+
+    An artifact was built from `wall_s` before `created` until `created`. Work that a kill cut off
+    and starts of processes don't count.
     """
     ends = [(datetime.fromisoformat(m.created).timestamp(), m.wall_s) for m in manifests]
     total, until = 0.0, float("-inf")

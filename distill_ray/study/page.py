@@ -1,12 +1,13 @@
-"""A page in Markdown with JSON beside it: what the pages of all studies are made of."""
+"""A page in Markdown with JSON beside it: the building blocks of every study's page."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel
 
 from distill_ray.config.study import StudyConfig
 from distill_ray.runtime.artifacts import versions
@@ -15,7 +16,7 @@ from distill_ray.stages.reporting.text import Table
 
 
 @dataclass(frozen=True)
-class Part:
+class PageSection:
     """A section of the page."""
 
     title: str
@@ -28,26 +29,27 @@ class Part:
 
 @dataclass(frozen=True)
 class Page:
-    """What a study says."""
+    """A study's page."""
 
     title: str
     summary: Sequence[str]
     """Paragraphs."""
-    sections: Sequence[Part]
+    sections: Sequence[PageSection]
     command: str
-    """That made it."""
+    """The command that wrote the page."""
 
-    def write(self, folder: Path, cfg: StudyConfig, data: Mapping[str, Any]) -> Path:
+    def write(self, folder: Path, cfg: StudyConfig, data: Mapping[str, object]) -> Path:
         """Write `<study>.md` and `<study>.json` into a folder; returns the page's path.
 
         Args:
-            folder: there already.
-            cfg: the study's.
-            data: the numbers.
+            folder: an existing folder.
+            cfg: the study's config.
+            data: the numbers; dataclasses become JSON objects.
         """
-        whole = {"study": cfg.model_dump(mode="json"), **data, "versions": versions()}
-        text = json.dumps(whole, indent=1) + "\n"
-        (folder / f"{cfg.name}.json").write_text(text, encoding="utf-8")
+        contents = {"study": cfg.model_dump(mode="json"), **data, "versions": versions()}
+        (folder / f"{cfg.name}.json").write_text(
+            json.dumps(contents, indent=1, default=_plain) + "\n", encoding="utf-8"
+        )
         page = folder / f"{cfg.name}.md"
         context = {
             "title": self.title,
@@ -58,3 +60,16 @@ class Page:
         }
         page.write_text(render("study/page.md.j2", context), encoding="utf-8")
         return page
+
+
+def plain(results: object) -> object:
+    """Results as they stand in the JSON file: dataclasses become mappings."""
+    return json.loads(json.dumps(results, default=_plain))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    raise TypeError(f"{type(value).__name__} has no place in a study's JSON")

@@ -17,7 +17,7 @@ from distill_ray.stages.rank import rank
 from distill_ray.stages.results.shard_set import ShardSet
 from distill_ray.stages.results.teacher_set import Teacher, TeacherSet, Weights
 from distill_ray.stages.results.trial import Trial
-from distill_ray.study.schedule.arms import CONTROL, Arm, arms_of, strongest, trial_of
+from distill_ray.study.schedule.arms import CONTROL, Arm, arms_of, most_accurate_teacher, trial_of
 
 RIGHT = {"weak": 0.4, "strong": 0.9}
 STUDENT = Weights(ModelRef("init", seed=0), "s")
@@ -80,7 +80,7 @@ def test_every_checkpoint_that_may_serve_is_a_static_choice(made: Made) -> None:
 
 
 def test_the_strongest_is_the_most_accurate_on_the_validation_split(made: Made) -> None:
-    assert strongest(made.found) == "strong"
+    assert most_accurate_teacher(made.found) == "strong"
     assert checkpoints(made.arms["most_accurate"]) == {"strong": ["strong-2"]}
     assert checkpoints(made.arms["scd"]) == {"strong": ["strong-0", "strong-1", "strong-2"]}
 
@@ -155,7 +155,7 @@ def test_what_a_default_says_touches_no_other_arm(tmp_path: Path, made: Made) ->
 def test_settings_tell_what_makes_an_arm_one_of_its_kind(made: Made) -> None:
     assert made.arms[CONTROL].settings() == {}
     assert made.arms["aw"].settings() == {
-        "begins": "strong", "schedule": "fixed", "weighting": "adaptive"
+        "first_teacher": "strong", "schedule": "fixed", "weighting": "adaptive"
     }  # fmt: skip
     ranked = made.arms["ranked"].settings()
     assert ranked["probe_steps"] == 8 and "reassess" not in ranked

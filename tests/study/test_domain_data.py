@@ -19,15 +19,17 @@ from distill_ray.config.study import DomainDataStudy
 from distill_ray.core.calibration import right_each
 from distill_ray.data.examples import Questions
 from distill_ray.stages.results.trial import ANSWERS, Trial
+from distill_ray.study.common import Cost
 from distill_ray.study.domain_data.compare import (
     DomainResult,
+    arms_of,
     compared,
     contrasts_of,
     overall_of,
-    ways_of,
 )
 from distill_ray.study.domain_data.page import write_page
-from distill_ray.study.domain_data.run import Outcome, require
+from distill_ray.study.domain_data.run import DomainDataResults, require
+from distill_ray.study.page import plain
 
 N, OPTIONS = 200, 4
 CFG = DomainDataStudy(
@@ -63,6 +65,7 @@ def told(
     *,
     failed: tuple[tuple[str, int], ...] = (),
     tokens: dict[str, int] | None = None,
+    cost: Cost | None = None,
 ) -> DomainResult:
     """A domain whose students answered so."""
     run = run_of(folder, "raw", "adapted")
@@ -75,7 +78,7 @@ def told(
         tuned[name] = {seed: _tuned(run, name, seed, share) for seed, share in enumerate(values)}
     for name, seed in failed:
         tuned[name][seed] = trial(run, "fine-tune", f"{name}-again", seed, "diverged")
-    return compared(CFG, folder.name, readings, tuned, [questions()])
+    return compared(CFG, folder.name, readings, tuned, [questions()], cost or Cost(1.0, 1.0))
 
 
 def _tuned(run: Any, name: str, seed: int, share: float) -> Trial:
@@ -94,15 +97,15 @@ def by_name(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> DomainResult:
-    return told(tmp_path_factory.mktemp("study") / "a")
+    return told(tmp_path_factory.mktemp("study") / "a", cost=Cost(100.0, 250.0))
 
 
 def test_every_text_is_read_with_every_teacher_and_two_ways_do_without(
     published: DomainResult,
 ) -> None:
-    assert {way.name for way in ways_of(CFG)} == set(AS_PUBLISHED)
-    assert set(published.row["students"]) == set(AS_PUBLISHED)
-    assert published.row["students"]["unread"]["read"] == {}
+    assert {arm.name for arm in arms_of(CFG)} == set(AS_PUBLISHED)
+    assert set(plain(published.row)["students"]) == set(AS_PUBLISHED)
+    assert plain(published.row)["students"]["unread"]["read"] == {}
 
 
 def test_a_contrast_takes_from_some_students_what_it_gives_to_others() -> None:
@@ -112,7 +115,7 @@ def test_a_contrast_takes_from_some_students_what_it_gives_to_others() -> None:
 
 
 def test_a_difference_is_that_of_the_shares_of_right_answers(published: DomainResult) -> None:
-    found = by_name(published.row["contrasts"])
+    found = by_name(plain(published.row)["contrasts"])
     mean = {name: sum(values) / 2 for name, values in AS_PUBLISHED.items()}
     expected = {
         "mixed over generic": (
@@ -133,9 +136,9 @@ def test_a_difference_is_that_of_the_shares_of_right_answers(published: DomainRe
 
 
 def test_the_published_shape_is_shown_where_it_is_there(published: DomainResult) -> None:
-    claims = [row for row in published.row["contrasts"] if row["claim"]]
+    claims = [row for row in plain(published.row)["contrasts"] if row["claim"]]
     names = ["mixed over generic", "domain over mixed", "adapted over raw"]
-    assert [(row["name"], row["said"]) for row in claims] == [(name, "shown") for name in names]
+    assert [(row["name"], row["finding"]) for row in claims] == [(name, "shown") for name in names]
     assert all(row["nll"]["verdict"] == "better" and row["nll"]["value"] < 0 for row in claims)
 
 
@@ -147,12 +150,12 @@ def test_equal_students_show_no_difference_and_worse_ones_contradict(tmp_path: P
         "raw-domain": (0.2, 0.2),
         "adapted-domain": (0.2, 0.2),
     }
-    found = by_name(told(tmp_path / "a", turned).row["contrasts"])
+    found = by_name(plain(told(tmp_path / "a", turned).row)["contrasts"])
     same = found["mixed over generic"]
     # Paired by question: equal answers differ by nothing, in every resample.
     assert {same["accuracy"][k] for k in ("value", "low", "high")} == {0.0}
-    assert same["said"] == "not shown"
-    assert found["domain over mixed"]["said"] == "contradicted"
+    assert same["finding"] == "not shown"
+    assert found["domain over mixed"]["finding"] == "contradicted"
 
 
 def test_an_interval_is_that_of_the_mean_over_seeds_of_each_question(
@@ -161,11 +164,11 @@ def test_an_interval_is_that_of_the_mean_over_seeds_of_each_question(
     task, share = published.tasks[0], AS_PUBLISHED["raw-domain"]
     gold = np.asarray(questions().answer_index)
     right = [right_each(np.asarray(answers(N, OPTIONS, 0, right=s).scores), gold) for s in share]
-    np.testing.assert_array_equal(task.ways["raw-domain"]["accuracy"], right)
+    np.testing.assert_array_equal(task.arms["raw-domain"]["accuracy"], right)
 
 
 def test_a_student_of_which_a_seed_failed_is_left_out_with_what_needs_it(tmp_path: Path) -> None:
-    row = told(tmp_path / "a", failed=(("raw-generic", 1),)).row
+    row = plain(told(tmp_path / "a", failed=(("raw-generic", 1),)).row)
     assert "raw-generic" not in row["students"]
     found = by_name(row["contrasts"])
     assert "domain over mixed" in found and "mixed over generic" not in found
@@ -175,7 +178,7 @@ def test_a_student_of_which_a_seed_failed_is_left_out_with_what_needs_it(tmp_pat
 
 def test_without_a_single_claim_there_is_nothing_to_compare(tmp_path: Path) -> None:
     failed = (("raw-mixed", 0), ("raw-generic", 0))
-    with pytest.raises(InputError, match=r"6 of 8 ways to a student came to their end"):
+    with pytest.raises(InputError, match=r"6 of 8 arms ended with every seed"):
         told(tmp_path / "a", failed=failed)
 
 
@@ -184,19 +187,17 @@ def page(published: DomainResult, tmp_path_factory: pytest.TempPathFactory) -> s
     """Of two domains; the second one contradicts that the domain's text is better than both."""
     base = tmp_path_factory.mktemp("pages")
     turned = {**AS_PUBLISHED, "raw-domain": (0.1, 0.1), "adapted-domain": (0.2, 0.2)}
-    other = told(base / "b", turned, tokens={"raw-generic": 1100})
+    other = told(base / "b", turned, tokens={"raw-generic": 1100}, cost=Cost(200.0, 250.0))
     parts = {"a": published, "b": other}
-    for number, part in enumerate(parts.values()):
-        part.row["cost"] = {"busy_s": 100.0 * (number + 1), "worker_s": 250.0}
     overall = {
         "all": overall_of(CFG, [*parts.values()]),
         "chosen on": overall_of(CFG, [published]),
         "held out": overall_of(CFG, [other]),
     }
-    found = Outcome(CFG, {name: part.row for name, part in parts.items()}, overall)
+    found = DomainDataResults(CFG, {name: part.row for name, part in parts.items()}, overall)
     written = write_page(found, base / "results", "distill-ray study domain-data x.yaml")
     data = json.loads(written.with_suffix(".json").read_text())
-    assert data["domains"]["b"]["contrasts"] == other.row["contrasts"]
+    assert data["domains"]["b"]["contrasts"] == plain(other.row)["contrasts"]
     for domain in parts:
         plot = (written.parent / f"texts-{domain}.svg").read_text()
         assert all(f">{word}<" in plot for word in ("raw", "adapted", "generic", "mixed"))
@@ -205,7 +206,7 @@ def page(published: DomainResult, tmp_path_factory: pytest.TempPathFactory) -> s
 
 def test_the_page_says_what_the_papers_say_and_where_the_data_disagree(page: str) -> None:
     assert "Published shape: generic < mixed < domain; adapted > raw (EMNLP 2022" in page
-    (own,) = [line for line in page.splitlines() if line.startswith("On what is untouched: ")]
+    (own,) = [line for line in page.splitlines() if line.startswith("On held-out domains: ")]
     assert "domain over mixed −42.0 (" in own and "points of accuracy, contradicted" in own
     (disagree,) = [line for line in page.splitlines() if line.startswith("Where the data disagree")]
     assert "the data contradict the papers in domain over mixed" in disagree
@@ -216,9 +217,8 @@ def test_the_page_says_what_the_papers_say_and_where_the_data_disagree(page: str
 def test_where_all_is_as_published_the_page_says_so(
     published: DomainResult, tmp_path: Path
 ) -> None:
-    published.row["cost"] = {"busy_s": 1.0, "worker_s": 1.0}
     cfg = CFG.model_copy(update={"held_out_domains": (), "domains": {"a": {}}})
-    found = Outcome(cfg, {"a": published.row}, {"all": overall_of(cfg, [published])})
+    found = DomainDataResults(cfg, {"a": published.row}, {"all": overall_of(cfg, [published])})
     text = write_page(found, tmp_path, "x").read_text()
     assert "The data agree with the papers in every claim, and no domain contradicts one." in text
     assert "held out" not in text and "on 1 domain, with 2 seeds" in text

@@ -3,43 +3,51 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pytest
 
 from distill_ray.config.study import RankingStudy
 from distill_ray.core.agreement import agreement
+from distill_ray.study.page import plain
 from distill_ray.study.ranking.page import write_page
 from distill_ray.study.ranking.predictors import ACCURACY, PREDICTORS, RANKING
-from distill_ray.study.ranking.run import Study, _overall
+from distill_ray.study.ranking.run import (
+    Failures,
+    ProbeCost,
+    RankingDomain,
+    RankingResults,
+    summarise,
+)
 
 TEACHERS = ("small", "middle|wide", "large")
 REACHED = dict(zip(TEACHERS, (0.5, 0.6, 0.9)))
 
 
-def domain(*order: float, cost: float = 0.08, **changes: Any) -> dict[str, Any]:
+def domain(*order: float, cost: float = 0.08, full: Sequence[object] = ()) -> RankingDomain:
     """A domain whose teachers the ranking puts in this order, and their accuracy as they ended."""
     predicted = {name: dict(REACHED) for name in PREDICTORS}
     predicted[RANKING] = dict(zip(TEACHERS, order))
-    agreed = {p: vars(agreement(values, REACHED)) for p, values in predicted.items()}
-    return {
-        "outcomes": {name: [value - 0.01, value + 0.01] for name, value in REACHED.items()},
-        "reached": dict(REACHED),
-        "before": 0.125,
-        "predictions": predicted,
-        "agreement": agreed,
-        "agreement_early": agreed,
-        "ceiling": 0.875,
-        "cost": {"tokens_share": cost, "training_share": 0.11, "wall_share": 0.23},
-        "failed": {"audit": {}, "probe": [], "full": []},
-        **changes,
-    }
+    agreed = {p: agreement(values, REACHED) for p, values in predicted.items()}
+    return RankingDomain(
+        outcomes={name: [value - 0.01, value + 0.01] for name, value in REACHED.items()},
+        mean_outcomes=dict(REACHED),
+        initial_outcome=0.125,
+        curves={},
+        predictions=predicted,
+        agreement=agreed,
+        agreement_early=agreed,
+        ceiling=0.875,
+        cost=ProbeCost(1.0, 1.0, cost, 0.11, 0.23),
+        failed=Failures(audit={}, probe=[], full=full),
+    )
 
 
 def study_of(
-    *, held_out_domains: tuple[str, ...] = ("seen_last",), **rows: dict[str, Any]
-) -> Study:
+    *, held_out_domains: tuple[str, ...] = ("seen_last",), **rows: RankingDomain
+) -> RankingResults:
     cfg = RankingStudy(
         name="which",
         run={},
@@ -48,21 +56,21 @@ def study_of(
         num_bootstrap=100,
     )
     groups = {"all": [*rows], "held out": [*held_out_domains]}
-    overall = {g: _overall(cfg, [rows[n] for n in names]) for g, names in groups.items() if names}
-    return Study(cfg, dict(rows), overall)
+    overall = {g: summarise(cfg, [rows[n] for n in names]) for g, names in groups.items() if names}
+    return RankingResults(cfg, dict(rows), overall)
 
 
 @pytest.fixture(scope="module")
-def study() -> Study:
+def study() -> RankingResults:
     failed = [{"teacher": "huge", "seed": 1, "reason": "diverged"}]
     return study_of(
         chosen_on=domain(1, 2, 3, cost=0.06),
-        seen_last=domain(1, 3, 2, cost=0.1, failed={"audit": {}, "probe": [], "full": failed}),
+        seen_last=domain(1, 3, 2, cost=0.1, full=failed),
     )
 
 
 @pytest.fixture(scope="module")
-def folder(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(study: RankingResults, tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("results")
     assert write_page(study, made, "distill-ray study x.yaml") == made / "which.md"
     return made
@@ -84,16 +92,18 @@ def test_the_page_is_written_with_a_plot_a_domain_and_the_numbers(folder: Path, 
     assert "Made by `distill-ray study x.yaml`. The numbers as data: `which.json`." in page
 
 
-def test_the_numbers_are_valid_json_and_those_of_the_study(study: Study, folder: Path) -> None:
+def test_the_numbers_are_valid_json_and_those_of_the_study(
+    study: RankingResults, folder: Path
+) -> None:
     data = json.loads((folder / "which.json").read_text(), parse_constant=not_json)
-    assert data["domains"] == study.domains and data["overall"] == study.overall
+    assert data["domains"] == plain(study.domains) and data["overall"] == plain(study.overall)
     assert RankingStudy.model_validate(data["study"]) == study.cfg
     assert data["versions"]["distill_ray"]
 
 
 def test_the_summary_holds_the_figures_against_the_targets(page: str) -> None:
-    assert "3 candidate teachers on 2 domains, seen_last untouched by any choice" in page
-    (own,) = [line for line in page.splitlines() if line.startswith("On the untouched domain")]
+    assert "3 candidate teachers on 2 domains, seen_last held out from every choice" in page
+    (own,) = [line for line in page.splitlines() if line.startswith("On the held-out domain")]
     # small, large, middle instead of small, middle, large: one exchange of three, .3 of .4 lost.
     assert "the ranking's mean Spearman is 0.500 (" in own and "(target 0.86)" in own
     assert "its regret 75.0% of the spread (target 5%)" in own
@@ -106,7 +116,7 @@ def test_the_summary_holds_the_figures_against_the_targets(page: str) -> None:
 def test_where_every_domain_was_chosen_on_nothing_is_said_of_others(tmp_path: Path) -> None:
     made = study_of(held_out_domains=(), chosen_on=domain(1, 2, 3))
     text = write_page(made, tmp_path, "x").read_text()
-    assert "untouched domain" not in text and "untouched by" not in text
+    assert "held-out domain" not in text and "held out from" not in text
     assert "3 candidate teachers on 1 domain:" in text and "### All: 1 domain\n" in text
     assert "On all domains: the ranking's mean Spearman is 1.000" in text
 
@@ -118,7 +128,7 @@ def section(page: str, title: str) -> str:
 def test_a_domain_tells_its_ceiling_its_cost_and_who_failed(page: str) -> None:
     first, last = section(page, "chosen_on"), section(page, "seen_last")
     assert "chosen_on (choices were made on it). The initial student: 0.125." in first
-    assert "seen_last (untouched by any choice)." in last
+    assert "seen_last (held out from every choice)." in last
     assert "with a Spearman of 0.875: more is luck" in first
     assert "takes 6.0% of the tokens of one full distillation, 11.0% of its training" in first
     assert "23.0% of its whole time" in first
@@ -147,7 +157,7 @@ def test_every_predictor_has_its_row_the_best_first(page: str) -> None:
 def test_each_domain_has_its_row_with_the_ranking_beside_the_most_accurate(page: str) -> None:
     first, last = rows_of(section(page, "Over the domains"), "Domain by domain")
     assert first[:2] == ["chosen_on", "1.000"] and first[3] == "0.0%" and first[-1] == "6.0%"
-    assert last[:2] == ["seen_last (untouched)", "0.500"] and last[3] == "75.0%"
+    assert last[:2] == ["seen_last (held out)", "0.500"] and last[3] == "75.0%"
     assert last[4:8] == ["1.000", "1.000", "0.0%", "0.875"] and last[-1] == "10.0%"
 
 
@@ -165,7 +175,9 @@ def test_a_plot_has_a_point_for_every_teacher_and_says_how_well_it_predicts(fold
     assert "student's accuracy on test" in plot.replace("&#x27;", "'").replace("&#39;", "'")
 
 
-def test_equal_numbers_give_equal_bytes(study: Study, folder: Path, tmp_path: Path) -> None:
+def test_equal_numbers_give_equal_bytes(
+    study: RankingResults, folder: Path, tmp_path: Path
+) -> None:
     write_page(study, tmp_path / "again", "distill-ray study x.yaml")
     for path in folder.iterdir():
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), path.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,15 @@ from stage_results import Candidate, answers, audited, finished, probed, run_of
 
 from distill_ray.config.study import RankingStudy
 from distill_ray.stages.rank import rank
-from distill_ray.study.ranking.predictors import ACCURACY, PREDICTORS, RANKING, Seen, predictions
-from distill_ray.study.ranking.run import _compared, _cost, _overall
+from distill_ray.study.page import plain
+from distill_ray.study.ranking.predictors import (
+    ACCURACY,
+    PREDICTORS,
+    RANKING,
+    TeacherEvidence,
+    predictions,
+)
+from distill_ray.study.ranking.run import RankingDomain, compare, probe_cost, summarise
 
 pytestmark = pytest.mark.heavy
 
@@ -24,7 +32,13 @@ SAID = {"rsr": 2.0, "surprisal": 1.0, "gradient_norm": 3.0, "grace": 4.0}
 
 
 def study_of(**changes: Any) -> RankingStudy:
-    data = {"name": "which", "run": {}, "domains": {"a": {}}, "seeds": [0, 1], "rungs": 2}
+    data = {
+        "name": "which",
+        "run": {},
+        "domains": {"a": {}},
+        "seeds": [0, 1],
+        "num_curve_points": 2,
+    }
     return RankingStudy.model_validate({**data, "num_bootstrap": 200, **changes})
 
 
@@ -45,7 +59,7 @@ def said(sign: float = 1.0) -> dict[str, dict[str, float]]:
     }
 
 
-def row_of(
+def result_of(
     folder: Path,
     found: dict[str, Candidate] | None = None,
     ends: Any = None,
@@ -53,23 +67,28 @@ def row_of(
     estimates: Any = None,
     cfg: RankingStudy | None = None,
     **how: Any,
-) -> dict[str, Any]:
-    """A domain's row, computed from its artifacts."""
+) -> RankingDomain:
+    """A domain's results, computed from its artifacts."""
     found = found or candidates()
     run = run_of(folder, *found)
     checked, tried = audited(run, found), probed(run, found, estimates=estimates or said())
     made = finished(run, ends or ENDS, **how)
-    return _compared(cfg or study_of(), checked, tried, rank(run, checked, tried), made)
+    return compare(cfg or study_of(), checked, tried, rank(run, checked, tried), made)
+
+
+def row_of(folder: Path, *arguments: Any, **options: Any) -> dict[str, Any]:
+    """The same as it stands in the study's JSON."""
+    return plain(result_of(folder, *arguments, **options))
 
 
 def test_a_teacher_is_judged_by_its_students_mean_over_seeds(tmp_path: Path) -> None:
     row = row_of(tmp_path)
     assert row["outcomes"] == {name: list(values) for name, values in ENDS.items()}
-    assert row["reached"] == pytest.approx({n: np.mean(values) for n, values in ENDS.items()})
-    assert row["before"] == 0.1
+    assert row["mean_outcomes"] == pytest.approx({n: np.mean(values) for n, values in ENDS.items()})
+    assert row["initial_outcome"] == 0.1
     assert row["curves"]["best"] == [
-        {"tokens": 1000, "accuracy": pytest.approx(0.705 / 2)},
-        {"tokens": 2000, "accuracy": pytest.approx(0.705)},
+        {"tokens": 1000, "outcome": pytest.approx(0.705 / 2)},
+        {"tokens": 2000, "outcome": pytest.approx(0.705)},
     ]
     assert row["ceiling"] == 1.0 and row["failed"] == {"audit": {}, "probe": [], "full": []}
 
@@ -82,7 +101,7 @@ def test_agreement_is_the_rank_correlation_with_what_was_reached(tmp_path: Path)
         if len(set(predicted.values())) == 1:
             assert found["spearman"] == 0.0, name
             continue
-        pairs = [(predicted[t], row["reached"][t]) for t in ends]
+        pairs = [(predicted[t], row["mean_outcomes"][t]) for t in ends]
         assert found["spearman"] == pytest.approx(stats.spearmanr(*zip(*pairs)).statistic), name
     assert row["agreement"][ACCURACY]["top_predicted"] == "best"
     assert row["agreement"][ACCURACY]["regret"] == 0.0
@@ -119,19 +138,13 @@ def test_a_predictor_that_is_turned_round_has_the_opposite_correlation(tmp_path:
     assert here[ACCURACY] == there[ACCURACY]
 
 
-def seen(better: float) -> Seen:
+def evidence(better: float) -> TeacherEvidence:
     """A teacher that is as much better in every respect; its answers suit the student better."""
-    audit = {
-        "parameters": round(1000 * (1 + better)),
-        "tasks": {
-            "organ": {k: {"value": v * better} for k, v in (("accuracy", 1), ("nll", -1))}
-            | {"ece": {"value": 1 - better}}
-        },
-    }
-    figures = ("gain", "accuracy", "kl_moved", "kl_removed")
-    return Seen(
-        audit=audit,
-        probes=[dict.fromkeys(figures, better), dict.fromkeys(figures, 2 * better)],
+    metrics = ("gain", "accuracy", "kl_moved", "kl_removed")
+    return TeacherEvidence(
+        parameters=round(1000 * (1 + better)),
+        tasks={"organ": {"accuracy": better, "nll": -better, "ece": 1 - better}},
+        probes=[dict.fromkeys(metrics, better), dict.fromkeys(metrics, 2 * better)],
         estimates={name: value - better for name, value in SAID.items()},
         scores=dict.fromkeys(("early", "middle", "late"), better),
         taught=[{"accuracy": better, "nll": -better, "brier": 1 - better}],
@@ -140,14 +153,16 @@ def seen(better: float) -> Seen:
 
 @pytest.mark.parametrize("name", PREDICTORS)
 def test_every_predictor_is_higher_for_a_better_teacher(name: str) -> None:
-    found = predictions({"low": seen(0.1), "middle": seen(0.2), "high": seen(0.4)})[name]
+    found = predictions({"low": evidence(0.1), "middle": evidence(0.2), "high": evidence(0.4)})[
+        name
+    ]
     assert found["low"] < found["middle"] < found["high"]
 
 
 def test_tasks_and_probes_count_alike_in_a_predictor() -> None:
-    one = seen(0.2)
-    tasks = {"organ": one.audit["tasks"]["organ"], "side": seen(0.6).audit["tasks"]["organ"]}
-    both = Seen({**one.audit, "tasks": tasks}, one.probes, one.estimates, one.scores, one.taught)
+    one = evidence(0.2)
+    tasks = {"organ": one.tasks["organ"], "side": evidence(0.6).tasks["organ"]}
+    both = replace(one, tasks=tasks)
     found = predictions({"both": both})
     assert found[ACCURACY]["both"] == pytest.approx(0.4)
     assert found["probe: task gain"]["both"] == pytest.approx(0.3)
@@ -175,15 +190,15 @@ def test_a_study_may_take_no_gradients(tmp_path: Path) -> None:
 
 def test_a_teacher_of_which_a_full_run_failed_is_left_out_and_named(tmp_path: Path) -> None:
     row = row_of(tmp_path, ends={**ENDS, "fair": (0.5, None)})
-    assert set(row["reached"]) == {"worst", "good", "best"}
-    assert all(set(values) == set(row["reached"]) for values in row["predictions"].values())
+    assert set(row["mean_outcomes"]) == {"worst", "good", "best"}
+    assert all(set(values) == set(row["mean_outcomes"]) for values in row["predictions"].values())
     assert row["failed"]["full"] == [{"teacher": "fair", "seed": 1, "reason": "diverged"}]
 
 
 def test_a_teacher_that_was_not_ranked_is_left_out_and_named(tmp_path: Path) -> None:
     alone = Candidate({"organ": answers(60, 4, 0, right=0.5)}, (0.5, None))
     row = row_of(tmp_path, candidates(fair=alone))
-    assert "fair" not in row["reached"]
+    assert "fair" not in row["mean_outcomes"]
     (failed,) = row["failed"]["probe"]
     assert failed["teacher"] == "fair"
 
@@ -195,7 +210,7 @@ def test_the_control_s_tokens_are_in_the_cost(tmp_path: Path) -> None:
     full = finished(run, {"good": (0.5, 0.5), "best": (0.6, 0.6)}, training_s=20.0, wall_s=400.0)
     unaided = {"organ": np.zeros((60, 4))}
     tried = probed(run, found, unaided=unaided, training_s=2.0, wall_s=100.0)
-    cost = _cost(tried, full)
+    cost = plain(probe_cost(tried, full))
     assert (cost["probe_tokens"], cost["full_tokens"]) == (2500, 10_000)
     assert cost["tokens_share"] == 0.25
     assert cost["training_share"] == pytest.approx(5 / 20)
@@ -208,14 +223,15 @@ def test_without_a_control_only_the_probes_that_ended_cost(tmp_path: Path) -> No
     run = run_of(tmp_path, *found)
     full = finished(run, {"good": (0.5, 0.5), "best": (0.6, None)})
     tried = probed(run, found, unaided=None)
-    cost = _cost(tried, full)
+    cost = plain(probe_cost(tried, full))
     assert cost["probe_tokens"] == pytest.approx(5000 / 3) and cost["full_tokens"] == 10_000
 
 
 def test_over_domains_correlations_and_regrets_are_averaged(tmp_path: Path) -> None:
     turned = {name: ENDS[other] for name, other in zip(ENDS, reversed(ENDS))}
-    rows = [row_of(tmp_path / "a"), row_of(tmp_path / "b", ends=turned)]
-    overall = _overall(study_of(), rows)
+    results = [result_of(tmp_path / "a"), result_of(tmp_path / "b", ends=turned)]
+    rows = [plain(result) for result in results]
+    overall = plain(summarise(study_of(), results))
     assert set(overall) == set(PREDICTORS)
     for name, found in overall.items():
         each = [row["agreement"][name] for row in rows]
@@ -228,5 +244,5 @@ def test_over_domains_correlations_and_regrets_are_averaged(tmp_path: Path) -> N
     assert ours["spearman"]["value"] == 0.0 and ours["worst_regret_share"] == 1.0
     assert ours["spearman"]["low"] <= 0.0 <= ours["spearman"]["high"]
     assert ours["spearman_early"] == 0.0
-    alone = _overall(study_of(), rows[:1])[RANKING]
+    alone = plain(summarise(study_of(), results[:1])[RANKING])
     assert alone["spearman"] == {"value": 1.0, "low": 1.0, "high": 1.0}

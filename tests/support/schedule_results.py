@@ -20,9 +20,10 @@ from distill_ray.engine.job import TeachingSpec
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.trial import ANSWERS, Trial
 from distill_ray.study.schedule.arms import CONTROL, Arm
-from distill_ray.study.schedule.compare import Taught, compared
+from distill_ray.study.schedule.compare import DomainResult, ScheduleCost, compared
 
 N, OPTIONS = 60, 4
+COST = ScheduleCost(busy_s=300.0, worker_s=500.0, tokens=1000)
 CFG = ScheduleStudy(name="when", run={}, domains={"a": {}}, seeds=(0, 1), num_bootstrap=300)
 RIGHT = {
     CONTROL: (0.50, 0.52),
@@ -93,7 +94,7 @@ def taught(
     without: tuple[str, int] | None = None,
     domain: str = "a",
     **how: Any,
-) -> Taught:
+) -> DomainResult:
     run = run_of(folder, "big", "small")
     shares = right or RIGHT
     trials: dict[str, dict[int, Trial]] = {}
@@ -108,4 +109,4 @@ def taught(
         trials[without[0]][without[1]] = trial(run, "arm", *without, "diverged")
     scores = teacher_scores(run, big=0.70, small=0.40)
     arms = {name: arm_of(name) for name in shares}
-    return compared(CFG, domain, arms, trials, scores, [questions()], "big")
+    return compared(CFG, domain, arms, trials, scores, [questions()], "big", COST)

@@ -1,11 +1,10 @@
-"""Outcome → a page in Markdown with its plots, and JSON: which text, and whose answers to it."""
+"""DomainDataResults → a page in Markdown with plots, and JSON: which text, which teacher."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from distill_ray.stages.reporting.text import (
     Table,
@@ -19,48 +18,54 @@ from distill_ray.stages.reporting.text import (
     shares_read,
     signed,
 )
-from distill_ray.study.domain_data.compare import UNREAD
+from distill_ray.study.domain_data.compare import (
+    FINE_TUNED_ONLY,
+    ContrastResult,
+    DomainRow,
+    OverallContrast,
+)
 from distill_ray.study.domain_data.plots import draw
-from distill_ray.study.domain_data.run import Outcome
-from distill_ray.study.page import Page, Part
+from distill_ray.study.domain_data.run import DomainDataResults
+from distill_ray.study.page import Page, PageSection
 
-Row = Mapping[str, Any]
 SOURCE = "EMNLP 2022 industry track, paper 12; AlexaTM, arXiv 2206.07808"
 UNEQUAL = 0.02
-"""Difference in tokens between arms from which on the page warns, as a share."""
+"""Share by which the arms' tokens must differ for the page to warn."""
 
 
-def write_page(found: Outcome, folder: Path, command: str) -> Path:
+def write_page(results: DomainDataResults, folder: Path, command: str) -> Path:
     """Write `<study>.md`, `<study>.json` and a plot for each domain; returns the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    for domain, row in found.domains.items():
-        draw(found.cfg, row, folder / f"{found.cfg.name}-{domain}.svg")
+    cfg = results.cfg
+    for name, domain in results.domains.items():
+        draw(cfg, domain, folder / f"{cfg.name}-{name}.svg")
     title = "Which text should a student be distilled on, and from which teacher?"
-    page = Page(title, [*_summary(found)], [*_parts(found)], command)
-    return page.write(folder, found.cfg, {"overall": found.overall, "domains": found.domains})
+    page = Page(title, [*_summary(results)], [*_sections(results)], command)
+    return page.write(folder, cfg, {"overall": results.overall, "domains": results.domains})
 
 
-def _summary(found: Outcome) -> Iterator[str]:
-    cfg, count = found.cfg, len(found.domains)
-    unseen = (
-        f", {', '.join(cfg.held_out_domains)} untouched by any choice"
-        if cfg.held_out_domains
-        else ""
-    )
+def _summary(results: DomainDataResults) -> Iterator[str]:
+    cfg, count = results.cfg, len(results.domains)
+    held_out = ", ".join(cfg.held_out_domains)
+    held_out = f", {held_out} held out from every choice" if held_out else ""
     mixes = listed(f"{name} ({_mix(mix)})" for name, mix in cfg.mixes.items())
     yield (
         f"The same student distils on text alone, without a label, on {count} "
-        f"domain{'s' * (count > 1)}{unseen}, with {len(cfg.seeds)} seeds. What it reads: {mixes}, "
-        f"by tokens, and as many tokens in each arm. Its teacher: {cfg.raw}, which has read "
-        f"nothing of the domain, or {cfg.adapted}, the same one after it has. Then every student "
-        f"gets the same fine-tune on the labelled rows, and answers the test questions."
+        f"domain{'s' * (count > 1)}{held_out}, with {len(cfg.seeds)} seeds. What it reads: "
+        f"{mixes}, by tokens, and as many tokens in each arm. Its teacher: {cfg.raw}, which has "
+        f"read nothing of the domain, or {cfg.adapted}, the same one after it has. Then every "
+        f"student gets the same fine-tune on the labelled rows, and answers the test questions."
     )
-    arms = " < ".join(cfg.mixes)
-    yield f"Published shape: {arms}; {cfg.adapted} > {cfg.raw} ({SOURCE})."
+    yield f"Published shape: {' < '.join(cfg.mixes)}; {cfg.adapted} > {cfg.raw} ({SOURCE})."
     for group in ("held out", "all"):
-        if group in found.overall:
-            yield _verdicts(group, found.overall[group])
-    yield _disagreement(found)
+        if group in results.overall:
+            title = "On held-out domains" if group == "held out" else "On all domains"
+            findings = (
+                f"{row.name} {points(row.accuracy)} points of accuracy, {row.finding}"
+                for row in _claims(results.overall[group])
+            )
+            yield f"{title}: {'; '.join(findings)}."
+    yield _disagreement(results)
 
 
 def _mix(mix: Mapping[str, float]) -> str:
@@ -68,80 +73,70 @@ def _mix(mix: Mapping[str, float]) -> str:
     return f"{shares} {':'.join(mix)}" if len(mix) > 1 else next(iter(mix))
 
 
-def _claims(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if row["claim"]]
+def _claims(rows: Sequence[ContrastResult]) -> list[ContrastResult]:
+    return [row for row in rows if row.claim]
 
 
-def _verdicts(group: str, rows: Sequence[Row]) -> str:
-    """What is said of the claims over a group of domains."""
-    title = "On what is untouched" if group == "held out" else "On all domains"
-    said = (
-        f"{row['name']} {points(row['accuracy'])} points of accuracy, {row['said']}"
-        for row in _claims(rows)
-    )
-    return f"{title}: {'; '.join(said)}."
-
-
-def _disagreement(found: Outcome) -> str:
-    """Where the data don't say what the papers do."""
-    whole = _claims(found.overall["all"])
-    if not whole:
-        return "No claim could be compared on all domains: see who failed."
-    against = [row["name"] for row in whole if row["said"] == "contradicted"]
-    silent = [row["name"] for row in whole if row["said"] == "not shown"]
-    apart = [
-        f"{row['name']} on {domain}"
-        for domain, told in found.domains.items()
-        for row in _claims(told["contrasts"])
-        if row["said"] == "contradicted"
+def _disagreement(results: DomainDataResults) -> str:
+    """Where the data disagree with the papers."""
+    claims = _claims(results.overall["all"])
+    if not claims:
+        return "No claim could be compared on all domains: see what failed."
+    contradicted = [row.name for row in claims if row.finding == "contradicted"]
+    not_shown = [row.name for row in claims if row.finding == "not shown"]
+    in_domains = [
+        f"{row.name} on {name}"
+        for name, domain in results.domains.items()
+        for row in _claims(domain.contrasts)
+        if row.finding == "contradicted"
     ]
     parts = []
-    if against:
-        parts.append(f"the data contradict the papers in {listed(against)}")
-    if silent:
-        parts.append(f"they show no difference in {listed(silent)}")
-    if apart:
-        parts.append(f"single domains contradict them: {listed(apart)}")
+    if contradicted:
+        parts.append(f"the data contradict the papers in {listed(contradicted)}")
+    if not_shown:
+        parts.append(f"they show no difference in {listed(not_shown)}")
+    if in_domains:
+        parts.append(f"single domains contradict them: {listed(in_domains)}")
     if not parts:
         return "The data agree with the papers in every claim, and no domain contradicts one."
-    text = "; ".join(parts)
-    return f"Where the data disagree with the papers: {text}."
+    return f"Where the data disagree with the papers: {'; '.join(parts)}."
 
 
-def _parts(found: Outcome) -> Iterator[Part]:
-    tables = [_by_domain(found)]
-    tables += [_contrasts(f"{g[:1].upper()}{g[1:]}", rows) for g, rows in found.overall.items()]
-    whole = sum(row["cost"]["busy_s"] for row in found.domains.values())
-    text = [f"Everything took {seconds(whole)}, one domain after the other."]
-    yield Part("Over the domains", text, tables)
-    for name, row in found.domains.items():
-        yield _domain(found, name, row)
+def _sections(results: DomainDataResults) -> Iterator[PageSection]:
+    tables = [_by_domain(results)]
+    tables += [_contrasts(f"{g[:1].upper()}{g[1:]}", rows) for g, rows in results.overall.items()]
+    total = sum(domain.cost.busy_s for domain in results.domains.values())
+    text = [f"Everything took {seconds(total)}, one domain after the other."]
+    yield PageSection("Over the domains", text, tables)
+    for name, domain in results.domains.items():
+        yield _domain(results, name, domain)
 
 
-def _by_domain(found: Outcome) -> Table:
+def _by_domain(results: DomainDataResults) -> Table:
     """Claim by claim: points of accuracy on each domain."""
-    names = [row["name"] for row in _claims(found.overall["all"])]
+    names = [row.name for row in _claims(results.overall["all"])]
     rows = []
-    for domain, told in found.domains.items():
-        by_name = {row["name"]: row for row in told["contrasts"]}
-        title = f"{domain} (untouched)" if domain in found.cfg.held_out_domains else domain
-        cells = [f"{points(by_name[n]['accuracy'])} {by_name[n]['said']}" for n in names]
+    for name, domain in results.domains.items():
+        by_name = {row.name: row for row in domain.contrasts}
+        title = f"{name} (held out)" if name in results.cfg.held_out_domains else name
+        cells = [f"{points(by_name[n].accuracy)} {by_name[n].finding}" for n in names]
         rows.append([title, *cells])
     note = "Points of accuracy on the test split, with intervals. Shown: the interval is above 0."
     return Table("Claims, domain by domain", ["Domain", *names], rows, note)
 
 
-def _contrasts(title: str, rows: Sequence[Row]) -> Table:
+def _contrasts(title: str, rows: Sequence[ContrastResult]) -> Table:
     columns = ["Difference", "Accuracy, points", "by seed", "NLL, nats", "Papers"]
-    counted = all("means" in row for row in rows)
-    columns += ["Above 0 on"] if counted else []
+    counts = [f"{r.means} of {r.tasks}" for r in rows if isinstance(r, OverallContrast)]
+    columns += ["Above 0 on"] if len(counts) == len(rows) else []
     cells = []
-    for row in rows:
-        by_seed = " · ".join(signed(100 * value, 1) for value in row["accuracy"]["seeds"])
+    for i, row in enumerate(rows):
+        by_seed = " · ".join(signed(100 * value, 1) for value in row.accuracy.seeds)
         cells.append(
-            [row["name"], points(row["accuracy"]), by_seed, difference(row["nll"], 3)]
-            + [row["said"] if row["claim"] else ""]
-            + ([f"{row['means']} of {row['tasks']}"] if counted else [])
+            [
+                *(row.name, points(row.accuracy), by_seed, difference(row.nll, 3)),
+                *(row.finding or "", *counts[i : i + 1]),
+            ]
         )
     note = (
         "Questions are resampled in their groups, with the mean over seeds; less NLL is better. "
@@ -150,58 +145,51 @@ def _contrasts(title: str, rows: Sequence[Row]) -> Table:
     return Table(title, columns, cells, note)
 
 
-def _domain(found: Outcome, name: str, row: Row) -> Part:
-    cfg = found.cfg
-    kind = "untouched by any choice" if name in cfg.held_out_domains else "choices were made on it"
-    asked = listed(f"{count} questions of {task}" for task, count in row["questions"].items())
-    text = [
-        f"{name} ({kind}): {asked}. It took {seconds(row['cost']['busy_s'])}, "
-        f"{seconds(row['cost']['worker_s'])} of workers."
-    ]
-    text += [_unequal(row)] if _spread(row) > UNEQUAL else []
-    text += [f"{f['student']}, seed {f['seed']}, failed: {f['reason']}." for f in row["failed"]]
-    tables = [_students(row), _contrasts("Differences", row["contrasts"])]
-    caption = f"{name}: accuracy of the fine-tuned students"
-    return Part(name, text, tables, f"{cfg.name}-{name}.svg", caption)
-
-
-def _totals(row: Row) -> list[int]:
-    """Tokens that each student that reads has read."""
-    read = (student["read"] for student in row["students"].values() if student["read"])
-    return [sum(stream["tokens"] for stream in streams.values()) for streams in read]
-
-
-def _spread(row: Row) -> float:
-    totals = _totals(row)
-    return max(totals) / min(totals) - 1
-
-
-def _unequal(row: Row) -> str:
-    return (
-        f"Arms read equally many tokens with padding, but of their own up to "
-        f"{percent(_spread(row))} more than others: their texts fill rows unequally."
+def _domain(results: DomainDataResults, name: str, domain: DomainRow) -> PageSection:
+    cfg = results.cfg
+    kind = (
+        "held out from every choice" if name in cfg.held_out_domains else "choices were made on it"
     )
+    questions = listed(f"{count} questions of {task}" for task, count in domain.questions.items())
+    text = [
+        f"{name} ({kind}): {questions}. It took {seconds(domain.cost.busy_s)}, "
+        f"{seconds(domain.cost.worker_s)} of workers."
+    ]
+    totals = [
+        sum(stream["tokens"] for stream in student.read.values())
+        for student in domain.students.values()
+        if student.read
+    ]
+    spread = max(totals) / min(totals) - 1
+    if spread > UNEQUAL:
+        text.append(
+            f"Arms read equally many tokens with padding, but of their own up to {percent(spread)} "
+            "more than others: their texts fill rows unequally."
+        )
+    text += [f"{f.student}, seed {f.seed}, failed: {f.reason}." for f in domain.failed]
+    tables = [_students(domain), _contrasts("Differences", domain.contrasts)]
+    caption = f"{name}: accuracy of the fine-tuned students"
+    return PageSection(name, text, tables, f"{cfg.name}-{name}.svg", caption)
 
 
-def _students(row: Row) -> Table:
+def _students(domain: DomainRow) -> Table:
     columns = ["Student", "Teacher", "Read", "Tokens", "Accuracy", "by seed", "NLL", "Before"]
     rows = []
-    for name, student in sorted(row["students"].items(), key=lambda i: -fmean(i[1]["accuracy"])):
-        read = student["read"]
+    for name, student in sorted(domain.students.items(), key=lambda i: -fmean(i[1].accuracy)):
         rows.append(
             [
-                UNREAD if student["arm"] is None else name,
-                student["teacher"] or "none",
-                shares_read(read) if read else "nothing",
-                big(sum(stream["tokens"] for stream in read.values())),
-                number(fmean(student["accuracy"]), 4),
-                " · ".join(number(value) for value in student["accuracy"]),
-                number(fmean(student["nll"])),
-                number(fmean(student["before"])),
+                FINE_TUNED_ONLY if student.text is None else name,
+                student.teacher or "none",
+                shares_read(student.read) if student.read else "nothing",
+                big(sum(stream["tokens"] for stream in student.read.values())),
+                number(fmean(student.accuracy), 4),
+                " · ".join(number(value) for value in student.accuracy),
+                number(fmean(student.nll)),
+                number(fmean(student.before)),
             ]
         )
     note = (
-        "Tokens: read before the fine-tune, padding left out. Before: accuracy on the validation "
+        "Tokens: read before the fine-tune, without padding. Before: accuracy on the validation "
         "split before the fine-tune, in which all students read the same rows in the same order."
     )
     return Table("Students", columns, rows, note)

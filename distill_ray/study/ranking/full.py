@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from distill_ray.core.plugins import own_functions
 from distill_ray.engine.job import TeachingSpec
@@ -12,31 +11,31 @@ from distill_ray.stages.results.shard_set import ShardSet, task_questions
 from distill_ray.stages.results.teacher_set import Teacher, TeacherSet
 from distill_ray.stages.results.trial import Trial, Trials, TrialSpec, trial
 from distill_ray.stages.trials.run import run_left
-from distill_ray.study.common import order_of
+from distill_ray.study.common import data_seed
 
 VERSION = 1
-NOT_HERE: dict[str, Any] = {
+NOT_HERE = {
     **dict.fromkeys(("serving", "schedule", "reassess", "eval_steps", "save_steps"), True),
     "zero_stage": True,
     "offload": True,
 }
-"""Keys of `distill` that say nothing here: one teacher from start to end, on one worker."""
+"""Keys of `distill` without effect here: one teacher from start to end, on one worker."""
 
 
 def distil_fully(
-    run: Run, shards: ShardSet, teachers: TeacherSet, seeds: Sequence[int], rungs: int
+    run: Run, shards: ShardSet, teachers: TeacherSet, seeds: Sequence[int], num_checkpoints: int
 ) -> Trials:
-    """Distil the student from every teacher alone with the whole budget, and score it on test.
+    """Distil the student from every teacher alone with the full budget, and score it on test.
 
     Args:
-        run: the run; its `distill` section says for how long, on what and towards what.
-        shards: its rows.
+        run: the run; its `distill` section sets the budget, the data and the objective.
+        shards: the run's rows.
         teachers: each teaches with the checkpoint that is audited and probed.
         seeds: orders of the rows, each the same for every teacher.
-        checkpoints: points of each curve.
+        num_checkpoints: points of each curve.
     """
     trials = [
-        _trial(run, shards, teachers, teacher, seed, rungs)
+        _trial(run, shards, teachers, teacher, seed, num_checkpoints)
         for seed in seeds
         for teacher in teachers.teachers.values()
     ]
@@ -44,24 +43,29 @@ def distil_fully(
 
 
 def _trial(
-    run: Run, shards: ShardSet, teachers: TeacherSet, teacher: Teacher, seed: int, rungs: int
+    run: Run,
+    shards: ShardSet,
+    teachers: TeacherSet,
+    teacher: Teacher,
+    seed: int,
+    num_checkpoints: int,
 ) -> Trial:
     cfg = run.cfg.distill
-    plan = TrialSpec(
+    spec = TrialSpec(
         kind="full",
         training=cfg,
         num_validation_rows=cfg.num_validation_rows,
-        rungs=rungs,
-        order=order_of(run, seed),
+        rungs=num_checkpoints,
+        order=data_seed(run, seed),
         identity={
             "version": VERSION,
             "teacher": teacher.serving.fingerprint,
             "distill": cfg.model_dump(mode="json", exclude=NOT_HERE),
-            "rungs": rungs,
+            "rungs": num_checkpoints,
             **own_functions(cfg.objective.divergence, cfg.objective.weighting),
         },
         objective=cfg.objective,
         teaching=TeachingSpec({teacher.name: [teacher.serving.ref]}, teacher.name),
         lora=cfg.lora,
     )
-    return trial(run, shards, teachers.student, teacher.name, seed, plan)
+    return trial(run, shards, teachers.student, teacher.name, seed, spec)

@@ -1,107 +1,104 @@
-"""Study → a page in Markdown with its plots, and JSON: what predicted the student, and what not."""
+"""RankingResults → a page in Markdown with plots, and JSON: what predicted the student."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from distill_ray.stages.reporting.text import Table, interval, number, percent
-from distill_ray.study.page import Page, Part
+from distill_ray.study.page import Page, PageSection, plain
 from distill_ray.study.ranking.plots import scatter
 from distill_ray.study.ranking.predictors import ACCURACY, PREDICTORS, RANKING, RANKING_EARLY
-from distill_ray.study.ranking.run import Study
+from distill_ray.study.ranking.run import RankingDomain, RankingResults
 
 TARGETS = {"spearman": 0.86, "regret_share": 0.05, "cost": 0.10}
 """RSR's published mean Spearman (arXiv 2601.14249); a twentieth of the spread; a tenth of one full
 distillation for each teacher."""
 OUTCOMES = {"accuracy": "accuracy", "nll": "negated NLL"}
-"""Outcome → what is shown of it: more is better."""
-Row = Mapping[str, Any]
+"""Outcome → its name on the page, where more is better."""
 
 
-def write_page(study: Study, folder: Path, command: str) -> Path:
+def write_page(results: RankingResults, folder: Path, command: str) -> Path:
     """Write `<study>.md`, `<study>.json` and a plot for each domain; returns the page's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    for domain, row in study.domains.items():
-        scatter(row, OUTCOMES[study.cfg.outcome], folder / f"{study.cfg.name}-{domain}.svg")
-    page = Page(
-        "Does the ranking predict the student?", [*_summary(study)], [*_parts(study)], command
-    )
-    data = {"overall": study.overall, "domains": study.domains}
-    return page.write(folder, study.cfg, data)
+    cfg = results.cfg
+    for name, domain in results.domains.items():
+        scatter(domain, OUTCOMES[cfg.outcome], folder / f"{cfg.name}-{name}.svg")
+    title = "Does the ranking predict the student?"
+    page = Page(title, [*_summary(results)], [*_sections(results)], command)
+    return page.write(folder, cfg, {"overall": results.overall, "domains": results.domains})
 
 
-def _summary(study: Study) -> Iterator[str]:
-    cfg = study.cfg
-    teachers = max(len(row["reached"]) for row in study.domains.values())
-    unseen = (
-        f", {', '.join(cfg.held_out_domains)} untouched by any choice"
+def _summary(results: RankingResults) -> Iterator[str]:
+    cfg = results.cfg
+    teachers = max(len(domain.mean_outcomes) for domain in results.domains.values())
+    held_out = (
+        f", {', '.join(cfg.held_out_domains)} held out from every choice"
         if cfg.held_out_domains
         else ""
     )
     yield (
-        f"{teachers} candidate teachers on {_domains(len(study.domains))}{unseen}: each distils "
-        f"the same student fully with {len(cfg.seeds)} seeds, and the mean "
+        f"{teachers} candidate teachers on {_domains(len(results.domains))}{held_out}: each "
+        f"distils the same student fully with {len(cfg.seeds)} seeds. The mean "
         f"{OUTCOMES[cfg.outcome]} on the test split is compared with what was known of the teacher "
-        "before. A predictor is good when it orders the teachers as their students ended "
-        "(Spearman), and when the teacher that it puts first loses little against the best one "
+        "before. A good predictor orders the teachers as their students end "
+        "(Spearman), and the teacher that it puts first loses little against the best one "
         "(regret, as a share of the spread between the best and the worst student)."
     )
     for group in ("held out", "all"):
-        if group in study.overall:
-            yield _against_targets(study, group)
+        if group in results.overall:
+            yield _against_targets(results, group)
 
 
-def _against_targets(study: Study, group: str) -> str:
-    ours, plain = (study.overall[group][name] for name in (RANKING, ACCURACY))
-    names = [n for n in study.domains if group == "all" or n in study.cfg.held_out_domains]
-    cost = fmean(study.domains[n]["cost"]["tokens_share"] for n in names)
-    title = "On the untouched domain" if group == "held out" else "On all domains"
+def _against_targets(results: RankingResults, group: str) -> str:
+    ranking, accuracy = (results.overall[group][name] for name in (RANKING, ACCURACY))
+    names = [n for n in results.domains if group == "all" or n in results.cfg.held_out_domains]
+    cost = fmean(results.domains[n].cost.tokens_share for n in names)
+    title = "On the held-out domain" if group == "held out" else "On all domains"
     return (
-        f"{title}: the ranking's mean Spearman is {interval(ours['spearman'])} (target "
-        f"{TARGETS['spearman']}), its regret {percent(ours['regret_share'])} of the spread (target "
+        f"{title}: the ranking's mean Spearman is {interval(ranking.spearman)} (target "
+        f"{TARGETS['spearman']}), its regret {percent(ranking.regret_share)} of the spread (target "
         f"{percent(TARGETS['regret_share'], 0)}), for {percent(cost)} of the tokens of one full "
         f"distillation for each teacher (target {percent(TARGETS['cost'], 0)}). The most accurate "
-        f"teacher: Spearman {interval(plain['spearman'])}, regret "
-        f"{percent(plain['regret_share'])}."
+        f"teacher: Spearman {interval(accuracy.spearman)}, regret "
+        f"{percent(accuracy.regret_share)}."
     )
 
 
-def _parts(study: Study) -> Iterator[Part]:
-    tables = [_by_domain(study), *(_overall(study, group) for group in study.overall)]
-    yield Part("Over the domains", tables=tables)
-    for name, row in study.domains.items():
-        yield _domain(study, name, row)
+def _sections(results: RankingResults) -> Iterator[PageSection]:
+    groups = (_overall(results, group) for group in results.overall)
+    yield PageSection("Over the domains", tables=[_by_domain(results), *groups])
+    for name, domain in results.domains.items():
+        yield _domain(results, name, domain)
 
 
 def _domains(count: int) -> str:
     return f"{count} domain" if count == 1 else f"{count} domains"
 
 
-def _p(value: float) -> str:
+def _p_value(value: float) -> str:
     return "< 0.0001" if value < 1e-4 else number(value, 4)
 
 
-def _by_domain(study: Study) -> Table:
+def _by_domain(results: RankingResults) -> Table:
     columns = ["Domain", "Ranking: Spearman", "p", "Regret", "Early, with the first checkpoint"]
     columns += ["Most accurate: Spearman", "Regret", "Ceiling", "Cost for each teacher"]
     rows = []
-    for name, row in study.domains.items():
-        ours, plain = (row["agreement"][predictor] for predictor in (RANKING, ACCURACY))
+    for name, domain in results.domains.items():
+        ranking, accuracy = (domain.agreement[predictor] for predictor in (RANKING, ACCURACY))
         rows.append(
             [
-                f"{name} (untouched)" if name in study.cfg.held_out_domains else name,
-                number(ours["spearman"]),
-                _p(ours["p_value"]),
-                percent(ours["regret_share"]),
-                number(row["agreement_early"][RANKING_EARLY]["spearman"]),
-                number(plain["spearman"]),
-                percent(plain["regret_share"]),
-                number(row["ceiling"]),
-                percent(row["cost"]["tokens_share"]),
+                f"{name} (held out)" if name in results.cfg.held_out_domains else name,
+                number(ranking.spearman),
+                _p_value(ranking.p_value),
+                percent(ranking.regret_share),
+                number(domain.agreement_early[RANKING_EARLY].spearman),
+                number(accuracy.spearman),
+                percent(accuracy.regret_share),
+                number(domain.ceiling),
+                percent(domain.cost.tokens_share),
             ]
         )
     note = (
@@ -112,88 +109,85 @@ def _by_domain(study: Study) -> Table:
     return Table("Domain by domain", columns, rows, note)
 
 
-def _overall(study: Study, group: str) -> Table:
+def _overall(results: RankingResults, group: str) -> Table:
     columns = ["Predictor", "Mean Spearman", "Kendall", "Regret", "Worst regret"]
     columns += ["Spearman with the first checkpoint", "Needs"]
-    found = study.overall[group]
-    count = next(iter(found.values()))["domains"]
+    summaries = results.overall[group]
+    count = next(iter(summaries.values())).domains
     rows = [
         [
             name,
-            interval(row["spearman"]),
-            number(row["kendall"]),
-            percent(row["regret_share"]),
-            percent(row["worst_regret_share"]),
-            number(row["spearman_early"]),
+            interval(summary.spearman),
+            number(summary.kendall),
+            percent(summary.regret_share),
+            percent(summary.worst_regret_share),
+            number(summary.spearman_early),
             PREDICTORS[name].needs,
         ]
-        for name, row in sorted(found.items(), key=lambda item: -item[1]["spearman"]["value"])
+        for name, summary in sorted(summaries.items(), key=lambda item: -item[1].spearman.value)
     ]
-    level = percent(study.cfg.confidence, 0)
+    level = percent(results.cfg.confidence, 0)
     note = (
         f"Intervals resample teachers within each domain ({level}); regret is a share of the "
-        f"spread. The first point is the student after 1 / {study.cfg.num_curve_points} of its "
+        f"spread. The first point is the student after 1 / {results.cfg.num_curve_points} of its "
         "training."
     )
     return Table(f"{group[:1].upper()}{group[1:]}: {_domains(count)}", columns, rows, note)
 
 
-def _domain(study: Study, name: str, row: Row) -> Part:
+def _domain(results: RankingResults, name: str, domain: RankingDomain) -> PageSection:
+    cfg, cost = results.cfg, domain.cost
     kind = (
-        "untouched by any choice"
-        if name in study.cfg.held_out_domains
-        else "choices were made on it"
+        "held out from every choice" if name in cfg.held_out_domains else "choices were made on it"
     )
-    cost = row["cost"]
     text = [
-        f"{name} ({kind}). The initial student: {number(row['before'])}. One seed's finished runs "
-        f"order the mean of the others' with a Spearman of {number(row['ceiling'])}: more is luck. "
-        f"One teacher's part in the probes takes {percent(cost['tokens_share'])} of the tokens of "
-        f"one full distillation, {percent(cost['training_share'])} of its training time and "
-        f"{percent(cost['wall_share'])} of its whole time, measuring included."
+        f"{name} ({kind}). The initial student: {number(domain.initial_outcome)}. One seed's "
+        f"finished runs order the mean of the others' with a Spearman of {number(domain.ceiling)}: "
+        f"more is luck. "
+        f"One teacher's part in the probes takes {percent(cost.tokens_share)} of the tokens of "
+        f"one full distillation, {percent(cost.training_share)} of its training time and "
+        f"{percent(cost.wall_share)} of its whole time, measuring included."
     ]
     text += [
-        f"{stage} failed: {json.dumps(found)}." for stage, found in row["failed"].items() if found
+        f"{stage} failed: {json.dumps(plain(failures))}."
+        for stage, failures in vars(domain.failed).items()
+        if failures
     ]
-    figure = f"{study.cfg.name}-{name}.svg"
+    figure = f"{cfg.name}-{name}.svg"
     caption = f"{name}: predictors against the final student"
-    return Part(name, text, [_predictors(row), _teachers(study, row)], figure, caption)
+    return PageSection(
+        name, text, [_predictors(domain), _teachers(results, domain)], figure, caption
+    )
 
 
-def _predictors(row: Row) -> Table:
+def _predictors(domain: RankingDomain) -> Table:
     columns = ["Predictor", "Spearman", "p", "Kendall", "Chooses", "Regret", "What it is"]
     rows = [
         [
             name,
-            number(found["spearman"]),
-            _p(found["p_value"]),
-            number(found["kendall"]),
-            found["top_predicted"],
-            percent(found["regret_share"]),
+            number(agreement.spearman),
+            _p_value(agreement.p_value),
+            number(agreement.kendall),
+            agreement.top_predicted,
+            percent(agreement.regret_share),
             PREDICTORS[name].what,
         ]
-        for name, found in sorted(row["agreement"].items(), key=lambda i: -i[1]["spearman"])
+        for name, agreement in sorted(domain.agreement.items(), key=lambda i: -i[1].spearman)
     ]
     return Table("Predictors", columns, rows, "p: two-sided, by permutation.")
 
 
-def _teachers(study: Study, row: Row) -> Table:
-    columns = [
-        "Teacher",
-        f"Student's {OUTCOMES[study.cfg.outcome]}",
-        "by seed",
-        "Ranking",
-        ACCURACY,
-    ]
-    predicted = row["predictions"]
+def _teachers(results: RankingResults, domain: RankingDomain) -> Table:
+    outcome = OUTCOMES[results.cfg.outcome]
+    columns = ["Teacher", f"Student's {outcome}", "by seed", "Ranking", ACCURACY]
     rows = [
         [
             name,
-            number(reached, 4),
-            " · ".join(number(value) for value in row["outcomes"][name]),
-            number(predicted[RANKING][name]),
-            number(predicted[ACCURACY][name]),
+            number(mean, 4),
+            " · ".join(number(value) for value in domain.outcomes[name]),
+            number(domain.predictions[RANKING][name]),
+            number(domain.predictions[ACCURACY][name]),
         ]
-        for name, reached in sorted(row["reached"].items(), key=lambda item: -item[1])
+        for name, mean in sorted(domain.mean_outcomes.items(), key=lambda item: -item[1])
     ]
     return Table("Teachers, by their students", columns, rows)

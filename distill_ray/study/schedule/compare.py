@@ -1,4 +1,4 @@
-"""Trials → rows: what the arms of a domain reached, and of all domains together. S seeds."""
+"""Trials → results: what the arms of a domain reached, and of all domains together. S seeds."""
 
 from __future__ import annotations
 
@@ -14,27 +14,119 @@ from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.study import PLAIN, ScheduleStudy
 from distill_ray.core.calibration import nll_each, normalise, right_each
 from distill_ray.core.resampling import Resamples
+from distill_ray.core.schedule import Checkpoint
 from distill_ray.data.examples import Questions
 from distill_ray.stages.results.model_scores import ModelScores
 from distill_ray.stages.results.trial import Trial
 from distill_ray.stages.scoring.metrics import right_and_nll
-from distill_ray.study.paired import FIGURES, Floats, PairedAnswers, against, against_teacher
+from distill_ray.study.common import Cost
+from distill_ray.study.paired import (
+    METRICS,
+    ArmComparison,
+    Floats,
+    PairedAnswers,
+    TeacherComparison,
+    compare_arms,
+    compare_with_teacher,
+)
 from distill_ray.study.schedule.arms import CONTROL, Arm
 
-Row = dict[str, Any]
 BEST_STATIC, ORACLE = "best static", "oracle static"
 """The static choice that is best on the validation split, and the one that is best on the test
 split, which nobody can know."""
 STEPS = ((CONTROL, PLAIN), (PLAIN, "equal_periods"), ("equal_periods", "scd"), ("scd", "scd-aw"))
-"""The published shape, each at most as good as the next: plain KD < ordered checkpoints <= SCD <
-SCD with adaptive weights (arXiv 2601.10114), after what a teacher adds at all."""
+"""The published order, each arm at most as good as the next: plain KD < ordered checkpoints <= SCD
+< SCD with adaptive weights (arXiv 2601.10114), after the gain from having a teacher."""
 
 
 @dataclass(frozen=True)
-class Taught:
+class Metrics:
+    """The mean over questions."""
+
+    accuracy: float
+    nll: float
+
+
+@dataclass(frozen=True)
+class SeedMetrics:
+    """The mean over questions with each seed."""
+
+    accuracy: list[float]
+    nll: list[float]
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """An arm against the arms and teachers that matter."""
+
+    best_static: ArmComparison
+    control: ArmComparison
+    last_teacher: TeacherComparison
+    most_accurate_teacher: TeacherComparison
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """What an arm reached on a domain's test split."""
+
+    settings: Mapping[str, object]
+    static: Checkpoint | None
+    """See `Arm.static`."""
+    validation: Metrics
+    accuracy: list[float]
+    """The mean over tasks with each seed."""
+    nll: list[float]
+    tasks: Mapping[str, SeedMetrics]
+    against: Comparisons
+    served: Sequence[Mapping[str, Any]]
+    """The schedule's last state with each seed: `teacher`, `checkpoint_index` and `log`."""
+    first_teacher: str | None
+    steps: int
+    probe_steps: float
+    """Mean over seeds of the steps that assessments took beside the budget."""
+    training_s: float
+    skipped_steps: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A trial that failed."""
+
+    arm: str
+    seed: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class ScheduleCost(Cost):
+    """A domain's cost, and the token budget of each of its arms."""
+
+    tokens: int
+
+
+@dataclass(frozen=True)
+class ScheduleDomain:
+    """A domain's arms, by what they reached."""
+
+    most_accurate: str
+    """The most accurate teacher on the validation split."""
+    best_static: str
+    """The arm that is the best static choice."""
+    oracle: str
+    """The arm that is the oracle's static choice."""
+    questions: Mapping[str, int]
+    """Task → number of test questions."""
+    teachers: Mapping[str, Metrics]
+    arms: Mapping[str, ArmResult]
+    failed: Sequence[Failure]
+    cost: ScheduleCost
+
+
+@dataclass(frozen=True)
+class DomainResult:
     """A domain's row, and the answers behind it."""
 
-    row: Row
+    row: ScheduleDomain
     tasks: list[PairedAnswers]
 
 
@@ -46,177 +138,216 @@ def compared(
     teachers: Mapping[str, ModelScores],
     questions: Sequence[Questions],
     best_teacher: str,
-) -> Taught:
-    """What a domain's trials and teachers show. Arms of which every seed ended are compared.
+    cost: ScheduleCost,
+) -> DomainResult:
+    """Compare a domain's arms whose trials are complete with every seed.
 
     Raises:
         InputError: the control is missing, or every static choice.
     """
-    whole = {
-        name: list(found.values())
-        for name, found in trials.items()
-        if len(found) == len(cfg.seeds) and all(t.artifact.is_complete() for t in found.values())
+    complete = {
+        name: list(by_seed.values())
+        for name, by_seed in trials.items()
+        if len(by_seed) == len(cfg.seeds)
+        and all(trial.artifact.is_complete() for trial in by_seed.values())
     }
-    _require(arms, whole)
-    outcomes = {name: [t.row() for t in found] for name, found in whole.items()}
-    statics = [name for name in whole if arms[name].static is not None]
-    best = max(statics, key=lambda n: _standing(outcomes[n]))
-    tasks = [_answered(cfg, domain, q, whole, teachers, outcomes, best_teacher) for q in questions]
-    right = {n: fmean(float(t.arms[n]["accuracy"].mean()) for t in tasks) for n in statics}
-    oracle = max(statics, key=lambda n: right[n])
-    for task in tasks:
-        for role, name in ((BEST_STATIC, best), (ORACLE, oracle)):
-            task.arms[role], task.last[role] = task.arms[name], task.last[name]
-    row = {
-        "most_accurate": best_teacher,
-        "best_static": best,
-        "oracle": oracle,
-        "questions": {q.name: len(q.answer_index) for q in questions},
-        "teachers": {
-            name: {f: fmean(float(t.teachers[name][f].mean()) for t in tasks) for f in FIGURES}
-            for name in teachers
-        },
-        "arms": {
-            name: _arm(arms[name], whole[name], outcomes[name], tasks, questions) for name in whole
-        },
-        "failed": _failed(trials),
-    }
-    return Taught(row, tasks)
-
-
-def _require(arms: Mapping[str, Arm], whole: Mapping[str, Any]) -> None:
-    missing = [] if CONTROL in whole else ["the control"]
-    if not any(arms[name].static for name in whole):
-        missing.append("every static choice")
+    statics = [name for name in complete if arms[name].static is not None]
+    missing = [] if CONTROL in complete else ["the control"]
+    missing += [] if statics else ["every static choice"]
     if missing:
         what = f"{' and '.join(missing)} failed with some seed."
-        fix = "Look at why, and try again with --retry-failed."
-        raise InputError("the study can't compare:", [Problem("arms", what, fix)])
+        fix = "See why, and retry with --retry-failed."
+        raise InputError("too few arms to compare:", [Problem("arms", what, fix)])
+    validation = {name: _validation(by_seed) for name, by_seed in complete.items()}
+    # Of equal accuracy, the lower NLL decides.
+    best = max(statics, key=lambda n: (validation[n].accuracy, -validation[n].nll))
+    tasks = [
+        _paired_answers(cfg, domain, each, complete, teachers, best_teacher) for each in questions
+    ]
+    accuracy = {n: fmean(float(t.arms[n]["accuracy"].mean()) for t in tasks) for n in statics}
+    oracle = max(statics, key=lambda n: accuracy[n])
+    for task in tasks:
+        for role, name in ((BEST_STATIC, best), (ORACLE, oracle)):
+            task.arms[role], task.last_teachers[role] = task.arms[name], task.last_teachers[name]
+    row = ScheduleDomain(
+        most_accurate=best_teacher,
+        best_static=best,
+        oracle=oracle,
+        questions={q.name: len(q.answer_index) for q in questions},
+        teachers={
+            name: Metrics(
+                *(
+                    fmean(float(t.teachers[name][metric].mean()) for t in tasks)
+                    for metric in METRICS
+                )
+            )
+            for name in teachers
+        },
+        arms={
+            name: _arm_result(arms[name], by_seed, validation[name], tasks, questions)
+            for name, by_seed in complete.items()
+        },
+        failed=[
+            Failure(name, seed, reason)
+            for name, by_seed in trials.items()
+            for seed, trial in by_seed.items()
+            if (reason := trial.artifact.failure()) is not None and not trial.artifact.is_complete()
+        ],
+        cost=cost,
+    )
+    return DomainResult(row, tasks)
 
 
-def _standing(outcomes: Sequence[Row]) -> tuple[float, float]:
-    """On the validation split: accuracy, and the NLL where that is equal."""
-    return _validation(outcomes, "accuracy"), -_validation(outcomes, "nll")
+def _validation(trials: Sequence[Trial]) -> Metrics:
+    rows = [trial.row() for trial in trials]
+    return Metrics(*(fmean(float(row[metric]) for row in rows) for metric in METRICS))
 
 
-def _validation(outcomes: Sequence[Row], figure: str) -> float:
-    return fmean(float(row[figure]) for row in outcomes)
-
-
-def _answered(
+def _paired_answers(
     cfg: ScheduleStudy,
     domain: str,
     questions: Questions,
-    whole: Mapping[str, Sequence[Trial]],
+    trials: Mapping[str, Sequence[Trial]],
     teachers: Mapping[str, ModelScores],
-    outcomes: Mapping[str, Sequence[Row]],
     best_teacher: str,
 ) -> PairedAnswers:
-    name, gold = questions.name, np.asarray(questions.answer_index)
-    # Drawn apart from every other task's.
-    seed, how = crc32(f"{domain}/{name}".encode()), {"resamples": cfg.num_bootstrap}
-    over = Resamples(questions.groups, confidence=cfg.confidence, seed=seed, **how)
+    name, answers = questions.name, np.asarray(questions.answer_index)
+    resamples = Resamples(
+        questions.groups,
+        confidence=cfg.confidence,
+        seed=crc32(f"{domain}/{name}".encode()),  # Each task's draws are independent.
+        resamples=cfg.num_bootstrap,
+    )
     arms: dict[str, Mapping[str, Floats]] = {}
-    for arm, trials in whole.items():
-        p = [normalise(trial.answers("test")[name]) for trial in trials]
+    for arm, by_seed in trials.items():
+        p = [normalise(trial.answers("test")[name]) for trial in by_seed]
         arms[arm] = {
-            "accuracy": np.stack([right_each(each, gold) for each in p]),
-            "nll": np.stack([nll_each(each, gold) for each in p]),
+            "accuracy": np.stack([right_each(each, answers) for each in p]),
+            "nll": np.stack([nll_each(each, answers) for each in p]),
         }
-    scored = {t: dict(zip(FIGURES, right_and_nll(sheet, name))) for t, sheet in teachers.items()}
-    last: dict[str, Sequence[str]] = {
-        arm: [row["schedule"]["teacher"] for row in rows]
-        for arm, rows in outcomes.items()
+    by_teacher = {
+        teacher: dict(zip(METRICS, right_and_nll(scores, name)))
+        for teacher, scores in teachers.items()
+    }
+    last_teachers: dict[str, Sequence[str]] = {
+        arm: [trial.row()["schedule"]["teacher"] for trial in by_seed]
+        for arm, by_seed in trials.items()
         if arm != CONTROL
     }
-    # Without a teacher there is none that served; the strongest stands for it.
-    last[CONTROL] = [best_teacher] * len(whole[CONTROL])
-    return PairedAnswers(over, arms, scored, last, best_teacher)
+    # No teacher served the control; the most accurate one takes its place.
+    last_teachers[CONTROL] = [best_teacher] * len(trials[CONTROL])
+    return PairedAnswers(resamples, arms, by_teacher, last_teachers, best_teacher)
 
 
-def _arm(
+def _arm_result(
     arm: Arm,
     trials: Sequence[Trial],
-    outcomes: Sequence[Row],
+    validation: Metrics,
     tasks: Sequence[PairedAnswers],
     questions: Sequence[Questions],
-) -> Row:
-    figures = {
-        f: np.stack([task.arms[arm.name][f].mean(axis=1) for task in tasks]) for f in FIGURES
-    }
+) -> ArmResult:
+    rows = [trial.row() for trial in trials]
+    accuracy, nll = (
+        np.stack([task.arms[arm.name][metric].mean(axis=1) for task in tasks]) for metric in METRICS
+    )  # [tasks, S]
     counts = [trial.artifact.manifest().counts for trial in trials]
-    return {
-        "settings": arm.settings(),
-        "static": arm.static,
-        "validation": {f: _validation(outcomes, f) for f in FIGURES},
-        **{f: values.mean(axis=0).tolist() for f, values in figures.items()},
-        "tasks": {
-            q.name: {f: values[i].tolist() for f, values in figures.items()}
+    steps = int(counts[0]["steps"])
+    return ArmResult(
+        settings=arm.settings(),
+        static=arm.static,
+        validation=validation,
+        accuracy=accuracy.mean(axis=0).tolist(),
+        nll=nll.mean(axis=0).tolist(),
+        tasks={
+            q.name: SeedMetrics(accuracy[i].tolist(), nll[i].tolist())
             for i, q in enumerate(questions)
         },
-        "against": {
-            **{other: against(tasks, arm.name, other) for other in (BEST_STATIC, CONTROL)},
-            **{
-                f"{w} teacher": against_teacher(tasks, arm.name, w)
-                for w in ("last", "most_accurate")
-            },
-        },
-        "served": [] if arm.teaching is None else [row["schedule"] for row in outcomes],
-        "first": None if arm.teaching is None else arm.teaching.first_teacher,
-        "steps": counts[0]["steps"],
-        "probe_steps": fmean(probe_steps(arm, row, counts[0]["steps"]) for row in outcomes),
-        "training_s": fmean(count["training_s"] for count in counts),
-        "skipped_steps": sum(count["skipped_steps"] for count in counts),
-    }
+        against=_comparisons(tasks, arm.name),
+        served=[] if arm.teaching is None else [row["schedule"] for row in rows],
+        first_teacher=None if arm.teaching is None else arm.teaching.first_teacher,
+        steps=steps,
+        probe_steps=fmean(
+            probe_steps(arm, row["schedule"]["log"] if arm.teaching else [], steps) for row in rows
+        ),
+        training_s=fmean(count["training_s"] for count in counts),
+        skipped_steps=sum(count["skipped_steps"] for count in counts),
+    )
 
 
-def probe_steps(arm: Arm, outcome: Row, steps: int) -> int:
-    """Optimiser steps that assessments took beside the budget, which were undone.
+def _comparisons(tasks: Sequence[PairedAnswers], arm: str) -> Comparisons:
+    return Comparisons(
+        best_static=compare_arms(tasks, arm, BEST_STATIC),
+        control=compare_arms(tasks, arm, CONTROL),
+        last_teacher=compare_with_teacher(tasks, arm, "last"),
+        most_accurate_teacher=compare_with_teacher(tasks, arm, "most_accurate"),
+    )
+
+
+def probe_steps(arm: Arm, log: Sequence[Mapping[str, Any]], steps: int) -> int:
+    """Optimiser steps that assessments took beside the budget; they were undone.
 
     Args:
         arm: its schedule.
-        outcome: of one trial.
-        steps: of the budget.
+        log: the schedule's log in one trial.
+        steps: steps of the budget.
     """
     if arm.teaching is None or "probe_steps" not in arm.teaching.options:
         return 0
     each = int(arm.teaching.options["probe_steps"])
     # An assessment's numbers are its candidates' scores.
-    log = outcome["schedule"]["log"]
     return sum(len(entry["numbers"]) * min(each, steps - entry["step"]) for entry in log)
 
 
-def _failed(trials: Mapping[str, Mapping[int, Trial]]) -> list[Row]:
-    return [
-        {"arm": name, "seed": seed, "reason": reason}
-        for name, found in trials.items()
-        for seed, trial in found.items()
-        if (reason := trial.artifact.failure()) is not None and not trial.artifact.is_complete()
-    ]
+@dataclass(frozen=True)
+class OverallArm:
+    """An arm over all tasks of some domains."""
+
+    accuracy: float
+    nll: float
+    against: Comparisons
+    training_share: float | None = None
+    """Training time as a share of the plain arm's; None for the roles of static choices."""
+    probe_share: float | None = None
+    """Steps of assessments as a share of the budget."""
 
 
-def overall_of(taught: Sequence[Taught]) -> Row:
-    """Figures over all tasks of some domains, of the arms that all of them have."""
-    tasks = [task for found in taught for task in found.tasks]
-    rows = [found.row["arms"] for found in taught]
-    shared = [n for n, row in rows[0].items() if not row["static"] and all(n in r for r in rows)]
-    arms = {name: _overall(tasks, name) for name in (*shared, BEST_STATIC, ORACLE)}
-    for name in shared:
-        plain = [row.get(PLAIN, row[name])["training_s"] for row in rows]
-        shares = [row[name]["training_s"] / base for row, base in zip(rows, plain)]
-        arms[name]["training_share"] = fmean(shares)
-        arms[name]["probe_share"] = fmean(r[name]["probe_steps"] / r[name]["steps"] for r in rows)
+@dataclass(frozen=True)
+class PublishedStep(ArmComparison):
+    """A step of the published order: the later arm minus the earlier one."""
+
+    from_arm: str
+    to_arm: str
+
+
+@dataclass(frozen=True)
+class ScheduleSummary:
+    """The arms over all tasks of some domains."""
+
+    arms: Mapping[str, OverallArm]
+    steps: Sequence[PublishedStep]
+    tasks: int
+
+
+def overall_of(domains: Sequence[DomainResult]) -> ScheduleSummary:
+    """Summarise the arms that all of some domains have."""
+    tasks = [task for domain in domains for task in domain.tasks]
+    rows = [domain.row.arms for domain in domains]
+    shared = [n for n, arm in rows[0].items() if not arm.static and all(n in r for r in rows)]
+    arms = {}
+    for name in (*shared, BEST_STATIC, ORACLE):
+        training_share = probe_share = None
+        if name in shared:
+            plain_s = [row.get(PLAIN, row[name]).training_s for row in rows]
+            training_share = fmean(row[name].training_s / s for row, s in zip(rows, plain_s))
+            probe_share = fmean(row[name].probe_steps / row[name].steps for row in rows)
+        accuracy, nll = (
+            fmean(float(task.arms[name][metric].mean()) for task in tasks) for metric in METRICS
+        )
+        against = _comparisons(tasks, name)
+        arms[name] = OverallArm(accuracy, nll, against, training_share, probe_share)
     steps = [
-        {"from": a, "to": b, **against(tasks, b, a)} for a, b in STEPS if a in arms and b in arms
+        PublishedStep(**vars(compare_arms(tasks, later, earlier)), from_arm=earlier, to_arm=later)
+        for earlier, later in STEPS
+        if earlier in arms and later in arms
     ]
-    return {"arms": arms, "steps": steps, "tasks": len(tasks)}
-
-
-def _overall(tasks: Sequence[PairedAnswers], name: str) -> Row:
-    return {
-        **{f: fmean(float(task.arms[name][f].mean()) for task in tasks) for f in FIGURES},
-        "against": {
-            **{other: against(tasks, name, other) for other in (BEST_STATIC, CONTROL)},
-            **{f"{w} teacher": against_teacher(tasks, name, w) for w in ("last", "most_accurate")},
-        },
-    }
+    return ScheduleSummary(arms, steps, len(tasks))
