@@ -35,9 +35,10 @@ def test_a_study_of_schedules_goes_on_where_it_was_killed(tmp_path: Path) -> Non
     statics = {name: arm for name, arm in domain["arms"].items() if arm["static"]}
     assert {arm["static"][0] for arm in statics.values()} == {"wide", "narrow"}
 
-    strongest = statics[f"{domain['strongest']} {best_rung(statics, domain['strongest'])}"]
+    teacher = domain["most_accurate"]
+    best = statics[f"{teacher} {last_checkpoint(statics, teacher)}"]
     plain = domain["arms"]["most_accurate"]
-    assert plain["accuracy"] == strongest["accuracy"], "one training serves both"
+    assert plain["accuracy"] == best["accuracy"], "one training serves both"
     arms = len(domain["arms"]) - 1
     assert len([path for path in finished if "/arm/" in path]) == 2 * arms
 
@@ -56,6 +57,6 @@ def test_a_study_of_schedules_goes_on_where_it_was_killed(tmp_path: Path) -> Non
     assert manifests(folder) == finished
 
 
-def best_rung(statics: dict[str, dict], teacher: str) -> int:
+def last_checkpoint(statics: dict[str, dict], teacher: str) -> int:
     """The last checkpoint of a teacher that may serve, counted from 1."""
     return 1 + max(arm["static"][1] for arm in statics.values() if arm["static"][0] == teacher)
