@@ -81,9 +81,9 @@ def step_command(
     as_markdown: Markdown = False,
 ) -> None:
     """Optimiser steps of a distillation against a plain torch loop."""
-    chosen = step_work("small" if small else preset, precision, teacher=teacher, student=student)
+    work = step_work("small" if small else preset, precision, teacher=teacher, student=student)
     _run(
-        lambda s: step(s, work=chosen, peer=peer),
+        lambda s: step(s, work=work, peer=peer),
         Settings(pairs, threads=threads, patience_s=wait, judge=not small),
         json_file,
         as_markdown,

@@ -66,9 +66,9 @@ def submit(
     """Run it as a job on a cluster; submitted again, it goes on where the last attempt stopped."""
     if stage not in COMMANDS:
         raise typer.BadParameter(f"no stage {stage!r}; there are {', '.join(COMMANDS)}")
-    given = flags(overrides, storage)
-    cfg = load_config(config, given)
-    words = [word for override in given for word in ("--set", override)]
+    all_overrides = flags(overrides, storage)
+    cfg = load_config(config, all_overrides)
+    words = [word for override in all_overrides for word in ("--set", override)]
     words += ["--json"] * as_json + ["--retry-failed"] * retry_failed
     _client()
     from distill_ray.runtime.jobs import Jobs
@@ -103,8 +103,8 @@ def status(
     if name is not None:
         from distill_ray.runtime.submission import find
 
-        found = find(attempts, name)
-        attempts = [found] if name == found.id else [a for a in attempts if a.run == name]
+        attempt = find(attempts, name)
+        attempts = [attempt] if name == attempt.id else [a for a in attempts if a.run == name]
     attempts.sort(key=lambda attempt: (attempt.run, attempt.number))
     if as_json:
         _json({"jobs": [_plain(attempt) for attempt in attempts]})
@@ -177,19 +177,19 @@ def _write(text: str) -> None:
 
 def _ended(attempt: Attempt) -> str:
     """How it ended, and why where its log can't say it."""
-    said = f"{attempt.id} {attempt.status}"
+    text = f"{attempt.id} {attempt.status}"
     if attempt.status == "FAILED" and attempt.driver_exit_code is not None:
-        return f"{said}, exit code {attempt.exit_code}"
-    return f"{said}: {attempt.message}" if attempt.status == "FAILED" else said
+        return f"{text}, exit code {attempt.exit_code}"
+    return f"{text}: {attempt.message}" if attempt.status == "FAILED" else text
 
 
 def _sent(package: Package) -> str:
     """What was sent, and what wasn't for its size."""
-    said = f"{len(package.files)} files, {size(package.size_bytes)}"
+    text = f"{len(package.files)} files, {size(package.size_bytes)}"
     if package.too_large:
         named = ", ".join(f"{path} ({size(n)})" for path, n in package.too_large.items())
-        said += f", without {named}"
-    return said
+        text += f", without {named}"
+    return text
 
 
 def _find(address: str, name: str) -> tuple[Jobs, Attempt]:

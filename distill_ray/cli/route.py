@@ -60,15 +60,19 @@ def plan(
 
     cfg = load_run(config, overrides, storage)
     check(cfg, config.name)
-    made = make_plan(cfg)
+    run_plan = make_plan(cfg)
     if as_json:
-        write_json(plain(made))
+        write_json(plain(run_plan))
     else:
         out = wide()
-        out.print(console.plan_table(made), console.memory_table(made), console.available(made))
-        if said := console.disk(made):
-            out.print(said)
-    if made.short_of_memory or made.short_of_disk:
+        out.print(
+            console.plan_table(run_plan),
+            console.memory_table(run_plan),
+            console.available(run_plan),
+        )
+        if disk_line := console.disk(run_plan):
+            out.print(disk_line)
+    if run_plan.short_of_memory or run_plan.short_of_disk:
         sys.exit(BAD_INPUT)
 
 
@@ -88,12 +92,12 @@ def rank(
 
     out = Console()
     cfg = load_run(config, overrides, storage)
-    found = _route("rank", cfg, config, as_json, out, retry_failed=retry_failed)
-    places = {f"progress {at:g}": found.at(at) for at in progress or ()} or found.standings
+    ranking = _route("rank", cfg, config, as_json, out, retry_failed=retry_failed)
+    places = {f"progress {at:g}": ranking.at(at) for at in progress or ()} or ranking.standings
     if as_json:
-        write_json({"result": {**console.ranking(found), "standings": places}})
+        write_json({"result": {**console.ranking(ranking), "standings": places}})
     else:
-        out.print(console.leaderboard(found, places))
+        out.print(console.leaderboard(ranking, places))
 
 
 @data.command("show")
@@ -159,8 +163,8 @@ def _show(stage: str, result: Any, as_json: bool, out: Console) -> None:
 def _show_report(result: Any, as_json: bool, out: Console) -> None:
     summary = result.summary
     if as_json:
-        said = {key: summary[key] for key in ("verdict", "verdicts", "taught", "switches")}
-        write_json({"result": {"report": result.html, "student": result.student, **said}})
+        shown = {key: summary[key] for key in ("verdict", "verdicts", "taught", "switches")}
+        write_json({"result": {"report": result.html, "student": result.student, **shown}})
         return
     lines = [summary["verdict"], *(v["sentence"] for v in summary["verdicts"] if v["task"])]
     lines += [f"Student: {result.student}", f"Report:  {result.html}"]

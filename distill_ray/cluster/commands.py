@@ -45,10 +45,10 @@ def render_command(
 
     _require(provider, FILLS)
     cfg = load_config(config, flags(overrides, storage))
-    made = render(provider, cfg, str(config), _pairs(fill or []))
-    for name, text in made.items():
+    rendered = render(provider, cfg, str(config), _pairs(fill or []))
+    for name, text in rendered.items():
         if out is None:
-            sys.stdout.write(text if len(made) == 1 else f"# {name}\n{text}---\n")
+            sys.stdout.write(text if len(rendered) == 1 else f"# {name}\n{text}---\n")
             continue
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text(text, encoding="utf-8")

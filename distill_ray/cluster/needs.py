@@ -46,7 +46,7 @@ class _Ask:
     cpus: float
 
 
-def groups(cfg: RunConfig, made: Plan, *, apart: bool = True) -> list[Group]:
+def groups(cfg: RunConfig, plan: Plan, *, apart: bool = True) -> list[Group]:
     """The GPUs for teachers, and those for a student whose teacher is elsewhere.
 
     Args:
@@ -61,9 +61,9 @@ def groups(cfg: RunConfig, made: Plan, *, apart: bool = True) -> list[Group]:
         fix = "Set it to 1 or more: --set cluster.gpus_per_worker=1."
         problem = Problem("cluster.gpus_per_worker", "is 0, so there is nothing to rent.", fix)
         raise InputError("no cluster can be rendered:", [problem])
-    measured = [work for work in made.work if work.need is not None or work.steps is not None]
-    _require_known(measured, made)
-    asks = [_ask(cfg, work, made) for work in measured]
+    measured = [work for work in plan.work if work.need is not None or work.steps is not None]
+    _require_known(measured, plan)
+    asks = [_ask(cfg, work, plan) for work in measured]
     if not apart:
         asks = [replace(ask, hosts=TEACHER) for ask in asks]
     kinds = [(hosts, [a for a in asks if a.hosts == hosts]) for hosts in (TEACHER, STUDENT)]
@@ -71,12 +71,12 @@ def groups(cfg: RunConfig, made: Plan, *, apart: bool = True) -> list[Group]:
     return [_group(hosts, of_kind, narrow) for hosts, of_kind in kinds if of_kind]
 
 
-def _ask(cfg: RunConfig, work: Work, made: Plan) -> _Ask:
+def _ask(cfg: RunConfig, work: Work, plan: Plan) -> _Ask:
     pools = cfg.distill.pools()
     each, cpus = cfg.cluster.gpus_per_worker, cfg.cluster.cpus_per_worker
     if work.beside:
         each, cpus = pools[0].gpus_per_actor, pools[0].cpus_per_actor
-    total = work.need.total if work.need is not None else made.available_bytes or 0
+    total = work.need.total if work.need is not None else plan.available_bytes or 0
     # Workers that share a GPU share its memory; one that has several computes on the first.
     sharers = max(1, math.floor(1 / each)) if each else 1
     elsewhere = bool(pools) or isinstance(cfg.distill.serving, CachedServing)
@@ -108,9 +108,9 @@ def _at_once(asks: Sequence[_Ask]) -> float:
     return most
 
 
-def _require_known(works: Iterable[Work], made: Plan) -> None:
+def _require_known(works: Iterable[Work], plan: Plan) -> None:
     unknown = [work for work in works if work.need is None]
-    if unknown and made.available_bytes is None:
+    if unknown and plan.available_bytes is None:
         what = "the size of a hub model isn't known on this machine: " + "; ".join(
             f"{work.stage} ({work.what})" for work in unknown
         )

@@ -72,13 +72,15 @@ class Nodes:
     @property
     def requests(self) -> str:
         """What a pod of it asks for, as YAML."""
-        asked = {
+        requested = {
             "cpu": str(self.machine.cpus),
             "memory": f"{self.machine.memory_gib}Gi",
             "ephemeral-storage": f"{self.disk_gib}Gi",
             "nvidia.com/gpu": str(self.machine.gpus),
         }
-        return "{" + ", ".join(f"{key}: {json.dumps(value)}" for key, value in asked.items()) + "}"
+        return (
+            "{" + ", ".join(f"{key}: {json.dumps(value)}" for key, value in requested.items()) + "}"
+        )
 
 
 def render(
@@ -160,11 +162,11 @@ def _require_shared(storage: str) -> None:
 
 def _nodes(provider: str, cfg: RunConfig) -> list[Nodes]:
     """A machine for each group; one kind for all where the student's would be the same."""
-    made, disk_gib = plan(cfg), _disk_gib(cfg)
-    found = [_nodes_of(provider, group, disk_gib) for group in groups(cfg, made)]
-    if len({nodes.machine for nodes in found}) == len(found):
-        return found
-    return [_nodes_of(provider, group, disk_gib) for group in groups(cfg, made, apart=False)]
+    run_plan, disk_gib = plan(cfg), _disk_gib(cfg)
+    nodes = [_nodes_of(provider, group, disk_gib) for group in groups(cfg, run_plan)]
+    if len({group.machine for group in nodes}) == len(nodes):
+        return nodes
+    return [_nodes_of(provider, group, disk_gib) for group in groups(cfg, run_plan, apart=False)]
 
 
 def _nodes_of(provider: str, group: Group, disk_gib: int) -> Nodes:
@@ -204,8 +206,8 @@ def _disk_gib(cfg: RunConfig) -> int:
 
 
 def _quota(nodes: Sequence[Nodes]) -> dict[str, int]:
-    def total(of: str) -> int:
-        return sum(group.nodes * int(getattr(group.machine, of)) for group in nodes)
+    def total(resource: str) -> int:
+        return sum(group.nodes * int(getattr(group.machine, resource)) for group in nodes)
 
     disk = sum(group.nodes * group.disk_gib for group in nodes)
     return {

@@ -148,11 +148,11 @@ def _strict(node: Any) -> Any:
         return [_strict(item) for item in node]
     if not isinstance(node, dict):
         return node
-    made = {key: _strict(value) for key, value in node.items()}
+    schema = {key: _strict(value) for key, value in node.items()}
     lists_keys = node.get("type") == "object" and isinstance(node.get("properties"), dict)
     if lists_keys and not node.get("x-kubernetes-preserve-unknown-fields"):
-        made.setdefault("additionalProperties", False)
+        schema.setdefault("additionalProperties", False)
     if node.get("type") == "object" and set(node) <= {"type", "description"}:
-        made["$comment"] = "metadata of a template"
-        made |= {**METADATA, "required": []}
-    return made
+        schema["$comment"] = "metadata of a template"
+        schema |= {**METADATA, "required": []}
+    return schema

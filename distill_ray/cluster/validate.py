@@ -80,8 +80,8 @@ def _launcher(config: Mapping[str, Any]) -> Iterator[Problem]:
         return
     from distill_ray.runtime.ray_launcher import launcher_problems, start_problems
 
-    found = list(launcher_problems(config))
-    yield from found
+    problems = list(launcher_problems(config))
+    yield from problems
     yield from _of_schema(PROVIDERS[kind], provider, "provider")
     types = config.get("available_node_types")
     for name, node in types.items() if isinstance(types, dict) else ():
@@ -89,7 +89,7 @@ def _launcher(config: Mapping[str, Any]) -> Iterator[Problem]:
         if isinstance(node, dict) and isinstance(node.get("node_config"), dict):
             yield from _of_schema(NODES[kind], node["node_config"], f"{where}.node_config")
             yield from _near(f"{where}.resources", node.get("resources"), RESOURCES)
-    if found:
+    if problems:
         return
     for key in ("head_start_ray_commands", "worker_start_ray_commands"):
         for i, command in enumerate(config.get(key, ())):
@@ -121,22 +121,22 @@ def _pod_resources(where: str, value: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _near(where, {name: 0 for name in value if "/" in name}, [GPU])
 
 
-def _near(where: str, given: Any, known: Iterable[str]) -> Iterator[Problem]:
+def _near(where: str, value: Any, known: Iterable[str]) -> Iterator[Problem]:
     """Names that are nearly one of those that mean something; others may be a user's own."""
-    for name in given if isinstance(given, dict) else ():
+    for name in value if isinstance(value, dict) else ():
         hint = did_you_mean(name, known)
         if name not in known and hint.startswith("Did you mean"):
             yield Problem(f"{where}.{name}", "no such resource.", hint)
 
 
-def _of_schema(schema: Mapping[str, Any], given: Any, where: str) -> Iterator[Problem]:
-    for error in Draft7Validator(schema).iter_errors(given):
+def _of_schema(schema: Mapping[str, Any], value: Any, where: str) -> Iterator[Problem]:
+    for error in Draft7Validator(schema).iter_errors(value):
         place = ".".join([*filter(None, [where]), *map(str, error.absolute_path)])
         if error.validator == "additionalProperties" and isinstance(error.instance, dict):
             known = error.schema.get("properties", {})
             for key in (key for key in error.instance if key not in known):
-                at = f"{place}.{key}".lstrip(".")
-                yield Problem(at, "unknown key.", did_you_mean(str(key), known))
+                path = f"{place}.{key}".lstrip(".")
+                yield Problem(path, "unknown key.", did_you_mean(str(key), known))
         else:
             yield Problem(place or "the file", f"{error.message}.")
 

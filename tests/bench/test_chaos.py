@@ -22,9 +22,9 @@ from distill_ray.bench.chaos.outcomes import (
     Kill,
     KillPlan,
     KillResult,
-    Seen,
-    courses,
+    TimedEvent,
     kill_of,
+    kill_plans,
 )
 from distill_ray.bench.chaos.page import page, rows
 from distill_ray.bench.chaos.processes import below
@@ -32,58 +32,58 @@ from distill_ray.bench.chaos.run import ChaosReport
 from distill_ray.config import load_config
 
 
-def steps(start: int, stop: int, at: float) -> list[Seen]:
+def steps(start: int, stop: int, at: float) -> list[TimedEvent]:
     """A tenth of a second a step."""
     return [
-        Seen(at + (n - start) / 10, "distill", f"student: loss {1 / n:.3f}", n)
+        TimedEvent(at + (n - start) / 10, "distill", f"student: loss {1 / n:.3f}", n)
         for n in range(start, stop + 1)
     ]
 
 
-def went_on(step: int, workers: int, at: float) -> Seen:
+def went_on(step: int, workers: int, at: float) -> TimedEvent:
     text = f"student: goes on after step {step}, with {workers} worker{'s' * (workers > 1)}"
-    return Seen(at, "distill", text)
+    return TimedEvent(at, "distill", text)
 
 
 def test_steps_that_were_done_again_and_the_time_until_then_are_what_a_kill_costs() -> None:
-    seen = [*steps(1, 50, at=0), went_on(40, 1, at=20), *steps(41, 60, at=21)]
-    kill = kill_of(seen, at=4.9, job="student")
+    events = [*steps(1, 50, at=0), went_on(40, 1, at=20), *steps(41, 60, at=21)]
+    kill = kill_of(events, killed_at=4.9, job="student")
     assert (kill.at_step, kill.lost, kill.workers) == (50, 10, 1)
     assert kill.recovery_s == pytest.approx(21 - 4.9)
 
 
 def test_steps_that_were_told_only_after_the_kill_were_done_before_it() -> None:
-    seen = [*steps(1, 50, at=0), went_on(40, 2, at=20), *steps(41, 60, at=21)]
-    assert kill_of(seen, at=4.0, job="student").lost == 10
+    events = [*steps(1, 50, at=0), went_on(40, 2, at=20), *steps(41, 60, at=21)]
+    assert kill_of(events, killed_at=4.0, job="student").lost == 10
 
 
 def test_without_a_checkpoint_all_steps_are_lost() -> None:
-    seen = [*steps(1, 15, at=0), *steps(1, 60, at=20)]
-    assert kill_of(seen, at=1.4, job="student").lost == 15
+    events = [*steps(1, 15, at=0), *steps(1, 60, at=20)]
+    assert kill_of(events, killed_at=1.4, job="student").lost == 15
 
 
 def test_a_run_that_never_went_on_has_no_recovery() -> None:
-    kill = kill_of(steps(1, 50, at=0), at=4.9, job="student")
+    kill = kill_of(steps(1, 50, at=0), killed_at=4.9, job="student")
     assert (kill.at_step, kill.lost, kill.recovery_s) == (50, None, None)
 
 
 def test_each_of_two_kills_counts_from_where_the_first_left_the_run() -> None:
-    seen = [*steps(1, 50, at=0), went_on(40, 2, at=20), *steps(41, 70, at=21)]
-    seen += [went_on(60, 2, at=40), *steps(61, 80, at=41)]
-    first, second = (kill_of(seen, at=at, job="student") for at in (4.9, 23.9))
+    events = [*steps(1, 50, at=0), went_on(40, 2, at=20), *steps(41, 70, at=21)]
+    events += [went_on(60, 2, at=40), *steps(61, 80, at=41)]
+    first, second = (kill_of(events, killed_at=at, job="student") for at in (4.9, 23.9))
     assert (first.at_step, first.lost, second.at_step, second.lost) == (50, 10, 70, 10)
 
 
 def test_kills_are_spread_over_kinds_in_order_of_time_and_equal_for_equal_seeds() -> None:
-    made = courses(list(KINDS), 21, seed=3)
+    made = kill_plans(list(KINDS), 21, seed=3)
     kills = Counter[str]()
-    for course in made:
-        kills[course.kind] += len(course.moments)
-        assert list(course.moments) == sorted(course.moments)
-        assert course.moments[0] > 0 and course.moments[-1] <= KINDS[course.kind].latest
-        assert len(course.moments) <= KINDS[course.kind].per_run
+    for plan in made:
+        kills[plan.kind] += len(plan.moments)
+        assert list(plan.moments) == sorted(plan.moments)
+        assert plan.moments[0] > 0 and plan.moments[-1] <= KINDS[plan.kind].latest
+        assert len(plan.moments) <= KINDS[plan.kind].per_run
     assert kills.total() == 21 and max(kills.values()) - min(kills.values()) <= 1
-    assert made == courses(list(KINDS), 21, seed=3) != courses(list(KINDS), 21, seed=4)
+    assert made == kill_plans(list(KINDS), 21, seed=3) != kill_plans(list(KINDS), 21, seed=4)
 
 
 WORKER = KillResult(
@@ -105,9 +105,9 @@ WORKER = KillResult(
         (replace(WORKER, differences={"a": math.nan}), "differs"),
         (replace(WORKER, differences={}), "differs"),
         (replace(WORKER, kills=(Kill(90, 41, 3.0), Kill(91, 1, 3.0))), "41 steps were lost"),
-        (replace(WORKER, course=KillPlan("fewer", (0.1, 0.5), 0), differences={"a": 1e-3}), ""),
+        (replace(WORKER, plan=KillPlan("fewer", (0.1, 0.5), 0), differences={"a": 1e-3}), ""),
         (
-            replace(WORKER, course=KillPlan("fewer", (0.1, 0.5), 0), differences={"a": 0.1}),
+            replace(WORKER, plan=KillPlan("fewer", (0.1, 0.5), 0), differences={"a": 0.1}),
             "differs",
         ),
     ],
@@ -197,8 +197,8 @@ def test_a_killed_worker_and_a_killed_driver_change_nothing(tmp_path: Path) -> N
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     found = json.loads(out.read_text())
     assert found["problems"] == []
-    for round_ in found["rounds"]:
-        (kill,) = round_["kills"]
-        assert round_["survived"] and round_["difference"] == 0.0
+    for result in found["rounds"]:
+        (kill,) = result["kills"]
+        assert result["survived"] and result["difference"] == 0.0
         assert 0 <= kill["lost"] <= 40 and kill["recovery_s"] > 0
     assert "2 kills in 2 runs, 2 survived" in page_file.read_text()

@@ -71,25 +71,29 @@ def session_of(pair: Pair, work: StepWork, device: torch.device, steps: int) -> 
 
 def loss(turns: ArmClient, *, work: LossWork) -> None:
     """The loss alone, straight from hidden states; its gradients are checked, off the clock."""
-    both = heads(work, turns.device)
+    pair_of_heads = heads(work, turns.device)
     for _ in turns:
-        value = one_loss(both)
+        value = one_loss(pair_of_heads)
         turns.stop_clock()
-        turns.done([value, *both.gradient_norms()])
-        both.clear()
+        turns.done([value, *pair_of_heads.gradient_norms()])
+        pair_of_heads.clear()
 
 
-def one_loss(both: Heads) -> float:
+def one_loss(pair_of_heads: Heads) -> float:
     """Mean KL of all tokens, and its gradients."""
-    count, vocabulary = len(both.hidden), len(both.weight)
-    device = both.hidden.device
+    count, vocabulary = len(pair_of_heads.hidden), len(pair_of_heads.weight)
+    device = pair_of_heads.hidden.device
     nothing = torch.zeros(count, device=device)
     target = LossTargets(
         labels=torch.zeros(count, dtype=torch.int64, device=device),
         label_weight=nothing,
-        reference=Head((both.teacher_hidden,), (both.teacher_weight,), vocabulary),
+        reference=Head(
+            (pair_of_heads.teacher_hidden,), (pair_of_heads.teacher_weight,), vocabulary
+        ),
         reference_weight=nothing + 1 / count,
     )
-    value = head_loss(Head((both.hidden,), (both.weight,), vocabulary), target).total
+    value = head_loss(
+        Head((pair_of_heads.hidden,), (pair_of_heads.weight,), vocabulary), target
+    ).total
     value.backward()  # type: ignore[no-untyped-call]
     return value.item()

@@ -66,13 +66,13 @@ def batch(work: StepWork, number: int, vocabulary: int) -> Batch:
     """Batch `number`, on the CPU: random ids; all but the last prediction of a row supervised."""
     generator = torch.Generator().manual_seed(work.seed * 1_000_003 + number)
     ids = torch.randint(0, vocabulary, (work.rows, work.length), generator=generator)
-    kept = torch.ones(work.rows, work.length, dtype=torch.bool)
-    kept[:, -1] = False
+    mask = torch.ones(work.rows, work.length, dtype=torch.bool)
+    mask[:, -1] = False
     return Batch(
         input_ids=ids,
         position_ids=torch.arange(work.length).repeat(work.rows, 1),
-        label_mask=kept,
-        teacher_mask=kept,
+        label_mask=mask,
+        teacher_mask=mask,
         is_task=torch.zeros(work.rows, dtype=torch.bool),
         row_ids=tuple(f"bench:{number}:{row}" for row in range(work.rows)),
     )

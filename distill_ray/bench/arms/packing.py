@@ -30,12 +30,12 @@ def samples(work: SamplesWork, number: int, vocabulary: int) -> list[Sample]:
     ]
 
 
-def cut(work: SamplesWork, made: Sequence[Sample], way: str) -> list[Batch]:
+def cut(work: SamplesWork, texts: Sequence[Sample], way: str) -> list[Batch]:
     """A step's micro-batches: `padded` in random order, `grouped` by length, or `packed`."""
     if way == "packed":
-        rows = list(pack(made, work.step.length, END, "bench"))
+        rows = list(pack(texts, work.step.length, END, "bench"))
     else:
-        ordered = sorted(made, key=lambda s: len(s.ids)) if way == "grouped" else made
+        ordered = sorted(texts, key=lambda s: len(s.ids)) if way == "grouped" else texts
         rows = list(unpacked(ordered, "bench"))
     size = {"padded": work.batch, "grouped": work.group, "packed": work.step.rows}[way]
     return [_batch(rows[start : start + size]) for start in range(0, len(rows), size)]
@@ -55,8 +55,8 @@ class Cut:
     def step(self, number: int) -> list[Batch]:
         """All micro-batches of a step; the last one asked for is kept."""
         if number != self._number:
-            made = samples(self._work, number, self._vocabulary)
-            self._number, self._made = number, cut(self._work, made, self._way)
+            texts = samples(self._work, number, self._vocabulary)
+            self._number, self._made = number, cut(self._work, texts, self._way)
         return self._made
 
     def batch(self, step: int, micro: int) -> Batch:

@@ -32,14 +32,14 @@ def one_step(
 ) -> float:
     """One step over its micro-batches; returns the loss before it."""
     mixed = work.precision == "bfloat16"
-    kept = sum(int(rows.teacher_mask.sum()) for rows in batches)
+    num_supervised = sum(int(rows.teacher_mask.sum()) for rows in batches)
     total = 0.0
     for rows in batches:
         with torch.no_grad():
             teacher_logits = pair.teacher(input_ids=rows.input_ids, use_cache=False).logits
         with torch.autocast(rows.input_ids.device.type, torch.bfloat16, enabled=mixed):
             student_logits = pair.student(input_ids=rows.input_ids, use_cache=False).logits
-        loss = sum_kl(student_logits, teacher_logits, rows.teacher_mask) / kept
+        loss = sum_kl(student_logits, teacher_logits, rows.teacher_mask) / num_supervised
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.item()
     torch.nn.utils.clip_grad_norm_(pair.student.parameters(), work.clip)
@@ -48,12 +48,12 @@ def one_step(
     return total
 
 
-def sum_kl(student_logits: Tensor, teacher_logits: Tensor, kept: Tensor) -> Tensor:
+def sum_kl(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor) -> Tensor:
     """KL(teacher ‖ student) of the kept tokens; logits [B, T, V], kept [B, T] bool."""
     log_q = F.log_softmax(student_logits.float(), dim=-1)
     log_p = F.log_softmax(teacher_logits.float(), dim=-1)
     kl = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1)  # [B, T]
-    return kl[kept].sum()
+    return kl[mask].sum()
 
 
 def adamw(student: torch.nn.Module, work: StepWork) -> torch.optim.AdamW:
@@ -68,19 +68,19 @@ def adamw(student: torch.nn.Module, work: StepWork) -> torch.optim.AdamW:
 
 def loss(turns: ArmClient, *, work: LossWork) -> None:
     """The loss alone, through full logits; its gradients are checked, off the clock."""
-    both = heads(work, turns.device)
+    pair_of_heads = heads(work, turns.device)
     for _ in turns:
-        value = one_loss(both)
+        value = one_loss(pair_of_heads)
         turns.stop_clock()
-        turns.done([value, *both.gradient_norms()])
-        both.clear()
+        turns.done([value, *pair_of_heads.gradient_norms()])
+        pair_of_heads.clear()
 
 
-def one_loss(both: Heads) -> float:
+def one_loss(pair_of_heads: Heads) -> float:
     """Mean KL of all tokens, and its gradients."""
-    student_logits = both.hidden @ both.weight.T  # [N, V]
+    student_logits = pair_of_heads.hidden @ pair_of_heads.weight.T  # [N, V]
     with torch.no_grad():
-        teacher_logits = both.teacher_hidden @ both.teacher_weight.T  # [N, V]
+        teacher_logits = pair_of_heads.teacher_hidden @ pair_of_heads.teacher_weight.T  # [N, V]
     every = torch.ones(student_logits.shape[0], dtype=torch.bool, device=student_logits.device)
     value = sum_kl(student_logits, teacher_logits, every) / len(every)
     value.backward()  # type: ignore[no-untyped-call]

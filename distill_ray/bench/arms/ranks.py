@@ -30,9 +30,9 @@ class Share:
 
     def batch(self, step: int, micro: int) -> Batch:
         """Micro-batch `micro` of a step."""
-        whole = batch(self._work, step, self._vocabulary)
+        full_batch = batch(self._work, step, self._vocabulary)
         names = ("input_ids", "position_ids", "label_mask", "teacher_mask", "is_task", "row_ids")
-        return Batch(**{name: getattr(whole, name)[self._mine] for name in names})
+        return Batch(**{name: getattr(full_batch, name)[self._mine] for name in names})
 
 
 def step(turns: ArmClient, *, work: StepWork, zero_stage: int) -> None:

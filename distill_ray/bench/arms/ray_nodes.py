@@ -56,8 +56,8 @@ class Nodes:
         command += ["--address", self._cluster.address, "--node-id", self._beside[0].node_id]
         command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "bench chaos"]
         command += ["--deadline-remaining-seconds", str(deadline_s)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        return {"error": done.stderr[-2000:]} if done.returncode else {}
+        result = subprocess.run(command, capture_output=True, text=True)
+        return {"error": result.stderr[-2000:]} if result.returncode else {}
 
     def close(self) -> None:
         """End all of them."""
@@ -71,8 +71,8 @@ def main() -> None:
     nodes = Nodes()
     try:
         for line in sys.stdin:
-            asked = json.loads(line)
-            answer = getattr(nodes, asked.pop("do"))(**asked)
+            request = json.loads(line)
+            answer = getattr(nodes, request.pop("do"))(**request)
             answers.write(json.dumps(answer) + "\n")
             answers.flush()
     finally:

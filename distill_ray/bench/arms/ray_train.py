@@ -68,9 +68,9 @@ class Gate:
         """Wait until the worker has built its session."""
         return await self._done.get()
 
-    async def next(self, done: Turn) -> bool:
+    async def next(self, turn: Turn) -> bool:
         """Hand over a turn and wait for the next."""
-        await self._done.put(done)
+        await self._done.put(turn)
         return await self._go.get()
 
 
@@ -87,16 +87,16 @@ def _take(turns: ArmClient, work: StepWork, serving: PoolServing | None) -> None
     steps = STEPS * turns.total
     with TemporaryDirectory() as base:
         shared = min(config_of(ref).vocab_size for ref in (work.teacher, work.student))
-        made = rows(work, shared, steps)
-        ray.data.from_items(made).write_parquet(str(shard_folder(Path(base))))
-        wanted = job(work, Path(base), steps)
+        dataset = rows(work, shared, steps)
+        ray.data.from_items(dataset).write_parquet(str(shard_folder(Path(base))))
+        spec = job(work, Path(base), steps)
         pool = None
         if serving is not None:
-            pool = Pool(start_actors(wanted, serving), box, "bench", 600.0)
+            pool = Pool(start_actors(spec, serving), box, "bench", 600.0)
         payload = {
             "work": work,
             "serving": serving,
-            "job": wanted,
+            "job": spec,
             "pool": pool,
             "gate": gate,
             "box": box,
@@ -116,12 +116,12 @@ def _drive(turns: ArmClient, payload: Mapping[str, Any]) -> None:
     thread.start()
     ray.get(gate.built.remote())
     for _ in turns:
-        found = ray.get(gate.turn.remote())
+        turn = ray.get(gate.turn.remote())
         turns.done(
-            found.losses,
+            turn.losses,
             amount=STEPS,
-            cpu_seconds=found.cpu_seconds,
-            peak_bytes=found.peak_bytes,
+            cpu_seconds=turn.cpu_seconds,
+            peak_bytes=turn.peak_bytes,
         )
     ray.get(gate.turn.remote(False))
     thread.join(timeout=60)
@@ -133,23 +133,23 @@ def _worker(payload: Mapping[str, Any]) -> None:
     session = _session(payload, device)
     watch = meter(device)
     watch.start()
-    done = Turn()
-    while ray.get(payload["gate"].next.remote(done)):
+    turn = Turn()
+    while ray.get(payload["gate"].next.remote(turn)):
         began = time.process_time()
         session.optim = replace(session.optim, steps=session.step + STEPS)
         losses = tuple(_one(session, payload["box"]) for _ in range(STEPS))
-        done = Turn(losses, time.process_time() - began, watch.peak())
+        turn = Turn(losses, time.process_time() - began, watch.peak())
 
 
 def _session(payload: Mapping[str, Any], device: torch.device) -> Session:
-    work, wanted = payload["work"], payload["job"]
+    work, spec = payload["work"], payload["job"]
     pair = load_pair(work, device)
-    session = session_of(pair, work, device, wanted.steps)
-    session.source = mixed_rows(wanted)
+    session = session_of(pair, work, device, spec.steps)
+    session.source = mixed_rows(spec)
     if payload["pool"] is not None:
         assert session.teaching is not None
         session.teaching.source = PoolTeacherSource(
-            payload["serving"], wanted, payload["pool"], device
+            payload["serving"], spec, payload["pool"], device
         )
     return session
 

@@ -61,9 +61,9 @@ def job(work: StepWork, base: Path, steps: int) -> TrainingSpec:
 class InMemory:
     """The batches of a job, all read before the first step."""
 
-    def __init__(self, wanted: TrainingSpec) -> None:
-        source = mixed_rows(wanted)
-        self._batches = [source.batch(step, 0) for step in range(wanted.steps)]
+    def __init__(self, spec: TrainingSpec) -> None:
+        source = mixed_rows(spec)
+        self._batches = [source.batch(step, 0) for step in range(spec.steps)]
 
     def batch(self, step: int, micro: int) -> Batch:
         """Micro-batch `micro` of a step."""

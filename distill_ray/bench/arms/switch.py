@@ -130,7 +130,7 @@ class Seen:
         """Of the turn: what the other steps take, in plain steps."""
         step = median(self.plain)
         kinds = {"beside": self.beside, "first": self.first}
-        return {name: median(found) / step for name, found in kinds.items() if found}
+        return {name: median(seconds) / step for name, seconds in kinds.items() if seconds}
 
 
 def _take(turns: ArmClient, work: StepWork, refs: list[ModelRef], ahead: bool) -> None:
@@ -144,7 +144,7 @@ def _take(turns: ArmClient, work: StepWork, refs: list[ModelRef], ahead: bool) -
         turns.done(losses, amount=step, seconds=seconds, figures=seen.figures())
 
 
-def _one(steps: Iterator[Step], session: Session, source: Watched, seen: Seen) -> float:
+def _one(steps: Iterator[Step], session: Session, source: Watched, seconds_seen: Seen) -> float:
     """The loss of one more step."""
     assert session.teaching is not None
     stalls = session.teaching.stalls
@@ -153,8 +153,8 @@ def _one(steps: Iterator[Step], session: Session, source: Watched, seen: Seen) -
     loss = next(steps).loss
     took = time.perf_counter() - began
     if len(stalls) > known:
-        seen.stalls.append(stalls[-1][1])
-        seen.first.append(took - stalls[-1][1])
+        seconds_seen.stalls.append(stalls[-1][1])
+        seconds_seen.first.append(took - stalls[-1][1])
     else:
-        (seen.beside if source.is_reading else seen.plain).append(took)
+        (seconds_seen.beside if source.is_reading else seconds_seen.plain).append(took)
     return loss

@@ -16,7 +16,7 @@ TIMES = ("_s", "seconds")
 """Ends of the keys of figures that no two runs share."""
 
 
-def differences(stage: str, made: Path, found: Path) -> dict[str, float]:
+def differences(stage: str, expected_folder: Path, actual_folder: Path) -> dict[str, float]:
     """Of each file of a stage's results, below one undisturbed and one disturbed storage.
 
     Returns:
@@ -24,8 +24,8 @@ def differences(stage: str, made: Path, found: Path) -> dict[str, float]:
         two weights as a share of the tensor's largest, infinity where files aren't of one kind.
     """
     result = {}
-    for place in sorted((made / NAME / stage).glob("*/manifest.json")):
-        own = found / place.relative_to(made)
+    for place in sorted((expected_folder / NAME / stage).glob("*/manifest.json")):
+        own = actual_folder / place.relative_to(expected_folder)
         wanted = json.loads(place.read_text())["files"]
         there = json.loads(own.read_text())["files"] if own.is_file() else {}
         for name, digest in wanted.items():
@@ -36,23 +36,25 @@ def differences(stage: str, made: Path, found: Path) -> dict[str, float]:
     return result
 
 
-def _apart(made: Path, found: Path) -> float:
-    if not found.is_file():
+def _apart(expected_file: Path, actual_file: Path) -> float:
+    if not actual_file.is_file():
         return math.inf
-    if made.suffix == ".safetensors":
-        return _weights_apart(made, found)
-    if made.suffix == ".json":
-        same = timeless(json.loads(made.read_text())) == timeless(json.loads(found.read_text()))
+    if expected_file.suffix == ".safetensors":
+        return _weights_apart(expected_file, actual_file)
+    if expected_file.suffix == ".json":
+        same = timeless(json.loads(expected_file.read_text())) == timeless(
+            json.loads(actual_file.read_text())
+        )
         return 0.0 if same else math.inf
     return math.inf
 
 
-def _weights_apart(made: Path, found: Path) -> float:
+def _weights_apart(expected_file: Path, actual_file: Path) -> float:
     """max |a - b| / max |a| over all tensors."""
     import numpy as np
     from safetensors.numpy import load_file
 
-    expected, weights = load_file(made), load_file(found)
+    expected, weights = load_file(expected_file), load_file(actual_file)
     if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in weights.items()}:
         return math.inf
     return max(

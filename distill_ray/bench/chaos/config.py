@@ -105,7 +105,7 @@ def _training(steps: int, **more: Any) -> dict[str, Any]:
     return {**budget, "learning_rate": 2e-3, **more}
 
 
-def copied(made: Path, folder: Path, stage: str) -> Path:
+def copied(finished_run: Path, folder: Path, stage: str) -> Path:
     """A copy of a finished run without what one of its stages has made.
 
     Args:
@@ -116,7 +116,7 @@ def copied(made: Path, folder: Path, stage: str) -> Path:
     """
 
     def passed_over(where: str, names: list[str]) -> set[str]:
-        return {stage, ".state"} if Path(where) == made / NAME else set()
+        return {stage, ".state"} if Path(where) == finished_run / NAME else set()
 
-    shutil.copytree(made, folder, copy_function=os.link, ignore=passed_over)
+    shutil.copytree(finished_run, folder, copy_function=os.link, ignore=passed_over)
     return folder

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
-from distill_ray.bench.chaos.outcomes import Seen
+from distill_ray.bench.chaos.outcomes import TimedEvent
 from distill_ray.bench.chaos.processes import below, end
 
 END_S = 60.0
@@ -35,7 +35,7 @@ class Driver:
         """
         self._command = [sys.executable, "-m", "distill_ray", *arguments, "--json"]
         self._env, self._log = env, log
-        self.seen: list[Seen] = []
+        self.events: list[TimedEvent] = []
         self._told = threading.Condition()
         self.start()
 
@@ -60,16 +60,16 @@ class Driver:
             event = _event(line)
             if event is not None:
                 with self._told:
-                    self.seen.append(event)
+                    self.events.append(event)
                     self._told.notify_all()
         with self._told:
             self._told.notify_all()
 
-    def wait_for(self, holds: Callable[[Sequence[Seen]], bool], patience_s: float) -> bool:
+    def wait_for(self, holds: Callable[[Sequence[TimedEvent]], bool], patience_s: float) -> bool:
         """Wait until something holds of the events; False if the process ends, or time is over."""
         until = time.monotonic() + patience_s
         with self._told:
-            while not holds(self.seen):
+            while not holds(self.events):
                 if self.over() or time.monotonic() > until:
                     return False
                 self._told.wait(1.0)
@@ -81,10 +81,10 @@ class Driver:
 
     def kill(self) -> None:
         """End it at once, as the system does, and wait until what it has started is gone too."""
-        left = below(self._process.pid)
+        survivors = below(self._process.pid)
         self._process.kill()
         self._process.wait()
-        end(left, END_S)
+        end(survivors, END_S)
         self._reader.join(END_S)
 
     def wait(self, patience_s: float) -> int | None:
@@ -99,21 +99,23 @@ class Driver:
     def close(self) -> None:
         """Leave nothing of it behind."""
         if self._process.poll() is None:
-            left = below(self._process.pid)
+            survivors = below(self._process.pid)
             os.kill(self._process.pid, signal.SIGINT)
             if self.wait(END_S) is None:
                 self._process.kill()
-            end(left, END_S)
+            end(survivors, END_S)
 
     def last_words(self) -> str:
         """The end of what it said on standard error."""
         return self._log.read_text(errors="replace").strip()[-TAIL:]
 
 
-def _event(line: str) -> Seen | None:
+def _event(line: str) -> TimedEvent | None:
     """The event of a line; None for a result, or what a kill has left of a line."""
     try:
-        found = json.loads(line)["event"]
-        return Seen(time.monotonic(), found["stage"], found.get("text", ""), found.get("completed"))
+        event = json.loads(line)["event"]
+        return TimedEvent(
+            time.monotonic(), event["stage"], event.get("text", ""), event.get("completed")
+        )
     except (ValueError, KeyError, TypeError):
         return None

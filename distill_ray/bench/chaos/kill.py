@@ -11,7 +11,7 @@ from pathlib import Path
 from distill_ray.bench.chaos.config import NAME
 from distill_ray.bench.chaos.driver import Driver
 from distill_ray.bench.chaos.nodes import Nodes
-from distill_ray.bench.chaos.outcomes import Kill, KillPlan, Kind, Seen, kill_of
+from distill_ray.bench.chaos.outcomes import Kill, KillPlan, Kind, TimedEvent, kill_of
 from distill_ray.bench.chaos.processes import Process
 
 JOB = "student"
@@ -36,7 +36,7 @@ class RunUnderTest:
 
     def __init__(
         self,
-        course: KillPlan,
+        plan: KillPlan,
         driver: Driver,
         storage: Path,
         *,
@@ -48,7 +48,7 @@ class RunUnderTest:
         """Take over a run that has just been started.
 
         Args:
-            course: what is to happen.
+            plan: what is to happen.
             driver: the run.
             storage: of the run.
             steps: of the training.
@@ -57,9 +57,9 @@ class RunUnderTest:
             nodes: of its cluster.
         """
         self.driver, self.nodes, self.kills = driver, nodes, list[Kill]()
-        self._course, self._storage, self._steps = course, storage, steps
+        self._plan, self._storage, self._steps = plan, storage, steps
         self._switches, self._trial_s = switches, trial_s
-        self._draw = random.Random(course.seed)
+        self._draw = random.Random(plan.seed)
 
     def to_the_end(self, kind: Kind) -> int | None:
         """Kill at every moment, and wait for the end.
@@ -78,31 +78,31 @@ class RunUnderTest:
     def _go_through(self, kind: Kind) -> None:
         """Kill at every moment, each time work goes on; ends early if the run does."""
         kill = self._kill_trial if kind.stage == "probe" else self._kill_training
-        for moment in self._course.moments:
-            done = kill(moment)
-            if done is None:
+        for moment in self._plan.moments:
+            result = kill(moment)
+            if result is None:
                 return
-            self.kills.append(done)
-            if done.recovery_s is None:
+            self.kills.append(result)
+            if result.recovery_s is None:
                 return
 
     def _kill_training(self, moment: float) -> Kill | None:
         step = ceil(moment * self._steps)
-        if self._course.kind == "switch":
-            nearest = min(self._switches, key=lambda at: abs(at - step))
+        if self._plan.kind == "switch":
+            nearest = min(self._switches, key=lambda switch: abs(switch - step))
             step = max(1, nearest - self._draw.randrange(AROUND))
-        if not self.driver.wait_for(lambda seen: _step(seen) >= step, PATIENCE_S):
+        if not self.driver.wait_for(lambda events: _step(events) >= step, PATIENCE_S):
             return None
-        found = KILLS[self._course.kind](self)
-        if found is None:
+        outcome = KILLS[self._plan.kind](self)
+        if outcome is None:
             return None
-        at, facts = found
+        killed_at, facts = outcome
 
-        def goes_on(seen: Sequence[Seen]) -> bool:
-            return kill_of(seen, at, JOB).recovery_s is not None
+        def goes_on(events: Sequence[TimedEvent]) -> bool:
+            return kill_of(events, killed_at, JOB).recovery_s is not None
 
         self.driver.wait_for(goes_on, PATIENCE_S)
-        return kill_of(self.driver.seen, at, JOB, **facts)
+        return kill_of(self.driver.events, killed_at, JOB, **facts)
 
     def _kill_trial(self, moment: float) -> Kill | None:
         """One of the probes' processes; it is known by its outcome alone how far it was."""
@@ -113,11 +113,11 @@ class RunUnderTest:
         if victim is None:
             return None
         before = {process.pid for process in self.nodes.below(TRIAL)}
-        at = time.monotonic()
+        killed_at = time.monotonic()
         victim.kill()
-        while not self.driver.over() and time.monotonic() < at + PATIENCE_S:
+        while not self.driver.over() and time.monotonic() < killed_at + PATIENCE_S:
             if any(process.pid not in before for process in self.nodes.below(TRIAL)):
-                return Kill(0, None, time.monotonic() - at)
+                return Kill(0, None, time.monotonic() - killed_at)
             time.sleep(0.1)
         return Kill(0, None, None)
 
@@ -125,8 +125,8 @@ class RunUnderTest:
         """A process of the run, as soon as there is one; None if the run ends before."""
         until = time.monotonic() + PATIENCE_S
         while not self.driver.over() and time.monotonic() < until:
-            if found := self.nodes.below(word):
-                return self._draw.choice(found)
+            if processes := self.nodes.below(word):
+                return self._draw.choice(processes)
             time.sleep(0.2)
         return None
 
@@ -135,9 +135,9 @@ class RunUnderTest:
         victim = self._one_of("RayTrainWorker")
         if victim is None:
             return None
-        at = time.monotonic()
+        killed_at = time.monotonic()
         victim.kill()
-        return at, {}
+        return killed_at, {}
 
     def kill_uploading(self) -> tuple[float, dict[str, object]] | None:
         """A worker as soon as the files of a new checkpoint begin to be there."""
@@ -145,10 +145,10 @@ class RunUnderTest:
         while not self.driver.over() and workers:
             new = [folder for folder in self._checkpoints() if folder not in old]
             if new:
-                at = time.monotonic()
+                killed_at = time.monotonic()
                 self._draw.choice(workers).kill()
                 time.sleep(0.5)  # What was on its way has come, or never comes.
-                return at, {"sealed": len(list(new[0].glob("seal-*.json"))) == len(workers)}
+                return killed_at, {"sealed": len(list(new[0].glob("seal-*.json"))) == len(workers)}
             time.sleep(LOOK_S)
         return None
 
@@ -157,23 +157,23 @@ class RunUnderTest:
 
     def kill_driver(self) -> tuple[float, dict[str, object]] | None:
         """The command itself; it is given again."""
-        at = time.monotonic()
+        killed_at = time.monotonic()
         self.driver.kill()
         self.driver.start()
-        return at, {}
+        return killed_at, {}
 
     def kill_node(self) -> tuple[float, dict[str, object]] | None:
         """The node beside the head; another one comes."""
-        at = time.monotonic()
+        killed_at = time.monotonic()
         self.nodes.ask("lose")
         self.nodes.ask("add")
-        return at, {}
+        return killed_at, {}
 
     def kill_node_for_good(self) -> tuple[float, dict[str, object]] | None:
         """The node beside the head; none comes."""
-        at = time.monotonic()
+        killed_at = time.monotonic()
         self.nodes.ask("lose")
-        return at, {}
+        return killed_at, {}
 
     def drain_node(self) -> tuple[float, dict[str, object]] | None:
         """As the spot market does it: announced, with another one in its place, then gone."""
@@ -181,10 +181,12 @@ class RunUnderTest:
         self.nodes.ask("drain", deadline_s=NOTICE_S)
         self.nodes.ask("add")
         time.sleep(max(0.0, announced + NOTICE_S - time.monotonic()))
-        last = max((event.at for event in self.driver.seen if _is_step(event)), default=announced)
-        at = min(last, time.monotonic())
+        last = max(
+            (event.time_s for event in self.driver.events if _is_step(event)), default=announced
+        )
+        killed_at = min(last, time.monotonic())
         self.nodes.ask("lose")
-        return at, {"notice_s": NOTICE_S}
+        return killed_at, {"notice_s": NOTICE_S}
 
 
 KILLS: dict[str, Callable[[RunUnderTest], tuple[float, dict[str, object]] | None]] = {
@@ -199,10 +201,10 @@ KILLS: dict[str, Callable[[RunUnderTest], tuple[float, dict[str, object]] | None
 """Kind → what is done at a moment of the training; when, and what else is known of it."""
 
 
-def _is_step(event: Seen) -> bool:
+def _is_step(event: TimedEvent) -> bool:
     return event.text.startswith(f"{JOB}: loss")
 
 
-def _step(seen: Sequence[Seen]) -> float:
+def _step(events: Sequence[TimedEvent]) -> float:
     """The latest step that was told."""
-    return next((event.completed or 0 for event in reversed(seen) if _is_step(event)), 0)
+    return next((event.completed or 0 for event in reversed(events) if _is_step(event)), 0)

@@ -50,10 +50,10 @@ class Nodes:
         answer = self._process.stdout.readline()
         if not answer:
             raise RuntimeError(f"the nodes are gone:\n{self._log.read_text()[-2000:]}")
-        found: dict[str, Any] = json.loads(answer)
-        if "error" in found:
-            raise RuntimeError(f"{what}: {found['error']}")
-        return found
+        reply: dict[str, Any] = json.loads(answer)
+        if "error" in reply:
+            raise RuntimeError(f"{what}: {reply['error']}")
+        return reply
 
     def below(self, word: str) -> list[Process]:
         """Processes of all nodes with a word in their command."""
@@ -61,7 +61,7 @@ class Nodes:
 
     def close(self) -> None:
         """End all of them."""
-        left = below(self._process.pid)
+        survivors = below(self._process.pid)
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -69,4 +69,4 @@ class Nodes:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        end(left, END_S / 4)
+        end(survivors, END_S / 4)

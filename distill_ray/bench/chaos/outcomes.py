@@ -56,7 +56,7 @@ class KillPlan:
     """Decides which of several is killed."""
 
 
-def courses(kinds: Sequence[str], kills: int, seed: int) -> list[KillPlan]:
+def kill_plans(kinds: Sequence[str], kills: int, seed: int) -> list[KillPlan]:
     """Kills spread over kinds as evenly as can be, at random moments.
 
     Args:
@@ -64,22 +64,23 @@ def courses(kinds: Sequence[str], kills: int, seed: int) -> list[KillPlan]:
         kills: of all kinds together.
         seed: equal seeds, equal moments.
     """
-    draw, found = random.Random(seed), []
+    draw, plans = random.Random(seed), []
     for place, name in enumerate(kinds):
-        kind, left = KINDS[name], len(range(place, kills, len(kinds)))
-        while left:
-            now = min(left, kind.per_run)
+        kind, remaining = KINDS[name], len(range(place, kills, len(kinds)))
+        while remaining:
+            now = min(remaining, kind.per_run)
             moments = sorted(draw.uniform(EARLIEST, kind.latest) for _ in range(now))
-            found.append(KillPlan(name, tuple(moments), draw.randrange(2**32)))
-            left -= now
-    return found
+            plans.append(KillPlan(name, tuple(moments), draw.randrange(2**32)))
+            remaining -= now
+    return plans
 
 
 @dataclass(frozen=True)
-class Seen:
-    """An event of a run, and when it was seen."""
+class TimedEvent:
+    """An event of a run, and when it was read."""
 
-    at: float
+    time_s: float
+    """When it was read, by the monotonic clock."""
     stage: str
     text: str = ""
     completed: float | None = None
@@ -90,64 +91,64 @@ class Kill:
     """What a kill cost."""
 
     at_step: int
-    """The last one that was told before it."""
+    """The last step that was reported before the kill."""
     lost: int | None
-    """Steps that were done again; none where it isn't counted in steps."""
+    """Steps that were repeated; None for work that has no steps."""
     recovery_s: float | None
-    """From the kill until work went on; none where it never did."""
+    """From the kill until work went on; None where it never did."""
     workers: int | None = None
-    """With which it went on, where that was told."""
+    """The number of workers after the kill, where an event says it."""
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def kill_of(seen: Sequence[Seen], at: float, job: str, **facts: Any) -> Kill:
-    """What a kill cost, as the events tell it.
+def kill_of(events: Sequence[TimedEvent], killed_at: float, job: str, **facts: Any) -> Kill:
+    """The cost of a kill, from the run's events.
 
     Args:
-        seen: of the whole run, in order.
-        at: when something was killed.
-        job: that was training then.
-        facts: what else is known of it.
+        events: all events of the run, in order.
+        killed_at: when something was killed, by the monotonic clock.
+        job: the job that was training.
+        facts: other facts about the kill.
     """
-    ours = [event for event in seen if event.text.startswith(f"{job}:")]
+    of_job = [event for event in events if event.text.startswith(f"{job}:")]
     last, workers, went_on = 0, None, None
-    for event in ours:
+    for event in of_job:
         step = int(event.completed or 0)
-        if event.at <= at:
+        if event.time_s <= killed_at:
             last = step or last
         elif match := WENT_ON.search(event.text):
             went_on, workers = int(match[1]), int(match[2])
         elif step and went_on is None and step > last:
-            last = step  # Done before the kill, told after it.
+            last = step  # Done before the kill, reported after it.
         elif step:
             lost = last - (step - 1 if went_on is None else went_on)
-            return Kill(last, max(0, lost), event.at - at, workers, facts)
+            return Kill(last, max(0, lost), event.time_s - killed_at, workers, facts)
     return Kill(last, None, None, workers, facts)
 
 
 @dataclass(frozen=True)
 class KillResult:
-    """A run that was disturbed, and what came of it."""
+    """A run with its kills, and its outcome."""
 
-    course: KillPlan
+    plan: KillPlan
     kills: tuple[Kill, ...]
     survived: bool
-    """It ended by itself, with its result."""
+    """Whether the run ended by itself, with its result."""
     differences: Mapping[str, float] = field(default_factory=dict)
     """What was compared → how far it is from the undisturbed run's, 0 for equal bytes."""
     seconds: float = 0.0
-    said: str = ""
-    """The end of what a run said that didn't survive."""
+    output: str = ""
+    """The end of the output of a run that didn't survive."""
 
     @property
     def kind(self) -> Kind:
         """Of its kills."""
-        return KINDS[self.course.kind]
+        return KINDS[self.plan.kind]
 
     @property
     def missed(self) -> int:
         """Kills that never found anything to kill."""
-        return len(self.course.moments) - len(self.kills)
+        return len(self.plan.moments) - len(self.kills)
 
     @property
     def difference(self) -> float | None:
@@ -161,19 +162,19 @@ class KillResult:
             save_steps: steps between two checkpoints.
             tolerance: difference that other sums may make where the number of workers changed.
         """
-        found = [] if self.survived else ["didn't survive"]
+        problems = [] if self.survived else ["didn't survive"]
         if self.missed:
-            found.append(f"{self.missed} kills came too late")
+            problems.append(f"{self.missed} kills came too late")
         if any(kill.recovery_s is None for kill in self.kills):
-            found.append("a kill after which work wasn't seen to go on")
+            problems.append("a kill after which work wasn't seen to go on")
         limit = 0.0 if self.kind.exact else tolerance
         if self.survived and (self.difference is None or not self.difference <= limit):
-            found.append(f"differs by {self.difference}, not at most {limit:g}")
+            problems.append(f"differs by {self.difference}, not at most {limit:g}")
         # The newest checkpoint may still have been on its way.
         lost = [kill.lost for kill in self.kills if kill.lost is not None]
         if max(lost, default=0) > 2 * save_steps:
-            found.append(f"{max(lost)} steps were lost, more than two intervals")
-        return found
+            problems.append(f"{max(lost)} steps were lost, more than two intervals")
+        return problems
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -182,4 +183,4 @@ class KillResult:
 
 def of_kind(rounds: Sequence[KillResult], name: str) -> list[KillResult]:
     """Rounds of a kind."""
-    return [round_ for round_ in rounds if round_.course.kind == name]
+    return [result for result in rounds if result.plan.kind == name]

@@ -37,19 +37,19 @@ for one worker each.
 
 def table(report: ChaosReport) -> Table:
     """A row a kind."""
-    made = Table(title=f"Chaos: {headline(report)}", title_justify="left")
+    rich_table = Table(title=f"Chaos: {headline(report)}", title_justify="left")
     for place, column in enumerate(COLUMNS):
-        made.add_column(column, justify="left" if place == 0 else "right")
+        rich_table.add_column(column, justify="left" if place == 0 else "right")
     for cells in rows(report):
-        made.add_row(*cells)
-    return made
+        rich_table.add_row(*cells)
+    return rich_table
 
 
 def headline(report: ChaosReport) -> str:
     """All of it in a line."""
-    kills = [kill for round_ in report.rounds for kill in round_.kills]
+    kills = [kill for result in report.rounds for kill in result.kills]
     lost = [kill.lost for kill in kills if kill.lost is not None]
-    survived = sum(round_.survived for round_ in report.rounds)
+    survived = sum(result.survived for result in report.rounds)
     return (
         f"{len(kills)} kills in {len(report.rounds)} runs, {survived} survived; "
         f"at most {max(lost, default=0)} steps lost at a checkpoint every "
@@ -60,20 +60,20 @@ def headline(report: ChaosReport) -> str:
 def rows(report: ChaosReport) -> list[list[str]]:
     """The cells of each kind that was tried."""
     return [
-        [KINDS[name].what, *_cells(found)]
+        [KINDS[name].what, *_cells(rounds)]
         for name in report.settings["kinds"]
-        if (found := of_kind(report.rounds, name))
+        if (rounds := of_kind(report.rounds, name))
     ]
 
 
 def _cells(rounds: Sequence[KillResult]) -> list[str]:
-    kills = [kill for round_ in rounds for kill in round_.kills]
+    kills = [kill for result in rounds for kill in result.kills]
     lost = [kill.lost for kill in kills if kill.lost is not None]
     recovery = [kill.recovery_s for kill in kills if kill.recovery_s is not None]
     return [
         str(len(kills)),
         str(len(rounds)),
-        str(sum(round_.survived for round_ in rounds)),
+        str(sum(result.survived for result in rounds)),
         f"{median(lost):g}" if lost else NONE,
         str(max(lost)) if lost else NONE,
         f"{median(recovery):.1f}" if recovery else NONE,
@@ -83,19 +83,19 @@ def _cells(rounds: Sequence[KillResult]) -> list[str]:
 
 
 def _result(rounds: Sequence[KillResult]) -> str:
-    found = [round_.difference for round_ in rounds if round_.difference is not None]
-    if len(found) < len(rounds):
+    differences = [result.difference for result in rounds if result.difference is not None]
+    if len(differences) < len(rounds):
         return "not all there"
-    return "equal bit for bit" if max(found) == 0 else f"within {max(found):.1g}"
+    return "equal bit for bit" if max(differences) == 0 else f"within {max(differences):.1g}"
 
 
 def remarks(report: ChaosReport) -> list[str]:
     """What the table has no column for."""
     uploads = [k for r in of_kind(report.rounds, "upload") for k in r.kills]
     torn = sum(not kill.facts["sealed"] for kill in uploads)
-    found = [f"Of {len(uploads)} uploads, {torn} were cut off by the kill."] if uploads else []
+    sentences = [f"Of {len(uploads)} uploads, {torn} were cut off by the kill."] if uploads else []
     took = f"The whole run up to its students takes {report.undisturbed_s:.0f} s undisturbed."
-    return [*found, took, *report.problems]
+    return [*sentences, took, *report.problems]
 
 
 def source(report: ChaosReport) -> str:
@@ -132,11 +132,11 @@ def page(report: ChaosReport) -> str:
 def _every_kill(report: ChaosReport) -> str:
     head = "| run | kind | at step | steps lost | workers then | recovery, s | result |"
     lines = [head, "|---|---|" + "---:|" * 5]
-    for number, round_ in enumerate(report.rounds, start=1):
-        for kill in round_.kills:
-            step = NONE if round_.kind.stage == "probe" else str(kill.at_step)
+    for number, result in enumerate(report.rounds, start=1):
+        for kill in result.kills:
+            step = NONE if result.kind.stage == "probe" else str(kill.at_step)
             lost, workers = (NONE if v is None else str(v) for v in (kill.lost, kill.workers))
             recovery = NONE if kill.recovery_s is None else f"{kill.recovery_s:.1f}"
-            cells = [str(number), round_.course.kind, step, lost, workers, recovery]
-            lines.append("| " + " | ".join([*cells, _result([round_])]) + " |")
+            cells = [str(number), result.plan.kind, step, lost, workers, recovery]
+            lines.append("| " + " | ".join([*cells, _result([result])]) + " |")
     return "\n".join(lines)

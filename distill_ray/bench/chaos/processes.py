@@ -36,16 +36,16 @@ class Process:
 def below(pid: int) -> list[Process]:
     """All children of a process, their children and so on."""
     numbers = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
-    every = [found for number in numbers if (found := _read(number)) is not None]
+    every = [process for number in numbers if (process := _read(number)) is not None]
     children: dict[int, list[Process]] = {}
     for process in every:
         children.setdefault(process.parent, []).append(process)
     family: list[Process] = []
-    left = [pid]
-    while left:
-        new = children.get(left.pop(), [])
+    pending = [pid]
+    while pending:
+        new = children.get(pending.pop(), [])
         family += new
-        left += [process.pid for process in new]
+        pending += [process.pid for process in new]
     return family
 
 
@@ -56,17 +56,17 @@ def _read(pid: int) -> Process | None:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
     except OSError:
         return None
-    state, parent, *rest = stat.rpartition(")")[2].split()  # Its name may hold anything.
+    state, parent, *fields = stat.rpartition(")")[2].split()  # Its name may hold anything.
     if state == "Z":
         return None
-    return Process(pid, int(parent), int(rest[17]), command.decode(errors="replace").strip())
+    return Process(pid, int(parent), int(fields[17]), command.decode(errors="replace").strip())
 
 
 def end(processes: Iterable[Process], patience_s: float) -> None:
     """Wait until all are gone; what is left then is killed."""
-    left, until = list(processes), time.monotonic() + patience_s
-    while left and time.monotonic() < until:
+    survivors, until = list(processes), time.monotonic() + patience_s
+    while survivors and time.monotonic() < until:
         time.sleep(0.1)
-        left = [process for process in left if process.alive()]
-    for process in left:
+        survivors = [process for process in survivors if process.alive()]
+    for process in survivors:
         process.kill()

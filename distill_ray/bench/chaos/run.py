@@ -22,7 +22,7 @@ from distill_ray.bench.chaos.config import FILE, NAME, SAVE_EVERY, STEPS, WORKER
 from distill_ray.bench.chaos.driver import Driver
 from distill_ray.bench.chaos.kill import PATIENCE_S, RunUnderTest
 from distill_ray.bench.chaos.nodes import Nodes
-from distill_ray.bench.chaos.outcomes import KINDS, KillPlan, KillResult, courses
+from distill_ray.bench.chaos.outcomes import KINDS, KillPlan, KillResult, kill_plans
 from distill_ray.bench.harness.machine import provenance
 
 TOLERANCE = 1e-4
@@ -44,9 +44,9 @@ class ChaosReport:
     def problems(self) -> list[str]:
         """What should not have happened, a line each."""
         return [
-            f"run {number} ({round_.course.kind}): {text}"
-            for number, round_ in enumerate(self.rounds, start=1)
-            for text in round_.problems(SAVE_EVERY, TOLERANCE)
+            f"run {number} ({result.plan.kind}): {text}"
+            for number, result in enumerate(self.rounds, start=1)
+            for text in result.problems(SAVE_EVERY, TOLERANCE)
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class ChaosReport:
             "settings": self.settings,
             "environment": self.environment,
             "undisturbed_s": self.undisturbed_s,
-            "rounds": [round_.to_dict() for round_ in self.rounds],
+            "rounds": [result.to_dict() for result in self.rounds],
             "problems": self.problems,
         }
 
@@ -73,11 +73,11 @@ def chaos(
         seed: of the moments and the victims.
         tell: gets a line now and then.
     """
-    planned = courses(kinds, kills, seed)
+    planned = kill_plans(kinds, kills, seed)
     bench = _Bench(folder, tell)
     took = bench.make()
     with closing(bench.start_nodes()):
-        rounds = [bench.disturb(number, course) for number, course in enumerate(planned, start=1)]
+        rounds = [bench.disturb(number, plan) for number, plan in enumerate(planned, start=1)]
     settings = {"kinds": list(kinds), "kills": kills, "seed": seed, "workers": WORKERS}
     settings |= {"steps": STEPS, "save_steps": SAVE_EVERY, "tolerance": TOLERANCE}
     return ChaosReport(tuple(rounds), settings, took)
@@ -89,9 +89,9 @@ class _Bench:
     def __init__(self, folder: Path, tell: Callable[[str], None]) -> None:
         self._folder, self._tell = folder, tell
         (folder / "ray").mkdir(parents=True, exist_ok=True)
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
         ours = {"RAY_TMPDIR": str(folder / "ray"), "DISTILL_RAY_CACHE": str(folder / "cache")}
-        self._env = {**kept, **ours}
+        self._env = {**inherited, **ours}
 
     def make(self) -> float:
         """The undisturbed run, up to its students; how long it took."""
@@ -121,9 +121,9 @@ class _Bench:
     def _driver(self, arguments: Sequence[str], name: str) -> Driver:
         return Driver(arguments, self._env, self._folder / f"{name}.log")
 
-    def disturb(self, number: int, course: KillPlan) -> KillResult:
+    def disturb(self, number: int, plan: KillPlan) -> KillResult:
         """One run of the stage under test, with its kills."""
-        kind, name = KINDS[course.kind], f"run-{number}"
+        kind, name = KINDS[plan.kind], f"run-{number}"
         storage = copied(self._folder / MADE, self._folder / name, kind.stage)
         address = self._nodes.ask("have", count=WORKERS - 1)["address"]
         began = time.monotonic()
@@ -133,7 +133,7 @@ class _Bench:
             arguments += ["--set", f"cluster.min_workers={kind.fewest}"]
         with closing(self._driver(arguments, name)) as driver:
             disturbed = RunUnderTest(
-                course,
+                plan,
                 driver,
                 storage,
                 steps=STEPS,
@@ -142,15 +142,15 @@ class _Bench:
                 nodes=self._nodes,
             )
             code = disturbed.to_the_end(kind)
-        found = differences(kind.stage, self._folder / MADE, storage) if code == 0 else {}
+        by_artifact = differences(kind.stage, self._folder / MADE, storage) if code == 0 else {}
         survived = code == 0
         words = "" if survived else f"exit code {code}\n{driver.last_words()}"
         kills, took = tuple(disturbed.kills), time.monotonic() - began
-        round_ = KillResult(course, kills, survived, found, took, words)
-        self._tell(f"{name}: {summary(round_)}")
-        if not round_.problems(SAVE_EVERY, TOLERANCE):
+        result = KillResult(plan, kills, survived, by_artifact, took, words)
+        self._tell(f"{name}: {summary(result)}")
+        if not result.problems(SAVE_EVERY, TOLERANCE):
             shutil.rmtree(storage)  # Else it stays for a look at it, where the folder does.
-        return round_
+        return result
 
     def _switches(self) -> list[int]:
         """Steps at which the student's teacher changed."""
@@ -163,13 +163,13 @@ class _Bench:
         return median(float(json.loads(file.read_text())["wall_s"]) for file in files)
 
 
-def summary(round_: KillResult) -> str:
+def summary(result: KillResult) -> str:
     """A run in a line."""
     parts = [
         f"step {kill.at_step}: {kill.lost} lost, "
         + ("never went on" if kill.recovery_s is None else f"on after {kill.recovery_s:.1f} s")
-        for kill in round_.kills
+        for kill in result.kills
     ]
-    end = "survived" if round_.survived else f"lost: {round_.said}"
-    apart = "" if round_.difference is None else f", difference {round_.difference:.2g}"
-    return f"{round_.course.kind}, {'; '.join(parts) or 'no kill'}; {end}{apart}"
+    end = "survived" if result.survived else f"lost: {result.output}"
+    apart = "" if result.difference is None else f", difference {result.difference:.2g}"
+    return f"{result.plan.kind}, {'; '.join(parts) or 'no kill'}; {end}{apart}"

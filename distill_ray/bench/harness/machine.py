@@ -36,19 +36,19 @@ def provenance() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Ours, Python's and those of the packages that do the work, as far as installed."""
-    found = {"distill_ray": __version__, "python": platform.python_version()}
+    by_package = {"distill_ray": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            by_package[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return by_package
 
 
 def has_gpu() -> bool:
     """Whether arms will find an NVIDIA GPU, as far as can be told without torch."""
-    there = any(Path("/dev").glob("nvidia[0-9]*"))
-    return there and not versions().get("torch", "+cpu").endswith("+cpu")
+    has_device = any(Path("/dev").glob("nvidia[0-9]*"))
+    return has_device and not versions().get("torch", "+cpu").endswith("+cpu")
 
 
 def cores() -> int:

@@ -60,9 +60,9 @@ class ArmProcesses:
         units = self._replies()
         if units is not None:
             unit = _slowest(units)
-            others = busy_s() - busy - unit.cpu_seconds
-            share = others / (cores() * max(time.monotonic() - began, 1e-9))
-            self._units.append(replace(unit, others=min(1.0, max(0.0, share))))
+            others_busy_s = busy_s() - busy - unit.cpu_seconds
+            share = others_busy_s / (cores() * max(time.monotonic() - began, 1e-9))
+            self._units.append(replace(unit, other_load=min(1.0, max(0.0, share))))
 
     def _replies(self) -> list[Any] | None:
         """What every process says next; None, and the team is over, if one can't."""
@@ -87,7 +87,7 @@ class ArmProcesses:
         if self._error is not None:
             return f"{self._arm.name} failed: {self._error.splitlines()[0]}"
         unit = self._units[-1]
-        return f"{self._arm.name} {unit.seconds:.3g} s ({unit.others:.0%} others)"
+        return f"{self._arm.name} {unit.seconds:.3g} s ({unit.other_load:.0%} others)"
 
     def result(self) -> ArmResult:
         """All that it did."""
@@ -123,12 +123,12 @@ class _Process:
     """One process of an arm, and the pipe to it."""
 
     def __init__(self, arm: Arm, plan: Plan, folder: Path, rank: int) -> None:
-        self._connection, theirs = Pipe()
+        self._connection, child_end = Pipe()
         self._log: IO[bytes] = (folder / f"{rank}.log").open("w+b")
-        with theirs:
+        with child_end:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "distill_ray.bench.harness.main", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-m", "distill_ray.bench.harness.main", str(child_end.fileno())],
+                pass_fds=[child_end.fileno()],
                 env=environment(arm.threads),
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
@@ -165,8 +165,8 @@ class _Process:
         if code == -signal.SIGKILL:
             return "killed by the system, most likely out of memory"
         self._log.seek(0)
-        said = self._log.read().decode(errors="replace").strip()[-TAIL:]
-        return f"ended with exit code {code}" + (f":\n{said}" if said else "")
+        log_tail = self._log.read().decode(errors="replace").strip()[-TAIL:]
+        return f"ended with exit code {code}" + (f":\n{log_tail}" if log_tail else "")
 
     def end(self) -> None:
         """Let it end, or kill it; may be called again."""

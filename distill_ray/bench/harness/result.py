@@ -24,7 +24,7 @@ class Unit:
     """Of what was worked on, where arms differ in it."""
     peak_bytes: int | None = None
     """Most memory so far, above the level before the first unit."""
-    others: float = 0.0
+    other_load: float = 0.0
     """Share of the machine's CPU time that other processes used meanwhile."""
     figures: Mapping[str, float] = field(default_factory=dict)
     """What else was measured."""
@@ -85,7 +85,7 @@ class ArmResult:
             "median_s": self.cost,
             "seconds": [unit.seconds for unit in measured],
             "cpu_seconds": [unit.cpu_seconds for unit in measured],
-            "others": [unit.others for unit in measured],
+            "others": [unit.other_load for unit in measured],
             "amounts": [unit.amount for unit in measured],
             "losses": [list(unit.losses) for unit in self.units],
             "peak_bytes": self.peak_bytes,
@@ -121,8 +121,8 @@ class Comparison:
 
     def ratios(self, name: str, to: str | None = None) -> tuple[float, ...]:
         """Cost over cost, one a round in which both took their turn."""
-        own, other = self.arm(name).costs, self.arm(to or self.reference).costs
-        return tuple(a / b for a, b in zip(own, other))
+        own, reference = self.arm(name).costs, self.arm(to or self.reference).costs
+        return tuple(a / b for a, b in zip(own, reference))
 
     def ratio(self, name: str, to: str | None = None) -> float | None:
         """The median of the rounds' ratios."""
@@ -131,13 +131,13 @@ class Comparison:
 
     def memory_ratio(self, name: str, to: str | None = None) -> float | None:
         """Peak over peak."""
-        own, other = self.arm(name).peak_bytes, self.arm(to or self.reference).peak_bytes
-        return own / other if own is not None and other else None
+        own, reference = self.arm(name).peak_bytes, self.arm(to or self.reference).peak_bytes
+        return own / reference if own is not None and reference else None
 
     def difference(self, name: str, to: str | None = None) -> Difference | None:
         """Between the losses of two arms; None where they have no unit in common."""
-        own, other = self.arm(name).units, self.arm(to or self.reference).units
-        pairs = [pair for a, b in zip(own, other) for pair in _paired(a.losses, b.losses)]
+        own, reference = self.arm(name).units, self.arm(to or self.reference).units
+        pairs = [pair for a, b in zip(own, reference) for pair in _paired(a.losses, b.losses)]
         if not pairs:
             return None
         # A number that is not finite is as far apart as can be.
@@ -146,15 +146,15 @@ class Comparison:
         return Difference(max(apart), max(scaled))
 
     @property
-    def others(self) -> float:
+    def other_load(self) -> float:
         """The median share of the machine that other processes had while arms worked."""
-        shares = [u.others for arm in self.arms for u in arm.units[arm.warmup :]]
+        shares = [u.other_load for arm in self.arms for u in arm.units[arm.warmup :]]
         return median(shares) if shares else 0.0
 
     def largest_difference(self) -> Difference | None:
         """The largest of any arm against the reference."""
-        found = [self.difference(arm.name) for arm in self.arms if arm.name != self.reference]
-        known = [difference for difference in found if difference is not None]
+        differences = [self.difference(arm.name) for arm in self.arms if arm.name != self.reference]
+        known = [difference for difference in differences if difference is not None]
         if not known:
             return None
         return Difference(max(d.absolute for d in known), max(d.relative for d in known))
@@ -162,8 +162,8 @@ class Comparison:
     @property
     def same_work(self) -> bool | None:
         """Whether all losses agree; None where there is nothing to compare."""
-        found = self.largest_difference()
-        return None if found is None else found.relative <= self.tolerance
+        largest = self.largest_difference()
+        return None if largest is None else largest.relative <= self.tolerance
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, with every ratio against the reference."""
@@ -186,14 +186,14 @@ class Comparison:
             "same_work": self.same_work,
             "tolerance": self.tolerance,
             "unit": self.unit,
-            "others": self.others,
+            "others": self.other_load,
             "arms": rows,
         }
 
 
-def _paired(own: Sequence[float], other: Sequence[float]) -> list[tuple[float, float]]:
+def _paired(own: Sequence[float], reference: Sequence[float]) -> list[tuple[float, float]]:
     """Losses side by side; unlike numbers of them are as far apart as can be."""
-    return list(zip(own, other)) if len(own) == len(other) else [(math.inf, 0.0)]
+    return list(zip(own, reference)) if len(own) == len(reference) else [(math.inf, 0.0)]
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, enough to repeat it."""
-        made = {
+        fields = {
             "bench": self.name,
             "settings": dict(self.settings),
             "environment": dict(self.environment),
@@ -240,7 +240,7 @@ class Report:
             "targets": [target.to_dict() for target in self.targets],
             "notes": list(self.notes),
         }
-        return {key: _finite(value) for key, value in made.items()}
+        return {key: _finite(value) for key, value in fields.items()}
 
 
 def _finite(value: Any) -> Any:

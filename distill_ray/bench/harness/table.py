@@ -28,26 +28,26 @@ def tables(report: Report) -> Iterator[Table]:
 
 def remarks(report: Report) -> list[str]:
     """What the tables have no column for: failures, unlike work, notes."""
-    found = []
+    lines = []
     for comparison in report.comparisons:
         for arm in comparison.arms:
             if arm.error is not None:
-                found.append(f"{comparison.title}: {arm.name} failed: {arm.error}")
+                lines.append(f"{comparison.title}: {arm.name} failed: {arm.error}")
             elif arm.note:
-                found.append(f"{arm.name}: {arm.note}")
+                lines.append(f"{arm.name}: {arm.note}")
             if used := utilisation(arm):
-                found.append(f"{arm.name}: {used}")
+                lines.append(f"{arm.name}: {used}")
         if comparison.same_work is False:
-            found.append(
+            lines.append(
                 f"{comparison.title}: losses differ by more than {comparison.tolerance:g}, so this "
                 "is not the same work"
             )
-        if comparison.others > DISTURBED:
-            found.append(
-                f"{comparison.title}: other processes had {comparison.others:.0%} of the machine "
-                "meanwhile, so read the times with care"
+        if comparison.other_load > DISTURBED:
+            lines.append(
+                f"{comparison.title}: other processes had {comparison.other_load:.0%} of the "
+                "machine meanwhile, so read the times with care"
             )
-    return list(dict.fromkeys([*found, *report.notes]))
+    return list(dict.fromkeys([*lines, *report.notes]))
 
 
 def markdown(report: Report) -> str:

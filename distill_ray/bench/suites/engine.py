@@ -37,12 +37,12 @@ def packing(settings: Settings, *, work: SamplesWork) -> Report:
         ),
     ]
     title = f"Steps of {work.samples} samples of {work.shortest} to {work.longest} tokens"
-    found = _compare(title, arms, settings, work.step.precision)
+    comparison = _compare(title, arms, settings, work.step.precision)
     targets = [
-        Target(f"useful tokens/s, {name} / {padded}", found.ratio(padded, name), 2.2, False)
+        Target(f"useful tokens/s, {name} / {padded}", comparison.ratio(padded, name), 2.2, False)
         for name in (GROUPED, PACKED)
     ]
-    return _report("packing", [found], targets, settings, work)
+    return _report("packing", [comparison], targets, settings, work)
 
 
 def zero(settings: Settings, *, work: StepWork) -> Report:
@@ -62,12 +62,12 @@ def zero(settings: Settings, *, work: StepWork) -> Report:
         for stage in range(4)
     ]
     title = f"Step, {work.rows} x {work.length} tokens, {work.precision}, 2 processes against one"
-    found = _compare(title, arms, settings, work.precision)
+    comparison = _compare(title, arms, settings, work.precision)
     targets = [
-        Target(f"time of a step, {_zero(stage)} / {one}", found.ratio(_zero(stage)), bound)
+        Target(f"time of a step, {_zero(stage)} / {one}", comparison.ratio(_zero(stage)), bound)
         for stage, bound in ((1, 1.10), (2, 1.10), (3, 1.25))
     ]
-    return _report("zero", [found], targets, settings, work)
+    return _report("zero", [comparison], targets, settings, work)
 
 
 def _zero(stage: int) -> str:
@@ -83,15 +83,15 @@ def cache(settings: Settings, *, work: StepWork) -> Report:
     ]
     title = f"Step, {work.rows} x {work.length} tokens, {work.precision}"
     # Another loss: the check that it is the same work is the comparison below.
-    found = compare(title, pair, settings.plan, tolerance=float("inf"), listen=settings.listen)
+    comparison = compare(title, pair, settings.plan, tolerance=float("inf"), listen=settings.listen)
     exact = [
         _arm(TRUNCATED, "cache:truncated", settings, work=work),
         _arm(CACHED, "cache:step", settings, work=work),
     ]
     brief = replace(settings, pairs=1)
     same = _compare(f"{title}, the same entries", exact, brief, work.precision)
-    targets = [Target(f"time of a step, {CACHED} / {online}", found.ratio(CACHED), 0.62)]
-    return _report("cache", [found, same], targets, settings, work, (TRUNCATION_NOTE,))
+    targets = [Target(f"time of a step, {CACHED} / {online}", comparison.ratio(CACHED), 0.62)]
+    return _report("cache", [comparison, same], targets, settings, work, (TRUNCATION_NOTE,))
 
 
 def pool(settings: Settings, *, work: StepWork) -> Report:
@@ -122,13 +122,13 @@ def pool(settings: Settings, *, work: StepWork) -> Report:
 
 def switch(settings: Settings, *, work: StepWork) -> Report:
     """What a change of the teacher's checkpoint costs, in steps of the same run."""
-    found = [_switch(settings, work, kind) for kind in SWITCHED]
+    comparisons = [_switch(settings, work, kind) for kind in SWITCHED]
     targets = [
         Target(f"stall of a switch, {kind} {AHEAD}, in steps", comparison.arm(AHEAD).cost, bound)
-        for (kind, (_, bound)), comparison in zip(SWITCHED.items(), found)
+        for (kind, (_, bound)), comparison in zip(SWITCHED.items(), comparisons)
     ]
-    notes = [line for comparison in found for line in _beside(comparison)]
-    return _report("switch", found, targets, settings, work, (*notes, CACHED_PAGES))
+    notes = [line for comparison in comparisons for line in _beside(comparison)]
+    return _report("switch", comparisons, targets, settings, work, (*notes, CACHED_PAGES))
 
 
 SWITCHED = {"full weights": ("full", 2.0), "an adapter": ("adapter", 1.0)}
@@ -149,12 +149,12 @@ def _switch(settings: Settings, work: StepWork, kind: str) -> Comparison:
     return compare(title, arms, settings.plan, **how)  # type: ignore[arg-type]
 
 
-def _beside(found: Comparison) -> Iterator[str]:
+def _beside(comparison: Comparison) -> Iterator[str]:
     """What other steps than those without a switch take, of each arm."""
-    said = {"beside": "a step beside the reading", "first": "the first step after a switch"}
-    kind = found.title.split(", ")[0].rpartition(" of ")[2]
-    for arm in found.arms:
-        for name, text in said.items():
+    titles = {"beside": "a step beside the reading", "first": "the first step after a switch"}
+    kind = comparison.title.split(", ")[0].rpartition(" of ")[2]
+    for arm in comparison.arms:
+        for name, text in titles.items():
             if ratios := arm.figures(name):
                 ends = f"{min(ratios):.3f} - {max(ratios):.3f}"
                 yield f"{kind}, {arm.name}: {text} takes {median(ratios):.3f} of one ({ends})"
@@ -171,11 +171,11 @@ def _compare(title: str, arms: Sequence[Arm], settings: Settings, precision: str
 
 def _report(
     name: str,
-    found: Sequence[Comparison],
+    comparisons: Sequence[Comparison],
     targets: Sequence[Target],
     settings: Settings,
     work: StepWork | SamplesWork,
     notes: tuple[str, ...] = (),
 ) -> Report:
     shown = settings.to_dict() | {"work": asdict(work)}
-    return Report(name, tuple(found), settings.aims(targets), shown, provenance(), notes)
+    return Report(name, tuple(comparisons), settings.aims(targets), shown, provenance(), notes)

@@ -70,7 +70,7 @@ def loss(
     """The loss alone: from hidden states and output matrices to the gradients of both."""
     comparisons = tuple(_loss(settings, work) for work in works)
     shown = settings.to_dict() | {"works": [asdict(work) for work in works]}
-    targets = [target for made in comparisons for target in _loss_targets(made)]
+    targets = [target for comparison in comparisons for target in _loss_targets(comparison)]
     return Report("loss", comparisons, settings.aims(targets), shown, provenance())
 
 
@@ -84,11 +84,11 @@ def _loss(settings: Settings, work: LossWork) -> Comparison:
     return compare(title, arms, settings.plan, tolerance=tolerance, listen=settings.listen)
 
 
-def _loss_targets(found: Comparison) -> list[Target]:
-    what = ", ".join(found.title.split(", ")[:2])
+def _loss_targets(comparison: Comparison) -> list[Target]:
+    what = ", ".join(comparison.title.split(", ")[:2])
     return [
-        Target(f"{what}: time, {OURS} / {NAIVE}", found.ratio(OURS), 0.9),
-        Target(f"{what}: memory, {OURS} / {NAIVE}", found.memory_ratio(OURS), 0.08),
+        Target(f"{what}: time, {OURS} / {NAIVE}", comparison.ratio(OURS), 0.9),
+        Target(f"{what}: memory, {OURS} / {NAIVE}", comparison.memory_ratio(OURS), 0.08),
     ]
 
 
@@ -101,10 +101,10 @@ def step(settings: Settings, *, work: StepWork, peer: str | None = None) -> Repo
     arms = _step_arms(settings, work, peer)
     title = f"Step, {work.rows} x {work.length} tokens, {work.precision}"
     tolerance = TOLERANCE[work.precision]
-    found = compare(title, arms, settings.plan, tolerance=tolerance, listen=settings.listen)
+    comparison = compare(title, arms, settings.plan, tolerance=tolerance, listen=settings.listen)
     shown = settings.to_dict() | {"work": asdict(work), "peer": peer}
-    targets = settings.aims(_step_targets(found, work))
-    return Report("step", (found,), targets, shown, provenance(), _step_notes(work))
+    targets = settings.aims(_step_targets(comparison, work))
+    return Report("step", (comparison,), targets, shown, provenance(), _step_notes(work))
 
 
 def _step_arms(settings: Settings, work: StepWork, peer: str | None) -> list[Arm]:
@@ -123,18 +123,21 @@ def _too_large(work: StepWork) -> bool:
     return 4 * work.tokens * int(vocabulary) * LIVE_LOGITS > LARGEST
 
 
-def _step_targets(found: Comparison, work: StepWork) -> list[Target]:
+def _step_targets(comparison: Comparison, work: StepWork) -> list[Target]:
     if work.teacher.init == LLAMA_1B:
-        ours = found.arm(OURS)
+        ours = comparison.arm(OURS)
         on_gpu = ours.device not in ("", "cpu")
         return [Target("seconds of a step", ours.cost if on_gpu else None, 1.224)]
-    targets = [Target(f"time of a step, {OURS} / {PLAIN}", found.ratio(OURS), 1.03)]
-    if any(arm.name == TRL_TUNED for arm in found.arms):
+    targets = [Target(f"time of a step, {OURS} / {PLAIN}", comparison.ratio(OURS), 1.03)]
+    if any(arm.name == TRL_TUNED for arm in comparison.arms):
         targets += [
             Target(
-                f"time of a step, {TRL_TUNED} / {OURS}", found.ratio(TRL_TUNED, OURS), 1.3, False
+                f"time of a step, {TRL_TUNED} / {OURS}",
+                comparison.ratio(TRL_TUNED, OURS),
+                1.3,
+                False,
             ),
-            Target(f"memory, {OURS} / {TRL_TUNED}", found.memory_ratio(OURS, TRL_TUNED), 0.55),
+            Target(f"memory, {OURS} / {TRL_TUNED}", comparison.memory_ratio(OURS, TRL_TUNED), 0.55),
         ]
     return targets
 
@@ -178,23 +181,23 @@ def step_work(
     return work
 
 
-def _check_name(flag: str, given: str, allowed: Mapping[str, Any]) -> None:
-    if given not in allowed:
-        problem = Problem(flag, f"no {given!r}.", did_you_mean(given, allowed))
+def _check_name(flag: str, value: str, allowed: Mapping[str, Any]) -> None:
+    if value not in allowed:
+        problem = Problem(flag, f"no {value!r}.", did_you_mean(value, allowed))
         raise InputError(BAD, [problem])
 
 
-def _ref(flag: str, given: str) -> ModelRef:
+def _ref(flag: str, value: str) -> ModelRef:
     """The model of a flag: `PLACE`, or `PLACE:N` for its first N layers."""
-    place, _, count = given.rpartition(":")
+    place, _, count = value.rpartition(":")
     if not count.isdigit():
-        place, count = given, ""
-    kept = {"layers": int(count)} if count else {}
+        place, count = value, ""
+    layers = {"layers": int(count)} if count else {}
     kind = "gguf" if place.endswith(".gguf") else "path" if Path(place).exists() else "hub"
-    chosen = ModelSource.model_validate({kind: place, **kept})
-    if problems := check_model(chosen, flag):
+    source = ModelSource.model_validate({kind: place, **layers})
+    if problems := check_model(source, flag):
         raise InputError(BAD, problems)
-    return ModelRef.of(chosen)
+    return ModelRef.of(source)
 
 
 def _arm(name: str, run: str, settings: Settings, note: str = "", **options: Any) -> Arm:
