@@ -23,8 +23,8 @@ pytestmark = pytest.mark.heavy
 SCHEDULES = {
     "equal_periods": {},
     "on_plateau": {"window": 2, "min_gain": 0.9},
-    "scd": {"stages": 3},
-    "ranked": {"every": 3, "probe_steps": 2, "margin": 0.0},
+    "scd": {"num_periods": 3},
+    "ranked": {"interval": 3, "probe_steps": 2, "margin": 0.0},
     # Whenever it is saved, another checkpoint is being read, or has been.
     "user_schedule:in_turn": {"every": 3},
     "user_schedule:in_turn, adapters": {"every": 3},

@@ -129,7 +129,7 @@ def test_micro_batches_give_the_whole_batch_s_loss_and_tokens(builder, strategy,
 
 
 def test_the_average_s_gradient_is_the_mean_of_the_teachers(builder, recorded):
-    how = {"objective": ObjectiveConfig(alpha=1.0), "clip": 1e9}
+    how = {"objective": ObjectiveConfig(alpha=1.0), "max_grad_norm": 1e9}
     each = [alone(builder, ref, **how) for ref in TEACHERS.values()]
     seen = []
     for made in [session(builder, "average", **how), *each]:
@@ -295,7 +295,7 @@ def test_a_strategy_of_one_s_own_comes_by_import_path(builder, monkeypatch, tmp_
     )
     monkeypatch.syspath_prepend(tmp_path)
     made = job(builder, "average")
-    own = replace(made.teaching, together=EnsembleSpec("mine:halves", {"first": "odd"}))
+    own = replace(made.teaching, ensemble=EnsembleSpec("mine:halves", {"first": "odd"}))
     found = build_session(replace(made, teaching=own), torch.device("cpu"))
     (step, *_) = distill(found)
     assert step.tokens_by_teacher == pytest.approx(

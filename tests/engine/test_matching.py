@@ -34,7 +34,12 @@ def matched(builder):
             student=student,
             teaching=TeachingSpec(teachers or {"big": [TEACHER]}, first_teacher="big"),
             objective=ObjectiveConfig(alpha=alpha, match=match),
-            **{"attn_implementation": "eager", "micro_batch_size": 2, "clip": 1e9, **changes},
+            **{
+                "attn_implementation": "eager",
+                "micro_batch_size": 2,
+                "max_grad_norm": 1e9,
+                **changes,
+            },
         )
 
     return session
