@@ -12,6 +12,7 @@ from rich.console import Console
 from distill_ray import __version__
 from distill_ray.bench.commands import app as bench
 from distill_ray.cli import jobs, route, study
+from distill_ray.cli.config import app as config
 from distill_ray.cli.config import schema
 from distill_ray.cluster.commands import app as cluster
 from distill_ray.config import InputError
@@ -28,6 +29,7 @@ app.command("submit")(jobs.submit)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(route.data, name="data")
 app.command("schema")(schema)
+app.add_typer(config, name="config")
 app.add_typer(study.app, name="study")
 app.add_typer(cluster, name="cluster")
 app.add_typer(bench, name="bench")

@@ -106,16 +106,25 @@ def parse_all(text: str) -> list[Any]:
         loader.dispose()
 
 
-def read(path: Path) -> Any:
-    """The values of a YAML file.
+def read_text(path: Path) -> str:
+    """The text of a YAML file.
 
     Raises:
         OSError: it can't be read.
         UnicodeDecodeError: it isn't text.
-        yaml.YAMLError: as in `parse`.
+        yaml.YAMLError: it is too large.
     """
     with path.open("rb") as stream:
         data = stream.read(LARGEST + 1)
     if len(data) > LARGEST:
         raise yaml.YAMLError(f"it is larger than {LARGEST >> 10} KiB, which no config is")
-    return parse(data.decode())
+    return data.decode()
+
+
+def read(path: Path) -> Any:
+    """The values of a YAML file.
+
+    Raises:
+        OSError, UnicodeDecodeError, yaml.YAMLError: as in `read_text` and `parse`.
+    """
+    return parse(read_text(path))

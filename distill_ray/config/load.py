@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ from distill_ray.config.errors import InputError, Problem, did_you_mean
 from distill_ray.config.run import RunConfig
 from distill_ray.config.study import ARMS, ArmConfig, ScheduleStudy, StudyConfig
 from distill_ray.config.training import DistillConfig
+from distill_ray.config.upgrade import COMMAND, old_words, with_new_words
 
 Config = TypeVar("Config", bound=Section)
 Study = TypeVar("Study", bound=StudyConfig)
@@ -42,7 +44,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         InputError: the file or an override can't be used; carries every problem.
     """
-    return _valid(RunConfig, _overridden(path, overrides), f"{path} is not a valid run:")
+    data, renamed = _overridden(path, overrides)
+    return _valid(RunConfig, data, f"{path} is not a valid run:", renamed)
 
 
 def load_study(
@@ -58,7 +61,8 @@ def load_study(
     Raises:
         InputError: as in `load_config`.
     """
-    study = _valid(section, _overridden(path, overrides), f"{path} is not a valid study:")
+    data, renamed = _overridden(path, overrides)
+    study = _valid(section, data, f"{path} is not a valid study:", renamed)
     base, question, query = study.storage.partition("?")
     runs = {}
     for name, domain in study.domains.items():
@@ -111,20 +115,39 @@ def _merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
     return {**shared, **own, **both}
 
 
-def _overridden(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def _overridden(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], list[Problem]]:
+    """The file's values with the flags', all in new words, and a problem for each old word."""
     data = _read(path)
+    in_file = dict(old_words(data))
     for override in overrides:
         _override(data, override)
-    return data
+    in_flags = [
+        Problem(f"--set {place}", problem.what)
+        for place, problem in old_words(data)
+        if place not in in_file
+    ]
+    problems = [*in_file.values(), *in_flags]
+    if in_file:
+        what, fix = "is written for version 0.1.", f"Run {COMMAND} {shlex.quote(str(path))}"
+        problems.append(Problem(str(path), what, fix))
+    return with_new_words(data) if problems else data, problems
 
 
-def _valid(section: type[Config], data: Mapping[str, Any], title: str) -> Config:
+def _valid(
+    section: type[Config],
+    data: Mapping[str, Any],
+    title: str,
+    problems: Sequence[Problem] = (),
+) -> Config:
+    """The section, unless it is invalid or there are problems already."""
     try:
-        return section.model_validate(data)
+        config = section.model_validate(data)
     except ValidationError as error:
-        found = _causes(error.errors(include_url=False))
-        problems = [_problem(section, details) for details in found]
+        causes = _causes(error.errors(include_url=False))
+        problems = [*problems, *(_problem(section, details) for details in causes)]
+    if problems:
         raise InputError(title, problems) from None
+    return config
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import yaml
 
+from distill_ray.config import document
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.renamed import FREE, RUN, STUDY, Renames
+
+COMMAND = "distill-ray config upgrade"
 
 
 @dataclass(frozen=True)
@@ -40,40 +45,107 @@ def upgrade(text: str, name: str) -> tuple[str, list[Change]]:
         name: of the file, for messages.
 
     Raises:
-        InputError: it isn't YAML, isn't one mapping, or gives a key under both names.
+        InputError: it isn't YAML, isn't one mapping, gives a key under both names, or shares an
+            anchor between places whose words have different new names.
     """
     title = f"{name} can't be upgraded:"
     try:
-        documents = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
+        document.parse(text)  # Refuses what is too large, too deep or ambiguous.
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise InputError(title, [Problem(name, f"not YAML: {error}")]) from None
-    if len(documents) != 1 or not isinstance(documents[0], yaml.MappingNode):
+    if not isinstance(root, yaml.MappingNode):
         raise InputError(title, [Problem(name, "must hold one mapping of sections.")])
-    root = documents[0]
-    is_study = any(key.value == "domains" for key, _ in root.value)
-    walk = _Walk(STUDY if is_study else RUN)
+    walk = _Walk(text, _renames({key.value for key, _ in root.value}))
     walk.mapping(root, ())
+    changes = walk.changes()
     if walk.problems:
         raise InputError(title, walk.problems)
-    changes = sorted(walk.changes.values(), key=lambda change: change.start)
-    # PyYAML drops a byte order mark before it counts characters.
-    offset = 1 if text.startswith("\ufeff") else 0
+    upgraded = text
     for change in reversed(changes):
-        text = text[: change.start + offset] + change.new + text[change.end + offset :]
-    return text, changes
+        upgraded = upgraded[: change.start] + change.new + upgraded[change.end :]
+    return upgraded, changes
+
+
+def counts(changes: Sequence[Change]) -> dict[str, int]:
+    """`old → new` → in how many places, in the order of the file."""
+    return dict(Counter(f"{change.old} → {change.new}" for change in changes))
+
+
+def old_words(data: Mapping[str, Any]) -> list[tuple[str, Problem]]:
+    """The old keys and values in a run's or a study's values, each with its place as written."""
+    return [(problem.where, problem) for problem in _old_words(data, (), (), _renames(data))]
+
+
+def _renames(keys: Any) -> Renames:
+    return STUDY if "domains" in keys else RUN
+
+
+def _old_words(
+    node: Any, written: tuple[str, ...], path: tuple[str, ...], renames: Renames
+) -> Iterator[Problem]:
+    """Below `written`, which is `path` in new names."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            new = renames.key(path, key) if isinstance(key, str) else None
+            place = (*written, str(key))
+            if new is not None:
+                yield Problem(_dotted(place), f"renamed to {new} in 0.2.")
+            if key not in FREE or _is_name(path):
+                yield from _old_words(value, place, (*path, new or str(key)), renames)
+    elif isinstance(node, list):
+        for i, item in enumerate(node):
+            yield from _old_words(item, (*written, str(i)), (*path, str(i)), renames)
+    elif isinstance(node, str) and (new := renames.value(path, node)) is not None:
+        yield Problem(_dotted(written), f"the value {node} is renamed to {new} in 0.2.")
+
+
+def with_new_words(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The values under new names, so that what else is wrong can be reported with the old words.
+
+    An old key beside its new name stays out.
+    """
+    renewed: dict[str, Any] = _renewed(data, (), _renames(data))
+    return renewed
+
+
+def _renewed(node: Any, path: tuple[str, ...], renames: Renames) -> Any:
+    if isinstance(node, Mapping):
+        renewed = {}
+        for key, value in node.items():
+            new = renames.key(path, key) if isinstance(key, str) else None
+            if new is not None and new in node:
+                continue
+            if key in FREE and not _is_name(path):
+                renewed[key] = value
+            else:
+                renewed[new or key] = _renewed(value, (*path, new or str(key)), renames)
+        return renewed
+    if isinstance(node, list):
+        return [_renewed(item, (*path, str(i)), renames) for i, item in enumerate(node)]
+    return (renames.value(path, node) if isinstance(node, str) else None) or node
+
+
+@dataclass
+class _Uses:
+    """A scalar of the document, which several places may share through an anchor."""
+
+    node: yaml.ScalarNode
+    places: dict[str, str] = field(default_factory=dict)
+    """What it is called → the first such place."""
 
 
 class _Walk:
     """Every mapping of a document, with the section that it is."""
 
-    def __init__(self, renames: Renames) -> None:
-        self.renames = renames
-        self.changes: dict[int, Change] = {}
+    def __init__(self, text: str, renames: Renames) -> None:
+        self.text, self.renames = text, renames
         self.problems: list[Problem] = []
+        self._uses: dict[int, _Uses] = {}
         self._visited: set[tuple[int, tuple[str, ...]]] = set()
 
     def mapping(self, node: yaml.MappingNode, path: tuple[str, ...]) -> None:
-        """Rename the keys of a mapping and go on below it."""
+        """Note what the words of a mapping, and of all below it, are called."""
         if (id(node), path) in self._visited:
             return
         self._visited.add((id(node), path))
@@ -89,31 +161,63 @@ class _Walk:
             if new is not None and new in names:
                 what = f"is given under both names, {key.value} and {new}."
                 self.problems.append(Problem(_dotted((*path, new)), what, "Remove one of them."))
-            elif new is not None:
-                self._rename(key, (*path, new), key.value, new)
             below = (*path, new or key.value)
-            if key.value not in FREE or _is_name(path):
-                self._value(value, below)
+            self._use(key, below, new)
+            renamed = key.value not in FREE or _is_name(path)
+            self._value(value, below, renamed)
 
-    def _value(self, node: yaml.Node, path: tuple[str, ...]) -> None:
-        if isinstance(node, yaml.MappingNode):
+    def _value(self, node: yaml.Node, path: tuple[str, ...], renamed: bool) -> None:
+        if isinstance(node, yaml.MappingNode) and renamed:
             self.mapping(node, path)
-        elif isinstance(node, yaml.SequenceNode):
+        elif isinstance(node, yaml.SequenceNode) and renamed:
             for i, item in enumerate(node.value):
-                self._value(item, (*path, str(i)))
+                self._value(item, (*path, str(i)), renamed)
         elif isinstance(node, yaml.ScalarNode):
-            new = self.renames.value(path, node.value)
-            if new is not None:
-                self._rename(node, path, node.value, new)
+            self._use(node, path, self.renames.value(path, node.value))
+        elif isinstance(node, (yaml.MappingNode, yaml.SequenceNode)):
+            for scalar in _scalars(node):  # Another library's words stay what they are.
+                self._use(scalar, path, None)
 
-    def _rename(self, node: yaml.ScalarNode, path: tuple[str, ...], old: str, new: str) -> None:
-        quote = 1 if node.style in ("'", '"') else 0
-        start, end = node.start_mark.index + quote, node.end_mark.index - quote
-        change = Change(node.start_mark.line + 1, _dotted(path), old, new, start, end)
-        before = self.changes.setdefault(start, change)
-        if before.new != new:
-            what = f"{old} is {before.new} at {before.path} and {new} here, through one anchor."
-            self.problems.append(Problem(_dotted(path), what, "Write the mapping out twice."))
+    def _use(self, node: yaml.ScalarNode, path: tuple[str, ...], new: str | None) -> None:
+        uses = self._uses.setdefault(id(node), _Uses(node))
+        uses.places.setdefault(new or node.value, _dotted(path))
+
+    def changes(self) -> list[Change]:
+        """In the order of the file."""
+        changes = []
+        for uses in self._uses.values():
+            node, places = uses.node, uses.places
+            if len(places) > 1:
+                told = " and ".join(f"{name} at {place}" for name, place in places.items())
+                what = f"{node.value} is {told}, through one anchor."
+                where = f"line {node.start_mark.line + 1}"
+                self.problems.append(Problem(where, what, "Write it out in each place."))
+                continue
+            ((new, path),) = places.items()
+            if new != node.value:
+                start, end = self._characters(node)
+                line = node.start_mark.line + 1
+                changes.append(Change(line, path, node.value, new, start, end))
+        return sorted(changes, key=lambda change: change.start)
+
+    def _characters(self, node: yaml.ScalarNode) -> tuple[int, int]:
+        """Where a word is, without its anchor, tag and quotes."""
+        start, end = node.start_mark.index, node.end_mark.index
+        if node.style in ("'", '"'):
+            return self.text.index(node.style, start) + 1, end - 1
+        return self.text.rindex(node.value, start, end), end
+
+
+def _scalars(node: yaml.Node) -> Iterator[yaml.ScalarNode]:
+    if isinstance(node, yaml.ScalarNode):
+        yield node
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            yield from _scalars(item)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _scalars(key)
+            yield from _scalars(value)
 
 
 def _is_name(path: tuple[str, ...]) -> bool:
