@@ -13,9 +13,10 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override section.key; repeatable."),
 ]
 StorageUri = Annotated[
-    str | None, typer.Option("--storage", metavar="URI", help="Where artifacts go.")
+    str | None,
+    typer.Option("--storage", metavar="URI", help="Folder or URI of the artifacts."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Events and results as JSON lines.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print events and results as JSON lines.")]
 RetryFailed = Annotated[
-    bool, typer.Option("--retry-failed", help="Try again the teachers and probes that failed.")
+    bool, typer.Option("--retry-failed", help="Retry the teachers and probes that failed.")
 ]

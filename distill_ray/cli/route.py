@@ -17,18 +17,20 @@ from distill_ray.console.output import wide, write_json
 from distill_ray.stages import STAGES
 
 BAD_INPUT = 2
-data = typer.Typer(help="Look at the rows that training reads.", no_args_is_help=True)
+data = typer.Typer(help="Inspect the rows that training reads.", no_args_is_help=True)
 
 
 def add_commands(app: typer.Typer) -> None:
     """Add `plan`, `run` and a command for every stage."""
     app.command()(plan)
-    app.command("run", help="Run the whole route; ends by naming the report.")(_until("report"))
+    app.command("run", help="Run all stages, and print the report's path.")(
+        _stage_command("report")
+    )
     for stage, text in STAGES.items():
-        app.command(stage, help=text)(rank if stage == "rank" else _until(stage))
+        app.command(stage, help=text)(rank if stage == "rank" else _stage_command(stage))
 
 
-def _until(stage: str) -> Callable[..., None]:
+def _stage_command(stage: str) -> Callable[..., None]:
     """The command that runs the route up to a stage."""
 
     def command(
@@ -40,8 +42,8 @@ def _until(stage: str) -> Callable[..., None]:
     ) -> None:
         out = Console()
         cfg = load_run(config, overrides, storage)
-        result = _route(stage, cfg, config, as_json, out, retry_failed=retry_failed)
-        _show(stage, result, as_json, out)
+        result = _run_route(stage, cfg, config, as_json, out, retry_failed=retry_failed)
+        _print_result(stage, result, as_json, out)
 
     return command
 
@@ -52,7 +54,7 @@ def plan(
     storage: StorageUri = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a run will do and need, and every problem; starts nothing."""
+    """Print what a run will do and need, and every problem. Starts nothing."""
     from distill_ray.console import tables as console
     from distill_ray.stages.preflight.check import check
     from distill_ray.stages.preflight.plan import plain
@@ -87,12 +89,12 @@ def rank(
     as_json: AsJson = False,
     retry_failed: RetryFailed = False,
 ) -> None:
-    """Rank the teachers for every stage of training, or for any progress of the student."""
+    """Rank the teachers for every phase of training, or for any progress of the student."""
     from distill_ray.console import tables as console
 
     out = Console()
     cfg = load_run(config, overrides, storage)
-    ranking = _route("rank", cfg, config, as_json, out, retry_failed=retry_failed)
+    ranking = _run_route("rank", cfg, config, as_json, out, retry_failed=retry_failed)
     places = {f"progress {at:g}": ranking.at(at) for at in progress or ()} or ranking.standings
     if as_json:
         write_json({"result": {**console.ranking(ranking), "standings": places}})
@@ -101,7 +103,7 @@ def rank(
 
 
 @data.command("show")
-def data_show(
+def data_print_result(
     config: ConfigFile,
     rows: Annotated[
         int, typer.Option("--rows", min=1, metavar="N", help="Rows of each stream.")
@@ -112,20 +114,22 @@ def data_show(
     storage: StorageUri = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print rows with which tokens are supervised, and by whom; makes the shards if need be."""
+    """Print rows and mark who supervises each token. Builds the shards if needed."""
     from distill_ray.console import tables as console
     from distill_ray.stages.sharding.show import plain, refuse_unknown, show
 
     cfg, out = load_run(config, overrides, storage), wide()
     refuse_unknown(cfg, stream, split)
-    shown = show(_route("shard", cfg, config, as_json, out), rows=rows, split=split, stream=stream)
+    shown = show(
+        _run_route("shard", cfg, config, as_json, out), rows=rows, split=split, stream=stream
+    )
     if as_json:
         write_json({"result": plain(shown)})
     else:
         console.print_rows(shown, out)
 
 
-def _route(
+def _run_route(
     stage: str,
     cfg: RunConfig,
     config: Path,
@@ -144,15 +148,15 @@ def _route(
 
         check(cfg, config.name)
         opened = Run.open(cfg, config.name, progress, retry_failed=retry_failed)
+
         from distill_ray.stages.pipeline import run_until
 
         return run_until(opened, stage)
 
 
-def _show(stage: str, result: Any, as_json: bool, out: Console) -> None:
-
+def _print_result(stage: str, result: Any, as_json: bool, out: Console) -> None:
     if stage == "report":
-        _show_report(result, as_json, out)
+        _print_report(result, as_json, out)
     elif as_json:
         write_json({"result": [artifact.uri for artifact in result.artifacts]})
     else:
@@ -160,7 +164,7 @@ def _show(stage: str, result: Any, as_json: bool, out: Console) -> None:
             out.print(artifact.uri, soft_wrap=True, highlight=False, markup=False)
 
 
-def _show_report(result: Any, as_json: bool, out: Console) -> None:
+def _print_report(result: Any, as_json: bool, out: Console) -> None:
     summary = result.summary
     if as_json:
         shown = {key: summary[key] for key in ("verdict", "verdicts", "taught", "switches")}

@@ -1,4 +1,4 @@
-"""What surrounds a command's work: its config, its progress, Ray's end, an interruption."""
+"""The frame of every command: config, progress, interruption, and Ray's shutdown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def load_run(config: Path, overrides: list[str] | None, storage: str | None) -> 
 
 
 def joined(cfg: RunConfig) -> RunConfig:
-    """With the cluster that this process belongs to, as the driver of a job does."""
+    """The config with the address of the cluster that this process belongs to, as in a job."""
     from distill_ray.runtime.environment import cluster_address
 
     address = cluster_address(cfg.cluster.address)
@@ -32,12 +32,12 @@ def joined(cfg: RunConfig) -> RunConfig:
 
 @contextmanager
 def working(as_json: bool, out: Console) -> Iterator[Any]:
-    """Progress is shown while the block runs; Ray is left behind it, and so is an interruption."""
-    with _quiet(), _progress(as_json, out) as progress:
-        # Libraries print where they like (Ray: the deaths of workers); machines read JSON alone.
-        printed = redirect_stdout(sys.stderr) if as_json else nullcontext()
+    """Show progress while the block runs; afterwards disconnect from Ray and end interruptions."""
+    with _libraries_quiet(), _progress(as_json, out) as progress:
+        # Libraries print to standard output (Ray: dead workers), where JSON alone belongs.
+        stdout = redirect_stdout(sys.stderr) if as_json else nullcontext()
         try:
-            with printed, interruptible():
+            with stdout, interruptible():
                 yield progress
         except KeyboardInterrupt:
             out.print("Interrupted. Rerun the same command to resume.")
@@ -49,7 +49,10 @@ def working(as_json: bool, out: Console) -> Iterator[Any]:
                 raise
             raise cause from None
         finally:
-            _leave_ray()
+            if "ray" in sys.modules:
+                from distill_ray.runtime.cluster import shutdown
+
+                shutdown()
 
 
 @contextmanager
@@ -64,16 +67,9 @@ def _progress(as_json: bool, out: Console) -> Iterator[Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Our events tell the progress; libraries speak up from warnings on."""
+def _libraries_quiet() -> Iterator[None]:
+    """Limit libraries to warnings, since events report the progress."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     logging.basicConfig(level=logging.WARNING)
     yield
-
-
-def _leave_ray() -> None:
-    if "ray" in sys.modules:
-        from distill_ray.runtime.cluster import shutdown
-
-        shutdown()

@@ -37,10 +37,11 @@ def render_command(
         typer.Option("--set", metavar="KEY=VALUE", help="Override section.key; repeatable."),
     ] = None,
     storage: Annotated[
-        str | None, typer.Option("--storage", metavar="URI", help="Where artifacts go.")
+        str | None,
+        typer.Option("--storage", metavar="URI", help="Folder or URI of the artifacts."),
     ] = None,
 ) -> None:
-    """Fill the cluster files from a run's plan: which machines, and how many at most."""
+    """Render cluster files from a run's plan: the machines, and their maximum number."""
     from distill_ray.cluster.render import FILLS, render
 
     _require(provider, FILLS)
@@ -52,35 +53,35 @@ def render_command(
             continue
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text(text, encoding="utf-8")
-        _say(Console(), str(out / name))
+        _print_line(Console(), str(out / name))
 
 
 @app.command("validate")
 def validate_command(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Cluster files.")],
 ) -> None:
-    """Check cluster files before nodes are paid for; needs no cloud and no Kubernetes."""
+    """Validate cluster files offline, before you pay for nodes."""
     from distill_ray.cluster.validate import validate
 
     out = Console()
     for checked in [validate(file) for file in files]:
-        _say(out, f"{checked.file}: {', '.join(checked.objects)}")
+        _print_line(out, f"{checked.file}: {', '.join(checked.objects)}")
         if checked.open_places:
-            _say(out, f"  still to be filled in: {', '.join(checked.open_places)}")
+            _print_line(out, f"  placeholders to fill in: {', '.join(checked.open_places)}")
 
 
 @app.command("watch")
 def watch_command(
     provider: Provider,
-    address: Annotated[str, typer.Option("--address", help="The cluster's.")] = "auto",
+    address: Annotated[str, typer.Option("--address", help="The cluster's address.")] = "auto",
     node_id: Annotated[
         str | None, typer.Option("--node-id", help="Ray's id of the node; default: this one.")
     ] = None,
     metadata: Annotated[
-        str | None, typer.Option("--metadata", metavar="URL", help="The service to ask.")
+        str | None, typer.Option("--metadata", metavar="URL", help="URL of the metadata service.")
     ] = None,
 ) -> None:
-    """Wait for the cloud to take this node back, then drain it in Ray. For spot nodes."""
+    """Wait for a spot interruption notice, then drain this node in Ray. For spot nodes."""
     from distill_ray.runtime.spot import PROVIDERS, drain_node, this_node, watch
 
     _require(provider, PROVIDERS)
@@ -88,35 +89,39 @@ def watch_command(
     out = Console()
     try:
         node = node_id or this_node(address)
-        _say(out, f"watching for a spot notice of {provider}; this is node {node}")
-        watch(service, lambda notice: drain_node(node, notice, address), lambda t: _say(out, t))
+        _print_line(out, f"watching for a spot notice of {provider}; this is node {node}")
+        watch(
+            service, lambda notice: drain_node(node, notice, address), lambda t: _print_line(out, t)
+        )
     except (RuntimeError, ConnectionError) as error:
-        _say(Console(stderr=True), str(error))
+        _print_line(Console(stderr=True), str(error))
         raise typer.Exit(FAILED) from None
-    _say(out, "drained")
+    _print_line(out, "drained")
 
 
 @app.command("drain")
 def drain_command(
-    seconds: Annotated[int, typer.Option("--seconds", min=1, help="Until this node is gone.")],
-    address: Annotated[str, typer.Option("--address", help="The cluster's.")] = "auto",
+    seconds: Annotated[
+        int, typer.Option("--seconds", min=1, help="Seconds until this node is gone.")
+    ],
+    address: Annotated[str, typer.Option("--address", help="The cluster's address.")] = "auto",
     node_id: Annotated[
         str | None, typer.Option("--node-id", help="Ray's id of the node; default: this one.")
     ] = None,
 ) -> None:
-    """Drain this node now, and leave its work that long. For a pod that is being stopped."""
+    """Drain this node now, and give its work that many seconds. For a pod that stops."""
     from distill_ray.runtime.spot import Notice, drain_node, this_node
 
     ends = time.monotonic() + seconds
     try:
         drain_node(node_id or this_node(address), Notice("stopped", seconds), address)
     except (RuntimeError, ConnectionError) as error:
-        _say(Console(stderr=True), str(error))
+        _print_line(Console(stderr=True), str(error))
         raise typer.Exit(FAILED) from None
     time.sleep(max(0.0, ends - time.monotonic()))
 
 
-def _say(out: Console, text: str) -> None:
+def _print_line(out: Console, text: str) -> None:
     out.print(text, highlight=False, markup=False, soft_wrap=True)
 
 

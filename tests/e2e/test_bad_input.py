@@ -181,7 +181,7 @@ def test_a_bad_flag_is_refused(tmp_path: Path, flag: str, expected: str) -> None
 @pytest.mark.parametrize(
     ("flag", "expected"),
     [
-        ("storage=nowhere://bucket", "can't be used"),
+        ("storage=nowhere://bucket", "storage not accessible"),
         ("student.tokenizer={path: /nowhere}", "student.tokenizer.path: no such folder: /nowhere"),
         ("probe.seeds=[0, 0]", "seeds must differ"),
         ("seed=-1", "greater than or equal to 0"),
@@ -189,7 +189,7 @@ def test_a_bad_flag_is_refused(tmp_path: Path, flag: str, expected: str) -> None
         ("distill.mix={organ.prompts: 1}", "prompts alone teach nothing without a teacher"),
         ("adapt.recipes.full.num_checkpoints=500", "fewer than its 500 checkpoints"),
         ("tasks.organ.chat=true", "tasks.0.chat: a tokenizer trained here has no chat template"),
-        ("teachers.wide.model={gguf: tests/findings.py}", "is not a GGUF file"),
+        ("teachers.wide.model={gguf: tests/conftest.py}", "is not a GGUF file"),
         (
             "distill.schedule={kind: plugin, function: 'json:nothing'}",
             "distill.schedule: json has no 'nothing'.",
