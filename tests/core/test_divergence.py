@@ -14,7 +14,7 @@ import pytest
 import torch
 from oracles import divergence as oracle
 
-from distill_ray.core.divergence import DIVERGENCES, jsd
+from distill_ray.core.divergence import DIVERGENCES, adaptive_kl, jsd
 from distill_ray.core.head import Head
 from distill_ray.core.head_loss import LossTargets, head_loss
 
@@ -276,3 +276,19 @@ def test_temperature_reaches_the_loss(name):
     assert float(cold.ours(student, teacher, weight).total) != pytest.approx(
         float(hot.ours(student, teacher, weight).total), rel=1e-2
     )
+
+
+def test_an_outcome_that_fills_the_head_exactly_belongs_to_it():
+    """p = (1/2, 1/4, 1/8, 1/8): with a head mass of 3/4 the head is two outcomes, below it is one."""
+    p = torch.tensor([[0.5, 0.25, 0.125, 0.125]], dtype=torch.float64)
+    q = torch.tensor([[0.25, 0.5, 0.125, 0.125]], dtype=torch.float64)
+    gaps = (p - q).abs()[0]
+    kl, reverse = (p * (p / q).log()).sum(), (q * (q / p).log()).sum()
+    # To the last bit: the mass of the two outcomes as it comes back from logarithms.
+    limit = float(p.log().exp()[0, :2].cumsum(0)[1])
+    for mass, size in ((limit, 2), (limit - 1e-9, 1), (0.5 + 1e-9, 1)):
+        head, tail = gaps[:size].sum(), gaps[size:].sum()
+        share = head / (head + tail)
+        expected = share * kl + (1 - share) * reverse
+        found = adaptive_kl(q.log(), p.log(), head_mass=mass)
+        assert float(found) == pytest.approx(float(expected), rel=1e-6)

@@ -154,3 +154,19 @@ def test_tokens_are_in_their_shares_at_the_end_of_every_block_of_an_epoch():
     signed = np.where(streams == 0, tokens, -tokens).reshape(4, -1).sum(axis=1)
     lead = np.cumsum(signed) / 2
     assert np.abs(lead).max() <= 200
+
+
+@pytest.mark.parametrize("mix", [ONE, THREE])
+def test_no_row_changes_places_with_one_of_another_epoch(mix):
+    """Each stream has fewer rows than a block reads, so epochs begin within blocks."""
+    rows = lengths(mix, count=50)
+    streams, numbers = drawn(rows, mix, global_batch_size=8, micro_batch_size=4)
+    step_at = np.arange(len(numbers)) // 8
+    for i, name in enumerate(mix):
+        here, count = streams == i, len(rows[name])
+        # Which epoch a draw is of is known without grouping: draws of a step are of one or of two.
+        steps, drawn_rows = step_at[here], numbers[here]
+        for start in range(0, len(drawn_rows) - count + 1, count):
+            inner = (steps > steps[start]) & (steps < steps[min(start + count, len(steps) - 1)])
+            inside = drawn_rows[inner].tolist()
+            assert len(inside) == len(set(inside)), "a row comes twice within one epoch"

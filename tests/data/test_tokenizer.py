@@ -91,3 +91,17 @@ def test_the_end_belongs_to_answers_of_which_one_begins_another(tokenizer):
     assert tokenizer.decode(long[:-1]) == "12"
     apart = option_ids({"1": "1", "2": "2"}, Plain(tokenizer))
     assert all(end not in option for option in apart)
+
+
+def test_a_plain_prompt_begins_with_the_start_token_where_the_tokenizer_puts_one(tokenizer):
+    from tokenizers.processors import TemplateProcessing
+
+    adding = train_tokenizer(TEXTS, 300)
+    start = adding.bos_token_id
+    adding.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{END} $A", pair=f"{END} $A $B", special_tokens=[(END, start)]
+    )
+    text = "fever and chills"
+    assert Plain(adding).prompt(text) == [start, *encode(adding, text)]
+    assert Plain(tokenizer).prompt(text) == encode(tokenizer, text)
+    assert Plain(adding).answer(text).ids == encode(adding, text), "an answer follows a prompt"

@@ -230,3 +230,41 @@ def test_a_session_that_stopped_takes_no_step_when_it_is_restored(builder, tmp_p
     checkpoint.restore(again, tmp_path, job="it")
     assert again.step == len(steps) < 48
     assert list(distill(again)) == []
+
+
+def test_the_optimiser_is_adamw_with_the_betas_that_language_models_train_with():
+    from torch import nn
+
+    from distill_ray.engine.backends.optim import OptimSpec, adamw
+
+    module = nn.Linear(1, 1, bias=False).double()
+    spec = OptimSpec(learning_rate=0.1, steps=2, weight_decay=0.1)
+    optimiser = adamw(module, spec)
+    weight, gradients = float(module.weight), (2.0, -1.0, 0.5)
+    first, second = 0.0, 0.0
+    for step, gradient in enumerate(gradients, start=1):
+        module.weight.grad = torch.full_like(module.weight, gradient)
+        optimiser.step()
+        # AdamW (arXiv 1711.05101) by hand, with β = (0.9, 0.95).
+        first, second = 0.9 * first + 0.1 * gradient, 0.95 * second + 0.05 * gradient**2
+        weight -= 0.1 * 0.1 * weight
+        weight -= 0.1 * (first / (1 - 0.9**step)) / ((second / (1 - 0.95**step)) ** 0.5 + 1e-8)
+        assert float(module.weight) == pytest.approx(weight, rel=1e-9)
+
+
+def test_no_step_behind_the_last_is_announced(builder, two_checkpoints):
+    session = builder.session(steps=4, teaching=two_checkpoints)
+    source, announced = session.teaching.source, []
+    session.teaching.source = type(
+        "Announcing",
+        (),
+        {
+            "lookahead": 2,
+            "announce": lambda self, batches: announced.append(len(announced)),
+            "__getattr__": lambda self, name: getattr(source, name),
+        },
+    )()
+    read, load = [], session._load
+    session._load = lambda step: read.append(step) or load(step)
+    list(distill(session))
+    assert read == [0, 1, 2, 3] and len(announced) == 4

@@ -97,3 +97,17 @@ def test_a_remote_folder_that_was_changed_here_is_asked_again(
     assert storage.sub("a/b").memoize("what", lambda: "known") == "known"
     change(storage)
     assert storage.sub("a/b").memoize("what", lambda: "asked") == known
+
+
+def test_a_file_is_replaced_whole_and_never_written_in_place(
+    storage: Storage, tmp_path: Path
+) -> None:
+    storage.write_bytes("file", b"old")
+    held = next(tmp_path.rglob("file")).open("rb")
+    inode = next(tmp_path.rglob("file")).stat().st_ino
+    storage.write_bytes("file", b"new, and longer")
+    with held:
+        assert held.read() == b"old", "who has it open reads on in the old one"
+    assert next(tmp_path.rglob("file")).read_bytes() == b"new, and longer"
+    assert next(tmp_path.rglob("file")).stat().st_ino != inode
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["file"]
