@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -95,9 +96,10 @@ def rank(
     out = Console()
     cfg = load_run(config, overrides, storage)
     ranking = _run_route("rank", cfg, config, as_json, out, retry_failed=retry_failed)
-    places = {f"progress {at:g}": ranking.at(at) for at in progress or ()} or ranking.standings
+    places = {f"progress {at:g}": ranking.at(at) for at in progress or ()} or ranking.leaderboard
     if as_json:
-        write_json({"result": {**console.ranking(ranking), "standings": places}})
+        plain = {place: [asdict(entry) for entry in entries] for place, entries in places.items()}
+        write_json({"result": {**console.ranking(ranking), "leaderboard": plain}})
     else:
         out.print(console.leaderboard(ranking, places))
 

@@ -17,6 +17,7 @@ from distill_ray.stages.preflight.plan import Plan, Work
 from distill_ray.stages.sharding.show import PADDING, RowShown, SampleShown, counts
 
 if TYPE_CHECKING:
+    from distill_ray.core.ranking import LeaderboardEntry
     from distill_ray.runtime.submission import Attempt
     from distill_ray.stages.results.ranking import Ranking
 
@@ -107,44 +108,43 @@ def disk(made: Plan) -> str:
     return " ".join(lines)
 
 
-def leaderboard(ranking: Ranking, places: Mapping[str, Sequence[Mapping[str, Any]]]) -> Group:
+def leaderboard(ranking: Ranking, places: Mapping[str, Sequence[LeaderboardEntry]]) -> Group:
     """Teachers at each stage of training, best first; below, who can't serve or failed.
 
     Args:
         ranking: what they are of.
-        places: stage, or progress → standings.
+        places: phase, or progress → its leaderboard.
     """
     table = Table(title="Teachers, by stage of training", title_justify="left")
     for name in ("stage", "teacher", "score", "interval", "best with probability", "decided by"):
         table.add_column(name, justify="left" if name in ("stage", "teacher") else "right")
     for stage, rows in places.items():
         for i, row in enumerate(rows):
-            mark = " *" if row["teacher"] in ranking.marks else ""
+            mark = " *" if row.teacher in ranking.ineligible else ""
             table.add_row(
                 stage if i == 0 else "",
-                f"{row['teacher']}{mark}",
-                f"{row['score']:.3f}",
-                f"{row['low']:.3f} to {row['high']:.3f}",
-                f"{row['probability_best']:.0%}",
-                str(row["decided_by"]),
+                f"{row.teacher}{mark}",
+                f"{row.score:.3f}",
+                f"{row.low:.3f} to {row.high:.3f}",
+                f"{row.probability_best:.0%}",
+                row.decided_by,
                 end_section=i == len(rows) - 1,
             )
     return Group(table, *(Text(line) for line in _below(ranking)))
 
 
 def _below(ranking: Ranking) -> Iterator[str]:
-    for stage, call in ranking.calls.items():
-        yield f"{stage}: {call}"
-    for teacher, reasons in ranking.marks.items():
+    for phase, verdict in ranking.verdicts.items():
+        yield f"{phase}: {verdict}"
+    for teacher, reasons in ranking.ineligible.items():
         yield f"* {teacher} can't serve: {'; '.join(reasons)}"
-    for teacher, reason in ranking.left_out.items():
+    for teacher, reason in ranking.failed.items():
         yield f"{teacher} is left out: {reason}"
 
 
 def ranking(found: Ranking) -> dict[str, Any]:
     """The leaderboard as plain values."""
-    names = ("standings", "calls", "marks", "left_out")
-    return {name: getattr(found, name) for name in names}
+    return found.record.model_dump(include={"leaderboard", "verdicts", "ineligible", "failed"})
 
 
 def attempts(found: Sequence[Attempt]) -> Table:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from distill_ray.config.probe import ProbeConfig
 from distill_ray.config.training import without
@@ -14,11 +13,11 @@ from distill_ray.runtime.run import Run
 from distill_ray.stages.results.audit_table import AuditTable
 from distill_ray.stages.results.probe_table import CONTROL, ProbeTable
 from distill_ray.stages.results.shard_set import ShardSet, task_questions
-from distill_ray.stages.results.teacher_set import TeacherSet, softened
-from distill_ray.stages.results.trial import Trial, TrialSpec, trial
+from distill_ray.stages.results.teacher_set import Teacher, TeacherSet, softened
+from distill_ray.stages.results.trial import Identity, TrialSpec, trial
 from distill_ray.stages.selection.estimates import estimate_all
 from distill_ray.stages.selection.factors import gather, next_wave
-from distill_ray.stages.trials.run import run_left
+from distill_ray.stages.trials.run import run_missing
 
 VERSION = 4
 NOT_IN_RESULT = {"seeds", "max_concurrent_trials", "race", "num_gradients", "control_token_budget"}
@@ -28,74 +27,88 @@ NOT_IN_RESULT = {"seeds", "max_concurrent_trials", "race", "num_gradients", "con
 def probe(run: Run, shards: ShardSet, teachers: TeacherSet, audited: AuditTable) -> ProbeTable:
     """Distil the same student from every teacher for the same tokens, with several seeds.
 
-    Beside them one control probe learns from the data alone: what a teacher has to add to.
-    Teachers that may still lead race on with more seeds (`probe.race`).
+    One control probe learns from the data alone: what a teacher has to add to. Teachers that may
+    still lead race on with more seeds (`probe.race`).
     """
-    found = task_questions(shards, "validation")
-    questions = [q.first(run.cfg.probe.num_questions) for q in found]
-    alive = [t for n, t in teachers.teachers.items() if n not in audited.failed]
-    wave = [(t.name, seed) for seed in run.cfg.probe.seeds for t in alive]
-    control = _control(run, shards, teachers, len(wave))
-    made = ProbeTable(control=control, estimated=estimate_all(run, shards, teachers, audited))
+    questions = [q.first(run.cfg.probe.num_questions) for q in task_questions(shards, "validation")]
+    scorable = [t for n, t in teachers.teachers.items() if n not in audited.failed]
+    wave = [(t.name, seed) for seed in run.cfg.probe.seeds for t in scorable]
+    control = trial(
+        run,
+        shards,
+        teachers.student,
+        CONTROL,
+        run.cfg.probe.seeds[0],
+        _control_spec(run, num_probes=len(wave)),
+    )
+    table = ProbeTable(control=control, estimated=estimate_all(run, shards, teachers, audited))
     first = [control]
     while wave:
-        new = [_taught(run, shards, teachers, audited, name, seed) for name, seed in wave]
-        made = replace(made, trials=[*made.trials, *new])
-        run_left(run, "probe", [*first, *new], questions)
+        new = [
+            trial(
+                run,
+                shards,
+                teachers.student,
+                name,
+                seed,
+                _probe_spec(run, teachers.teachers[name], audited.temperatures[name], seed),
+            )
+            for name, seed in wave
+        ]
+        table = replace(table, trials=[*table.trials, *new])
+        run_missing(run, "probe", [*first, *new], questions)
         wave, first = [], []
         if run.cfg.probe.race is not None:
-            wave = next_wave(run.cfg, gather(run.cfg, audited, made), made.seeds())
-    return made
+            wave = next_wave(run.cfg, gather(run.cfg, audited, table), table.seeds())
+    return table
 
 
-def _taught(
-    run: Run, shards: ShardSet, teachers: TeacherSet, audited: AuditTable, name: str, seed: int
-) -> Trial:
-    cfg, teacher = run.cfg.probe, teachers.teachers[name]
-    softness = audited.temperatures[name] if cfg.objective.calibrate else 1.0
-    teaching = TeachingSpec({name: softened([teacher.serving.ref], softness)}, name)
+def _probe_spec(run: Run, teacher: Teacher, fitted: float, seed: int) -> TrialSpec:
+    """A teacher's probe.
+
+    Args:
+        run: the run.
+        teacher: who teaches.
+        fitted: the temperature that calibrates it.
+        seed: of the order of the rows.
+    """
+    cfg = run.cfg.probe
+    temperature = fitted if cfg.objective.calibrate else 1.0
     identity = {
-        "teacher": [teacher.serving.fingerprint, softness],
+        "teacher": [teacher.serving.fingerprint, temperature],
         "probe": cfg.model_dump(mode="json", exclude=NOT_IN_RESULT),
         **own_functions(cfg.objective.divergence, cfg.objective.weighting),
     }
-    return _trial(run, shards, teachers, name, seed, cfg, teaching, identity)
+    checkpoints = {teacher.name: softened([teacher.serving.ref], temperature)}
+    spec = _spec(run, cfg, seed, identity)
+    return replace(spec, objective=cfg.objective, teaching=TeachingSpec(checkpoints, teacher.name))
 
 
-def _control(run: Run, shards: ShardSet, teachers: TeacherSet, probes: int) -> Trial:
+def _control_spec(run: Run, num_probes: int) -> TrialSpec:
     """The student on the rows that the data supervise, in the shares that `distill` has them."""
     cfg, full = run.cfg.probe, run.cfg.distill
     length = run.cfg.corpora.sequence_length
-    rest = without(full, {task.prompts_stream for task in run.cfg.tasks})
+    supervised = without(full, {task.prompts_stream for task in run.cfg.tasks})
     shares = mean_shares(full, full.num_steps(length))
-    read = int(full.token_budget * sum(shares[stream] for stream in rest.streams))
+    supervised_tokens = int(
+        full.token_budget * sum(shares[stream] for stream in supervised.streams)
+    )
     least = cfg.global_batch_size * length * cfg.num_curve_points
-    tokens = cfg.control_token_budget or max(least, min(read, cfg.token_budget * probes))
-    how = {"mix": rest.mix, "mixing": rest.mixing, "token_budget": tokens}
-    training = cfg.model_copy(update=how)
+    tokens = cfg.control_token_budget or max(
+        least, min(supervised_tokens, cfg.token_budget * num_probes)
+    )
+    changes = {"mix": supervised.mix, "mixing": supervised.mixing, "token_budget": tokens}
+    training = cfg.model_copy(update=changes)
     identity = {"control": training.model_dump(mode="json", exclude={*NOT_IN_RESULT, "objective"})}
-    seed = cfg.seeds[0]
-    return _trial(run, shards, teachers, CONTROL, seed, training, None, identity)
+    return _spec(run, training, cfg.seeds[0], identity)
 
 
-def _trial(
-    run: Run,
-    shards: ShardSet,
-    teachers: TeacherSet,
-    name: str,
-    seed: int,
-    training: ProbeConfig,
-    teaching: TeachingSpec | None,
-    identity: dict[str, Any],
-) -> Trial:
-    plan = TrialSpec(
+def _spec(run: Run, training: ProbeConfig, seed: int, identity: Identity) -> TrialSpec:
+    return TrialSpec(
         kind="probe",
         training=training,
         num_validation_rows=training.num_validation_rows,
-        rungs=training.num_curve_points,
-        order=run.cfg.seed * 1000 + seed,
+        num_checkpoints=training.num_curve_points,
+        data_seed=run.cfg.seed * 1000 + seed,
         identity={"version": VERSION, **identity},
-        objective=training.objective if teaching is not None else None,
-        teaching=teaching,
     )
-    return trial(run, shards, teachers.student, name, seed, plan)

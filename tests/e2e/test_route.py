@@ -68,8 +68,8 @@ def assert_named(folder: Path, page: str) -> None:
     """The other teachers are ranked; the two that failed are named, with the reason."""
     (file,) = (folder / "runs").rglob("ranking.json")
     ranking = json.loads(file.read_text())
-    assert {row["teacher"] for row in ranking["standings"]["early"]} == {"wide", "narrow"}
-    left_out = ranking["left_out"]
+    assert {row["teacher"] for row in ranking["leaderboard"]["early"]} == {"wide", "narrow"}
+    left_out = ranking["failed"]
     assert set(left_out) == {"broken", "killer"}
     assert left_out["broken"].startswith("audit: ") and "died" not in left_out["broken"]
     assert left_out["killer"].startswith("probe: seed 0: ")

@@ -12,11 +12,12 @@ from stage_results import Asked, answers, run_of, write_scores
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
+from distill_ray.stages.results.adaptation_gain import AdaptationGain
 from distill_ray.stages.results.model_scores import ModelToScore
 from distill_ray.stages.results.shard_set import ShardSet
 from distill_ray.stages.results.teacher_set import Teacher, TeacherSet, Weights
 from distill_ray.stages.scoring.run import _artifact
-from distill_ray.stages.selection.adaptation_gain import AdaptationGain, _gain, keep_if_improved
+from distill_ray.stages.selection.adaptation_gain import _gain, keep_if_improved
 
 GOOD, BAD = (answers(60, 4, 0, right=share) for share in (0.8, 0.4))
 
@@ -70,9 +71,9 @@ def test_a_teacher_that_gained_serves_as_it_was_trained(run: Run) -> None:
     assert [ref.location for ref in found.checkpoints] == ["/a/0", "/a/1"], "up to the best"
     assert made.fingerprints() == {"a": "trained a"}
     gain = made.gains["a"]
-    assert gain["gained"] and gain["text"] == {"findings": [3.0, 2.0]}
-    assert gain["accuracy"]["value"] == pytest.approx(0.4)
-    assert gain["accuracy"]["low"] > 0 and gain["nll"]["high"] < 0
+    assert gain.adapted_is_better and gain.text == {"findings": (3.0, 2.0)}
+    assert gain.accuracy.value == pytest.approx(0.4)
+    assert gain.accuracy.low > 0 and gain.nll.high < 0
 
 
 @pytest.mark.parametrize("after", [BAD, answers(60, 4, 0, right=0.2)])
@@ -82,7 +83,7 @@ def test_a_teacher_that_gained_nothing_serves_as_it_came(run: Run, after: Asked)
     scored(run, before.adapted, after)
     made = judged(run, before)
     found = made.teachers["a"]
-    assert not found.gained and not made.gains["a"]["gained"]
+    assert not found.gained and not made.gains["a"].adapted_is_better
     assert found.serving == before.raw
     assert found.checkpoints == [before.raw.ref]
     assert made.fingerprints() == {"a": "raw a"}
@@ -124,7 +125,7 @@ def test_gains_are_an_artifact_that_is_found_again(run: Run) -> None:
     scored(run, before.adapted, GOOD)
     first, second = judged(run, before), judged(run, before)
     (kept,) = first.artifacts
-    assert kept.kind == "gain" and kept.manifest().counts == {"a": True}
+    assert kept.kind == "adaptation-gain" and kept.manifest().counts == {"a": True}
     assert second == first
     assert kept.manifest().identity["scores"] == {
         "a": [place(run, w).fingerprint for w in (before.raw, before.adapted)]
@@ -159,7 +160,7 @@ def test_shifted_questions_say_nothing_of_the_gain(tmp_path: Path) -> None:
     raw = {"organ": BAD, "organ.spoken": BAD}
     adapted = {"organ": BAD, "organ.spoken": GOOD}
     found = compared(tmp_path, raw, adapted)
-    assert found.nll.value == 0 and not found.gained
+    assert found.nll.value == 0 and not found.adapted_is_better
 
 
 def test_copies_of_a_question_do_not_prove_a_gain(tmp_path: Path) -> None:
@@ -178,4 +179,4 @@ def test_copies_of_a_question_do_not_prove_a_gain(tmp_path: Path) -> None:
         for names in (groups, [])
     )
     assert grouped.nll.value == alone.nll.value < 0
-    assert alone.gained and not grouped.gained
+    assert alone.adapted_is_better and not grouped.adapted_is_better

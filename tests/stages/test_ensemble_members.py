@@ -69,7 +69,7 @@ def test_losses_are_those_of_what_would_be_taught_and_of_the_corpus(tmp_path: Pa
     assert list(losses) == ["organ", "side", "findings"]
     assert losses["findings"] == {"surgeon": 3.0, "pilot": 3.1, "writer": 2.0}
     for i, task in enumerate(TASKS):
-        assert losses[task] == {n: row["taught"][i]["nll"] for n, row in evidence.items()}
+        assert losses[task] == {n: row.taught[i].nll for n, row in evidence.items()}
         assert len(set(losses[task].values())) == 3
 
 
@@ -89,7 +89,7 @@ def test_one_that_could_not_be_ranked_is_passed_over(tmp_path: Path) -> None:
     given = {"findings": "writer", "organ": "surgeon"}
     run = run_with(tmp_path, strategy="by_domain", assignment=given)
     ranking = ranked(run, writer=knowing(0.5, 0.5, 2.0, moved=(1.0, None)))
-    assert "writer" in ranking.left_out
+    assert "writer" in ranking.failed
     found = assignment(run, ranking)
     assert found["findings"] == "surgeon" and found["organ.prompts"] == "surgeon"
 
@@ -100,7 +100,7 @@ def test_members_are_those_that_may_teach_or_those_that_are_named(tmp_path: Path
     ranking = ranked(run, surgeon=small)
     assert set(members_of(EnsembleConfig(), ranking)) == {"pilot", "writer"}
     named = members_of(EnsembleConfig(teachers=("surgeon", "pilot")), ranking)
-    places = [row["teacher"] for row in ranking.standings["middle"]]
+    places = [row.teacher for row in ranking.leaderboard["middle"]]
     assert sorted(named) == ["pilot", "surgeon"] and named == sorted(named, key=places.index)
 
 

@@ -11,8 +11,11 @@ from rich.console import Console
 from stage_results import Candidate, answers, audited, probed, run_of
 
 from distill_ray.console import tables as console
+from distill_ray.core.intervals import Interval
 from distill_ray.stages.rank import rank
 from distill_ray.stages.results.ranking import PHASES, Ranking
+from distill_ray.study import tables as study_tables
+from distill_ray.study.ranking.run import PredictorSummary
 
 GOOD, FAIR = ({"organ": answers(60, 4, 0, right=share)} for share in (0.8, 0.5))
 
@@ -36,7 +39,7 @@ def ranked(folder: Path) -> Ranking:
 
 def test_the_leaderboard_says_who_leads_who_is_marked_and_who_is_left_out(tmp_path: Path) -> None:
     made = ranked(tmp_path)
-    text = shown(console.leaderboard(made, made.standings))
+    text = shown(console.leaderboard(made, made.leaderboard))
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "* small can't serve: no size advantage: 0.50 of the student's parameters" in lines
     assert (
@@ -54,17 +57,17 @@ def test_the_leaderboard_has_the_scores_of_every_stage(tmp_path: Path) -> None:
     made = ranked(tmp_path)
     rows = [
         [cell.strip() for cell in line.strip()[1:-1].split("│")]
-        for line in shown(console.leaderboard(made, made.standings)).splitlines()
+        for line in shown(console.leaderboard(made, made.leaderboard)).splitlines()
         if line.startswith("│")
     ]
     expected = [
         [
             stage if place == 0 else "",
-            row["teacher"] + " *" * (row["teacher"] == "small"),
-            f"{row['score']:.3f}",
-            f"{row['low']:.3f} to {row['high']:.3f}",
+            row.teacher + " *" * (row.teacher == "small"),
+            f"{row.score:.3f}",
+            f"{row.low:.3f} to {row.high:.3f}",
         ]
-        for stage, standing in made.standings.items()
+        for stage, standing in made.leaderboard.items()
         for place, row in enumerate(standing)
     ]
     assert len(expected) == 6 and [row[:4] for row in rows] == expected
@@ -73,18 +76,18 @@ def test_the_leaderboard_has_the_scores_of_every_stage(tmp_path: Path) -> None:
 def test_the_ranking_as_plain_values_can_be_written_as_json(tmp_path: Path) -> None:
     made = ranked(tmp_path)
     values = json.loads(json.dumps(console.ranking(made), allow_nan=False))
-    assert values["left_out"] == made.left_out and set(values["left_out"]) == {"dead", "unread"}
-    assert values["marks"] == made.marks and values["calls"] == made.calls
-    assert [row["teacher"] for row in values["standings"]["late"]] == ["broad", "small"]
+    assert values["failed"] == made.failed and set(values["failed"]) == {"dead", "unread"}
+    assert values["ineligible"] == made.ineligible and values["verdicts"] == made.verdicts
+    assert [row["teacher"] for row in values["leaderboard"]["late"]] == ["broad", "small"]
 
 
 def test_predictors_are_listed_the_best_first() -> None:
-    def row(value: float, regret: float) -> dict[str, Any]:
-        spearman = {"value": value, "low": value - 0.25, "high": value + 0.125}
-        worst = {"regret_share": regret, "worst_regret_share": 2 * regret}
-        return {"spearman": spearman, "kendall": value / 2, **worst}
+    def row(value: float, regret: float) -> PredictorSummary:
+        spearman = Interval(value, value - 0.25, value + 0.125)
+        return PredictorSummary(spearman, value / 2, 0.0, regret, 2 * regret, 0.0, 1)
 
-    text = shown(console.predictors("held out", {"size": row(0.25, 0.3), "ranking": row(0.5, 0)}))
+    summaries = {"size": row(0.25, 0.3), "ranking": row(0.5, 0)}
+    text = shown(study_tables.predictors("held out", summaries))
     cells = [" ".join(line.replace("│", " ").split()) for line in text.splitlines()]
     assert cells[0] == "Held out"
     first, second = (line for line in cells if line.startswith(("ranking", "size")))

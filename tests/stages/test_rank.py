@@ -26,8 +26,10 @@ def alpha(value: float, **changes: Any) -> dict[str, Any]:
     return {"objective": {"alpha": value}, **changes}
 
 
-def gathered(run: Run, found: Mapping[str, Candidate], unaided: Any = None) -> Evidence:
-    return gather(run.cfg, audited(run, found), probed(run, found, unaided=unaided))
+def gathered(run: Run, found: Mapping[str, Candidate], control_logprobs: Any = None) -> Evidence:
+    return gather(
+        run.cfg, audited(run, found), probed(run, found, control_logprobs=control_logprobs)
+    )
 
 
 def ranked(run: Run, found: Mapping[str, Candidate], **failed: str) -> Ranking:
@@ -56,7 +58,7 @@ def test_a_failed_seed_that_was_a_lucky_one_doesn_t_make_a_teacher_easier(tmp_pa
     found = {"a": Candidate(TASK, (2.0, 2.0, None)), "b": Candidate(TASK, (2.0, 2.0, 4.0))}
     seen = gathered(run, found)
     assert seen.factors["a"]["learnability"] == pytest.approx(seen.factors["b"]["learnability"])
-    assert seen.rows["a"]["seeds"] == [0, 1] and seen.rows["b"]["kl_moved"] == [2.0, 2.0, 4.0]
+    assert seen.rows["a"].seeds == [0, 1] and seen.rows["b"].kl_moved == [2.0, 2.0, 4.0]
 
 
 def test_factors_of_a_mixture_that_is_counted_by_hand(tmp_path: Path) -> None:
@@ -68,16 +70,16 @@ def test_factors_of_a_mixture_that_is_counted_by_hand(tmp_path: Path) -> None:
     Where the teacher is turned round for the last question, it knows all of them.
     """
     run = run_of(tmp_path, "flat", "sharp", distill=alpha(0.5))
-    gold, unaided = [0, 0, 0, 1], np.log([[0.2, 0.4]] * 4)
+    gold, control_logprobs = [0, 0, 0, 1], np.log([[0.2, 0.4]] * 4)
     flat = Asked(np.log([[0.8, 0.1]] * 4), gold)
     sharp = Asked(np.log([[0.8, 0.1]] * 3 + [[0.1, 0.8]]), gold)
     found = {"flat": Candidate({"organ": flat}), "sharp": Candidate({"organ": sharp})}
-    seen = gathered(run, found, {"organ": unaided})
+    seen = gathered(run, found, {"organ": control_logprobs})
     assert {f: seen.factors["flat"][f] for f in OTHERS} == dict.fromkeys(OTHERS, 0.0)
-    (row,) = seen.rows["flat"]["taught"]
-    assert row["accuracy"] == 0.75
-    assert row["brier"] == pytest.approx(7 / 18)
-    assert row["nll"] == pytest.approx((3 * np.log(1.5) + np.log(3)) / 4)
+    (row,) = seen.rows["flat"].taught
+    assert row.accuracy == 0.75
+    assert row.brier == pytest.approx(7 / 18)
+    assert row.nll == pytest.approx((3 * np.log(1.5) + np.log(3)) / 4)
     # The last question: (.05 + .1, .4 + .2) = (.15, .6), which is 1/5 and 4/5.
     expected = {
         "accuracy_above_chance": 1.0,
@@ -195,8 +197,8 @@ def test_intervals_contain_the_point(tmp_path: Path) -> None:
             draws = seen.draws.factors[name][factor]
             low, high = np.percentile(draws, [1, 99])
             assert low <= value <= high, (name, factor)
-    for rows in ranked(run_of(tmp_path, "a", "b"), found).standings.values():
-        assert all(row["low"] < row["score"] < row["high"] for row in rows)
+    for rows in ranked(run_of(tmp_path, "a", "b"), found).leaderboard.values():
+        assert all(row.low < row.score < row.high for row in rows)
 
 
 def test_more_questions_make_what_comes_from_the_audit_surer(tmp_path: Path) -> None:
@@ -251,13 +253,13 @@ def test_a_teacher_that_is_better_in_all_leads_at_every_stage(tmp_path: Path) ->
     # The moved nats differ little, so that what is measured is sure.
     found = {"b": Candidate(worse, (1.0, 1.01, 1.0)), "a": Candidate(TASK, (2.0, 2.0, 2.01))}
     made = ranked(run_of(tmp_path, "b", "a"), found)
-    assert set(made.standings) == set(made.calls) == set(PHASES)
-    for stage, rows in made.standings.items():
-        assert [row["teacher"] for row in rows] == ["a", "b"]
-        assert sum(row["probability_best"] for row in rows) == pytest.approx(1)
-        assert made.calls[stage] == "separated at 95 %"
+    assert set(made.leaderboard) == set(made.verdicts) == set(PHASES)
+    for stage, rows in made.leaderboard.items():
+        assert [row.teacher for row in rows] == ["a", "b"]
+        assert sum(row.probability_best for row in rows) == pytest.approx(1)
+        assert made.verdicts[stage] == "separated at 95 %"
         assert made.best(stage) == "a"
-    assert made.serving == ["a", "b"] and made.marks == {} and made.left_out == {}
+    assert made.eligible == ["a", "b"] and made.ineligible == {} and made.failed == {}
 
 
 def test_a_score_is_the_weighted_sum_of_the_factors(tmp_path: Path) -> None:
@@ -272,7 +274,7 @@ def test_a_score_is_the_weighted_sum_of_the_factors(tmp_path: Path) -> None:
     made = ranked(run, found)
     row = made.factors["a"]
     rest = sum(row[f] for f in OTHERS)
-    scores = {s: {r["teacher"]: r["score"] for r in rows} for s, rows in made.standings.items()}
+    scores = {s: {r.teacher: r.score for r in rows} for s, rows in made.leaderboard.items()}
     # In words: critical counts 16 times as much as low.
     assert scores["early"]["a"] == pytest.approx((16 * row["learnability"] + rest) / 19)
     assert scores["late"]["a"] == pytest.approx((row["learnability"] + rest) / 4)
@@ -280,25 +282,25 @@ def test_a_score_is_the_weighted_sum_of_the_factors(tmp_path: Path) -> None:
     assert made.weights["early"]["learnability"] == pytest.approx(16 / 19)
 
 
-def test_standings_at_any_progress_are_those_between_the_stages(tmp_path: Path) -> None:
+def test_the_leaderboard_at_any_progress_is_between_those_of_the_phases(tmp_path: Path) -> None:
     worse = {"organ": answers(60, 4, 0, right=0.6)}
     found = {"a": Candidate(TASK, (1.0, 1.2)), "b": Candidate(worse, (2.0, 2.2))}
     made = ranked(run_of(tmp_path, "a", "b"), found)
     for stage, progress in PHASES.items():
-        for there, here in zip(made.standings[stage], made.at(progress)):
-            assert (here["teacher"], here["decided_by"]) == (there["teacher"], there["decided_by"])
+        for there, here in zip(made.leaderboard[stage], made.at(progress)):
+            assert (here.teacher, here.decided_by) == (there.teacher, there.decided_by)
             for figure in ("score", "low", "high", "probability_best"):
-                assert here[figure] == pytest.approx(there[figure], abs=2e-3)
-    ends = [{r["teacher"]: r["score"] for r in made.at(progress)} for progress in (0.0, 0.25, 1.0)]
+                assert getattr(here, figure) == pytest.approx(getattr(there, figure), abs=2e-3)
+    ends = [{r.teacher: r.score for r in made.at(progress)} for progress in (0.0, 0.25, 1.0)]
     assert ends[1]["a"] == pytest.approx(0.75 * ends[0]["a"] + 0.25 * ends[2]["a"])
 
 
 def test_two_identical_teachers_are_too_close_to_call(tmp_path: Path) -> None:
     found = dict.fromkeys("ab", Candidate(TASK, (2.0, 2.1, 2.3)))
     made = ranked(run_of(tmp_path, "a", "b"), found)
-    assert all(call.startswith("too close to call between ") for call in made.calls.values())
+    assert all(call.startswith("too close to call between ") for call in made.verdicts.values())
     assert made.factors["a"] == pytest.approx(made.factors["b"])
-    rows = {row["teacher"]: row["probability_best"] for row in made.standings["middle"]}
+    rows = {row.teacher: row.probability_best for row in made.leaderboard["middle"]}
     assert rows["a"] == pytest.approx(0.5, abs=0.05)
 
 
@@ -309,11 +311,11 @@ def test_a_teacher_without_a_size_advantage_is_marked_and_doesn_t_serve(tmp_path
         "b": Candidate(worse, (1.0, 1.01, 1.0), size_ratio=1.1),
     }
     made = ranked(run_of(tmp_path, "a", "b"), found)
-    assert made.marks == {"a": ["no size advantage: 1.00 of the student's parameters"]}
-    assert [row["teacher"] for row in made.standings["middle"]] == ["a", "b"], "still shown"
-    assert made.serving == ["b"] and made.best("early") == "b"
-    assert set(made.weighted.factors) == {"b"}
-    assert ranked(run_of(tmp_path, "a", "b", rank={"min_size_ratio": 0}), found).marks == {}
+    assert made.ineligible == {"a": ["no size advantage: 1.00 of the student's parameters"]}
+    assert [row.teacher for row in made.leaderboard["middle"]] == ["a", "b"], "still shown"
+    assert made.eligible == ["b"] and made.best("early") == "b"
+    assert set(made.ranking_weights.factors) == {"b"}
+    assert ranked(run_of(tmp_path, "a", "b", rank={"min_size_ratio": 0}), found).ineligible == {}
 
 
 def test_a_teacher_whose_answers_have_no_valid_form_is_marked(tmp_path: Path) -> None:
@@ -324,14 +326,14 @@ def test_a_teacher_whose_answers_have_no_valid_form_is_marked(tmp_path: Path) ->
         "both": Candidate(TASK, valid=0.1, size_ratio=0.5),
     }
     made = ranked(run_of(tmp_path, *found), found)
-    assert made.marks == {
+    assert made.ineligible == {
         "a": ["49% of its answers to organ are one of the options"],
         "both": [
             "no size advantage: 0.50 of the student's parameters",
             "10% of its answers to organ are one of the options",
         ],
     }
-    assert sorted(made.serving) == ["b", "c"]
+    assert sorted(made.eligible) == ["b", "c"]
 
 
 def test_where_all_are_marked_all_may_serve(tmp_path: Path) -> None:
@@ -341,15 +343,15 @@ def test_where_all_are_marked_all_may_serve(tmp_path: Path) -> None:
         "a": Candidate(TASK, (2.0, 2.0, 2.01), size_ratio=0.9),
     }
     made = ranked(run_of(tmp_path, "b", "a"), found)
-    assert set(made.marks) == {"a", "b"}
-    assert made.serving == ["a", "b"] and made.best("late") == "a"
-    assert set(made.weighted.factors) == {"a", "b"}
+    assert set(made.ineligible) == {"a", "b"}
+    assert made.eligible == ["a", "b"] and made.best("late") == "a"
+    assert set(made.ranking_weights.factors) == {"a", "b"}
 
 
 def test_a_reassessment_has_the_factors_and_weights_of_the_ranking(tmp_path: Path) -> None:
     found = {"a": Candidate(TASK, (2.0, 2.1)), "b": Candidate(TASK, (1.0, 1.1))}
     made = ranked(run_of(tmp_path, "a", "b"), found)
-    anew = made.weighted
+    anew = made.ranking_weights
     assert anew.factors == made.factors
     assert (anew.early, anew.late) == (made.weights["early"], made.weights["late"])
 
@@ -372,20 +374,20 @@ def test_who_is_left_out_is_told_with_the_first_thing_that_went_wrong(tmp_path: 
     }
     run = run_of(tmp_path, *found, "unread")
     made = ranked(run, found, unread="it has no weights")
-    assert made.left_out == {
+    assert made.failed == {
         "one": "probe: too few probes ended",
         "half": "probe: seed 1: out of luck at seed 1",
         "never": "probe: seed 0: out of luck at seed 0; seed 1: out of luck at seed 1",
         "unread": "audit: it has no weights",
     }
-    assert {row["teacher"] for row in made.standings["late"]} == {"well", "thrice"}
+    assert {row.teacher for row in made.leaderboard["late"]} == {"well", "thrice"}
     assert set(made.evidence) == set(made.factors) == {"well", "thrice"}
 
 
 def test_a_teacher_alone_is_ranked(tmp_path: Path) -> None:
     made = ranked(run_of(tmp_path, "a"), {"a": Candidate(TASK, (1.0, 1.2))})
-    (row,) = made.standings["middle"]
-    assert (row["probability_best"], made.calls["middle"]) == (1.0, "separated at 95 %")
+    (row,) = made.leaderboard["middle"]
+    assert (row.probability_best, made.verdicts["middle"]) == (1.0, "separated at 95 %")
     assert made.factors["a"]["learnability"] == 1.0
 
 

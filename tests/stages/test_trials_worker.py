@@ -50,7 +50,7 @@ def plan_of(run: Run, **changes: object) -> TrialSpec:
     training = run.cfg.distill.model_copy(
         update={"token_budget": tokens, "global_batch_size": 4, "micro_batch_size": 4}
     )
-    made = TrialSpec("arm", training, 4, rungs=2, order=0, identity={})
+    made = TrialSpec("arm", training, 4, num_checkpoints=2, data_seed=0, identity={})
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
@@ -79,7 +79,7 @@ EXAM = EvalQuestions([questions("organ", 0)], {"test": [questions("organ", 1)]})
 
 
 def test_the_trained_student_and_its_answers_stay_where_they_are_kept(run: Run) -> None:
-    kept = made_of(run, taught(run, keep=SaveOptions(weights=True, answers=True)))
+    kept = made_of(run, taught(run, save=SaveOptions(weights=True, answers=True)))
     _fill(kept, EXAM, "cpu")
     assert kept.artifact.is_complete()
     (asked,) = EXAM.at_end["test"]
@@ -94,7 +94,7 @@ def test_the_trained_student_and_its_answers_stay_where_they_are_kept(run: Run) 
 
 def test_nothing_more_stays_of_others_and_the_outcome_is_the_same(run: Run) -> None:
     plain, kept = (
-        made_of(run, taught(run, **keep)) for keep in ({}, {"keep": SaveOptions(True, True)})
+        made_of(run, taught(run, **save)) for save in ({}, {"save": SaveOptions(True, True)})
     )
     assert plain.artifact.fingerprint != kept.artifact.fingerprint
     outcomes = [_fill(each, EXAM, "cpu") for each in (plain, kept)]
@@ -103,12 +103,13 @@ def test_nothing_more_stays_of_others_and_the_outcome_is_the_same(run: Run) -> N
 
 
 def test_the_outcome_tells_who_taught(run: Run) -> None:
-    served = _fill(made_of(run, taught(run)), EXAM, "cpu")["schedule"]
-    assert (served["teacher"], served["checkpoint_index"]) == ("a", 1)
-    (switch,) = served["log"]
-    assert (switch["step"], switch["from_checkpoint"], switch["to_checkpoint"]) == (3, 0, 1)
-    assert switch["changes"]
-    assert "schedule" not in _fill(made_of(run, plan_of(run)), EXAM, "cpu")
+    served = _fill(made_of(run, taught(run)), EXAM, "cpu").schedule
+    assert served is not None
+    assert (served.teacher, served.checkpoint_index) == ("a", 1)
+    (switch,) = served.log
+    assert (switch.step, switch.from_checkpoint, switch.to_checkpoint) == (3, 0, 1)
+    assert switch.changes
+    assert _fill(made_of(run, plan_of(run)), EXAM, "cpu").schedule is None
 
 
 def test_the_anchor_and_what_happens_at_a_switch_reach_the_training(run: Run) -> None:
@@ -120,7 +121,7 @@ def test_the_anchor_and_what_happens_at_a_switch_reach_the_training(run: Run) ->
     ]
     trials = [made_of(run, plan) for plan in plans]
     assert len({t.artifact.fingerprint for t in trials}) == 3 + 1
-    losses = [_fill(t, EXAM, "cpu")["curve"][-1]["task.ce"] for t in trials]
+    losses = [_fill(t, EXAM, "cpu").curve[-1].validation["task.ce"] for t in trials]
     assert len(set(losses)) == 4
 
 
@@ -128,5 +129,5 @@ def test_what_is_as_usual_is_no_part_of_the_identity(run: Run) -> None:
     """Artifacts that were made before there was more to say are found again."""
     identity = made_of(run, taught(run)).artifact.identity
     assert set(identity) == {"student", "shard", "max_examples", "seed"}
-    more = made_of(run, taught(run, frozen_student=FROZEN_STUDENT, keep=SaveOptions(answers=True)))
-    assert set(more.artifact.identity) - set(identity) == {"frozen_student", "keep"}
+    more = made_of(run, taught(run, frozen_student=FROZEN_STUDENT, save=SaveOptions(answers=True)))
+    assert set(more.artifact.identity) - set(identity) == {"frozen_student", "save"}

@@ -90,7 +90,7 @@ def test_only_schedules_that_may_change_the_teacher_have_all_ladders(made: Made)
     assert both == {"ranked", "ranked-aw", "default"}
     for name in both:
         spec = made.arms[name].teaching
-        assert spec is not None and spec.ranking == made.found.ranking.weighted
+        assert spec is not None and spec.ranking == made.found.ranking.ranking_weights
         assert spec.first_teacher == made.found.ranking.best("early")
 
 
@@ -116,9 +116,9 @@ def test_every_arm_has_the_same_tokens_and_batches_and_another_order_each_seed(m
 
 def test_the_control_learns_from_labels_alone_and_its_weights_stay(made: Made) -> None:
     control = made.trial(CONTROL)
-    assert control.job.teaching is None and control.keep.weights
+    assert control.job.teaching is None and control.save.weights
     assert set(control.job.training.mix) == {"organ.labelled"}
-    assert not made.trial("scd").keep.weights and made.trial("scd").keep.answers
+    assert not made.trial("scd").save.weights and made.trial("scd").save.answers
 
 
 def test_weighted_arms_are_anchored_at_the_control_of_their_seed(made: Made) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from cli_runs import write_domain_study
-from stage_results import answers, run_of, trial
+from stage_results import answers, run_of, student_metrics, trial
 
 from distill_ray.config import InputError
 from distill_ray.config.load import load_study
@@ -82,7 +82,8 @@ def told(
 
 
 def _tuned(run: Any, name: str, seed: int, share: float) -> Trial:
-    result = {"before": {"accuracy": 0.2}, "streams": {"organ.labelled": {"rows": 5, "tokens": 50}}}
+    learned = {"organ.labelled": {"rows": 5, "tokens": 50}}
+    result = {"before": student_metrics(accuracy=0.2), "streams": learned}
     made = trial(run, "fine-tune", name, seed, result)
     asked = answers(N, OPTIONS, 0, right=share)
     file = io.BytesIO()

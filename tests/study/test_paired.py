@@ -209,7 +209,7 @@ def test_the_control_s_tokens_are_in_the_cost(tmp_path: Path) -> None:
     run = run_of(tmp_path, *found)
     full = finished(run, {"good": (0.5, 0.5), "best": (0.6, 0.6)}, training_s=20.0, wall_s=400.0)
     unaided = {"organ": np.zeros((60, 4))}
-    tried = probed(run, found, unaided=unaided, training_s=2.0, wall_s=100.0)
+    tried = probed(run, found, control_logprobs=unaided, training_s=2.0, wall_s=100.0)
     cost = plain(probe_cost(tried, full))
     assert (cost["probe_tokens"], cost["full_tokens"]) == (2500, 10_000)
     assert cost["tokens_share"] == 0.25
@@ -222,7 +222,7 @@ def test_without_a_control_only_the_probes_that_ended_cost(tmp_path: Path) -> No
     found["half"] = Candidate(found["good"].asked, (0.5, None))
     run = run_of(tmp_path, *found)
     full = finished(run, {"good": (0.5, 0.5), "best": (0.6, None)})
-    tried = probed(run, found, unaided=None)
+    tried = probed(run, found, control_logprobs=None)
     cost = plain(probe_cost(tried, full))
     assert cost["probe_tokens"] == pytest.approx(5000 / 3) and cost["full_tokens"] == 10_000
 

@@ -34,9 +34,15 @@ from distill_ray.stages.results.model_scores import (
     ModelScores,
     ScoresRecord,
 )
-from distill_ray.stages.results.probe_table import CONTROL, EstimateTable, ProbeTable
+from distill_ray.stages.results.probe_table import (
+    CONTROL,
+    ESTIMATES,
+    EstimatesRecord,
+    EstimateTable,
+    ProbeTable,
+)
 from distill_ray.stages.results.question_metrics import AuditedMetrics
-from distill_ray.stages.results.trial import OUTCOME, Trial, Trials
+from distill_ray.stages.results.trial import OUTCOME, Trial, TrialOutcome, Trials
 
 DRAWS = 2000
 
@@ -222,10 +228,22 @@ def untaught(like: Candidate) -> Candidate:
     return Candidate(asked, text=dict.fromkeys(like.text, 4.0), size_ratio=1.0)
 
 
+def student_metrics(**changes: Any) -> dict[str, Any]:
+    """Held-out metrics of a student."""
+    return {"validation": {}, "nll": 2.0, "accuracy": 0.2, "tasks": {}, **changes}
+
+
+def curve_point(**changes: Any) -> dict[str, Any]:
+    """Metrics of a student at a checkpoint."""
+    moved = {"tokens": 1000, "kl_moved": 1.0, "kl_removed": 0.5, "gain": 0.3}
+    return {**student_metrics(), **moved, **changes}
+
+
 def probe_outcome(moved: float, **changes: Any) -> dict[str, Any]:
-    """As `trials.outcome` has it."""
+    """The fields of a trial's outcome."""
     figures = {"kl_moved": moved, "kl_removed": 0.5, "gain": 0.3, "nll": 1.0, "accuracy": 0.6}
-    return {**figures, "tasks": {}, "before": {"accuracy": 0.2, "nll": 2.0}, "curve": [], **changes}
+    absent = dict.fromkeys(("streams", "options", "schedule"))
+    return {**figures, "tasks": {}, "before": student_metrics(), "curve": [], **absent, **changes}
 
 
 def trial(
@@ -238,7 +256,7 @@ def trial(
         kind: of the artifact.
         teacher: its teacher.
         seed: its seed.
-        result: its outcome, or the reason.
+        result: fields of its outcome, or the reason.
         counts: `tokens`, `training_s` and `wall_s` of its manifest.
     """
     data = DataSpec(Path(), Path(), run.cfg.streams(), 64, seed, 4)
@@ -248,7 +266,7 @@ def trial(
         artifact.record_failure(result)
     else:
         with artifact.building() as building:
-            building.write_json(OUTCOME, result)
+            TrialOutcome(**{**probe_outcome(1.0), **result}).write(building, OUTCOME)
             building.counts |= {"tokens": 1000, "training_s": 1.0, **counts}
             building.started -= counts.get("wall_s", 100.0)
     return Trial(teacher, seed, job, artifact, run.artifact("shard", "", {}))
@@ -258,7 +276,7 @@ def probed(
     run: Run,
     candidates: Mapping[str, Candidate],
     *,
-    unaided: Mapping[str, Any] | None = None,
+    control_logprobs: Mapping[str, Any] | None = None,
     estimates: Mapping[str, Any] | None = None,
     **counts: Any,
 ) -> ProbeTable:
@@ -267,7 +285,7 @@ def probed(
     Args:
         run: the run.
         candidates: teacher → what its probes found.
-        unaided: task → [n, K] log-likelihoods of the control; None for one that failed.
+        control_logprobs: task → [n, K] log-likelihoods of the control; None for one that failed.
         estimates: teacher → its estimates.
         counts: of every trial's manifest.
     """
@@ -279,14 +297,19 @@ def probed(
         for name, found in candidates.items()
         for seed, moved in zip(found.seeds or range(len(found.moved)), found.moved)
     ]  # fmt: skip
-    said = {name: np.asarray(scores).tolist() for name, scores in (unaided or {}).items()}
-    result = "out of luck" if unaided is None else probe_outcome(0.0, options=said)
+    said = {name: np.asarray(scores).tolist() for name, scores in (control_logprobs or {}).items()}
+    result = "out of luck" if control_logprobs is None else probe_outcome(0.0, options=said)
     control = trial(run, "probe", CONTROL, 0, result, **counts)
     table = None
     if estimates is not None:
+        counts_of_answers = {"samples": 4, "tokens": 40}
+        teachers = {
+            name: {**counts_of_answers, **values} if isinstance(values, Mapping) else values
+            for name, values in estimates.items()
+        }
         table = EstimateTable(run.artifact("estimates", "", {"of": dict(estimates)}))
         with table.artifact.building() as building:
-            building.write_json("estimates.json", dict(estimates))
+            EstimatesRecord(teachers=teachers).write(building, ESTIMATES)
     return ProbeTable(trials, control=control, estimated=table)
 
 
@@ -315,7 +338,8 @@ def finished(
                 made.append(trial(run, "full", name, seed, "diverged", **counts))
                 continue
             soon = value * (share_soon or {}).get(name, 0.5)
-            points = [{"tokens": 1000, figure: soon}, {"tokens": 2000, figure: value}]
-            result = {figure: value, "before": {figure: 0.1}, "curve": points}
+            points = [curve_point(**{figure: soon}), curve_point(**{"tokens": 2000, figure: value})]
+            before = student_metrics(**{figure: 0.1})
+            result = {figure: value, "before": before, "curve": points}
             made.append(trial(run, "full", name, seed, result, **{"tokens": 10_000, **counts}))
     return Trials(made)

@@ -110,14 +110,14 @@ def _charts(facts: Facts) -> Charts:
             ),
         ],
         "ranking": [
-            ("Score by stage, with intervals", charts.standings(ranking.standings, colour)),
+            ("Score by stage, with intervals", charts.leaderboard(ranking.leaderboard, colour)),
             ("Factors", charts.factors(ranking.factors, colour)),
         ],
         "calibration": [
             ("Teachers, validation split", charts.reliability(audited, colour)),
             ("Student, control and initial state, test split", charts.reliability(tested, colour)),
         ],
-        "probes": [("Probes", charts.probes(facts.inputs.probed.rows(), colour))],
+        "probes": [("Probes", charts.probes(facts.inputs.probed.results(), colour))],
         "training": [
             (
                 "Student and control",
@@ -145,7 +145,6 @@ def _data(facts: Facts, artifact: Artifact) -> dict[str, Any]:
         {**row, "sentence": sentence(row, facts.confidence), "task": row["set"] in facts.tasks}
         for row in facts.comparisons
     ]
-    ranking = inputs.ranking.artifact.read_json("ranking.json")
     return {
         "title": inputs.run.cfg.report.title or inputs.run.cfg.name,
         "verdict": top(facts),
@@ -153,9 +152,10 @@ def _data(facts: Facts, artifact: Artifact) -> dict[str, Any]:
         "taught": {"sentence": taught(facts.turns), "turns": facts.turns},
         "tokens": facts.taught,
         "switches": facts.switches,
-        "ranking": ranking,
+        "ranking": inputs.ranking.record,
         "audit": facts.audit,
-        "probes": inputs.probed.rows(),
+        # A probe's options are its control's alone.
+        "probes": [probe.model_dump(exclude={"options"}) for probe in inputs.probed.results()],
         "adaptation": facts.adaptation,
         "scores": facts.scores,
         "lineage": [asdict(entry) for entry in facts.entries],

@@ -11,7 +11,9 @@ from typing import Any
 import plotly.graph_objects as go
 
 from distill_ray.config.ensemble import ENSEMBLE
+from distill_ray.core.ranking import LeaderboardEntry
 from distill_ray.stages.results.question_metrics import TaskMetrics
+from distill_ray.stages.results.trial import TrialResult
 
 PALETTE = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#A6761D", "#B2B200")
 """Colours of teachers (Okabe and Ito's, and three more): told apart in every form of sight."""
@@ -116,22 +118,22 @@ def differences(comparisons: Sequence[Row], colour: Mapping[str, str]) -> str:
     return _panels(figures, 100 + 36 * longest)
 
 
-def standings(ranking: Mapping[str, Sequence[Row]], colour: Mapping[str, str]) -> str:
-    """Stage-weighted scores with intervals, by stage of training."""
-    figure, stages = go.Figure(), list(ranking)
-    there = {row["teacher"] for row in ranking[stages[0]]}
-    teachers = [name for name in colour if name in there]
+def leaderboard(places: Mapping[str, Sequence[LeaderboardEntry]], colour: Mapping[str, str]) -> str:
+    """Phase-weighted scores with intervals, by phase of training."""
+    figure, stages = go.Figure(), list(places)
+    ranked = {entry.teacher for entry in places[stages[0]]}
+    teachers = [name for name in colour if name in ranked]
     for i, teacher in enumerate(teachers):
-        rows = [next(r for r in ranking[s] if r["teacher"] == teacher) for s in stages]
+        entries = [next(e for e in places[s] if e.teacher == teacher) for s in stages]
         figure.add_scatter(
             x=[j + _spread(i, len(teachers)) for j in range(len(stages))],
-            y=[row["score"] for row in rows],
-            error_y=_errors(rows),
+            y=[entry.score for entry in entries],
+            error_y=_errors([asdict(entry) for entry in entries]),
             name=teacher,
             mode="lines+markers",
             line={"color": colour[teacher], "width": 1, "dash": "dot"},
             marker={"size": 10},
-            customdata=[[row["probability_best"]] for row in rows],
+            customdata=[[entry.probability_best] for entry in entries],
             hovertemplate="score %{y:.3f}, probability of being best %{customdata[0]:.0%}"
             "<extra>" + teacher + "</extra>",
         )
@@ -196,7 +198,7 @@ def _reliability_line(figure: Any, model: str, row: TaskMetrics, tint: str) -> N
     )
 
 
-def probes(rows: Sequence[Row], colour: Mapping[str, str]) -> str:
+def probes(rows: Sequence[TrialResult], colour: Mapping[str, str]) -> str:
     """What the probes removed of the KL and gained at the tasks, against tokens."""
     figures = {}
     for key, title, form in (
@@ -204,8 +206,8 @@ def probes(rows: Sequence[Row], colour: Mapping[str, str]) -> str:
         ("gain", "task gain, nats per question", ".2f"),
     ):
         figures[title] = figure = go.Figure()
-        for teacher in dict.fromkeys(row["teacher"] for row in rows):
-            trials = [row for row in rows if row["teacher"] == teacher]
+        for teacher in dict.fromkeys(row.teacher for row in rows):
+            trials = [row for row in rows if row.teacher == teacher]
             _probe_lines(figure, teacher, trials, key, form, colour[teacher])
         figure.update_xaxes(title="tokens", rangemode="tozero")
         figure.update_yaxes(tickformat=form)
@@ -213,13 +215,13 @@ def probes(rows: Sequence[Row], colour: Mapping[str, str]) -> str:
 
 
 def _probe_lines(
-    figure: Any, teacher: str, trials: Sequence[Row], key: str, form: str, tint: str
+    figure: Any, teacher: str, trials: Sequence[TrialResult], key: str, form: str, tint: str
 ) -> None:
     """The mean over seeds as a line, and every seed as a point."""
-    by_rung = list(zip(*(trial["curve"] for trial in trials)))
+    by_checkpoint = list(zip(*(trial.curve for trial in trials)))
     figure.add_scatter(
-        x=[0, *(checkpoint_index[0]["tokens"] for checkpoint_index in by_rung)],
-        y=[0.0, *(fmean(point[key] for point in checkpoint_index) for checkpoint_index in by_rung)],
+        x=[0, *(points[0].tokens for points in by_checkpoint)],
+        y=[0.0, *(fmean(getattr(p, key) for p in points) for points in by_checkpoint)],
         name=teacher,
         legendgroup=teacher,
         mode="lines",
@@ -228,13 +230,13 @@ def _probe_lines(
     )
     for trial in trials:
         figure.add_scatter(
-            x=[point["tokens"] for point in trial["curve"]],
-            y=[point[key] for point in trial["curve"]],
+            x=[point.tokens for point in trial.curve],
+            y=[getattr(point, key) for point in trial.curve],
             legendgroup=teacher,
             showlegend=False,
             mode="markers",
             marker={"color": tint, "size": 6, "opacity": 0.7},
-            hovertemplate=f"%{{y:{form}}}<extra>{teacher}, seed {trial['seed']}</extra>",
+            hovertemplate=f"%{{y:{form}}}<extra>{teacher}, seed {trial.seed}</extra>",
         )
 
 

@@ -163,12 +163,12 @@ def _who_taught(facts: Facts) -> str:
     first = facts.turns[0]["teacher"]
     if first == ENSEMBLE:
         return f"{taught(facts.turns)} {_together(facts)}"
-    rows = facts.inputs.ranking.standings["early"]
-    row = next(r for r in rows if r["teacher"] == first)
+    entries = facts.inputs.ranking.leaderboard["early"]
+    entry = next(e for e in entries if e.teacher == first)
     named = facts.inputs.run.cfg.distill.first_teacher is not None
     chosen = "was named by the config to begin" if named else "was chosen to begin"
-    why = f"{first} {chosen}: score {number(row['score'])} at the early stage"
-    chance = f"best of {len(rows)} with probability {percent(row['probability_best'], 0)}"
+    why = f"{first} {chosen}: score {number(entry.score)} at the early stage"
+    chance = f"best of {len(entries)} with probability {percent(entry.probability_best, 0)}"
     return f"{taught(facts.turns)} {why}, {chance}."
 
 
@@ -202,12 +202,12 @@ def _ranking(facts: Facts) -> Section:
             "factor is the one that separates a teacher most from the best other one.",
             *(
                 f"At the {stage} stage: {call}."
-                for stage, call in facts.inputs.ranking.calls.items()
+                for stage, call in facts.inputs.ranking.verdicts.items()
             ),
             *selection.out_of_the_race(ranking, facts.inputs.probed.failed),
         ],
         [
-            tables.standings(ranking),
+            tables.leaderboard(ranking),
             tables.factors(ranking),
             tables.evidence(ranking, facts.tasks, facts.inputs.run.cfg),
             tables.figures(
@@ -248,7 +248,7 @@ def _probes(facts: Facts) -> Section:
             _probe_cost(facts),
         ],
         [
-            tables.probes(facts.inputs.probed.rows()),
+            tables.probes(facts.inputs.probed.results()),
             selection.estimates(facts.inputs.probed.estimates),
         ],
     )
@@ -262,9 +262,9 @@ def _probe_cost(facts: Facts) -> str:
     unit = "accelerator" if run.cfg.cluster.gpus_per_worker else "processor"
     each = run.cfg.cluster.gpus_per_worker or run.cfg.cluster.cpus_per_worker
     return (
-        f"All probes and their control together took {big(spent['tokens'])} tokens, "
-        f"{percent(spent['tokens'] / full, 0)} of the distillation's, and "
-        f"{seconds(each * spent['wall_s'])} of {unit} time, measuring included."
+        f"All probes and their control together took {big(spent.tokens)} tokens, "
+        f"{percent(spent.tokens / full, 0)} of the distillation's, and "
+        f"{seconds(each * spent.wall_s)} of {unit} time, measuring included."
     )
 
 

@@ -18,7 +18,7 @@ from distill_ray.stages.results.shard_set import ShardSet
 from distill_ray.stages.results.students import Students
 from distill_ray.stages.results.teacher_set import TeacherSet
 
-BESIDE = {"gain": "adapt", "estimates": "probe"}
+BESIDE = {"adaptation-gain": "adapt", "estimates": "probe"}
 """Kind of artifact that isn't called by its stage → the stage."""
 
 

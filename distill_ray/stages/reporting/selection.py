@@ -15,23 +15,24 @@ from distill_ray.stages.reporting.text import (
     percent_interval,
     points,
 )
+from distill_ray.stages.results.adaptation_gain import AdaptationGain
 from distill_ray.stages.results.audit_table import AuditedModel
+from distill_ray.stages.results.probe_table import TeacherEstimates
 from distill_ray.stages.results.question_metrics import AuditedMetrics
 from distill_ray.stages.results.ranking import Ranking
+from distill_ray.stages.results.trial import FailedTrial
 
-Row = Mapping[str, Any]
 
-
-def gains(found: Mapping[str, Row]) -> Table:
+def gains(found: Mapping[str, AdaptationGain]) -> Table:
     """What adaptation did for each teacher, on held-out questions."""
     columns = ["Teacher", "Accuracy, points", "NLL, nats", "NLL of text, raw → adapted", "Serves"]
     rows = [
         [
             name,
-            points(row["accuracy"]),
-            difference(row["nll"]),
-            "; ".join(f"{c}: {number(a)} → {number(b)}" for c, (a, b) in row["text"].items()),
-            "adapted" if row["gained"] else "raw: no gain shown",
+            points(row.accuracy),
+            difference(row.nll),
+            "; ".join(f"{c}: {number(a)} → {number(b)}" for c, (a, b) in row.text.items()),
+            "adapted" if row.adapted_is_better else "raw: no gain shown",
         ]
         for name, row in found.items()
     ]
@@ -39,16 +40,16 @@ def gains(found: Mapping[str, Row]) -> Table:
     return Table("What adaptation gained", columns, rows, note)
 
 
-def out_of_the_race(ranking: Ranking, failed: Sequence[Row]) -> list[str]:
+def out_of_the_race(ranking: Ranking, failed: Sequence[FailedTrial]) -> list[str]:
     """Sentences on who can't serve, who isn't ranked and which probes failed."""
-    said = [f"{n} can't serve: {'; '.join(why)}." for n, why in ranking.marks.items()]
-    if ranking.marks and len(ranking.marks) == len(ranking.factors):
+    said = [f"{n} can't serve: {'; '.join(why)}." for n, why in ranking.ineligible.items()]
+    if ranking.ineligible and len(ranking.ineligible) == len(ranking.factors):
         said.append("No teacher is without a mark, so the marks are passed over.")
-    said += [f"{n} is not ranked. {why}." for n, why in ranking.left_out.items()]
+    said += [f"{n} is not ranked. {why}." for n, why in ranking.failed.items()]
     return said + [
-        f"The probe of {row['teacher']} with seed {row['seed']} failed: {row['reason']}."
-        for row in failed
-        if row["teacher"] not in ranking.left_out
+        f"The probe of {trial.teacher} with seed {trial.seed} failed: {trial.reason}."
+        for trial in failed
+        if trial.teacher not in ranking.failed
     ]
 
 
@@ -138,12 +139,15 @@ def capacities(table: Mapping[str, AuditedModel]) -> Table:
     return Table("Audit: capacity gap", columns, rows, note)
 
 
-def estimates(found: Mapping[str, Row | None]) -> Table:
+def estimates(found: Mapping[str, TeacherEstimates | None]) -> Table:
     """What the initial student makes of each teacher's answers."""
-    figures = ("rsr", "surprisal", "grace", "gradient_norm")
     columns = ["Teacher", "RSR", "Surprisal, nats", "GRACE", "Gradient norm", "Answers"]
     rows = [
-        [name, *(number(row[k]) for k in figures), str(row["samples"])]
+        [
+            name,
+            *map(number, (row.rsr, row.surprisal, row.grace, row.gradient_norm)),
+            str(row.samples),
+        ]
         for name, row in found.items()
         if row is not None
     ]

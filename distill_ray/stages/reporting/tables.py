@@ -23,24 +23,25 @@ from distill_ray.stages.results.audit_table import AuditedModel
 from distill_ray.stages.results.final_scores import TestedModel
 from distill_ray.stages.results.question_metrics import TaskMetrics
 from distill_ray.stages.results.ranking import Ranking
+from distill_ray.stages.results.trial import TrialResult
 
 Row = Mapping[str, Any]
 
 
-def standings(ranking: Ranking) -> Table:
+def leaderboard(ranking: Ranking) -> Table:
     """Places at each stage of training."""
     columns = ["Stage", "Teacher", "Score", "Interval", "P(best)", "Decided by"]
     rows = [
         [
-            stage,
-            r["teacher"],
-            number(r["score"]),
-            f"{number(r['low'])} to {number(r['high'])}",
-            percent(r["probability_best"], 0),
-            r["decided_by"],
+            phase,
+            entry.teacher,
+            number(entry.score),
+            f"{number(entry.low)} to {number(entry.high)}",
+            percent(entry.probability_best, 0),
+            entry.decided_by,
         ]
-        for stage, places in ranking.standings.items()
-        for r in places
+        for phase, entries in ranking.leaderboard.items()
+        for entry in entries
     ]
     return Table("Ranking by stage of training", columns, rows)
 
@@ -73,17 +74,17 @@ def evidence(ranking: Ranking, tasks: Sequence[str], cfg: RunConfig) -> Table:
     rows = []
     for teacher, seen in ranking.evidence.items():
         moved, nll = (
-            zip(seen["kl_moved"], seen["kl_removed"]),
-            zip(seen["domain_nll"], seen["untrained_nll"]),
+            zip(seen.kl_moved, seen.kl_removed),
+            zip(seen.domain_nll, seen.untrained_nll),
         )
         rows.append(
             [
                 teacher,
                 " · ".join(f"{number(nats)} ({percent(share, 0)})" for nats, share in moved),
-                " · ".join(number(value) for value in seen["gain"]),
-                each(percent(task["accuracy"]) for task in seen["taught"]),
-                each(number(task["nll"]) for task in seen["taught"]),
-                each(number(task["brier"]) for task in seen["taught"]),
+                " · ".join(number(value) for value in seen.gain),
+                each(percent(task.accuracy) for task in seen.taught),
+                each(number(task.nll) for task in seen.taught),
+                each(number(task.brier) for task in seen.taught),
                 "; ".join(f"{number(a)} (untrained student {number(b)})" for a, b in nll),
             ]
         )
@@ -228,18 +229,18 @@ def widest(found: Mapping[str, Mapping[str, Sequence[Row]]], teacher: str) -> Ta
     return Table("Where they are farthest apart", columns, rows)
 
 
-def probes(trials: Sequence[Row]) -> Table:
+def probes(trials: Sequence[TrialResult]) -> Table:
     """The outcome of every probe."""
     columns = ["Teacher", "Seed", "Tokens", "KL removed", "Task gain, nats"]
     rows = [
         [
-            trial["teacher"],
-            str(trial["seed"]),
-            big(trial["curve"][-1]["tokens"]),
-            percent(trial["kl_removed"]),
-            number(trial["gain"]),
+            trial.teacher,
+            str(trial.seed),
+            big(trial.curve[-1].tokens),
+            percent(trial.kl_removed),
+            number(trial.gain),
         ]
-        for trial in sorted(trials, key=lambda t: (t["teacher"], t["seed"]))
+        for trial in sorted(trials, key=lambda t: (t.teacher, t.seed))
     ]
     return Table("Probes", columns, rows)
 

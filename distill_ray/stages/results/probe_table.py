@@ -3,23 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 from distill_ray.runtime.artifacts import Artifact, Result
+from distill_ray.stages.results.record import Record
 from distill_ray.stages.results.trial import Trial, Trials
+
+CONTROL = "control"
+ESTIMATES = "estimates.json"
+
+
+class TeacherEstimates(Record):
+    """What the initial student makes of a teacher's answers; of each, lower suits it better."""
+
+    rsr: float
+    surprisal: float
+    """Nats a token."""
+    gradient_norm: float | None
+    """Of some of the samples, as `grace`; None where no gradients are taken."""
+    grace: float | None
+    samples: int
+    tokens: int
+    """Of all answers."""
+
+
+class EstimatesRecord(Record):
+    """`estimates.json`."""
+
+    teachers: dict[str, TeacherEstimates | None]
+    """None for a teacher that answered nothing."""
 
 
 @dataclass(frozen=True)
 class EstimateTable(Result):
-    """Figures of the initial student on each teacher's greedy answers, without any training."""
+    """Estimates of the initial student on each teacher's greedy answers, without any training."""
 
-    @property
-    def rows(self) -> dict[str, dict[str, Any] | None]:
-        """Teacher → fields of `engine.estimates.Estimates`; None for one that answered nothing."""
-        return dict(self.artifact.read_json("estimates.json"))
-
-
-CONTROL = "control"
+    @cached_property
+    def rows(self) -> dict[str, TeacherEstimates | None]:
+        """Teacher → its estimates; None for one that answered nothing."""
+        return EstimatesRecord.read(self.artifact, ESTIMATES).teachers
 
 
 @dataclass(frozen=True)
@@ -32,21 +54,20 @@ class ProbeTable(Trials):
 
     @property
     def artifacts(self) -> list[Artifact]:
-        """What the stage left."""
-        beside = (
-            [self.control.artifact] if self.control and self.control.artifact.is_complete() else []
-        )
-        beside += [self.estimated.artifact] if self.estimated is not None else []
-        return [*beside, *super().artifacts]
+        """Artifacts of the stage."""
+        control = self.control
+        extra = [control.artifact] if control and control.artifact.is_complete() else []
+        extra += [self.estimated.artifact] if self.estimated is not None else []
+        return [*extra, *super().artifacts]
 
     @property
-    def unaided(self) -> dict[str, Any] | None:
+    def control_logprobs(self) -> dict[str, list[list[float]]] | None:
         """Task → [n, K] option log-likelihoods of the control; None if it failed."""
         if self.control is None or not self.control.artifact.is_complete():
             return None
-        return dict(self.control.row()["options"])
+        return self.control.outcome().options
 
     @property
-    def estimates(self) -> dict[str, dict[str, Any] | None]:
-        """Teacher → `EstimateTable.rows`."""
+    def estimates(self) -> dict[str, TeacherEstimates | None]:
+        """Teacher → its estimates."""
         return self.estimated.rows if self.estimated is not None else {}

@@ -3,104 +3,159 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from distill_ray.core import ranking as core
+from distill_ray.core.intervals import Interval
+from distill_ray.core.ranking import LeaderboardEntry
 from distill_ray.core.schedule import RankingWeights
 from distill_ray.runtime.artifacts import Result
+from distill_ray.stages.results.record import Record
 
+RANKING = "ranking.json"
 DRAWS = "draws.npz"
 
-
 PHASES = {"early": 0.0, "middle": 0.5, "late": 1.0}
-"""Stage of training → the student's progress at it. Weights are linear in progress, so the score
+"""Phase of training → the student's progress at it. Weights are linear in progress, so the score
 at the middle is also the mean over a whole training."""
+
+
+class TaughtMetrics(Record):
+    """Metrics of what a teacher would teach on a task: its answers mixed with the control's."""
+
+    accuracy: float
+    nll: float
+    brier: float
+
+
+class TeacherEvidence(Record):
+    """The measurements behind a teacher's factors."""
+
+    accuracy: list[Interval]
+    """Of each task, as `ece` and `ece_floor`."""
+    ece: list[Interval]
+    ece_floor: list[float]
+    text: dict[str, float]
+    """Corpus → its NLL, nats per token."""
+    domain_nll: list[float]
+    """Of each domain corpus."""
+    untrained_nll: list[float]
+    """The initial student's, of the same corpora."""
+    seeds: list[int]
+    """Of its probes, as the three that follow."""
+    kl_moved: list[float]
+    kl_removed: list[float]
+    gain: list[float]
+    taught: list[TaughtMetrics]
+    """Of each task."""
+
+
+class RankingRecord(Record):
+    """`ranking.json`."""
+
+    factors: dict[str, dict[str, float]]
+    """Teacher → factor → score in [0, 1]."""
+    weights: dict[str, dict[str, float]]
+    """`early` and `late` → factor → weight; each sums to 1."""
+    leaderboard: dict[str, list[LeaderboardEntry]]
+    """Phase → teachers, best first."""
+    verdicts: dict[str, str]
+    """Phase → `separated at …`, or `too close to call between …`."""
+    evidence: dict[str, TeacherEvidence]
+    """Teacher → the measurements behind its factors."""
+    ineligible: dict[str, list[str]]
+    """Teacher that can't serve → why not."""
+    failed: dict[str, str]
+    """Teacher that isn't ranked, since something of it failed → what."""
+    temperatures: dict[str, float]
+    """Teacher → the temperature that the audit fitted."""
 
 
 @dataclass(frozen=True)
 class Ranking(Result):
-    """Every teacher's factors, and its place at each stage of training."""
+    """Every teacher's factors, and its place at each phase of training."""
 
     @property
     def factors(self) -> dict[str, dict[str, float]]:
         """Teacher → factor → score in [0, 1]."""
-        return dict(self._data["factors"])
+        return self.record.factors
 
     @property
-    def standings(self) -> dict[str, list[dict[str, Any]]]:
-        """Stage → teachers, best first, with score, interval and what decided."""
-        return dict(self._data["standings"])
+    def leaderboard(self) -> dict[str, list[LeaderboardEntry]]:
+        """Phase → teachers, best first, with score, interval and what decided."""
+        return self.record.leaderboard
 
     @property
-    def calls(self) -> dict[str, str]:
-        """Stage → `separated at …`, or `too close to call between …`."""
-        return dict(self._data["calls"])
+    def verdicts(self) -> dict[str, str]:
+        """Phase → `separated at …`, or `too close to call between …`."""
+        return self.record.verdicts
 
     @property
-    def evidence(self) -> dict[str, dict[str, Any]]:
+    def evidence(self) -> dict[str, TeacherEvidence]:
         """Teacher → the measurements behind its factors."""
-        return dict(self._data["evidence"])
+        return self.record.evidence
 
     @property
     def weights(self) -> dict[str, dict[str, float]]:
         """`early` and `late` → factor → weight; each sums to 1."""
-        return dict(self._data["weights"])
+        return self.record.weights
 
     @property
-    def marks(self) -> dict[str, list[str]]:
+    def ineligible(self) -> dict[str, list[str]]:
         """Teacher that can't serve → why not."""
-        return dict(self._data["marks"])
+        return self.record.ineligible
 
     @property
-    def left_out(self) -> dict[str, str]:
+    def failed(self) -> dict[str, str]:
         """Teacher that isn't ranked, since something of it failed → what."""
-        return dict(self._data["left_out"])
+        return self.record.failed
 
     @property
     def temperatures(self) -> dict[str, float]:
         """Teacher → the temperature that the audit fitted."""
-        return dict(self._data["temperatures"])
+        return self.record.temperatures
 
     @property
-    def serving(self) -> list[str]:
-        """Teachers that may teach, best first at the middle: those without a mark, or all if every
-        one has some."""
-        names = [row["teacher"] for row in self.standings["middle"]]
-        return [name for name in names if name not in self.marks] or names
+    def eligible(self) -> list[str]:
+        """Teachers that may teach, best first at the middle; all of them if none is eligible."""
+        names = [entry.teacher for entry in self.leaderboard["middle"]]
+        return [name for name in names if name not in self.ineligible] or names
 
-    def at(self, progress: float) -> list[dict[str, Any]]:
-        """The standings at any progress of the student, as `standings` has them.
+    def at(self, progress: float) -> list[LeaderboardEntry]:
+        """The leaderboard at any progress of the student.
 
         Args:
             progress: 0 for a student that knows nothing, 1 for one that is as good as the best
                 teacher.
         """
-        with np.load(io.BytesIO(self.artifact.read_bytes(DRAWS))) as stored:
-            arrays = {n: stored[f"teacher:{n}"].astype(np.float64) for n in self.factors}
-        draws = {n: dict(zip(core.FACTORS, rows)) for n, rows in arrays.items()}
-        early, late = self.weights["early"], self.weights["late"]
-        confidence = float(self.artifact.identity["rank"]["confidence"])
-        found = core.leaderboard(
-            self.factors, core.Draws(draws), early, late, progress=progress, confidence=confidence
+        with np.load(io.BytesIO(self.artifact.read_bytes(DRAWS))) as arrays:
+            rows = {n: arrays[f"teacher:{n}"].astype(np.float64) for n in self.factors}
+        draws = {n: dict(zip(core.FACTORS, row)) for n, row in rows.items()}
+        return core.leaderboard(
+            self.factors,
+            core.Draws(draws),
+            self.weights["early"],
+            self.weights["late"],
+            progress=progress,
+            confidence=float(self.artifact.identity["rank"]["confidence"]),
         )
-        return [asdict(row) for row in found]
 
-    def best(self, stage: str) -> str:
-        """The teacher that leads at a stage, of those that may teach."""
-        allowed = self.serving
-        names = (str(row["teacher"]) for row in self.standings[stage])
-        return next(name for name in names if name in allowed)
+    def best(self, phase: str) -> str:
+        """The teacher that leads at a phase, of those that may teach."""
+        eligible = self.eligible
+        names = (entry.teacher for entry in self.leaderboard[phase])
+        return next(name for name in names if name in eligible)
 
     @property
-    def weighted(self) -> RankingWeights:
-        """The factors of those that may teach: what a distillation ranks anew with."""
-        weights, factors = self.weights, {n: self.factors[n] for n in self.serving}
+    def ranking_weights(self) -> RankingWeights:
+        """Factors of the teachers that may teach: what a distillation reassesses them with."""
+        weights, factors = self.weights, {n: self.factors[n] for n in self.eligible}
         return RankingWeights(factors, weights["early"], weights["late"])
 
     @cached_property
-    def _data(self) -> dict[str, Any]:
-        return dict(self.artifact.read_json("ranking.json"))
+    def record(self) -> RankingRecord:
+        """The file, read once."""
+        return RankingRecord.read(self.artifact, RANKING)

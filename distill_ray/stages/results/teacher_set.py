@@ -8,6 +8,7 @@ from typing import Any
 
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
+from distill_ray.stages.results.adaptation_gain import AdaptationGain
 
 STUDENT = "student"
 
@@ -70,8 +71,8 @@ class TeacherSet:
     """Teacher → the curve of each of its recipes."""
     artifacts: list[Artifact]
     """What the stage left: one for each recipe on each model, and the gains."""
-    gains: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Trained teacher → `gained`, and adapted minus raw with intervals (see `gain.Gain`)."""
+    gains: dict[str, AdaptationGain] = field(default_factory=dict)
+    """Trained teacher → adapted minus base model, with intervals."""
     failed: dict[str, str] = field(default_factory=dict)
     """Teacher that was left out → why."""
 

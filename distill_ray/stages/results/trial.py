@@ -1,4 +1,4 @@
-"""Trainings on one worker each, side by side: probes, and the full runs of a study."""
+"""Trials: trainings on one worker each, such as probes and the full runs of a study."""
 
 from __future__ import annotations
 
@@ -17,53 +17,182 @@ from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.data_spec import data_spec
+from distill_ray.stages.results.record import Record
 from distill_ray.stages.results.shard_set import ShardSet
 from distill_ray.stages.results.teacher_set import Weights
 
 OUTCOME = "outcome.json"
 ANSWERS = "answers.npz"
 WEIGHTS = "checkpoints/0"
+Identity = Mapping[str, Any]
+"""Plain values that a fingerprint is taken of."""
 Answers = dict[str, NDArray[np.float64]]
 """Task → [n, K] log-likelihood of each option."""
 
 
+class AnswerMetrics(Record):
+    """How a student answers a task's held-out questions."""
+
+    nll: float
+    """-log p(right option), normalised over the options, nats a question."""
+    accuracy: float
+
+
+class StudentMetrics(Record):
+    """Held-out metrics of a student at one point of its training."""
+
+    validation: dict[str, float]
+    """`task.ce`, `task.kl`, `text.ce`, `text.kl` → mean over the held-out rows, nats per token;
+    `kl` only with a teacher."""
+    nll: float
+    """Mean over the tasks."""
+    accuracy: float
+    """Mean over the tasks."""
+    tasks: dict[str, AnswerMetrics]
+
+
+class CheckpointMetrics(StudentMetrics):
+    """The same at a checkpoint."""
+
+    tokens: int
+    """Tokens that the student has been trained on."""
+
+
+class CurvePoint(CheckpointMetrics):
+    """The same, and what has changed since the student began."""
+
+    kl_moved: float
+    kl_removed: float
+    gain: float
+
+
+class TrialSwitch(Record):
+    """A change of teacher or checkpoint, or an assessment that left both as they were."""
+
+    step: int
+    """The first step that sees the new checkpoint."""
+    from_teacher: str
+    from_checkpoint: int
+    to_teacher: str
+    to_checkpoint: int
+    reason: str
+    numbers: dict[str, float]
+    """What the reason rests on."""
+    changes: bool
+
+
+class TrialSchedule(Record):
+    """Who taught in a trial."""
+
+    teacher: str
+    """At the end."""
+    checkpoint_index: int
+    """At the end."""
+    log: list[TrialSwitch]
+
+
+class StreamRead(Record):
+    """What a training read of a stream."""
+
+    rows: int
+    tokens: int
+    """Without padding."""
+
+
+class TrialOutcome(Record):
+    """`outcome.json`: what a trial came to."""
+
+    kl_moved: float
+    """Fall of the KL to the teacher on the tasks' answers (on text, where there are none), nats
+    per token; 0 without a teacher."""
+    kl_removed: float
+    """Share of the initial KL that is gone, over all kinds of row; 0 without a teacher."""
+    gain: float
+    """Fall of the right answers' NLL over the options, nats a question."""
+    nll: float
+    accuracy: float
+    tasks: dict[str, AnswerMetrics]
+    before: StudentMetrics
+    """Of the initial student."""
+    curve: list[CurvePoint]
+    """At each checkpoint; the last one is the outcome."""
+    streams: dict[str, StreamRead] | None
+    """What it read; None where the rows aren't mixed."""
+    options: dict[str, list[list[float]]] | None
+    """Task → [n, K] log-likelihood of each option; of a student without a teacher alone."""
+    schedule: TrialSchedule | None
+    """Who taught; None without a teacher."""
+
+
+class TrialResult(TrialOutcome):
+    """A trial's outcome, and which trial it is of."""
+
+    teacher: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class FailedTrial:
+    """A trial that came to no outcome."""
+
+    teacher: str
+    seed: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class TrialCost:
+    """What some trials took together."""
+
+    tokens: float
+    """Tokens that were trained on."""
+    training_s: float
+    """Seconds of training, without measuring."""
+    wall_s: float
+    """Seconds of the workers."""
+
+
 @dataclass(frozen=True)
 class SaveOptions:
-    """What stays of a trained student, beside the outcome."""
+    """What is stored of a trained student beside the outcome."""
 
     weights: bool = False
     answers: bool = False
-    """To each question that it is asked at the end."""
+    """To each question that the student answers at the end."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A teacher (or what else a trial is of) and a seed, and the artifact that they fill."""
+    """A training with a teacher (or what else the trial is of) and a seed, and its artifact."""
 
     teacher: str
     seed: int
     job: TrainingSpec
     artifact: Artifact
     shards: Artifact
-    keep: SaveOptions = SaveOptions()
+    save: SaveOptions = SaveOptions()
 
-    def row(self) -> dict[str, Any]:
-        """`teacher`, `seed`, and its `outcome`."""
-        return {"teacher": self.teacher, "seed": self.seed, **self.artifact.read_json(OUTCOME)}
+    def outcome(self) -> TrialOutcome:
+        """What it came to."""
+        return TrialOutcome.read(self.artifact, OUTCOME)
+
+    def result(self) -> TrialResult:
+        """Its outcome with its teacher and seed."""
+        return TrialResult(teacher=self.teacher, seed=self.seed, **dict(self.outcome()))
 
     @property
     def weights(self) -> Weights:
-        """The trained student, where it is kept."""
+        """The trained student, where its weights are stored."""
         folder = self.artifact.storage.sub(f"{self.artifact.path}/{WEIGHTS}").uri
         lora = self.job.lora is not None
         ref = self.job.student.with_adapter(folder) if lora else ModelRef("path", folder)
         return Weights(ref, self.artifact.fingerprint)
 
     def answers(self, split: str) -> Answers:
-        """The trained student's answers, where they are kept."""
-        with np.load(io.BytesIO(self.artifact.read_bytes(ANSWERS))) as stored:
-            names = [name for name in stored.files if name.startswith(f"{split}/")]
-            return {n.removeprefix(f"{split}/"): stored[n].astype(np.float64) for n in names}
+        """The trained student's answers, where they are stored."""
+        with np.load(io.BytesIO(self.artifact.read_bytes(ANSWERS))) as arrays:
+            names = [name for name in arrays.files if name.startswith(f"{split}/")]
+            return {n.removeprefix(f"{split}/"): arrays[n].astype(np.float64) for n in names}
 
 
 @dataclass(frozen=True)
@@ -74,10 +203,11 @@ class TrialSpec:
     """Of its artifact."""
     training: TrainingConfig
     num_validation_rows: int
-    rungs: int
-    order: int
+    num_checkpoints: int
+    """Points of its curve."""
+    data_seed: int
     """Seed of the order of the rows: the same for every teacher."""
-    identity: Mapping[str, Any]
+    identity: Identity
     """What decides the outcome beside student, rows and seed."""
     objective: ObjectiveConfig | None = None
     teaching: TeachingSpec | None = None
@@ -88,34 +218,34 @@ class TrialSpec:
     eval_steps: int | None = None
     """Steps between measurements of the student's progress, for schedules that read it; it is
     measured at each checkpoint in any case."""
-    keep: SaveOptions = SaveOptions()
+    save: SaveOptions = SaveOptions()
 
-    def beside(self) -> dict[str, Any]:
-        """What decides the outcome where it isn't as usual."""
-        found: dict[str, Any] = {}
+    def non_default(self) -> Identity:
+        """What decides the outcome where it isn't at its default."""
+        identity: dict[str, Any] = {}
         if self.on_switch != OnSwitch():
-            found["on_switch"] = asdict(self.on_switch)
+            identity["on_switch"] = asdict(self.on_switch)
         if self.frozen_student is not None:
-            found["frozen_student"] = self.frozen_student.fingerprint
+            identity["frozen_student"] = self.frozen_student.fingerprint
         if self.eval_steps is not None:
-            found["eval_steps"] = self.eval_steps
-        if self.keep != SaveOptions():
-            found["keep"] = asdict(self.keep)
-        return found
+            identity["eval_steps"] = self.eval_steps
+        if self.save != SaveOptions():
+            identity["save"] = asdict(self.save)
+        return identity
 
 
 def trial(
-    run: Run, shards: ShardSet, student: Weights, name: str, seed: int, plan: TrialSpec
+    run: Run, shards: ShardSet, student: Weights, name: str, seed: int, spec: TrialSpec
 ) -> Trial:
     """A student's distillation, or its training without a teacher, on one worker.
 
     Args:
         run: the run.
         shards: its rows.
-        student: as it begins.
+        student: the initial student.
         name: the teacher's, or of what else the trial is.
-        seed: told apart by; the order of the rows is the plan's.
-        plan: what is done.
+        seed: tells trials of one teacher apart; the order of the rows is the spec's.
+        spec: what is done.
     """
     cfg = run.cfg
     identity = {
@@ -123,114 +253,113 @@ def trial(
         "shard": shards.artifact.fingerprint,
         "max_examples": [task.max_examples for task in cfg.tasks],
         "seed": [cfg.seed, seed],
-        **plan.identity,
-        **plan.beside(),
+        **spec.identity,
+        **spec.non_default(),
     }
     job = TrainingSpec(
         name=f"{name}, seed {seed}",
         student=student.ref,
-        training=plan.training,
-        data=data_spec(shards, plan.order, plan.num_validation_rows),
-        objective=plan.objective,
-        teaching=plan.teaching,
-        on_switch=plan.on_switch,
-        frozen_student=plan.frozen_student.ref if plan.frozen_student is not None else None,
-        lora=plan.lora,
-        num_checkpoints=plan.rungs,
-        eval_steps=plan.eval_steps,
+        training=spec.training,
+        data=data_spec(shards, spec.data_seed, spec.num_validation_rows),
+        objective=spec.objective,
+        teaching=spec.teaching,
+        on_switch=spec.on_switch,
+        frozen_student=spec.frozen_student.ref if spec.frozen_student is not None else None,
+        lora=spec.lora,
+        num_checkpoints=spec.num_checkpoints,
+        eval_steps=spec.eval_steps,
         backend="plain",
     )
-    artifact = run.artifact(plan.kind, f"{name}-s{seed}", identity)
-    return Trial(name, seed, job, artifact, shards.artifact, plan.keep)
+    artifact = run.artifact(spec.kind, f"{name}-s{seed}", identity)
+    return Trial(name, seed, job, artifact, shards.artifact, spec.save)
 
 
 @dataclass(frozen=True)
 class Trials:
-    """What became of some trials."""
+    """Some trials, and what they came to."""
 
     trials: list[Trial] = field(default_factory=list)
 
     @property
     def ended(self) -> list[Trial]:
-        """Those that came to their end."""
+        """Trials with an outcome."""
         return [trial for trial in self.trials if trial.artifact.is_complete()]
 
     @property
     def artifacts(self) -> list[Artifact]:
-        """What they left."""
+        """Artifacts of the trials that ended."""
         return [trial.artifact for trial in self.ended]
 
     def fingerprints(self) -> list[str]:
-        """Identity of everything that it left."""
+        """Identity of every artifact."""
         return [artifact.fingerprint for artifact in self.artifacts]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """`Trial.row` of every trial that ended."""
-        return [trial.row() for trial in self.ended]
+    def results(self) -> list[TrialResult]:
+        """Result of every trial that ended."""
+        return [trial.result() for trial in self.ended]
 
-    def cost(self) -> dict[str, float]:
-        """`tokens` that were trained on, `training_s` and `wall_s` of the workers, added up."""
+    def cost(self) -> TrialCost:
+        """What the trials took together."""
         every = [artifact.manifest() for artifact in self.artifacts]
         manifests = [m for m in every if "training_s" in m.counts]
-        return {
-            "tokens": sum(m.counts["tokens"] for m in manifests),
-            "training_s": sum(m.counts["training_s"] for m in manifests),
-            "wall_s": sum(m.wall_s for m in manifests),
-        }
+        return TrialCost(
+            tokens=sum(m.counts["tokens"] for m in manifests),
+            training_s=sum(m.counts["training_s"] for m in manifests),
+            wall_s=sum(m.wall_s for m in manifests),
+        )
 
     def seeds(self) -> dict[str, set[int]]:
         """Teacher → seeds of its trials, failed ones too."""
-        found: dict[str, set[int]] = {}
+        seeds: dict[str, set[int]] = {}
         for trial in self.trials:
-            found.setdefault(trial.teacher, set()).add(trial.seed)
-        return found
+            seeds.setdefault(trial.teacher, set()).add(trial.seed)
+        return seeds
 
     @property
-    def failed(self) -> list[dict[str, Any]]:
-        """`teacher`, `seed` and `reason` of every trial that didn't."""
+    def failed(self) -> list[FailedTrial]:
+        """Trials that failed."""
         reasons = [(trial, trial.artifact.failure()) for trial in self.trials]
         return [
-            {"teacher": trial.teacher, "seed": trial.seed, "reason": reason}
+            FailedTrial(trial.teacher, trial.seed, reason)
             for trial, reason in reasons
             if reason is not None
         ]
 
 
-def outcome(before: Mapping[str, Any], rungs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a trial showed.
+def outcome(before: StudentMetrics, checkpoints: Sequence[CheckpointMetrics]) -> TrialOutcome:
+    """Compare a trial's checkpoints with the student as it began.
+
+    `streams`, `options` and `schedule` are left at None.
 
     Args:
-        before: held-out figures of the initial student: the validation's terms, and `nll`,
-            `accuracy` and `tasks` of its answers.
-        checkpoints: the same at each checkpoint, with `tokens`.
-
-    Returns:
-        `kl_moved`: fall of the KL to the teacher on the tasks' answers (on text, where there are
-        none), nats per token; `kl_removed`: share of the initial KL that is gone, over all kinds
-        of row;
-        `gain`: fall of the gold answers' NLL over the options, nats per question; `nll` and
-        `accuracy` at the end; `before`; and `curve`: all of them at each point. Without a teacher
-        there is no KL to remove, and `kl_removed` is 0.
+        before: metrics of the initial student.
+        checkpoints: metrics at each checkpoint.
     """
-    curve = [
-        {
-            **checkpoint_index,
-            "kl_moved": _moved(before, checkpoint_index),
-            "kl_removed": _removed(before, checkpoint_index),
-            "gain": before["nll"] - checkpoint_index["nll"],
-        }
-        for checkpoint_index in rungs
-    ]
-    kept = ("kl_moved", "kl_removed", "gain", "nll", "accuracy", "tasks")
-    return {**{k: curve[-1][k] for k in kept}, "before": dict(before), "curve": curve}
-
-
-def _moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> float:
-    term = "task.kl" if "task.kl" in before else "text.kl"
-    return float(before.get(term, 0.0) - after.get(term, 0.0))
-
-
-def _removed(before: Mapping[str, Any], after: Mapping[str, Any]) -> float:
-    """Tasks and text count alike: each kind's share, averaged."""
-    shares = [1 - after[t] / before[t] for t in ("task.kl", "text.kl") if before.get(t, 0) > 0]
-    return sum(shares) / len(shares) if shares else 0.0
+    term = "task.kl" if "task.kl" in before.validation else "text.kl"
+    curve = []
+    for point in checkpoints:
+        terms, start = point.validation, before.validation
+        # Tasks and text count alike: the mean of each kind's share.
+        shares = [1 - terms[t] / start[t] for t in ("task.kl", "text.kl") if start.get(t, 0) > 0]
+        curve.append(
+            CurvePoint(
+                **dict(point),
+                kl_moved=start.get(term, 0.0) - terms.get(term, 0.0),
+                kl_removed=sum(shares) / len(shares) if shares else 0.0,
+                gain=before.nll - point.nll,
+            )
+        )
+    last = curve[-1]
+    return TrialOutcome(
+        kl_moved=last.kl_moved,
+        kl_removed=last.kl_removed,
+        gain=last.gain,
+        nll=last.nll,
+        accuracy=last.accuracy,
+        tasks=last.tasks,
+        before=before,
+        curve=curve,
+        streams=None,
+        options=None,
+        schedule=None,
+    )

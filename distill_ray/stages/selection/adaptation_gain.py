@@ -1,16 +1,20 @@
-"""Was the adaptation worth it? Each trained teacher against what it was, on held-out questions."""
+"""Whether adaptation helps: each trained teacher against its base model, on held-out questions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
-from distill_ray.core.intervals import Interval
 from distill_ray.core.resampling import Resamples
+from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
+from distill_ray.stages.results.adaptation_gain import (
+    ADAPTATION_GAIN,
+    AdaptationGain,
+    AdaptationGains,
+)
 from distill_ray.stages.results.audit_table import initial
 from distill_ray.stages.results.model_scores import ModelScores, ModelToScore
 from distill_ray.stages.results.shard_set import ShardSet
@@ -21,81 +25,81 @@ from distill_ray.stages.scoring.run import score_models
 VERSION = 1
 
 
-@dataclass(frozen=True)
-class AdaptationGain:
-    """Adapted minus raw, question by question, over all tasks."""
-
-    accuracy: Interval
-    nll: Interval
-    """-log p(right option), normalised over the options, in nats: below 0 is better."""
-    text: dict[str, list[float]]
-    """Corpus → token NLL raw and adapted, nats."""
-    gained: bool
-    """Whether the NLL's interval lies below 0."""
-
-
 def keep_if_improved(run: Run, shards: ShardSet, teachers: TeacherSet) -> TeacherSet:
-    """The teachers, each with its gain; one without a gain serves as it came.
+    """The teachers, each with its gain; one without a gain serves as its base model.
 
-    A teacher whose weights can't be scored is left out, and named in `failed`.
+    A teacher whose weights can't be scored is dropped, and named in `failed`.
     """
     trained = {n: t for n, t in teachers.teachers.items() if t.is_trained}
-    subjects = [subject for t in teachers.teachers.values() for subject in _subjects(t)]
-    # The student goes along, for the audit: actors take longer to start than to score it.
-    subjects.append(initial(teachers))
-    scored = score_models(run, shards, "audit", "validation", subjects, run.cfg.audit.num_text_rows)
+    models = [model for t in teachers.teachers.values() for model in _models_of(t)]
+    # The student is scored along with them for the audit: actors take longer to start than to
+    # score it.
+    models.append(initial(teachers))
+    scored = score_models(run, shards, "audit", "validation", models, run.cfg.audit.num_text_rows)
     failed = {n: scored.failed[n] for n in teachers.teachers if n in scored.failed}
-    found = {n: (scored.scores.get(_raw(n)), scored.scores.get(n)) for n in trained}
-    pairs = {n: (raw, adapted) for n, (raw, adapted) in found.items() if raw and adapted}
+    pairs = {
+        name: (scored.scores[_base(name)], scored.scores[name])
+        for name in trained
+        if _base(name) in scored.scores and name in scored.scores
+    }
     for name in trained:
         if name not in failed and name not in pairs:
-            reason = scored.failed[_raw(name)]
-            run.note("adapt", f"{name} serves unproven, what it was can't be scored: {reason}")
-    artifact = run.artifact("gain", "", _identity(run, pairs))
+            reason = scored.failed[_base(name)]
+            text = f"{name} serves adapted, unproven: its base model can't be scored: {reason}"
+            run.note("adapt", text)
+    artifact = _artifact(run, pairs)
     if not artifact.is_complete():
         with artifact.building() as building:
-            gains = {name: asdict(_gain(run, *pair)) for name, pair in pairs.items()}
-            building.write_json("gain.json", gains)
-            building.counts |= {name: gain["gained"] for name, gain in gains.items()}
-    gains = artifact.read_json("gain.json")
-    alive = {
-        name: replace(teacher, gained=gains.get(name, {"gained": True})["gained"])
+            made = {name: _gain(run, *pair) for name, pair in pairs.items()}
+            AdaptationGains(teachers=made).write(building, ADAPTATION_GAIN)
+            building.counts |= {name: gain.adapted_is_better for name, gain in made.items()}
+    gains = AdaptationGains.read(artifact, ADAPTATION_GAIN).teachers
+    scorable = {
+        name: replace(teacher, gained=gains[name].adapted_is_better if name in gains else True)
         for name, teacher in teachers.teachers.items()
         if name not in failed
     }
     artifacts = [*teachers.artifacts, artifact]
-    return replace(teachers, teachers=alive, gains=gains, failed=failed, artifacts=artifacts)
+    return replace(teachers, teachers=scorable, gains=gains, failed=failed, artifacts=artifacts)
 
 
-def _raw(name: str) -> str:
-    return f"{name} as it came"
+def _base(name: str) -> str:
+    """What the base model of a teacher is called among the models to score."""
+    return f"{name}, base model"
 
 
-def _subjects(teacher: Teacher) -> list[ModelToScore]:
-    """What it was, and what it has become; the same for one that wasn't trained."""
-    raw, adapted = teacher.raw, teacher.adapted
-    both = [ModelToScore(teacher.name, adapted.ref, adapted.fingerprint)]
-    return both + [ModelToScore(_raw(teacher.name), raw.ref, raw.fingerprint)] * teacher.is_trained
+def _models_of(teacher: Teacher) -> list[ModelToScore]:
+    """A teacher's adapted weights and its base model; one model where it wasn't trained."""
+    base, adapted = teacher.raw, teacher.adapted
+    models = [ModelToScore(teacher.name, adapted.ref, adapted.fingerprint)]
+    if teacher.is_trained:
+        models.append(ModelToScore(_base(teacher.name), base.ref, base.fingerprint))
+    return models
 
 
-def _identity(run: Run, pairs: Mapping[str, tuple[ModelScores, ModelScores]]) -> dict[str, Any]:
+def _artifact(run: Run, pairs: Mapping[str, tuple[ModelScores, ModelScores]]) -> Artifact:
     cfg = run.cfg.audit
-    return {
+    identity = {
         "version": VERSION,
         "bootstrap": [cfg.num_bootstrap, cfg.confidence],
         "scores": {n: [s.artifact.fingerprint for s in pair] for n, pair in pairs.items()},
     }
+    return run.artifact("adaptation-gain", "", identity)
 
 
-def _gain(run: Run, raw: ModelScores, adapted: ModelScores) -> AdaptationGain:
+def _gain(run: Run, base: ModelScores, adapted: ModelScores) -> AdaptationGain:
     """Questions of one group are resampled together; tasks count by their questions."""
     tasks = [task.name for task in run.cfg.tasks if task.name in adapted.sets]
     groups = [f"{task}/{group}" for task in tasks for group in adapted.groups(task)]
     before, after = (
-        np.hstack([right_and_nll(sheet, task) for task in tasks]) for sheet in (raw, adapted)
+        np.hstack([right_and_nll(model, task) for task in tasks]) for model in (base, adapted)
     )
     cfg = run.cfg.audit
     resamples = Resamples(groups, resamples=cfg.num_bootstrap, confidence=cfg.confidence)
-    accuracy, nll = (resamples.mean(d) for d in after - before)
-    text = {corpus: [raw.text[corpus], found] for corpus, found in adapted.text.items()}
-    return AdaptationGain(accuracy, nll, text, gained=nll.high < 0)
+    accuracy, nll = (resamples.mean(difference) for difference in after - before)
+    return AdaptationGain(
+        accuracy=accuracy,
+        nll=nll,
+        text={corpus: (base.text[corpus], value) for corpus, value in adapted.text.items()},
+        adapted_is_better=nll.high < 0,
+    )

@@ -1,17 +1,21 @@
-"""ShardSet, TeacherSet, AuditTable → Estimates: how each teacher's own words suit the student."""
+"""ShardSet, TeacherSet, AuditTable → EstimateTable: how each teacher's answers suit the student."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from distill_ray.data.examples import Questions, up_to
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.audit_table import AuditTable
 from distill_ray.stages.results.model_scores import ModelScores
-from distill_ray.stages.results.probe_table import EstimateTable
+from distill_ray.stages.results.probe_table import (
+    ESTIMATES,
+    EstimatesRecord,
+    EstimateTable,
+    TeacherEstimates,
+)
 from distill_ray.stages.results.shard_set import ShardSet, task_questions
 from distill_ray.stages.results.teacher_set import TeacherSet
 
@@ -22,7 +26,7 @@ Samples = list[tuple[list[int], list[int]]]
 def estimate_all(
     run: Run, shards: ShardSet, teachers: TeacherSet, audited: AuditTable
 ) -> EstimateTable:
-    """Read what the audit had each teacher write, with the student's eyes; or find it read."""
+    """Run the initial student over the answers that each teacher wrote in the audit."""
     scores = {n: audited.scores[n] for n in teachers.teachers if n in audited.scores}
     identity = {
         "version": VERSION,
@@ -38,40 +42,49 @@ def estimate_all(
         from distill_ray.runtime.cluster import teacher_nodes, worker_device, worker_resources
 
         run.ray()
-        asked = task_questions(shards, "validation")
-        said = {name: _said(model, asked) for name, model in scores.items()}
+        questions = task_questions(shards, "validation")
+        samples = {name: _samples(model, questions) for name, model in scores.items()}
         needs = worker_resources(run.cfg.cluster)
         cpus, gpus, nodes = needs["CPU"], needs.get("GPU", 0), teacher_nodes(run.cfg.cluster)
         work = ray.remote(num_cpus=cpus, num_gpus=gpus, label_selector=nodes)(_estimate)
         vocabulary = shards.counts["tokenizer"]["vocab_size"]
         run.note("probe", "reading the teachers' answers")
         with artifact.building() as building:
-            where = worker_device(run.cfg.cluster)
-            cfg = (run.cfg.probe.num_gradients, vocabulary, run.cfg.seed, where)
-            building.write_json(
-                "estimates.json", ray.get(work.remote(teachers.student.ref, said, *cfg))
+            job = _EstimateJob(
+                student=teachers.student.ref,
+                samples=samples,
+                gradients=run.cfg.probe.num_gradients,
+                vocabulary=vocabulary,
+                seed=run.cfg.seed,
+                device=worker_device(run.cfg.cluster),
             )
+            EstimatesRecord(teachers=ray.get(work.remote(job))).write(building, ESTIMATES)
     return EstimateTable(artifact)
 
 
-def _said(sheet: ModelScores, asked: list[Questions]) -> Samples:
-    """A teacher's answers with their prompts, up to the end of each; empty ones left out."""
+def _samples(model: ModelScores, questions: list[Questions]) -> Samples:
+    """A teacher's answers with their prompts, up to the end of each, without empty ones."""
     pairs = [
         (prompt, up_to(ids, q.end))
-        for q in asked
-        for prompt, ids in zip(q.prompts, sheet.generated(q.name))
+        for q in questions
+        for prompt, ids in zip(q.prompts, model.generated(q.name))
     ]
     return [(prompt, answer) for prompt, answer in pairs if answer]
 
 
-def _estimate(
-    student: ModelRef,
-    said: Mapping[str, Samples],
-    gradients: int,
-    vocabulary: int,
-    seed: int,
-    device: str,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _EstimateJob:
+    """What a worker needs to estimate all teachers."""
+
+    student: ModelRef
+    samples: Mapping[str, Samples]
+    gradients: int
+    vocabulary: int
+    seed: int
+    device: str
+
+
+def _estimate(job: _EstimateJob) -> dict[str, TeacherEstimates | None]:
     """In a worker: the student is loaded once for all teachers."""
     import torch
 
@@ -79,15 +92,19 @@ def _estimate(
     from distill_ray.models.load import load_model
     from distill_ray.stages.results.local_files import local_ref
 
-    where = torch.device(device)
-    model = load_model(local_ref(student)).to(where)
-    return {
-        name: asdict(
-            estimate(
-                model, samples, device=where, vocabulary=vocabulary, gradients=gradients, seed=seed
+    device = torch.device(job.device)
+    model = load_model(local_ref(job.student)).to(device)
+    estimates: dict[str, TeacherEstimates | None] = {}
+    for name, samples in job.samples.items():
+        estimates[name] = None
+        if samples:
+            made = estimate(
+                model,
+                samples,
+                device=device,
+                vocabulary=job.vocabulary,
+                gradients=job.gradients,
+                seed=job.seed,
             )
-        )
-        if samples
-        else None
-        for name, samples in said.items()
-    }
+            estimates[name] = TeacherEstimates(**asdict(made))
+    return estimates

@@ -16,22 +16,22 @@ from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.run import RunConfig
 from distill_ray.core import ranking as core
 from distill_ray.core.calibration import brier_each, nll_each, normalise, right_each
-from distill_ray.core.effects import Effects, additive
+from distill_ray.core.effects import additive
 from distill_ray.core.racing import Race, decide, next_seeds
 from distill_ray.core.resampling import Resamples
 from distill_ray.stages.results.audit_table import INITIAL, AuditedModel, AuditTable
 from distill_ray.stages.results.model_scores import ModelScores
+from distill_ray.stages.results.ranking import TaughtMetrics, TeacherEvidence
+from distill_ray.stages.results.trial import TrialResult
 
 if TYPE_CHECKING:
     from distill_ray.stages.results.probe_table import ProbeTable
 
-Row = dict[str, Any]
 Floats = NDArray[np.float64]
-PROBED = "kl_moved"
-"""The figure of a probe that a factor is made from."""
-SHOWN = ("kl_moved", "kl_removed", "gain")
-"""Figures of each probe that are kept as evidence."""
-ENOUGH = 2
+Ints = NDArray[np.int64]
+Metrics = Mapping[str, Any]
+"""`accuracy`, `nll`, `brier` → a mean, or draws [D] of it."""
+MIN_PROBES = 2
 """Probes that a teacher needs: one alone says nothing of its own noise."""
 
 
@@ -39,18 +39,18 @@ ENOUGH = 2
 class Evidence:
     """What audits and probes say of every teacher that has both."""
 
-    rows: dict[str, Row]
+    rows: dict[str, TeacherEvidence]
     """Teacher → the measurements."""
     factors: dict[str, dict[str, float]]
     """Teacher → factor → score in [0, 1]."""
     draws: core.Draws
     """The same under resampling: probes over seeds, audits over groups of questions."""
-    left_out: dict[str, str]
+    failed: dict[str, str]
     """Teacher without enough of them → why."""
 
     @property
     def teachers(self) -> list[str]:
-        """Those that can be ranked."""
+        """Teachers that can be ranked."""
         return list(self.rows)
 
 
@@ -60,50 +60,54 @@ def gather(cfg: RunConfig, audited: AuditTable, probed: ProbeTable) -> Evidence:
     Probes' figures come from the additive model of teachers and seeds (see `core.effects`), and
     questions are resampled alike for all teachers, so that a difference between two of them has no
     more noise than is left when they share seeds and questions.
+
+    Raises:
+        InputError: too many probes failed for the additive model.
     """
-    ended: dict[str, list[Row]] = {}
-    for row in probed.rows():
-        ended.setdefault(row["teacher"], []).append(row)
-    names = [n for n in audited.rows if len(ended.get(n, [])) >= ENOUGH]
-    left_out = _left_out(cfg, audited, probed, ended)
+    results: dict[str, list[TrialResult]] = {}
+    for result in probed.results():
+        results.setdefault(result.teacher, []).append(result)
+    names = [n for n in audited.rows if len(results.get(n, [])) >= MIN_PROBES]
+    failed = _failures(cfg, audited, probed, results)
     if not names:
-        return Evidence({}, {}, core.Draws({}), left_out)
-    rows = {n: _row(cfg, audited.rows[n], audited.rows[INITIAL], ended[n]) for n in names}
-    effects = _effects({(n, t["seed"]): t[PROBED] for n in names for t in ended[n]})
-    unaided = probed.unaided
-    asked = [_Task.of(cfg, task.name, audited.scores, unaided) for task in cfg.tasks]
-    taught = {n: [task.figures(audited.scores[n]) for task in asked] for n in names}
-    for n, row in rows.items():
-        row["taught"] = [{f: float(v.mean()) for f, v in found.items()} for found in taught[n]]
-    means = {n: row["taught"] for n, row in rows.items()}
-    point = _factors(cfg, rows, asked, means, effects.means)
-    drawn = {
-        n: [{f: task.over.means(v) for f, v in each.items()} for task, each in zip(asked, found)]
-        for n, found in taught.items()
-    }
-    rng = np.random.default_rng(cfg.seed)
-    draws = _factors(cfg, rows, asked, drawn, effects.draws(cfg.rank.num_draws, rng))
-    return Evidence(
-        rows=rows,
-        factors={n: {f: float(v) for f, v in row.items()} for n, row in point.items()},
-        draws=core.Draws(
-            {
-                n: {f: np.broadcast_to(v, cfg.rank.num_draws) for f, v in row.items()}
-                for n, row in draws.items()
-            }
-        ),
-        left_out=left_out,
-    )
-
-
-def _effects(values: Mapping[tuple[str, int], float]) -> Effects:
+        return Evidence({}, {}, core.Draws({}), failed)
     try:
-        return additive(values)
-    except ValueError as error:  # Too many failed.
-        fix = "Give more probe.seeds, or try those that failed again with --retry-failed."
+        effects = additive({(n, r.seed): r.kl_moved for n in names for r in results[n]})
+    except ValueError as error:
+        fix = "Give more probe.seeds, or rerun the failed ones with --retry-failed."
         raise InputError(
             "the probes can't be compared:", [Problem("probe", f"{error}.", fix)]
         ) from error
+    control_logprobs = probed.control_logprobs
+    tasks = [_Task.of(cfg, task.name, audited.scores, control_logprobs) for task in cfg.tasks]
+    # Teacher → for each task, metrics of what it would teach, question by question.
+    taught = {n: [task.taught_metrics(audited.scores[n]) for task in tasks] for n in names}
+    means = {
+        n: [{f: float(v.mean()) for f, v in metrics.items()} for metrics in by_task]
+        for n, by_task in taught.items()
+    }
+    drawn = {
+        n: [{f: t.over.means(v) for f, v in metrics.items()} for t, metrics in zip(tasks, by_task)]
+        for n, by_task in taught.items()
+    }
+    rows = {
+        n: _evidence(cfg, audited.rows[n], audited.rows[INITIAL], results[n], means[n])
+        for n in names
+    }
+    factors = _factors(cfg, rows, tasks, means, effects.means)
+    rng = np.random.default_rng(cfg.seed)
+    factor_draws = _factors(cfg, rows, tasks, drawn, effects.draws(cfg.rank.num_draws, rng))
+    return Evidence(
+        rows=rows,
+        factors={n: {f: float(v) for f, v in row.items()} for n, row in factors.items()},
+        draws=core.Draws(
+            {
+                n: {f: np.broadcast_to(v, cfg.rank.num_draws) for f, v in row.items()}
+                for n, row in factor_draws.items()
+            }
+        ),
+        failed=failed,
+    )
 
 
 @dataclass(frozen=True)
@@ -111,146 +115,164 @@ class _Task:
     """A task's questions, what the labels alone teach of them, and how they are resampled."""
 
     name: str
-    gold: NDArray[np.int64]
-    unaided: Floats | None
+    answer_index: Ints
+    control_logprobs: Floats | None
     """[n, K] log-likelihoods of the control probe."""
     alpha: float
     over: Resamples
-    base: dict[str, float]
-    """Figures of the base rates, which know nothing."""
+    base: Mapping[str, float]
+    """Metrics of the base rates, which know nothing."""
 
     @classmethod
     def of(
         cls,
         cfg: RunConfig,
         name: str,
-        sheets: Mapping[str, ModelScores],
-        unaided: Mapping[str, Any] | None,
+        scores: Mapping[str, ModelScores],
+        control_logprobs: Mapping[str, Sequence[Sequence[float]]] | None,
     ) -> _Task:
-        sheet = sheets[INITIAL]
-        found = None if unaided is None else np.asarray(unaided[name], np.float64)
-        count = len(sheet.answer_index(name)) if found is None else len(found)
-        gold = sheet.answer_index(name)[:count]
-        rates = np.bincount(gold, minlength=sheet.scores(name).shape[1]) / len(gold)
+        model, control = scores[INITIAL], None
+        if control_logprobs is not None:
+            control = np.asarray(control_logprobs[name], np.float64)
+        count = len(model.answer_index(name)) if control is None else len(control)
+        answer_index = model.answer_index(name)[:count]
+        num_options = model.scores(name).shape[1]
+        rates = np.bincount(answer_index, minlength=num_options) / len(answer_index)
+        base = _metrics_each(np.tile(rates, (count, 1)), answer_index)
         return cls(
             name=name,
-            gold=gold,
-            unaided=found,
+            answer_index=answer_index,
+            control_logprobs=control,
             alpha=cfg.distill.objective.alpha,
-            over=Resamples(sheet.groups(name)[:count], resamples=cfg.rank.num_draws, seed=cfg.seed),
-            base={f: float(v.mean()) for f, v in _each(np.tile(rates, (count, 1)), gold).items()},
+            over=Resamples(model.groups(name)[:count], resamples=cfg.rank.num_draws, seed=cfg.seed),
+            base={metric: float(values.mean()) for metric, values in base.items()},
         )
 
-    def figures(self, sheet: ModelScores) -> dict[str, Floats]:
-        """[n] figures of what this model would teach, question by question."""
-        said = sheet.scores(self.name)[: len(self.gold)]
-        if self.unaided is not None:
-            said = core.target_log_p(said, self.unaided, self.alpha)
-        return _each(normalise(said), self.gold)
+    def taught_metrics(self, model: ModelScores) -> dict[str, Floats]:
+        """[n] metrics of what this model would teach, question by question."""
+        scores = model.scores(self.name)[: len(self.answer_index)]
+        if self.control_logprobs is not None:
+            scores = core.target_log_p(scores, self.control_logprobs, self.alpha)
+        return _metrics_each(normalise(scores), self.answer_index)
 
 
-def _each(p: Floats, gold: NDArray[np.int64]) -> dict[str, Floats]:
-    return {"accuracy": right_each(p, gold), "nll": nll_each(p, gold), "brier": brier_each(p, gold)}
-
-
-def _row(cfg: RunConfig, row: AuditedModel, initial: AuditedModel, trials: Sequence[Row]) -> Row:
-    """A teacher's measurements."""
-    tasks = list(row.tasks.values())
-    corpora = [c.name for c in cfg.corpora.sources if c.kind == "domain" and c.name in row.text]
+def _metrics_each(p: Floats, answer_index: Ints) -> dict[str, Floats]:
     return {
-        "accuracy": [task.accuracy for task in tasks],
-        "ece": [task.ece for task in tasks],
-        "ece_floor": [task.ece_floor for task in tasks],
-        "text": dict(row.text),
-        "domain_nll": [row.text[name] for name in corpora],
-        "untrained_nll": [initial.text[name] for name in corpora],
-        "seeds": [trial["seed"] for trial in trials],
-        **{figure: [trial[figure] for trial in trials] for figure in SHOWN},
+        "accuracy": right_each(p, answer_index),
+        "nll": nll_each(p, answer_index),
+        "brier": brier_each(p, answer_index),
     }
+
+
+def _evidence(
+    cfg: RunConfig,
+    row: AuditedModel,
+    initial: AuditedModel,
+    results: Sequence[TrialResult],
+    taught: Sequence[Mapping[str, float]],
+) -> TeacherEvidence:
+    """A teacher's measurements."""
+    tasks = row.tasks.values()
+    corpora = [c.name for c in cfg.corpora.sources if c.kind == "domain" and c.name in row.text]
+    return TeacherEvidence(
+        accuracy=[task.accuracy for task in tasks],
+        ece=[task.ece for task in tasks],
+        ece_floor=[task.ece_floor for task in tasks],
+        text=row.text,
+        domain_nll=[row.text[name] for name in corpora],
+        untrained_nll=[initial.text[name] for name in corpora],
+        seeds=[result.seed for result in results],
+        kl_moved=[result.kl_moved for result in results],
+        kl_removed=[result.kl_removed for result in results],
+        gain=[result.gain for result in results],
+        taught=[TaughtMetrics(**metrics) for metrics in taught],
+    )
 
 
 def _factors(
     cfg: RunConfig,
-    rows: Mapping[str, Row],
-    asked: Sequence[_Task],
-    taught: Mapping[str, Sequence[Mapping[str, Any]]],
-    probed: Mapping[str, Any],
+    rows: Mapping[str, TeacherEvidence],
+    tasks: Sequence[_Task],
+    taught: Mapping[str, Sequence[Metrics]],
+    kl_moved: Mapping[str, Any],
 ) -> dict[str, dict[str, Any]]:
     """Teacher → factor → number, or draws [D]; tasks count alike, and so do domain corpora.
 
     Args:
         cfg: the run's.
         rows: teacher → its measurements.
-        asked: the tasks.
-        taught: teacher → figures of what it would teach, for each task.
-        probed: teacher → nats of KL that went in its probes.
+        tasks: the tasks.
+        taught: teacher → for each task, metrics of what it would teach.
+        kl_moved: teacher → nats of KL that its probes removed.
     """
-    most = np.max([probed[n] for n in rows], axis=0)
-    found = {}
-    for n, row in rows.items():
-        pairs = list(zip(taught[n], asked))
-        chance = [float(np.bincount(task.gold).max() / len(task.gold)) for task in asked]
-        found[n] = {
-            "learnability": core.learnability(probed[n], most),
+    most = np.max([kl_moved[n] for n in rows], axis=0)
+    chance = [float(np.bincount(t.answer_index).max() / len(t.answer_index)) for t in tasks]
+    factors = {}
+    for name, row in rows.items():
+        pairs = list(zip(taught[name], tasks))
+        on_tasks = np.mean([core.skill(m["nll"], t.base["nll"]) for m, t in pairs], 0)
+        factors[name] = {
+            "learnability": core.learnability(kl_moved[name], most),
             "accuracy_above_chance": np.mean(
-                [core.accuracy_above_chance(f["accuracy"], c) for (f, _), c in zip(pairs, chance)],
+                [core.accuracy_above_chance(m["accuracy"], c) for (m, _), c in zip(pairs, chance)],
                 0,
             ),
-            "domain_knowledge": _domain(
-                cfg, row, np.mean([core.skill(f["nll"], t.base["nll"]) for f, t in pairs], 0)
-            ),
-            "calibration": np.mean([core.skill(f["brier"], t.base["brier"]) for f, t in pairs], 0),
+            "domain_knowledge": _domain_knowledge(cfg, row, on_tasks),
+            "calibration": np.mean([core.skill(m["brier"], t.base["brier"]) for m, t in pairs], 0),
         }
-    return found
+    return factors
 
 
-def _domain(cfg: RunConfig, row: Row, on_tasks: Any) -> Any:
+def _domain_knowledge(cfg: RunConfig, row: TeacherEvidence, on_tasks: Any) -> Any:
     """Knowledge of the domain's answers and of its text, each as much as the loss counts it."""
-    shares = [core.skill(a, b) for a, b in zip(row["domain_nll"], row["untrained_nll"])]
+    shares = [core.skill(a, b) for a, b in zip(row.domain_nll, row.untrained_nll)]
     weight = cfg.distill.loss_weights
     if not shares or not weight.text:
         return on_tasks
     return (weight.task * on_tasks + weight.text * np.mean(shares)) / (weight.task + weight.text)
 
 
-def _left_out(
-    cfg: RunConfig, audited: AuditTable, probed: ProbeTable, ended: Mapping[str, Sequence[Row]]
+def _failures(
+    cfg: RunConfig,
+    audited: AuditTable,
+    probed: ProbeTable,
+    results: Mapping[str, Sequence[TrialResult]],
 ) -> dict[str, str]:
     """Why a teacher isn't ranked, by the first thing that went wrong."""
-    reasons, every = {}, probed.failed
+    reasons, failed_trials = {}, probed.failed
     for teacher in (t.name for t in cfg.teachers):
-        failed = [row for row in every if row["teacher"] == teacher]
         if teacher in audited.failed:
             reasons[teacher] = f"audit: {audited.failed[teacher]}"
-        elif len(ended.get(teacher, [])) < ENOUGH:
-            said = "; ".join(f"seed {row['seed']}: {row['reason']}" for row in failed)
-            reasons[teacher] = f"probe: {said or 'too few probes ended'}"
+        elif len(results.get(teacher, [])) < MIN_PROBES:
+            failed = [trial for trial in failed_trials if trial.teacher == teacher]
+            text = "; ".join(f"seed {trial.seed}: {trial.reason}" for trial in failed)
+            reasons[teacher] = f"probe: {text or 'too few probes ended'}"
     return reasons
 
 
 def next_wave(
-    cfg: RunConfig, seen: Evidence, seeds: Mapping[str, set[int]]
+    cfg: RunConfig, evidence: Evidence, seeds: Mapping[str, set[int]]
 ) -> list[tuple[str, int]]:
-    """The trials that would tell most; none when the race is over.
+    """The trials that decide most; none when the race is over.
 
     Args:
         cfg: the run's.
-        seen: what is known so far.
+        evidence: what is known so far.
         seeds: teacher → seeds of its trials, also of those that failed.
     """
     race = cfg.probe.race
-    if race is None or len(seen.teachers) < 2:
+    if race is None or len(evidence.teachers) < 2:
         return []
     looks = max(1, race.max_seeds - len(cfg.probe.seeds) + 1)
-    found = race_state(cfg, seen, race.progress, race.confidence, looks)
-    return next_seeds(found.candidates, seeds, race.max_seeds)
+    state = race_state(cfg, evidence, race.progress, race.confidence, looks)
+    return next_seeds(state.candidates, seeds, race.max_seeds)
 
 
 def race_state(
-    cfg: RunConfig, seen: Evidence, progress: float, confidence: float, looks: int = 1
+    cfg: RunConfig, evidence: Evidence, progress: float, confidence: float, looks: int = 1
 ) -> Race:
     """Who may still be the best at some progress of the student."""
     early, late = (core.weights(end.model_dump()) for end in (cfg.rank.early, cfg.rank.late))
     weight = core.weights_at(early, late, progress)
-    scores = {n: core.sum_of(seen.draws.factors[n], weight) for n in seen.teachers}
+    scores = {n: core.sum_of(evidence.draws.factors[n], weight) for n in evidence.teachers}
     return decide(scores, confidence=confidence, num_looks=looks)

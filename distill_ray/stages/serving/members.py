@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from distill_ray.config.ensemble import EnsembleConfig
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.run import RunConfig
 from distill_ray.core.strategies import best_of
 from distill_ray.engine.job import EnsembleSpec
-from distill_ray.stages.results.ranking import Ranking
+from distill_ray.stages.results.ranking import Ranking, TeacherEvidence
 
 Losses = Mapping[str, Mapping[str, float]]
 """Corpus or task → teacher → nats."""
@@ -25,11 +24,11 @@ def members_of(several: EnsembleConfig, ranking: Ranking) -> list[str]:
         InputError: none of them is left.
     """
     if several.teachers is None:
-        return ranking.serving
-    ranked = [str(row["teacher"]) for row in ranking.standings["middle"]]
+        return ranking.eligible
+    ranked = [entry.teacher for entry in ranking.leaderboard["middle"]]
     found = [name for name in ranked if name in several.teachers]
     if not found:
-        why = "; ".join(f"{n}: {ranking.left_out[n]}" for n in several.teachers)
+        why = "; ".join(f"{n}: {ranking.failed[n]}" for n in several.teachers)
         problem = Problem("distill.ensemble.teachers", f"none of them is ranked: {why}.")
         raise InputError("nobody is left to teach:", [problem])
     return found
@@ -50,7 +49,7 @@ def ensemble_of(cfg: RunConfig, ranking: Ranking) -> EnsembleSpec | None:
 def assigned(
     cfg: RunConfig,
     given: Mapping[str, str],
-    evidence: Mapping[str, Mapping[str, Any]],
+    evidence: Mapping[str, TeacherEvidence],
     members: Sequence[str],
 ) -> dict[str, str]:
     """Stream → teacher, for all streams: the one that the config gives it, else its domain's best.
@@ -71,19 +70,19 @@ def assigned(
     return found
 
 
-def losses_by_domain(cfg: RunConfig, evidence: Mapping[str, Mapping[str, Any]]) -> Losses:
+def losses_by_domain(cfg: RunConfig, evidence: Mapping[str, TeacherEvidence]) -> Losses:
     """What each teacher leaves to be learned in each domain.
 
     Of a task: the NLL of what it would teach, its answers mixed with those that the control probe
     has learned from the labels alone. Of a corpus: its own NLL on held-out text.
     """
     tasks = {
-        task.name: {teacher: row["taught"][i]["nll"] for teacher, row in evidence.items()}
+        task.name: {teacher: row.taught[i].nll for teacher, row in evidence.items()}
         for i, task in enumerate(cfg.tasks)
     }
     corpora = {
-        corpus.name: {teacher: row["text"][corpus.name] for teacher, row in evidence.items()}
+        corpus.name: {teacher: row.text[corpus.name] for teacher, row in evidence.items()}
         for corpus in cfg.corpora.sources
-        if all(corpus.name in row["text"] for row in evidence.values())
+        if all(corpus.name in row.text for row in evidence.values())
     }
     return {**tasks, **corpora}

@@ -22,9 +22,9 @@ def first_of(cfg: DistillConfig, ranking: Ranking) -> str:
     """
     if cfg.first_teacher is None:
         return ranking.best("early")
-    if cfg.first_teacher not in ranking.serving:
-        left_out = ranking.left_out.get(cfg.first_teacher, "")
-        why = "; ".join(ranking.marks.get(cfg.first_teacher, [left_out]))
+    if cfg.first_teacher not in ranking.eligible:
+        failure = ranking.failed.get(cfg.first_teacher, "")
+        why = "; ".join(ranking.ineligible.get(cfg.first_teacher, [failure]))
         problem = Problem("distill.first_teacher", f"{cfg.first_teacher} can't serve: {why}.")
         raise InputError("nobody is there to begin:", [problem])
     return cfg.first_teacher
@@ -57,7 +57,7 @@ def teaching_of(
         together: how several do.
     """
     (schedule, options), reassess, several = scheduling(cfg.schedule), cfg.reassess, cfg.ensemble
-    names = ranking.serving if several is None else members_of(several, ranking)
+    names = ranking.eligible if several is None else members_of(several, ranking)
     chosen = {n: teachers.teachers[n] for n in names}
     soft = ranking.temperatures if cfg.objective.calibrate else {}
     return TeachingSpec(
@@ -65,7 +65,7 @@ def teaching_of(
         first_teacher=first if several is None else ENSEMBLE,
         schedule=schedule,
         options=options,
-        ranking=ranking.weighted,
+        ranking=ranking.ranking_weights,
         rules=Rules(
             Reassessment(reassess.at_progress, reassess.margin),
             Smoothing(cfg.progress.smoothing, cfg.progress.monotone),

@@ -9,30 +9,30 @@ from distill_ray.runtime.run import Run
 from distill_ray.stages.results.trial import Trial, Trials
 
 
-def run_left(
+def run_missing(
     run: Run,
     stage: str,
     trials: Sequence[Trial],
     questions: Sequence[Questions],
     at_end: Mapping[str, Sequence[Questions]] | None = None,
 ) -> Trials:
-    """Run the trials that are left.
+    """Run the trials that aren't settled yet.
 
     Args:
         run: the run.
-        stage: under which their progress is shown.
+        stage: the stage that shows their progress.
         trials: all of them.
-        questions: held-out ones, which the student answers at every checkpoint.
-        at_end: split → those that the trained student answers where its answers are kept.
+        questions: held-out questions, which the student answers at every checkpoint.
+        at_end: split → questions that the trained student answers where its answers are stored.
     """
     for trial in trials:
         run.claim_retry(trial.artifact)
-    left = [trial for trial in trials if not trial.artifact.is_settled()]
-    if not left:
+    missing = [trial for trial in trials if not trial.artifact.is_settled()]
+    if not missing:
         run.reused(stage)
     else:
         from distill_ray.stages.trials.worker import run_trials
 
         with run.stage(stage):
-            run_trials(run, stage, left, questions, at_end or {})
+            run_trials(run, stage, missing, questions, at_end or {})
     return Trials(list(trials))

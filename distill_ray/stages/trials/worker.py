@@ -8,11 +8,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import ray
 import torch
+from numpy.typing import NDArray
 from ray import tune
 
 from distill_ray.config.cluster import ClusterConfig
@@ -42,17 +43,30 @@ from distill_ray.runtime.ray_private import keep_aws_keys_out_of_trials
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import cache_folder
 from distill_ray.stages.results.local_files import local_ref
-from distill_ray.stages.results.trial import ANSWERS, OUTCOME, WEIGHTS, Trial, outcome
+from distill_ray.stages.results.trial import (
+    ANSWERS,
+    OUTCOME,
+    WEIGHTS,
+    AnswerMetrics,
+    CheckpointMetrics,
+    StreamRead,
+    StudentMetrics,
+    Trial,
+    TrialOutcome,
+    TrialSchedule,
+    TrialSwitch,
+    outcome,
+)
 from distill_ray.stages.training.quarantine import keeper
 
 
 @dataclass(frozen=True)
 class EvalQuestions:
-    """What the students are asked."""
+    """Questions that the students answer."""
 
-    at_rungs: Sequence[Questions]
+    at_checkpoints: Sequence[Questions]
     at_end: Mapping[str, Sequence[Questions]]
-    """Split → questions, for those whose answers are kept."""
+    """Split → questions, for students whose answers are stored."""
 
 
 def run_trials(
@@ -82,7 +96,7 @@ def run_trials(
             _trial,
             stage=stage,
             trials=list(trials),
-            exam=EvalQuestions(list(questions), at_end),
+            questions=EvalQuestions(list(questions), at_end),
             box=box,
             device=worker_device(run.cfg.cluster),
         )
@@ -135,107 +149,124 @@ def _trial(
     *,
     stage: str,
     trials: Sequence[Trial],
-    exam: EvalQuestions,
+    questions: EvalQuestions,
     box: Any,
     device: str,
 ) -> None:
     trial = trials[config["number"]]
     try:
-        result = _fill(trial, exam, device)
+        result = _fill(trial, questions, device)
     except Exception as error:
         if outside_cause(error) is not None:
             raise
         reason = f"{type(error).__name__}: {error}"
         trial.artifact.record_failure(reason)
-        said, reported = f"{trial.job.name} failed: {reason}", {"failed": 1}
+        text, reported = f"{trial.job.name} failed: {reason}", {"failed": 1.0}
     else:
-        removed, gain = result["kl_removed"], result["gain"]
-        said = f"{trial.job.name}: {removed:.0%} of the KL removed, task gain {gain:.3f} nats"
+        removed, gain = result.kl_removed, result.gain
+        text = f"{trial.job.name}: {removed:.0%} of the KL removed, task gain {gain:.3f} nats"
         reported = {"kl_removed": removed, "gain": gain}
     box.push.remote(
-        Event("progress", stage, said, completed=config["number"] + 1, total=len(trials))
+        Event("progress", stage, text, completed=config["number"] + 1, total=len(trials))
     )
     tune.report(reported)
 
 
-def _fill(trial: Trial, exam: EvalQuestions, device: str) -> dict[str, Any]:
+def _fill(trial: Trial, questions: EvalQuestions, device: str) -> TrialOutcome:
     data = replace(trial.job.data, folder=trial.shards.local(), cache=cache_folder() / "rows")
     job = replace(trial.job.with_refs(local_ref), data=data)
     with trial.artifact.building() as building:
         session = build_session(job, torch.device(device))
         session.skipped.quarantine = keeper(building.storage)
-        result = _measured(session, exam.at_rungs, job, building)
+        result = _train(session, questions.at_checkpoints, job, building)
         if isinstance(session.source, MixedRows):
-            result["streams"] = session.source.read(session.step)
-        building.write_json(OUTCOME, result)
-        _keep(session, trial, exam, building)
+            streams = session.source.read(session.step).items()
+            read = {name: StreamRead(**counts) for name, counts in streams}
+            result = result.model_copy(update={"streams": read})
+        result.write(building, OUTCOME)
+        _save(session, trial, questions, building)
         building.counts |= {"steps": session.step, "tokens": session.step * _tokens_a_step(job)}
         building.counts |= {"skipped_steps": session.skipped.total}
     return result
 
 
-def _measured(
+def _train(
     session: Session, questions: Sequence[Questions], job: TrainingSpec, building: Building
-) -> dict[str, Any]:
-    """Train to the end; the outcome, from the figures at every checkpoint."""
+) -> TrialOutcome:
+    """Train to the end; the outcome, from the metrics at every checkpoint."""
     started = time.monotonic()
-    before = {**validate(session), **_answers(session, questions)}
-    rungs, measuring = [], time.monotonic() - started
+    before = StudentMetrics(validation=validate(session), **_answer_metrics(session, questions))
+    points, measuring_s = [], time.monotonic() - started
     for step in distill(session):
         if step.validation is not None and step.number in job.checkpoint_steps:
-            started_rung = time.monotonic()
-            tokens = step.number * _tokens_a_step(job)
-            rungs.append({"tokens": tokens, **step.validation, **_answers(session, questions)})
-            measuring += time.monotonic() - started_rung
-    building.counts["training_s"] = round(time.monotonic() - started - measuring, 3)
-    result = outcome(before, rungs)
+            measuring_since = time.monotonic()
+            points.append(
+                CheckpointMetrics(
+                    tokens=step.number * _tokens_a_step(job),
+                    validation=step.validation,
+                    **_answer_metrics(session, questions),
+                )
+            )
+            measuring_s += time.monotonic() - measuring_since
+    building.counts["training_s"] = round(time.monotonic() - started - measuring_s, 3)
+    result = outcome(before, points)
     if session.teaching is None:
-        result["options"] = _options(session, questions)
-    else:
-        result["schedule"] = _served(session.teaching)
-    return result
+        options = _options(session, questions)
+        rows = {task: scores.tolist() for task, scores in options.items()}
+        return result.model_copy(update={"options": rows})
+    return result.model_copy(update={"schedule": _schedule(session.teaching)})
 
 
 def _tokens_a_step(job: TrainingSpec) -> int:
     return job.training.global_batch_size * job.data.sequence_length
 
 
-def _served(teaching: Teaching) -> dict[str, Any]:
-    """Who taught: `teacher` and `checkpoint_index` at the end, the `log` of switches."""
+def _schedule(teaching: Teaching) -> TrialSchedule:
+    """Who taught at the end, and the log of switches."""
     teacher, checkpoint_index = teaching.state.checkpoint
-    log = [{**asdict(entry), "changes": entry.changes} for entry in teaching.log]
-    return {"teacher": teacher, "checkpoint_index": checkpoint_index, "log": log}
+    log = [TrialSwitch(**asdict(entry), changes=entry.changes) for entry in teaching.log]
+    return TrialSchedule(teacher=teacher, checkpoint_index=checkpoint_index, log=log)
 
 
-def _keep(session: Session, trial: Trial, exam: EvalQuestions, building: Building) -> None:
-    if trial.keep.answers:
-        found = {
+def _save(session: Session, trial: Trial, questions: EvalQuestions, building: Building) -> None:
+    """Write the trained student's answers and weights, where the trial stores them."""
+    if trial.save.answers:
+        arrays = {
             f"{split}/{task}": scores.astype(np.float32)
-            for split, questions in exam.at_end.items()
-            for task, scores in _options(session, questions).items()
+            for split, asked in questions.at_end.items()
+            for task, scores in _options(session, asked).items()
         }
         file = io.BytesIO()
-        np.savez_compressed(file, **found)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         building.storage.write_bytes(ANSWERS, file.getvalue())
-    if trial.keep.weights:
+    if trial.save.weights:
         with building.storage.folder(WEIGHTS) as folder:
             checkpoint.export(session, folder)
 
 
-def _answers(session: Session, questions: Sequence[Questions]) -> Mapping[str, Any]:
-    """How the student answers: `nll` of the right option over the options, in nats, and
-    `accuracy`, each the mean over `tasks`, which has both for each."""
+class _AnswerMetrics(TypedDict):
+    nll: float
+    accuracy: float
+    tasks: dict[str, AnswerMetrics]
+
+
+def _answer_metrics(session: Session, questions: Sequence[Questions]) -> _AnswerMetrics:
+    """How the student answers each task, and the means over tasks."""
     tasks = {}
-    for q, found in zip(questions, _options(session, questions).values()):
-        gold = np.asarray(q.answer_index)
-        p = normalise(found)
-        each = {"nll": nll_each(p, gold), "accuracy": right_each(p, gold)}
-        tasks[q.name] = {figure: float(values.mean()) for figure, values in each.items()}
-    means = {name: fmean(task[name] for task in tasks.values()) for name in ("nll", "accuracy")}
-    return {**means, "tasks": tasks}
+    for q, scores in zip(questions, _options(session, questions).values()):
+        answer_index, p = np.asarray(q.answer_index), normalise(scores)
+        tasks[q.name] = AnswerMetrics(
+            nll=float(nll_each(p, answer_index).mean()),
+            accuracy=float(right_each(p, answer_index).mean()),
+        )
+    return {
+        "nll": fmean(task.nll for task in tasks.values()),
+        "accuracy": fmean(task.accuracy for task in tasks.values()),
+        "tasks": tasks,
+    }
 
 
-def _options(session: Session, questions: Sequence[Questions]) -> dict[str, Any]:
+def _options(session: Session, questions: Sequence[Questions]) -> dict[str, NDArray[np.float64]]:
     """Task → [n, K] the student's log-likelihood of each option."""
     session.backend.train(False)
     with session.backend.unsharded() as model:

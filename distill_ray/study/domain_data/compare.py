@@ -18,7 +18,7 @@ from distill_ray.config.study import DomainDataStudy
 from distill_ray.core.calibration import nll_each, normalise, right_each
 from distill_ray.core.resampling import Resamples
 from distill_ray.data.examples import Questions
-from distill_ray.stages.results.trial import Trial
+from distill_ray.stages.results.trial import Trial, TrialOutcome
 from distill_ray.study.common import Cost
 from distill_ray.study.paired import METRICS, Difference, Floats, difference_of
 
@@ -211,16 +211,16 @@ def compared(
             np.mean([task.arms[arm.name][metric].mean(axis=1) for task in tasks], axis=0).tolist()
             for metric in METRICS
         )
-        rows = [trial.row() for trial in complete[arm.name]]
+        outcomes = [trial.outcome() for trial in complete[arm.name]]
         reading = readings.get(arm.name)
         students[arm.name] = StudentResult(
             text=arm.text,
             teacher=arm.teacher,
             accuracy=accuracy,
             nll=nll,
-            before=[row["before"]["accuracy"] for row in rows],
-            read={} if reading is None else reading[cfg.seeds[0]].row()["streams"],
-            learned=rows[0]["streams"],
+            before=[outcome.before.accuracy for outcome in outcomes],
+            read={} if reading is None else streams_read(reading[cfg.seeds[0]].outcome()),
+            learned=streams_read(outcomes[0]),
         )
     failed = [
         Failure(name, seed, reason)
@@ -231,6 +231,12 @@ def compared(
     ]
     counts = {q.name: len(q.answer_index) for q in questions}
     return DomainResult(DomainRow(students, results, counts, failed, cost), tasks)
+
+
+def streams_read(outcome: TrialOutcome) -> dict[str, dict[str, int]]:
+    """Stream → `rows` and `tokens` that a training read."""
+    streams = outcome.streams or {}
+    return {name: {"rows": read.rows, "tokens": read.tokens} for name, read in streams.items()}
 
 
 def _answers(

@@ -17,7 +17,7 @@ from distill_ray.stages.results.shard_set import ShardSet, task_questions
 from distill_ray.stages.results.teacher_set import TeacherSet, Weights
 from distill_ray.stages.results.trial import SaveOptions, Trial, TrialSpec, trial
 from distill_ray.stages.shard import shard
-from distill_ray.stages.trials.run import run_left
+from distill_ray.stages.trials.run import run_missing
 from distill_ray.study.common import cost_of, data_seed
 from distill_ray.study.domain_data.compare import (
     Arm,
@@ -143,7 +143,7 @@ def _domain(cfg: DomainDataStudy, run: Run) -> DomainResult:
         if arm.text is not None
     }
     few = [each.first(NUM_EARLY_QUESTIONS) for each in questions["validation"]]
-    run_left(run, "read", _by_seed(cfg, readings), few)
+    run_missing(run, "read", _by_seed(cfg, readings), few)
     tuned: Trials = {}
     for arm in arms_of(cfg):
         tuned[arm.name] = {}
@@ -156,7 +156,7 @@ def _domain(cfg: DomainDataStudy, run: Run) -> DomainResult:
                 student = reading.weights
             tuned[arm.name][seed] = _fine_tune(cfg, run, shards, student, arm, seed)
     trials = _by_seed(cfg, tuned)
-    run_left(run, "fine-tune", trials, questions["validation"], {"test": questions["test"]})
+    run_missing(run, "fine-tune", trials, questions["validation"], {"test": questions["test"]})
     every = [*_by_seed(cfg, readings), *trials]
     artifacts = [shards.artifact, *teachers.artifacts, *(trial.artifact for trial in every)]
     cost = cost_of(artifacts)
@@ -186,8 +186,8 @@ def _reading(
         kind="reading",
         training=training,
         num_validation_rows=training.num_validation_rows,
-        rungs=cfg.num_curve_points,
-        order=data_seed(run, seed),
+        num_checkpoints=cfg.num_curve_points,
+        data_seed=data_seed(run, seed),
         identity={
             "version": VERSION,
             "reading": training.model_dump(mode="json", exclude=unused),
@@ -196,7 +196,7 @@ def _reading(
         },
         objective=objective,
         teaching=teaching,
-        keep=SaveOptions(weights=True),
+        save=SaveOptions(weights=True),
     )
     return trial(run, shards, teachers.student, arm.name, seed, spec)
 
@@ -210,10 +210,10 @@ def _fine_tune(
         kind="fine-tune",
         training=recipe,
         num_validation_rows=run.cfg.adapt.num_validation_rows,
-        rungs=cfg.num_curve_points,
-        order=data_seed(run, seed),
+        num_checkpoints=cfg.num_curve_points,
+        data_seed=data_seed(run, seed),
         identity={"version": VERSION, "recipe": recipe, "rungs": cfg.num_curve_points},
         lora=recipe.lora if recipe.method == "lora" else None,
-        keep=SaveOptions(answers=True),
+        save=SaveOptions(answers=True),
     )
     return trial(run, shards, student, arm.name, seed, spec)

@@ -10,7 +10,7 @@ from distill_ray.runtime.run import Run
 from distill_ray.stages.results.shard_set import ShardSet, task_questions
 from distill_ray.stages.results.teacher_set import Teacher, TeacherSet
 from distill_ray.stages.results.trial import Trial, Trials, TrialSpec, trial
-from distill_ray.stages.trials.run import run_left
+from distill_ray.stages.trials.run import run_missing
 from distill_ray.study.common import data_seed
 
 VERSION = 1
@@ -39,7 +39,7 @@ def distil_fully(
         for seed in seeds
         for teacher in teachers.teachers.values()
     ]
-    return run_left(run, "full", trials, task_questions(shards, "test"))
+    return run_missing(run, "full", trials, task_questions(shards, "test"))
 
 
 def _trial(
@@ -55,8 +55,8 @@ def _trial(
         kind="full",
         training=cfg,
         num_validation_rows=cfg.num_validation_rows,
-        rungs=num_checkpoints,
-        order=data_seed(run, seed),
+        num_checkpoints=num_checkpoints,
+        data_seed=data_seed(run, seed),
         identity={
             "version": VERSION,
             "teacher": teacher.serving.fingerprint,

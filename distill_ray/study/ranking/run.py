@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean
 
 import numpy as np
@@ -128,7 +128,7 @@ def compare(
     Raises:
         InputError: fewer than two teachers did.
     """
-    trials = {(row["teacher"], row["seed"]): row for row in full.rows()}
+    trials = {(result.teacher, result.seed): result for result in full.results()}
     teachers = list(dict.fromkeys(teacher for teacher, _ in trials))
     complete = [
         name
@@ -140,12 +140,12 @@ def compare(
         fix = "At least two are needed: see what failed, and retry with --retry-failed."
         raise InputError("too few teachers to compare:", [Problem("teachers", what, fix)])
     sign = 1.0 if cfg.outcome == "accuracy" else -1.0
-    outcomes = {n: [sign * trials[n, s][cfg.outcome] for s in cfg.seeds] for n in complete}
+    outcomes = {n: [sign * getattr(trials[n, s], cfg.outcome) for s in cfg.seeds] for n in complete}
     mean_outcomes = {n: fmean(values) for n, values in outcomes.items()}
     curves = {
         name: [
-            CurvePoint(points[0]["tokens"], fmean(point[cfg.outcome] for point in points))
-            for points in zip(*(trials[name, seed]["curve"] for seed in cfg.seeds))
+            CurvePoint(points[0].tokens, fmean(getattr(point, cfg.outcome) for point in points))
+            for points in zip(*(trials[name, seed].curve for seed in cfg.seeds))
         ]
         for name in complete
     }
@@ -154,7 +154,7 @@ def compare(
     return RankingDomain(
         outcomes=outcomes,
         mean_outcomes=mean_outcomes,
-        initial_outcome=sign * trials[complete[0], cfg.seeds[0]]["before"][cfg.outcome],
+        initial_outcome=sign * getattr(trials[complete[0], cfg.seeds[0]].before, cfg.outcome),
         curves=curves,
         predictions=predicted,
         agreement={p: agreement(values, mean_outcomes) for p, values in predicted.items()},
@@ -168,14 +168,14 @@ def compare(
 def _evidence(
     teachers: Sequence[str], audited: AuditTable, probed: ProbeTable, ranking: Ranking
 ) -> dict[str, TeacherEvidence]:
-    probes = probed.rows()
+    probes = probed.results()
     scores = {
-        phase: {row["teacher"]: row["score"] for row in rows}
-        for phase, rows in ranking.standings.items()
+        phase: {entry.teacher: entry.score for entry in entries}
+        for phase, entries in ranking.leaderboard.items()
     }
     evidence = {}
     for name in teachers:
-        audit = audited.rows[name]
+        audit, estimates = audited.rows[name], probed.estimates[name]
         evidence[name] = TeacherEvidence(
             parameters=audit.parameters,
             tasks={
@@ -186,10 +186,14 @@ def _evidence(
                 }
                 for task, row in audit.tasks.items()
             },
-            probes=[row for row in probes if row["teacher"] == name],
-            estimates=probed.estimates[name] or {},
+            probes=[
+                {f: getattr(probe, f) for f in ("gain", "accuracy", "kl_moved", "kl_removed")}
+                for probe in probes
+                if probe.teacher == name
+            ],
+            estimates={} if estimates is None else estimates.model_dump(),
             scores={phase: by_teacher[name] for phase, by_teacher in scores.items()},
-            taught=ranking.evidence[name]["taught"],
+            taught=[task.model_dump() for task in ranking.evidence[name].taught],
         )
     return evidence
 
@@ -201,8 +205,8 @@ def probe_cost(probed: ProbeTable, full: Trials) -> ProbeCost:
     serves all teachers.
     """
     num_teachers = len({trial.teacher for trial in probed.ended})
-    probe = {key: value / num_teachers for key, value in probed.cost().items()}
-    distillation = {key: value / len(full.ended) for key, value in full.cost().items()}
+    probe = {key: value / num_teachers for key, value in asdict(probed.cost()).items()}
+    distillation = {key: value / len(full.ended) for key, value in asdict(full.cost()).items()}
     return ProbeCost(
         probe_tokens=probe["tokens"],
         full_tokens=distillation["tokens"],

@@ -84,7 +84,7 @@ def arms_of(
     arms = {CONTROL: Arm(CONTROL, control_config(run))}
     objective = run.cfg.distill.objective.model_copy(update={"weighting": None})
     cfg = run.cfg.distill.model_copy(update={"objective": objective})
-    for teacher in selection.ranking.serving:
+    for teacher in selection.ranking.eligible:
         for checkpoint_index in range(len(selection.teachers.teachers[teacher].checkpoints)):
             name = f"{teacher} {checkpoint_index + 1}"
             spec = _single_checkpoint(selection, cfg, teacher, checkpoint_index)
@@ -101,7 +101,7 @@ def most_accurate_teacher(selection: Selection) -> str:
         tasks = selection.audited.rows[name].tasks.values()
         return fmean(task.accuracy.value for task in tasks)
 
-    return max(selection.ranking.serving, key=accuracy)
+    return max(selection.ranking.eligible, key=accuracy)
 
 
 def _teaching(selection: Selection, arm: ArmConfig, cfg: DistillConfig) -> TeachingSpec:
@@ -159,8 +159,8 @@ def trial_of(
         kind="arm",
         training=cfg,
         num_validation_rows=cfg.num_validation_rows,
-        rungs=num_checkpoints,
-        order=data_seed(run, seed),
+        num_checkpoints=num_checkpoints,
+        data_seed=data_seed(run, seed),
         identity={
             "version": VERSION,
             "distill": cfg.model_dump(mode="json", exclude=unused),
@@ -174,7 +174,7 @@ def trial_of(
         on_switch=on_switch_of(cfg, run.cfg.corpora.sequence_length) if arm.changes else OnSwitch(),
         frozen_student=control.weights if control is not None and arm.weighted else None,
         eval_steps=cfg.eval_steps if arm.measures else None,
-        keep=SaveOptions(weights=teaching is None, answers=True),
+        save=SaveOptions(weights=teaching is None, answers=True),
     )
     return trial(run, selection.shards, selection.teachers.student, label, seed, spec)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -17,7 +16,7 @@ from distill_ray.core.resampling import Resamples
 from distill_ray.core.schedule import Checkpoint
 from distill_ray.data.examples import Questions
 from distill_ray.stages.results.model_scores import ModelScores
-from distill_ray.stages.results.trial import Trial
+from distill_ray.stages.results.trial import Trial, TrialSchedule, TrialSwitch
 from distill_ray.stages.scoring.metrics import right_and_nll
 from distill_ray.study.common import Cost
 from distill_ray.study.paired import (
@@ -78,8 +77,8 @@ class ArmResult:
     nll: list[float]
     tasks: Mapping[str, SeedMetrics]
     against: Comparisons
-    served: Sequence[Mapping[str, Any]]
-    """The schedule's last state with each seed: `teacher`, `checkpoint_index` and `log`."""
+    served: Sequence[TrialSchedule]
+    """The schedule's last state with each seed."""
     first_teacher: str | None
     steps: int
     probe_steps: float
@@ -199,8 +198,8 @@ def compared(
 
 
 def _validation(trials: Sequence[Trial]) -> Metrics:
-    rows = [trial.row() for trial in trials]
-    return Metrics(*(fmean(float(row[metric]) for row in rows) for metric in METRICS))
+    outcomes = [trial.outcome() for trial in trials]
+    return Metrics(*(fmean(getattr(each, metric) for each in outcomes) for metric in METRICS))
 
 
 def _paired_answers(
@@ -230,7 +229,7 @@ def _paired_answers(
         for teacher, scores in teachers.items()
     }
     last_teachers: dict[str, Sequence[str]] = {
-        arm: [trial.row()["schedule"]["teacher"] for trial in by_seed]
+        arm: [schedule_of(trial).teacher for trial in by_seed]
         for arm, by_seed in trials.items()
         if arm != CONTROL
     }
@@ -246,7 +245,7 @@ def _arm_result(
     tasks: Sequence[PairedAnswers],
     questions: Sequence[Questions],
 ) -> ArmResult:
-    rows = [trial.row() for trial in trials]
+    served = [] if arm.teaching is None else [schedule_of(trial) for trial in trials]
     accuracy, nll = (
         np.stack([task.arms[arm.name][metric].mean(axis=1) for task in tasks]) for metric in METRICS
     )  # [tasks, S]
@@ -263,15 +262,20 @@ def _arm_result(
             for i, q in enumerate(questions)
         },
         against=_comparisons(tasks, arm.name),
-        served=[] if arm.teaching is None else [row["schedule"] for row in rows],
+        served=served,
         first_teacher=None if arm.teaching is None else arm.teaching.first_teacher,
         steps=steps,
-        probe_steps=fmean(
-            probe_steps(arm, row["schedule"]["log"] if arm.teaching else [], steps) for row in rows
-        ),
+        probe_steps=fmean(probe_steps(arm, each.log, steps) for each in served) if served else 0.0,
         training_s=fmean(count["training_s"] for count in counts),
         skipped_steps=sum(count["skipped_steps"] for count in counts),
     )
+
+
+def schedule_of(trial: Trial) -> TrialSchedule:
+    """Who taught in a trial that had a teacher."""
+    schedule = trial.outcome().schedule
+    assert schedule is not None
+    return schedule
 
 
 def _comparisons(tasks: Sequence[PairedAnswers], arm: str) -> Comparisons:
@@ -283,7 +287,7 @@ def _comparisons(tasks: Sequence[PairedAnswers], arm: str) -> Comparisons:
     )
 
 
-def probe_steps(arm: Arm, log: Sequence[Mapping[str, Any]], steps: int) -> int:
+def probe_steps(arm: Arm, log: Sequence[TrialSwitch], steps: int) -> int:
     """Optimiser steps that assessments took beside the budget; they were undone.
 
     Args:
@@ -295,7 +299,7 @@ def probe_steps(arm: Arm, log: Sequence[Mapping[str, Any]], steps: int) -> int:
         return 0
     each = int(arm.teaching.options["probe_steps"])
     # An assessment's numbers are its candidates' scores.
-    return sum(len(entry["numbers"]) * min(each, steps - entry["step"]) for entry in log)
+    return sum(len(entry.numbers) * min(each, steps - entry.step) for entry in log)
 
 
 @dataclass(frozen=True)

@@ -313,10 +313,10 @@ def _switches(domain: ScheduleDomain) -> Table:
     rows = []
     for name, arm in domain.arms.items():
         for seed, served in enumerate(arm.served):
-            if served["log"]:
+            if served.log:
                 parts = ", ".join(
                     f"{part['teacher']} {part['checkpoint_index'] + 1} from {part['first']}"
-                    for part in turns(served, arm.steps)
+                    for part in turns(served.model_dump(), arm.steps)
                 )
                 rows.append([name, str(seed + 1), parts])
     return Table("Who taught", ["Arm", "Seed", "Teacher and checkpoint, from step"], rows)

@@ -56,12 +56,12 @@ def _times(axis: Any, domain: ScheduleDomain) -> None:
         if arm.static:
             teacher, index = arm.static
             num_checkpoints[teacher] = max(num_checkpoints[teacher], index + 1)
-    dynamic = [n for n, arm in domain.arms.items() if any(s["log"] for s in arm.served)]
+    dynamic = [n for n, arm in domain.arms.items() if any(schedule.log for schedule in arm.served)]
     ticks, labels, place = [], [], 0.0
     for name in reversed(dynamic):
         arm, first = domain.arms[name], place
         for served in reversed(arm.served):
-            for part in turns(served, arm.steps):
+            for part in turns(served.model_dump(), arm.steps):
                 shade = (part["checkpoint_index"] + 1) / num_checkpoints[part["teacher"]]
                 width = part["last"] - part["first"] + 1
                 axis.barh(

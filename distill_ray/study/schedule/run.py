@@ -15,7 +15,7 @@ from distill_ray.stages.results.model_scores import ModelToScore
 from distill_ray.stages.results.shard_set import task_questions
 from distill_ray.stages.results.trial import Trial
 from distill_ray.stages.scoring.run import score_models
-from distill_ray.stages.trials.run import run_left
+from distill_ray.stages.trials.run import run_missing
 from distill_ray.study.common import cost_of
 from distill_ray.study.schedule.arms import (
     CONTROL,
@@ -68,7 +68,7 @@ def _domain(
     questions = {split: task_questions(selection.shards, split) for split in ("validation", "test")}
     trials = _train(cfg, run, selection, arms, questions)
     teachers = {
-        name: selection.teachers.teachers[name].serving for name in selection.ranking.serving
+        name: selection.teachers.teachers[name].serving for name in selection.ranking.eligible
     }
     scored = score_models(
         run,
@@ -132,7 +132,7 @@ def _train(
             for by_seed in trials.values()
             if seed in by_seed
         }
-        run_left(
+        run_missing(
             run, "arms", [*pending.values()], questions["validation"], {"test": questions["test"]}
         )
     return {name: trials[name] for name in arms}
