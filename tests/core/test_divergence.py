@@ -279,9 +279,9 @@ def test_temperature_reaches_the_loss(name):
 
 
 def test_an_outcome_that_fills_the_head_exactly_belongs_to_it():
-    """p = (1/2, 1/4, 1/8, 1/8): with a head mass of 3/4 the head is two outcomes, below it is one."""
+    """p = (1/2, 1/4, 1/8, 1/8): the head is two outcomes up to a mass of 3/4, one below."""
     p = torch.tensor([[0.5, 0.25, 0.125, 0.125]], dtype=torch.float64)
-    q = torch.tensor([[0.25, 0.5, 0.125, 0.125]], dtype=torch.float64)
+    q = torch.tensor([[0.25, 0.375, 0.25, 0.125]], dtype=torch.float64)
     gaps = (p - q).abs()[0]
     kl, reverse = (p * (p / q).log()).sum(), (q * (q / p).log()).sum()
     # To the last bit: the mass of the two outcomes as it comes back from logarithms.
