@@ -13,6 +13,7 @@ import typer
 import yaml
 
 from distill_ray.config import InputError, Problem, RunConfig, document
+from distill_ray.config.numbers import with_text
 from distill_ray.config.study import STUDIES
 from distill_ray.config.upgrade import counts, upgrade
 
@@ -29,7 +30,7 @@ def schema(
     if study is not None and study not in STUDIES:
         raise typer.BadParameter(f"no study {study!r}; there are {', '.join(STUDIES)}")
     section = RunConfig if study is None else STUDIES[study]
-    sys.stdout.write(json.dumps(section.model_json_schema(), indent=2) + "\n")
+    sys.stdout.write(json.dumps(with_text(section.model_json_schema()), indent=2) + "\n")
 
 
 @app.callback()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import model_validator
 
 from distill_ray.config.base import Section
 from distill_ray.config.job import JobConfig
+from distill_ray.config.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 
 class ClusterConfig(Section):

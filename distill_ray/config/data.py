@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import string
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from distill_ray.config.base import Name, OpenFraction, Section
+from distill_ray.config.base import Name, Section
+from distill_ray.config.numbers import FreeMapping, Int, OpenFraction, PositiveInt
 from distill_ray.config.uris import FIX, SECRET_OPTION, Uri
 
 FORMATS = ("jsonl", "csv", "parquet", "text", "dataset", "callable")
@@ -28,7 +29,7 @@ class RowSource(Section):
     """A Hugging Face `datasets` id, or a folder made by `save_to_disk`."""
     callable: str | None = None
     """`package.module:function`; called with `options`, yields dict rows."""
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: FreeMapping = Field(default_factory=dict)
     """Keyword arguments of `callable` or of `datasets.load_dataset`."""
     split: str = "train"
     """Which split of `dataset` is read. The run makes its own splits from it."""
@@ -94,7 +95,7 @@ class CorporaConfig(Section):
     """Share of groups held out for the evaluation only."""
     num_shards: PositiveInt = 8
     """Files of each stream. A file is the unit of parallel work."""
-    split_seed: int = 0
+    split_seed: Int = 0
     """Another seed gives another split."""
 
     @model_validator(mode="after")

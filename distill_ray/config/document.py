@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from distill_ray.config.numbers import PlainText, looks_like_a_number
+
 LARGEST = 1 << 17
 """Bytes of a file; configs have some ten thousand."""
 LARGEST_EXPANDED = 1 << 20
@@ -41,7 +43,14 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     return loader.construct_mapping(node, deep=True)  # Merges `<<` too.
 
 
+def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
+    """Text; what may be a number, and isn't quoted, is marked."""
+    text = str(loader.construct_scalar(node))
+    return PlainText(text) if node.style is None and looks_like_a_number(text) else text
+
+
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG, _text)
 
 
 def _measure(root: yaml.Node) -> None:

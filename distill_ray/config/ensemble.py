@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field, model_validator
 
 from distill_ray.config.base import Name, Section
 from distill_ray.config.errors import did_you_mean
+from distill_ray.config.numbers import FreeMapping
 
 ENSEMBLE = "ensemble"
 """What a group of teachers is called where one teacher's name would stand."""
@@ -28,7 +27,7 @@ class EnsembleConfig(Section):
     assignment: dict[str, Name] = Field(default_factory=dict)
     """Stream or task → its teacher, for `by_domain`. What isn't listed goes to the best teacher
     there: on a task by the NLL of what it would teach, on text by its own NLL."""
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: FreeMapping = Field(default_factory=dict)
     """Keyword options of a strategy of your own."""
 
     @model_validator(mode="after")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from distill_ray.config.base import Section
+from distill_ray.config.numbers import PositiveInt
 
 
 class JobConfig(Section):

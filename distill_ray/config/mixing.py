@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, model_validator
+from pydantic import Field, model_validator
 
-from distill_ray.config.base import OpenFraction, Section
+from distill_ray.config.base import Section
+from distill_ray.config.numbers import OpenFraction, PositiveFloat
 
 Mix = Annotated[dict[str, PositiveFloat], Field(min_length=1)]
 """Stream name → share; shares are normalised. Streams are the corpora's names, and

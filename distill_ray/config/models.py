@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from distill_ray.config.base import Name, Section
+from distill_ray.config.numbers import FreeMapping, Int, PositiveInt
 
 PACKAGE = "pkg://"
 """Begins the place of a file inside an installed Python package."""
@@ -31,9 +31,9 @@ class ModelSource(Section):
     gguf: str | None = None
     """A GGUF file, or `pkg://package/file.gguf` for one that an installed Python package ships.
     It is dequantised once and kept in the cache, at 4 bytes a parameter."""
-    init: dict[str, Any] | None = None
+    init: FreeMapping | None = None
     """A transformers architecture config with `model_type`; random weights drawn from `seed`."""
-    seed: int = 0
+    seed: Int = 0
     """Seed of `init` weights."""
     num_hidden_layers: PositiveInt | None = None
     """Keep only this many of the model's transformer layers, the first ones. By default, all."""

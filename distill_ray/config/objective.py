@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from distill_ray.config.base import Fraction, Section
+from distill_ray.config.base import Section
 from distill_ray.config.errors import did_you_mean
+from distill_ray.config.numbers import Float, Fraction, PositiveFloat, PositiveInt
 
 DIVERGENCE_NAMES = (
     "forward_kl",
@@ -72,7 +73,7 @@ class ObjectiveConfig(Section):
 
     divergence: str = "forward_kl"
     """One of these (docs/how-to/objective.md describes them), or `my_package.module:function`."""
-    options: dict[str, float] = Field(default_factory=dict)
+    options: dict[str, Float] = Field(default_factory=dict)
     """Keyword options of the divergence, such as `beta` of jsd, or `skew`."""
     temperature: PositiveFloat = 1.0
     """τ softens student and teacher; the loss is multiplied by τ²."""

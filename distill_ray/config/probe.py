@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from distill_ray.config.base import Fraction, Section
+from distill_ray.config.base import Section
+from distill_ray.config.numbers import REAL, Fraction, NonNegativeInt, PositiveInt
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.training import TrainingConfig, require_match
 
@@ -14,7 +15,7 @@ from distill_ray.config.training import TrainingConfig, require_match
 class RaceConfig(Section):
     """Further seeds for the teachers that may still lead, until one leads or the seeds run out."""
 
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.9
+    confidence: Annotated[float, Field(gt=0.5, lt=1), REAL] = 0.9
     """Probability of leading at which the best teacher is separated."""
     max_seeds: PositiveInt = 6
     """Most seeds of a teacher, the first ones included."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from pydantic import Field, NonNegativeInt, model_validator
+from pydantic import Field, model_validator
 
 from distill_ray.config.base import Name, Section
 from distill_ray.config.cluster import ClusterConfig
@@ -14,6 +14,7 @@ from distill_ray.config.data import CorporaConfig, RowSource, TaskConfig
 from distill_ray.config.ensemble import ENSEMBLE
 from distill_ray.config.errors import did_you_mean
 from distill_ray.config.models import StudentConfig, TeacherConfig
+from distill_ray.config.numbers import NonNegativeInt
 from distill_ray.config.probe import ProbeConfig
 from distill_ray.config.selection import AuditConfig, EvaluateConfig, RankConfig, ReportConfig
 from distill_ray.config.training import AdaptConfig, DistillConfig, TrainingConfig

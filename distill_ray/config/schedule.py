@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from distill_ray.config.base import Fraction, OpenFraction, Section
+from distill_ray.config.base import Section
+from distill_ray.config.numbers import REAL, WHOLE, Fraction, FreeMapping, OpenFraction, PositiveInt
 
 
 class FixedSchedule(Section):
@@ -39,7 +40,7 @@ class OnPlateauSchedule(Section):
     """The next checkpoint when the student stops gaining on the current one."""
 
     kind: Literal["on_plateau"] = "on_plateau"
-    window: Annotated[int, Field(ge=1, le=1000)] = 200
+    window: Annotated[int, Field(ge=1, le=1000), WHOLE] = 200
     """Steps in each of the two windows that are compared."""
     min_gain: OpenFraction = 0.02
     """Move on when the relative fall in loss between the windows is smaller than this."""
@@ -66,10 +67,10 @@ class RankedSchedule(Section):
     the checkpoint, or nothing."""
 
     kind: Literal["ranked"] = "ranked"
-    interval: Annotated[float, Field(gt=0), AfterValidator(_steps_or_share)] | None = 0.25
+    interval: Annotated[float, Field(gt=0), REAL, AfterValidator(_steps_or_share)] | None = 0.25
     """Steps between two assessments; below 1, a share of all steps. `null` waits until the loss
     stops falling."""
-    window: Annotated[int, Field(ge=1, le=1000)] = 100
+    window: Annotated[int, Field(ge=1, le=1000), WHOLE] = 100
     """Steps in each of the two windows that are compared, if `interval` is `null`."""
     min_gain: OpenFraction = 0.02
     """The loss has stopped falling when its relative fall between the windows is smaller than
@@ -92,7 +93,7 @@ class PluginSchedule(Section):
     kind: Literal["plugin"] = "plugin"
     function: ImportPath
     """`my_package.module:function`. Every worker must be able to import it."""
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: FreeMapping = Field(default_factory=dict)
     """Its keyword-only arguments."""
 
 
@@ -120,7 +121,7 @@ def scheduling(schedule: Schedule) -> tuple[str, dict[str, Any]]:
 class ProgressConfig(Section):
     """How measurements of the student become its progress."""
 
-    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    smoothing: Annotated[float, Field(ge=0, lt=1), REAL] = 0.0
     """Weight of the earlier progress in the new one. 0 uses the last measurement only."""
     monotone: bool = True
     """Progress never falls."""

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-
-from distill_ray.config.base import Fraction, OpenFraction, Section
+from distill_ray.config.base import Section
+from distill_ray.config.numbers import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    OpenFraction,
+    PositiveFloat,
+    PositiveInt,
+)
 
 Level = Literal["low", "medium", "high", "very_high", "critical"]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field
 
 from distill_ray.config.base import Section
+from distill_ray.config.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 
 class TopKTargets(Section):

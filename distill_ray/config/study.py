@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from distill_ray.config.base import Name, OpenFraction, Section
+from distill_ray.config.base import Name, Section
 from distill_ray.config.mixing import Mix
+from distill_ray.config.numbers import NonNegativeInt, OpenFraction, PositiveInt
 from distill_ray.config.training import TrainingConfig
 from distill_ray.config.uris import Uri
 

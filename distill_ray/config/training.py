@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
-from distill_ray.config.base import Fraction, Name, Section
+from distill_ray.config.base import Name, Section
 from distill_ray.config.ensemble import EnsembleConfig
 from distill_ray.config.mixing import Mix, MixingConfig
+from distill_ray.config.numbers import REAL, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.schedule import (
     STEP_SCHEDULES,
@@ -132,7 +127,7 @@ class LoraConfig(Section):
     """Rank of each adapter."""
     alpha: PositiveFloat = 32.0
     """Adapters are scaled by alpha / rank."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1), REAL] = 0.0
     """Dropout before each adapter."""
     target_modules: str | tuple[str, ...] = "all-linear"
     """Modules that get an adapter: `all-linear`, or names as peft takes them."""
