@@ -46,7 +46,7 @@ def _models(run: Run) -> dict[str, ModelSource]:
 
 
 def _raw(shards: ShardSet, source: ModelSource) -> Weights:
-    ref = ModelRef.of(source, shards.counts["tokenizer"])
+    ref = ModelRef.of(source, shards.counts.tokenizer.model_dump())
     return Weights(ref, fingerprint(source_identity(source)))
 
 

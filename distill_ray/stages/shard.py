@@ -29,7 +29,7 @@ from distill_ray.runtime.artifacts import Building
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import Storage
 from distill_ray.stages.preflight.check import chat_problems
-from distill_ray.stages.results.shard_set import ShardSet
+from distill_ray.stages.results.shard_set import ShardCounts, ShardSet, TokenizerSummary
 from distill_ray.stages.sharding.vocabulary import vocabulary_fits
 
 VERSION = 5
@@ -60,7 +60,7 @@ def shard(run: Run) -> ShardSet:
 
 def _require_streams(shards: ShardSet) -> None:
     """Refuse a mix that draws on a stream without rows."""
-    packed = shards.counts["packed"]
+    packed = shards.counts.packed
     problems = [
         Problem(
             f"{where}.mix.{stream}",
@@ -146,8 +146,10 @@ def _build(run: Run, building: Building, given: Any) -> None:
     grouped = cfg.corpora.batching == "grouped"
     pack = PackBucket(out.uri, corpora, plans, cfg.corpora.sequence_length, grouped)
     counts = {**counts, **over_buckets(cfg.corpora.num_shards, pack)}
-    building.counts |= {table: dict(sorted(items.items())) for table, items in counts.items()}
-    building.counts |= {"tokenizer": tokenizer, "answers": answers}
+    tables = {table: dict(sorted(items.items())) for table, items in counts.items()}
+    empty: dict[str, dict[str, int]] = {name: {} for name in ("packed", "tokens", "too_long")}
+    record = ShardCounts(**{**empty, **tables}, tokenizer=tokenizer, answers=answers)
+    building.counts |= record.model_dump()
 
 
 def _require_rows(cfg: RunConfig, rows: Mapping[str, int]) -> None:
@@ -238,12 +240,16 @@ def _trained_tokenizer(cfg: RunConfig, text: pa.Table) -> Any:
     return train_tokenizer(_sample(text, source.train.sample_bytes), source.train.vocab_size)
 
 
-def _write_tokenizer(tokenizer: Any, out: Storage) -> dict[str, int | None]:
+def _write_tokenizer(tokenizer: Any, out: Storage) -> TokenizerSummary:
     """Write the student's tokenizer and return what a model's config must say of it."""
     with out.folder("tokenizer") as folder:
         tokenizer.save_pretrained(str(folder))
-    special = ("bos_token_id", "eos_token_id", "pad_token_id")
-    return {"vocab_size": len(tokenizer), **{name: getattr(tokenizer, name) for name in special}}
+    return TokenizerSummary(
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def _sample(text: pa.Table, size_bytes: int) -> Iterator[str]:

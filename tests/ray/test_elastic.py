@@ -79,7 +79,7 @@ def test_a_lost_node_is_done_without_and_a_new_one_is_taken_in(
     shards = shard(run)
     changes: dict[str, Any] = {"token_budget": STEPS * 8 * 64, "zero_stage": stage}
     training = cfg.distill.model_copy(update=changes)
-    student = ModelRef.of(cfg.student.model, shards.counts["tokenizer"])
+    student = ModelRef.of(cfg.student.model, shards.counts.tokenizer.model_dump())
     work = TrainingSpec("moved", student, training, data_spec(shards, 0, 4))
     moved = TrainingJob("distill", work, run.artifact("moved", "", {}), shards.artifact, 20)
     weather = Weather(nodes)

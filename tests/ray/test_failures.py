@@ -50,7 +50,7 @@ def test_a_killed_worker_costs_no_more_than_the_steps_since_the_committed_checkp
     run = Run.open(tiny, "tiny.yaml")
     shards = shard(run)
     training = tiny.distill.model_copy(update={"token_budget": 120 * 8 * 64, "zero_stage": 2})
-    student = ModelRef.of(tiny.student.model, shards.counts["tokenizer"])
+    student = ModelRef.of(tiny.student.model, shards.counts.tokenizer.model_dump())
     work = TrainingSpec("kill", student, training, data_spec(shards, 0, 4))
     undisturbed, killed = (
         TrainingJob(

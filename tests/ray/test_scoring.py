@@ -79,7 +79,7 @@ def shards(run: Run) -> ShardSet:
 
 
 def subject(name: str, seed: int, shards: ShardSet, **changes: Any) -> ModelToScore:
-    ids = shards.counts["tokenizer"]
+    ids = shards.counts.tokenizer.model_dump()
     init = {**small.init(max_position_embeddings=128), **ids, **changes}
     return ModelToScore(name, ModelRef("init", init=init, seed=seed), f"weights {seed} {changes}")
 

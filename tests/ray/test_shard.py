@@ -44,7 +44,7 @@ def test_the_labelled_budget_is_exact_and_the_rest_become_prompts(shards: ShardS
     prompts = {s for row in packed(shards, "organ.prompts", "train") for s in row["sources"]}
     assert len(labelled) == 120
     assert not labelled & prompts
-    assert len(labelled | prompts) == shards.counts["rows"]["organ.labelled/train"]
+    assert len(labelled | prompts) == shards.counts.rows["organ.labelled/train"]
 
 
 def test_rows_decode_to_prompt_and_answer_and_only_the_answer_is_supervised(

@@ -59,7 +59,7 @@ def job(cfg: RunConfig, shards: ShardSet, folder: Path) -> TrainingSpec:
 
     def ref(hidden: int, seed: int) -> ModelRef:
         source = cfg.teachers[0].model.model_copy(update={"seed": seed})
-        made = ModelRef.of(source, shards.counts["tokenizer"])
+        made = ModelRef.of(source, shards.counts.tokenizer.model_dump())
         return replace(made, init={**(made.init or {}), "hidden_size": hidden})
 
     rungs = []
@@ -89,7 +89,7 @@ def test_what_was_cached_teaches_as_the_teacher_does_and_only_what_is_missing_is
 ) -> None:
     heard = Heard()
     run = Run.open(tiny, "tiny.yaml", heard)
-    vocabulary = shards.counts["tokenizer"]["vocab_size"]
+    vocabulary = shards.counts.tokenizer.vocab_size
     serving = CachedServing(targets=TopKTargets(k=vocabulary), num_actors=2, rows_per_file=8)
     artifact = run.artifact("cached", "", {"k": vocabulary})
     bare = TrainingJob(

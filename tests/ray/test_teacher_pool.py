@@ -82,7 +82,7 @@ def work(
 
     def ref(hidden: int, seed: int) -> ModelRef:
         source = tiny.teachers[0].model.model_copy(update={"seed": seed})
-        made = ModelRef.of(source, shards.counts["tokenizer"])
+        made = ModelRef.of(source, shards.counts.tokenizer.model_dump())
         return replace(made, init={**(made.init or {}), "hidden_size": hidden})
 
     def saved(name: str, hidden: int, seed: int) -> ModelRef:

@@ -50,7 +50,7 @@ def shards(tiny: RunConfig, ray_here: None) -> ShardSet:
 
 def ref(cfg: RunConfig, shards: ShardSet, hidden: int, seed: int, **changes: Any) -> ModelRef:
     source = cfg.teachers[0].model.model_copy(update={"seed": seed})
-    made = ModelRef.of(source, shards.counts["tokenizer"])
+    made = ModelRef.of(source, shards.counts.tokenizer.model_dump())
     return replace(made, init={**(made.init or {}), "hidden_size": hidden, **changes})
 
 

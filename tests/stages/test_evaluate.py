@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from chat_tokenizer import tokenizer
 from oracles.plain_bootstrap import bootstrap_mean
-from stage_results import Asked, run_of, write_scores
+from stage_results import Asked, run_of, shard_counts, write_scores
 
 from distill_ray.data.rows import TEXT
 from distill_ray.engine.job import DataSpec, TrainingSpec
@@ -74,7 +74,7 @@ def shard_set(run: Run) -> ShardSet:
         tokenizer(None).save_pretrained(folder / "tokenizer")
         (folder / "text").mkdir()
         pq.write_table(pa.Table.from_pylist(rows, schema=TEXT), folder / "text" / "0.parquet")
-        building.counts |= {"answers": {"organ": {name: name for name in LABELS}}}
+        building.counts |= shard_counts(answers={"organ": {name: name for name in LABELS}})
     return ShardSet(artifact, run.cfg)
 
 
@@ -98,7 +98,9 @@ def teachers() -> TeacherSet:
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory: pytest.TempPathFactory) -> Scores:
     """What `evaluate` makes of scores that are written down for either split."""
-    run = run_of(tmp_path_factory.mktemp("run"), "big", "small", evaluate={"bootstrap": RESAMPLES})
+    run = run_of(
+        tmp_path_factory.mktemp("run"), "big", "small", evaluate={"num_bootstrap": RESAMPLES}
+    )
 
     def score_models(
         run: Run, _: ShardSet, stage: str, split: str, subjects: Sequence[ModelToScore], *__: Any

@@ -10,7 +10,7 @@ import pytest
 import shard_sets as packed
 import tiny_models as tiny
 import torch
-from stage_results import run_of
+from stage_results import run_of, shard_counts
 
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.data.examples import Questions
@@ -41,7 +41,9 @@ def run(tmp_path: Path) -> Run:
         for split, count in (("train", 40), ("validation", 8)):
             rows = packed.samples(kind, count, vocab=200, seed=seed)
             packed.write(Path(shards.uri) / "packed" / name / split, rows, length=LENGTH)
-    shards.commit({"tokenizer": {"vocab_size": tiny.VOCAB}}, 0.0)
+    counts = shard_counts()
+    counts["tokenizer"] |= {"vocab_size": tiny.VOCAB}
+    shards.commit(counts, 0.0)
     return made
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stage_results import Candidate, answers, audited, probed, run_of, trial
+from stage_results import Candidate, answers, audited, probed, run_of, shard_counts, trial
 
 from distill_ray.config.load import load_arms
 from distill_ray.config.study import ScheduleStudy
@@ -34,7 +34,7 @@ def found_of(run: Run) -> Selection:
         for name, share in RIGHT.items()
     }
     shards = run.artifact("shard", "", {})
-    shards.commit({"tokenizer": {"vocab_size": 300}}, 0.0)
+    shards.commit(shard_counts(), 0.0)
     teachers = TeacherSet(
         STUDENT, {"weak": teacher("weak", 1), "strong": teacher("strong", 2)}, {}, []
     )

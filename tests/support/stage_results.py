@@ -68,6 +68,14 @@ def run_of(folder: Path, *teachers: str, tasks: Sequence[str] = ("organ",), **ch
     return Run.open(RunConfig.model_validate(data), "tiny.yaml")
 
 
+def shard_counts(**changes: Any) -> dict[str, Any]:
+    """The counts of a shard set's manifest."""
+    tables = ("rows", "packed", "tokens", "too_long", "removed", "answers")
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 0)
+    tokenizer = {"vocab_size": 300, **ids}
+    return {**{name: {} for name in tables}, "tokenizer": tokenizer, **changes}
+
+
 @dataclass(frozen=True)
 class Asked:
     """A model's answers to a task's questions."""

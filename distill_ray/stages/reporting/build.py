@@ -67,7 +67,7 @@ def _context(facts: Facts, artifact: Artifact) -> dict[str, Any]:
 def _usage(inputs: Inputs, folder: str) -> str:
     """Code that asks the student a question of the first task."""
     task = inputs.run.cfg.tasks[0]
-    tokenizer, answers = inputs.shards.tokenizer(), inputs.shards.counts["answers"][task.name]
+    tokenizer, answers = inputs.shards.tokenizer(), inputs.shards.counts.answers[task.name]
     return render("usage.py.j2", usage(task, answers, tokenizer, folder))
 
 

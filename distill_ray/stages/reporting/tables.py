@@ -23,6 +23,7 @@ from distill_ray.stages.results.audit_table import AuditedModel
 from distill_ray.stages.results.final_scores import TestedModel
 from distill_ray.stages.results.question_metrics import TaskMetrics
 from distill_ray.stages.results.ranking import Ranking
+from distill_ray.stages.results.shard_set import ShardCounts
 from distill_ray.stages.results.trial import TrialResult
 
 Row = Mapping[str, Any]
@@ -341,22 +342,22 @@ def _count(value: Any) -> str:
     return number(value) if isinstance(value, float) else str(value)
 
 
-def data(counts: Row) -> Table:
+def data(counts: ShardCounts) -> Table:
     """Rows and tokens of every stream and split."""
-    tables = [counts[name] for name in ("rows", "tokens", "packed")]
+    tables = [counts.rows, counts.tokens, counts.packed]
     places = sorted({place for table in tables for place in table})
     rows = [
         [*place.rsplit("/", 1), *(big(t[place]) if place in t else "–" for t in tables)]
         for place in places
     ]
     columns = ["Stream", "Split", "Texts", "Tokens", "Packed rows"]
-    duplicates, leaks = (counts["removed"].get(k, 0) for k in ("duplicates", "leaks"))
-    dropped = sum(counts.get("too_long", {}).values())
+    duplicates, leaks = (counts.removed.get(k, 0) for k in ("duplicates", "leaks"))
+    dropped = sum(counts.too_long.values())
     note = (
         f"Left out of training for being longer than a row: {dropped} texts. "
         f"Removed: {duplicates} duplicates and {leaks} train rows whose text is held out. "
         f"Texts whose label was given up are counted as labelled, their tokens as prompts. "
-        f"Vocabulary: {counts['tokenizer']['vocab_size']} tokens."
+        f"Vocabulary: {counts.tokenizer.vocab_size} tokens."
     )
     return Table("Data", columns, rows, note)
 

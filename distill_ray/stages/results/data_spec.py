@@ -18,5 +18,5 @@ def data_spec(shards: ShardSet, seed: int, num_validation_rows: int) -> DataSpec
         sequence_length=cfg.corpora.sequence_length,
         seed=seed,
         num_validation_rows=num_validation_rows,
-        vocabulary=shards.counts["tokenizer"]["vocab_size"],
+        vocabulary=shards.counts.tokenizer.vocab_size,
     )

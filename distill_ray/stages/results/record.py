@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distill_ray.config.errors import Problem, did_you_mean
-from distill_ray.runtime.artifacts import Artifact, Building, read_file
+from distill_ray.runtime.artifacts import MANIFEST, Artifact, Building, read_file
 from distill_ray.runtime.checksums import REBUILD, DamagedError
 from distill_ray.runtime.storage import Storage
 
@@ -37,6 +38,12 @@ class Record(BaseModel):
                 another type.
         """
         return cls.read_from(artifact.folder, name)
+
+    @classmethod
+    def of_counts(cls, artifact: Artifact) -> Self:
+        """Check the counts in an artifact's manifest, see `read`."""
+        data = json.dumps(artifact.manifest().counts).encode()
+        return cls.parse(data, f"{artifact.uri}/{MANIFEST}: counts", artifact.uri)
 
     @classmethod
     def read_from(cls, folder: Storage, name: str) -> Self:

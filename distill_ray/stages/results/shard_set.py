@@ -16,6 +16,39 @@ from distill_ray.data.prompt_format import make_prompt_format
 from distill_ray.data.rows import TEXT
 from distill_ray.data.tokenizer import load_tokenizer
 from distill_ray.runtime.artifacts import Result
+from distill_ray.stages.results.record import Record
+
+
+class TokenizerSummary(Record):
+    """What a model's config must say of the tokenizer."""
+
+    vocab_size: int
+    bos_token_id: int | None
+    eos_token_id: int | None
+    pad_token_id: int | None
+
+
+class ShardCounts(Record):
+    """The counts in a shard set's manifest, most of them by `<stream>/<split>`."""
+
+    rows: dict[str, int]
+    packed: dict[str, int]
+    """Packed rows."""
+    tokens: dict[str, int]
+    too_long: dict[str, int]
+    """Samples that are longer than a row."""
+    removed: dict[str, int]
+    """`duplicates` and `leaks`."""
+    answers: dict[str, dict[str, str]]
+    """Task → label → answer text."""
+    tokenizer: TokenizerSummary
+
+
+class VocabularyFits(Record):
+    """`fit.json`: how teachers' vocabularies fit the student's."""
+
+    teachers: dict[str, float]
+    """Teacher → share of the student's tokens that are in its vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +58,9 @@ class ShardSet(Result):
     cfg: RunConfig
 
     @cached_property
-    def counts(self) -> dict[str, Any]:
-        """`rows`, `packed`, `tokens`, `removed`, `answers`, `tokenizer`."""
-        return self.artifact.manifest().counts
+    def counts(self) -> ShardCounts:
+        """Counts of its rows, the answers' texts, and the tokenizer's size."""
+        return ShardCounts.of_counts(self.artifact)
 
     def tokenizer(self) -> Any:
         """The tokenizer of the student and of every row."""
@@ -51,7 +84,7 @@ def held_out_questions(shards: ShardSet, split: str) -> list[Questions]:
             (f"{task.name}.{s.name}", shifted_stream(task, s.name), s.prompt or task.prompt)
             for s in task.shifted
         ]
-        answers = shards.counts["answers"][task.name]
+        answers = shards.counts.answers[task.name]
         chosen = make_prompt_format(tokenizer, chat=task.chat, system=task.system)
         for name, stream, template in sets:
             rows = table.filter(pc.equal(table["stream"], stream)).sort_by("row_id").to_pylist()

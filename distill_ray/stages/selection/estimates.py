@@ -47,7 +47,7 @@ def estimate_all(
         needs = worker_resources(run.cfg.cluster)
         cpus, gpus, nodes = needs["CPU"], needs.get("GPU", 0), teacher_nodes(run.cfg.cluster)
         work = ray.remote(num_cpus=cpus, num_gpus=gpus, label_selector=nodes)(_estimate)
-        vocabulary = shards.counts["tokenizer"]["vocab_size"]
+        vocabulary = shards.counts.tokenizer.vocab_size
         run.note("probe", "reading the teachers' answers")
         with artifact.building() as building:
             job = _EstimateJob(

@@ -98,7 +98,7 @@ def show(shards: ShardSet, *, rows: int, split: str, stream: str | None = None) 
         for row in _first(shards, f"{name}/{split}", rows)
     ]
     if not found:
-        there = ", ".join(sorted(shards.counts["packed"]))
+        there = ", ".join(sorted(shards.counts.packed))
         problem = Problem(f"{stream or 'every stream'}/{split}", "no row.", f"There are: {there}.")
         raise InputError("this can't be shown:", [problem])
     return found

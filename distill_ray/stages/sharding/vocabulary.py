@@ -10,7 +10,9 @@ from distill_ray.config.models import ModelSource, TokenizerSource
 from distill_ray.models.tokenizers import differs, parsed, tokenizer_of
 from distill_ray.models.vocab import compare
 from distill_ray.runtime.run import Run
-from distill_ray.stages.results.shard_set import ShardSet
+from distill_ray.stages.results.shard_set import ShardSet, VocabularyFits
+
+FIT = "fit.json"
 
 
 def vocabulary_fits(run: Run, shards: ShardSet) -> dict[str, float]:
@@ -19,23 +21,23 @@ def vocabulary_fits(run: Run, shards: ShardSet) -> dict[str, float]:
     Raises:
         InputError: a teacher's tokenizer can't be loaded, or differs from the student's.
     """
-    chosen = {
+    sources = {
         teacher.name: teacher.tokenizer or teacher.model
         for teacher in run.cfg.teachers
         if teacher.tokenizer is not None or teacher.model.init is None
     }
-    identity = {"shard": shards.artifact.fingerprint, "tokenizers": chosen}
+    identity = {"shard": shards.artifact.fingerprint, "tokenizers": sources}
     artifact = run.artifact("vocabulary", "", identity)
     if not artifact.is_complete():
         with artifact.building() as building:
-            building.write_json("fit.json", _fits(shards.tokenizer(), chosen))
-    found: dict[str, float] = artifact.read_json("fit.json")
-    return {teacher.name: found.get(teacher.name, 1.0) for teacher in run.cfg.teachers}
+            VocabularyFits(teachers=_fits(shards.tokenizer(), sources)).write(building, FIT)
+    fits = VocabularyFits.read(artifact, FIT).teachers
+    return {teacher.name: fits.get(teacher.name, 1.0) for teacher in run.cfg.teachers}
 
 
-def _fits(student: Any, chosen: Mapping[str, TokenizerSource | ModelSource]) -> dict[str, float]:
+def _fits(student: Any, sources: Mapping[str, TokenizerSource | ModelSource]) -> dict[str, float]:
     fits, problems = {}, []
-    for name, source in chosen.items():
+    for name, source in sources.items():
         try:
             fit = compare(parsed(student), parsed(tokenizer_of(source)))
         except (OSError, ValueError) as error:
