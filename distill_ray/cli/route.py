@@ -96,7 +96,9 @@ def rank(
     out = Console()
     cfg = load_run(config, overrides, storage)
     ranking = _run_route("rank", cfg, config, as_json, out, retry_failed=retry_failed)
-    places = {f"progress {at:g}": ranking.at(at) for at in progress or ()} or ranking.leaderboard
+    places = {
+        f"progress {share:g}": ranking.at(share) for share in progress or ()
+    } or ranking.leaderboard
     if as_json:
         plain = {place: [asdict(entry) for entry in entries] for place, entries in places.items()}
         write_json({"result": {**console.ranking(ranking), "leaderboard": plain}})

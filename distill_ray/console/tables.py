@@ -33,15 +33,15 @@ VISIBLE = {code: chr(0x2400 + code) for code in range(32)} | {ord("\n"): "⏎", 
 """Control characters → a sign for each."""
 
 
-def plan_table(made: Plan) -> Table:
+def plan_table(plan: Plan) -> Table:
     """Work and memory of every stage."""
-    table = Table(title=f"Plan of {made.name}: {made.workers} workers", title_justify="left")
+    table = Table(title=f"Plan of {plan.name}: {plan.workers} workers", title_justify="left")
     table.add_column("stage")
     table.add_column("work")
     for name in ("tokens", "steps", "trials"):
         table.add_column(name, justify="right")
     table.add_column("memory of a worker", justify="right")
-    for work in made.work:
+    for work in plan.work:
         numbers = [work.tokens, work.steps, work.trials]
         cells = ["" if n is None else f"{n:,}" for n in numbers]
         table.add_row(work.stage, _what(work), *cells, _memory(work))
@@ -60,14 +60,14 @@ def _memory(work: Work) -> str:
     return size(work.need.total)
 
 
-def memory_table(made: Plan) -> Table:
+def memory_table(plan: Plan) -> Table:
     """Where the memory of each training worker goes."""
     uses = tuple(field.name for field in fields(MemoryEstimate))
     table = Table(title="Memory of one worker, in MiB", title_justify="left")
     table.add_column("stage")
     for use in (*uses, "total"):
         table.add_column(use, justify="right")
-    for work in made.work:
+    for work in plan.work:
         if work.need is not None:
             label = f"{work.stage} {work.what.partition(',')[0].partition(' (')[0]}"
             sizes = [getattr(work.need, use) for use in (*uses, "total")]
@@ -75,12 +75,12 @@ def memory_table(made: Plan) -> Table:
     return table
 
 
-def available(made: Plan) -> str:
+def available(plan: Plan) -> str:
     """What a worker has, and whether it is enough."""
-    if made.available_bytes is None:
+    if plan.available_bytes is None:
         return "The memory of a worker isn't known: set cluster.memory_gib_per_worker."
-    short = made.short_of_memory
-    text = f"A worker has {size(made.available_bytes)}."
+    short = plan.short_of_memory
+    text = f"A worker has {size(plan.available_bytes)}."
     if not short:
         return f"{text} That is enough."
     names = ", ".join(sorted({work.stage for work in short}))
@@ -90,17 +90,17 @@ def available(made: Plan) -> str:
     )
 
 
-def disk(made: Plan) -> str:
+def disk(plan: Plan) -> str:
     """What is written into the storage, and whether there is room for it; empty if it is little."""
     lines = [
         f"{work.stage} may take {size(work.disk_bytes)} of disk."
-        for work in made.work
+        for work in plan.work
         if work.disk_bytes is not None
     ]
-    if not lines or made.free_disk_bytes is None:
+    if not lines or plan.free_disk_bytes is None:
         return " ".join(lines)
-    lines.append(f"The storage has {size(made.free_disk_bytes)} free.")
-    if made.short_of_disk:
+    lines.append(f"The storage has {size(plan.free_disk_bytes)} free.")
+    if plan.short_of_disk:
         lines.append(
             "That may be too little: free space, set storage elsewhere, keep fewer entries "
             "(distill.serving.targets), or lower distill.tokens."
@@ -142,17 +142,17 @@ def _below(ranking: Ranking) -> Iterator[str]:
         yield f"{teacher} is left out: {reason}"
 
 
-def ranking(found: Ranking) -> dict[str, Any]:
+def ranking(result: Ranking) -> dict[str, Any]:
     """The leaderboard as plain values."""
-    return found.record.model_dump(include={"leaderboard", "verdicts", "ineligible", "failed"})
+    return result.record.model_dump(include={"leaderboard", "verdicts", "ineligible", "failed"})
 
 
-def attempts(found: Sequence[Attempt]) -> Table:
+def attempts(submitted: Sequence[Attempt]) -> Table:
     """Jobs: how far they are, or how they ended."""
     table = Table(title="Jobs", title_justify="left")
     for name in ("job", "up to", "status", "started", "took", "exit code"):
         table.add_column(name)
-    for attempt in found:
+    for attempt in submitted:
         began, ended = attempt.started, attempt.ended
         took = ((ended or datetime.now(timezone.utc)) - began) if began else None
         table.add_row(
@@ -190,12 +190,12 @@ def _sample_line(number: int, sample: SampleShown, coloured: bool) -> Text:
 
 
 def _append(line: Text, text: str, by: str, coloured: bool, bold: bool = False) -> None:
-    style, left, right, _ = SUPERVISED[by]
+    style, opening, closing, _ = SUPERVISED[by]
     if coloured:
         # Every second token is bold: where one ends is seen inside a coloured stretch too.
         line.append(text, f"bold {style}" if bold and style else style)
     else:
-        line.append(f"{left}{text}{right}", "")
+        line.append(f"{opening}{text}{closing}", "")
 
 
 def _legend(coloured: bool) -> Text:
@@ -215,9 +215,9 @@ def _supervision_table(rows: Sequence[RowShown]) -> Table:
     table.add_column("stream")
     for name in ("rows", "tokens", *SUPERVISED, "supervised", PADDING):
         table.add_column(name, justify="right")
-    for stream, found in counts(rows).items():
-        taught = sum(found[by] for by in SUPERVISED if by != "none")
-        numbers = [found["rows"], found["tokens"], *(found[by] for by in SUPERVISED)]
-        share = f"{taught / max(1, found['tokens']):.0%}"
-        table.add_row(stream, *(f"{n:,}" for n in numbers), share, f"{found[PADDING]:,}")
+    for stream, tally in counts(rows).items():
+        taught = sum(tally[by] for by in SUPERVISED if by != "none")
+        numbers = [tally["rows"], tally["tokens"], *(tally[by] for by in SUPERVISED)]
+        share = f"{taught / max(1, tally['tokens']):.0%}"
+        table.add_row(stream, *(f"{n:,}" for n in numbers), share, f"{tally[PADDING]:,}")
     return table

@@ -31,11 +31,11 @@ def evaluate(run: Run, shards: ShardSet, teachers: TeacherSet, students: Student
     cfg = run.cfg.evaluate
     last = students.distilled.teacher
     subjects = _subjects(run, shards, teachers, students, last)
-    made = score_models(run, shards, "evaluate", "test", subjects, cfg.num_text_rows)
-    made.require(STUDENT, CONTROL, INITIAL)
-    for name, reason in made.failed.items():
+    scoring = score_models(run, shards, "evaluate", "test", subjects, cfg.num_text_rows)
+    scoring.require(STUDENT, CONTROL, INITIAL)
+    for name, reason in scoring.failed.items():
         run.note("evaluate", f"{name} is left out: {reason}")
-    scored = made.scores
+    scored = scoring.scores
     identity = {
         "version": VERSION,
         "evaluate": cfg,
@@ -67,9 +67,9 @@ def _subjects(
     def pupil(subject: ModelToScore) -> ModelToScore:
         return replace(subject, teacher=best.ref, teacher_fingerprint=best.fingerprint)
 
-    made = {STUDENT: students.distilled, CONTROL: students.control}
+    models = {STUDENT: students.distilled, CONTROL: students.control}
     trained = [
-        ModelToScore(name, student.ref, student.fingerprint) for name, student in made.items()
+        ModelToScore(name, student.ref, student.fingerprint) for name, student in models.items()
     ]
     pupils = [pupil(subject) for subject in (*trained, initial(teachers))]
     return pupils + [
@@ -97,7 +97,7 @@ def _row(run: Run, model: ModelScores) -> TestedModel:
     )
 
 
-def _compare(run: Run, scored: Mapping[str, ModelScores], other: str) -> list[dict[str, Any]]:
+def _compare(run: Run, scored: Mapping[str, ModelScores], rival: str) -> list[dict[str, Any]]:
     """The student minus another model, question by question."""
     cfg = run.cfg.evaluate
     rows = []
@@ -105,17 +105,17 @@ def _compare(run: Run, scored: Mapping[str, ModelScores], other: str) -> list[di
         resamples = Resamples(
             scored[STUDENT].groups(name), resamples=cfg.num_bootstrap, confidence=cfg.confidence
         )
-        mine, theirs = (right_and_nll(scored[who], name) for who in (STUDENT, other))
-        accuracy, nll = (resamples.mean(a - b) for a, b in zip(mine, theirs))
+        ours, rivals = (right_and_nll(scored[who], name) for who in (STUDENT, rival))
+        accuracy, nll = (resamples.mean(a - b) for a, b in zip(ours, rivals))
         rows.append(
             {
-                "against": other,
+                "against": rival,
                 "set": name,
                 "accuracy": asdict(accuracy),
                 "nll": asdict(nll),
                 "accuracy_verdict": verdict(accuracy),
                 "nll_verdict": verdict(nll, higher_is_better=False),
-                "sides": sides_of(mine[1], theirs[1]),
+                "sides": sides_of(ours[1], rivals[1]),
             }
         )
     return rows
@@ -128,13 +128,13 @@ def _widest(shards: ShardSet, scored: Mapping[str, ModelScores], teacher: str) -
     table = shards.text("test").select(["row_id", "text"])
     texts = dict(zip(*(column.to_pylist() for column in table.columns)))
     return {
-        asked.name: largest_gaps(
-            asked,
+        questions.name: largest_gaps(
+            questions,
             texts,
-            *(right_and_nll(scored[who], asked.name)[1] for who in (STUDENT, teacher)),
+            *(right_and_nll(scored[who], questions.name)[1] for who in (STUDENT, teacher)),
         )
-        for asked in held_out_questions(shards, "test")
-        if asked.name in scored[STUDENT].sets
+        for questions in held_out_questions(shards, "test")
+        if questions.name in scored[STUDENT].sets
     }
 
 
@@ -145,46 +145,46 @@ WIDEST = 3
 """Questions that are shown of each side."""
 
 
-def sides_of(student: Floats, other: Floats) -> dict[str, float]:
+def sides_of(student: Floats, rival: Floats) -> dict[str, float]:
     """As `core.weighting.FavourableSets`.
 
     Args:
         student: [n] NLL of the right option, nats.
-        other: [n] the other model's.
+        rival: [n] the other model's.
     """
-    return asdict(favourable_sets(student, other))
+    return asdict(favourable_sets(student, rival))
 
 
 def largest_gaps(
-    asked: Questions, texts: Mapping[str, str], student: Floats, other: Floats
+    questions: Questions, texts: Mapping[str, str], student: Floats, rival: Floats
 ) -> dict[str, list[dict[str, Any]]]:
     """The questions on which each side is farthest ahead: `student` and `teacher` → rows.
 
     Args:
-        asked: the questions, in the order of the losses.
+        questions: the questions, in the order of the losses.
         texts: row id → what is asked about.
         student: [n] NLL of the right option, nats.
-        other: [n] the teacher's.
+        rival: [n] the teacher's.
 
     Returns:
         Each row with `row_id`, `text`, `answer`, and the NLL of `student` and `teacher`.
     """
-    apart = other - student
+    apart = rival - student
     order = np.argsort(-apart, kind="stable")
     ahead = {"student": order[:WIDEST], "teacher": order[::-1][:WIDEST]}
 
     def rows(places: Sequence[int]) -> list[dict[str, Any]]:
         return [
             {
-                "row_id": asked.row_ids[i],
-                "text": texts[asked.row_ids[i]],
-                "answer": asked.labels[asked.answer_index[i]],
+                "row_id": questions.row_ids[i],
+                "text": texts[questions.row_ids[i]],
+                "answer": questions.labels[questions.answer_index[i]],
                 "student": float(student[i]),
-                "teacher": float(other[i]),
+                "teacher": float(rival[i]),
             }
             for i in places
         ]
 
-    kept = {"student": [i for i in ahead["student"] if apart[i] > 0]}
-    kept["teacher"] = [i for i in ahead["teacher"] if apart[i] < 0]
-    return {side: rows([int(i) for i in places]) for side, places in kept.items()}
+    shown = {"student": [i for i in ahead["student"] if apart[i] > 0]}
+    shown["teacher"] = [i for i in ahead["teacher"] if apart[i] < 0]
+    return {side: rows([int(i) for i in places]) for side, places in shown.items()}

@@ -65,11 +65,11 @@ class Truncated:
         """Nothing was announced."""
 
     def reference(
-        self, batch: Batch, kept: SupervisedTokens, *, temperature: float
+        self, batch: Batch, supervised: SupervisedTokens, *, temperature: float
     ) -> TeacherOutput:
         """Its likeliest tokens."""
-        head = self._bank.head(batch.input_ids, batch.position_ids, kept.positions)
-        return sparse_targets(head, kept.next_tokens, SPEC)
+        head = self._bank.head(batch.input_ids, batch.position_ids, supervised.positions)
+        return sparse_targets(head, supervised.next_tokens, SPEC)
 
 
 def _take(turns: ArmClient, session: Session) -> None:

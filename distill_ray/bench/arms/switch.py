@@ -137,11 +137,11 @@ def _take(turns: ArmClient, work: StepWork, refs: list[ModelRef], ahead: bool) -
     session, source = session_with(turns, work, refs, ahead)
     steps = distill(session)
     for _ in turns:
-        seen = Seen()
-        losses = [_one(steps, session, source, seen) for _ in range(SWITCHES * STEPS)]
+        record = Seen()
+        losses = [_one(steps, session, source, record) for _ in range(SWITCHES * STEPS)]
         # One step is the unit: what a switch costs is told in steps of the same turn.
-        seconds, step = median(seen.stalls), median(seen.plain)
-        turns.done(losses, amount=step, seconds=seconds, figures=seen.figures())
+        seconds, step = median(record.stalls), median(record.plain)
+        turns.done(losses, amount=step, seconds=seconds, figures=record.figures())
 
 
 def _one(steps: Iterator[Step], session: Session, source: Watched, seconds_seen: Seen) -> float:

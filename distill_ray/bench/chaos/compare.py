@@ -26,11 +26,11 @@ def differences(stage: str, expected_folder: Path, actual_folder: Path) -> dict[
     result = {}
     for place in sorted((expected_folder / NAME / stage).glob("*/manifest.json")):
         own = actual_folder / place.relative_to(expected_folder)
-        wanted = json.loads(place.read_text())["files"]
-        there = json.loads(own.read_text())["files"] if own.is_file() else {}
-        for name, digest in wanted.items():
+        expected_files = json.loads(place.read_text())["files"]
+        actual_files = json.loads(own.read_text())["files"] if own.is_file() else {}
+        for name, digest in expected_files.items():
             if name.startswith(MEANT[stage]):
-                same = there.get(name) == digest
+                same = actual_files.get(name) == digest
                 apart = 0.0 if same else _apart(place.parent / name, own.parent / name)
                 result[f"{place.parent.name}/{name}"] = apart
     return result
@@ -58,8 +58,8 @@ def _weights_apart(expected_file: Path, actual_file: Path) -> float:
     if {k: v.shape for k, v in expected.items()} != {k: v.shape for k, v in weights.items()}:
         return math.inf
     return max(
-        float(np.abs(weights[name] - whole).max() / np.abs(whole).max())
-        for name, whole in expected.items()
+        float(np.abs(weights[name] - tensor).max() / np.abs(tensor).max())
+        for name, tensor in expected.items()
     )
 
 

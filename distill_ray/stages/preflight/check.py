@@ -92,9 +92,11 @@ def find_problems(cfg: RunConfig, config_file: str, *, here: bool = True) -> Ite
         kernels = Kernels.here(cfg.cluster.gpus_per_worker)
         for where, training in cfg.trainings():
             yield from kernel_problems(where, training, kernels)
-        there = machine()
-        yield from capacity_problems(cfg.cluster, there.cpus, there.gpus, cfg.distill.pools())
-        yield from _serving(cfg, there)
+        available = machine()
+        yield from capacity_problems(
+            cfg.cluster, available.cpus, available.gpus, cfg.distill.pools()
+        )
+        yield from _serving(cfg, available)
 
 
 def _source(where: str, source: RowSource) -> Iterator[Problem]:
@@ -121,10 +123,10 @@ def _storage(cfg: RunConfig, config_file: str) -> Iterator[Problem]:
     if not storage.local:
         return
     root = Path(storage.uri)
-    there = next(p for p in (root, *root.parents) if p.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        what = f"{root} can't be written: {there} is "
-        what += "closed to this user." if there.is_dir() else "not a folder."
+    existing = next(p for p in (root, *root.parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        what = f"{root} can't be written: {existing} is "
+        what += "closed to this user." if existing.is_dir() else "not a folder."
         yield Problem("storage", what, STORAGE_FIX)
     elif (problem := name_problem(cfg, config_file, storage.sub(cfg.name))) is not None:
         yield problem
@@ -140,11 +142,11 @@ def _schedule(cfg: RunConfig) -> Iterator[Problem]:
         yield from _function("distill.schedule", schedule.function, schedule.options)
 
 
-def _serving(cfg: RunConfig, there: Machine) -> Iterator[Problem]:
+def _serving(cfg: RunConfig, available: Machine) -> Iterator[Problem]:
     """Whether the processes that compute targets fit; workers train after them, not beside."""
     serving = cfg.distill.serving
     if isinstance(serving, CachedServing):
-        yield from actor_problems(cfg.cluster, serving.num_actors, there.cpus, there.gpus)
+        yield from actor_problems(cfg.cluster, serving.num_actors, available.cpus, available.gpus)
 
 
 def _objective(where: str, objective: ObjectiveConfig) -> Iterator[Problem]:
@@ -171,23 +173,23 @@ def _tokenizers(cfg: RunConfig) -> Iterator[Problem]:
     """Each teacher must read the student's token ids."""
     trained = cfg.student.tokenizer is not None and cfg.student.tokenizer.train is not None
     student = None if trained else _tokenizer_file(cfg.student.model, cfg.student.tokenizer)
-    chosen = [("student.tokenizer", cfg.student.tokenizer)]
-    chosen += [(f"teachers.{i}.tokenizer", t.tokenizer) for i, t in enumerate(cfg.teachers)]
-    for where, tokenizer in chosen:
+    sources = [("student.tokenizer", cfg.student.tokenizer)]
+    sources += [(f"teachers.{i}.tokenizer", t.tokenizer) for i, t in enumerate(cfg.teachers)]
+    for where, tokenizer in sources:
         if tokenizer is not None and tokenizer.path and not Path(tokenizer.path).is_dir():
             yield Problem(f"{where}.path", f"no such folder: {tokenizer.path}.")
         elif tokenizer is not None and tokenizer.path:
             yield from folder_problems(Path(tokenizer.path), f"{where}.path")
     for i, teacher in enumerate(cfg.teachers):
         where = f"teachers.{i}.tokenizer" if teacher.tokenizer else f"teachers.{i}.model"
-        theirs = _tokenizer_file(teacher.model, teacher.tokenizer)
+        teacher_file = _tokenizer_file(teacher.model, teacher.tokenizer)
         if teacher.tokenizer is not None and teacher.tokenizer.train is not None:
             yield Problem(f"{where}.train", "only the student's tokenizer is trained.", SAME)
         elif trained and teacher.model.init is None:
             what = f"{teacher.name} has a tokenizer of its own, the student's is yet to be trained."
             yield Problem(where, what, "Set student.tokenizer to the teacher's folder or hub id.")
-        elif student is not None and theirs is not None:
-            fit = vocab.compare(student, theirs)
+        elif student is not None and teacher_file is not None:
+            fit = vocab.compare(student, teacher_file)
             if not fit.equal:
                 yield differs(where, teacher.name, fit)
 

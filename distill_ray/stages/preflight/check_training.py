@@ -36,23 +36,23 @@ class Kernels:
         return cls(gpus_per_worker > 0, compiler is not None, find_spec("flash_attn") is not None)
 
 
-def kernel_problems(where: str, training: TrainingConfig, there: Kernels) -> Iterator[Problem]:
+def kernel_problems(where: str, training: TrainingConfig, kernels: Kernels) -> Iterator[Problem]:
     """Kernels that a training asks for and that aren't there.
 
     Args:
         where: the training's place in the config.
         training: its config.
-        there: what there is.
+        kernels: what there is.
     """
     sdpa = "Set attn_implementation: sdpa."
-    if training.torch_compile and not (there.gpu or there.compiler):
+    if training.torch_compile and not (kernels.gpu or kernels.compiler):
         what = "on a CPU it needs a C++ compiler, and there is no g++."
         yield Problem(f"{where}.torch_compile", what, "Install one, or set torch_compile: false.")
-    if training.attn_implementation in ("flash_attention_2", "flex_attention") and not there.gpu:
+    if training.attn_implementation in ("flash_attention_2", "flex_attention") and not kernels.gpu:
         kernel = training.attn_implementation
         what = f"{kernel} trains on a GPU only, and cluster.gpus_per_worker is 0."
         yield Problem(f"{where}.attn_implementation", what, sdpa)
-    elif training.attn_implementation == "flash_attention_2" and not there.flash:
+    elif training.attn_implementation == "flash_attention_2" and not kernels.flash:
         yield Problem(
             f"{where}.attn_implementation", "the package flash-attn is not installed.", sdpa
         )
@@ -68,15 +68,17 @@ def kernel_problems(where: str, training: TrainingConfig, there: Kernels) -> Ite
 def match_problems(cfg: RunConfig) -> Iterator[Problem]:
     """Layers that aren't there and sizes that differ, of models that can be read here."""
     objectives = {"probe": cfg.probe.objective, "distill": cfg.distill.objective}
-    asked = {where: found for where, found in objectives.items() if found.match.wanted}
-    if not asked:
+    matching = {
+        where: objective for where, objective in objectives.items() if objective.match.wanted
+    }
+    if not matching:
         return
     student = _sizes(cfg.student.model)
     teachers = {teacher.name: _sizes(teacher.model) for teacher in cfg.teachers}
-    for where, objective in asked.items():
-        for name, theirs in teachers.items():
-            if student is not None and theirs is not None:
-                yield from _unmatched(f"{where}.objective.match", objective, student, name, theirs)
+    for where, objective in matching.items():
+        for name, teacher in teachers.items():
+            if student is not None and teacher is not None:
+                yield from _unmatched(f"{where}.objective.match", objective, student, name, teacher)
 
 
 def _sizes(source: ModelSource) -> ModelShape | None:
@@ -89,17 +91,17 @@ def _sizes(source: ModelSource) -> ModelShape | None:
 
 
 def _unmatched(
-    where: str, objective: ObjectiveConfig, student: ModelShape, name: str, theirs: ModelShape
+    where: str, objective: ObjectiveConfig, student: ModelShape, name: str, teacher: ModelShape
 ) -> Iterator[Problem]:
     match: MatchConfig = objective.match
-    for kind, found in (("hidden", match.hidden), ("attention", match.attention)):
-        if found is None:
+    for kind, section in (("hidden", match.hidden), ("attention", match.attention)):
+        if section is None:
             continue
         try:
-            pairs_of(found.layers, student.layers, theirs.layers)
+            pairs_of(section.layers, student.layers, teacher.layers)
         except ValueError as error:
             yield Problem(f"{where}.{kind}.layers", f"{name}: {error}.")
-        projected = not isinstance(found, HiddenMatch) or found.projection
-        if not projected and student.hidden != theirs.hidden:
-            what = f"{name}'s hidden size is {theirs.hidden}, the student's {student.hidden}."
+        projected = not isinstance(section, HiddenMatch) or section.projection
+        if not projected and student.hidden != teacher.hidden:
+            what = f"{name}'s hidden size is {teacher.hidden}, the student's {student.hidden}."
             yield Problem(f"{where}.{kind}.projection", what, "Set projection: true.")

@@ -150,12 +150,12 @@ def _adaptations(cfg: RunConfig) -> Iterator[Work]:
     """Every recipe of every model once; teachers that begin alike share them."""
     chains = [(t.name, t.model, t.recipes) for t in cfg.teachers]
     chains.append(("student", cfg.student.model, cfg.student.recipes))
-    seen = set()
+    planned = set()
     for name, model, recipes in chains:
         for i, recipe in enumerate(recipes):
             chain = canonical([model, recipes[: i + 1]])
-            if chain not in seen:
-                seen.add(chain)
+            if chain not in planned:
+                planned.add(chain)
                 yield _adapt(cfg, name, model, recipe, cfg.adapt.recipes[recipe])
 
 
@@ -229,12 +229,12 @@ def _training(
 
 def _targets(cfg: RunConfig, serving: CachedServing, teacher: ModelShape | None) -> Work:
     """Every token supervised and no row read twice: what data and schedule make of it is less."""
-    chosen, length = serving.targets, cfg.corpora.sequence_length
-    k = chosen.k if isinstance(chosen, TopKTargets) else chosen.num_samples
+    targets, length = serving.targets, cfg.corpora.sequence_length
+    k = targets.k if isinstance(targets, TopKTargets) else targets.num_samples
     trained = cfg.distill.num_steps(length) * cfg.distill.global_batch_size * length
     held_out = len(cfg.streams()) * cfg.distill.num_validation_rows * length
     tokens = trained + _checkpoints_measured(cfg) * held_out
-    text = f"{chosen.kind} of {k}, for at most {tokens:,} tokens"
+    text = f"{targets.kind} of {k}, for at most {tokens:,} tokens"
     need = _serving_need(cfg, teacher, True, "cuda" if cfg.cluster.gpus_per_worker else "cpu")
     room = targets_bytes(tokens, k)
     return Work("targets", text, need=need, workers=serving.num_actors, disk_bytes=room)
@@ -313,7 +313,9 @@ def _teaching(cfg: RunConfig) -> ModelShape | None:
     known = _known(cfg, several.teachers or [teacher.name for teacher in cfg.teachers])
     if not known:
         return None
-    parameters, hidden = (sum(getattr(s, of) for s in known) for of in ("parameters", "hidden"))
+    parameters, hidden = (
+        sum(getattr(s, field) for s in known) for field in ("parameters", "hidden")
+    )
     return replace(known[0], parameters=parameters, hidden=hidden)
 
 
@@ -330,10 +332,10 @@ def _sizes(cfg: RunConfig, model: ModelSource) -> ModelShape | None:
     return shape_of(model, trained.vocab_size if trained else None)
 
 
-def plain(made: Plan) -> dict[str, Any]:
+def plain(plan: Plan) -> dict[str, Any]:
     """The plan as plain values."""
     rows = []
-    for work in made.work:
+    for work in plan.work:
         row: dict[str, Any] = {"stage": work.stage, "what": work.what}
         numbers = {"tokens": work.tokens, "steps": work.steps, "trials": work.trials}
         numbers["undone_steps"] = work.undone_steps
@@ -345,9 +347,9 @@ def plain(made: Plan) -> dict[str, Any]:
             row["disk_bytes"] = work.disk_bytes
         rows.append(row)
     return {
-        "name": made.name,
-        "workers": made.workers,
-        "available_bytes_per_worker": made.available_bytes,
-        "free_disk_bytes": made.free_disk_bytes,
+        "name": plan.name,
+        "workers": plan.workers,
+        "available_bytes_per_worker": plan.available_bytes,
+        "free_disk_bytes": plan.free_disk_bytes,
         "work": rows,
     }

@@ -36,7 +36,7 @@ def with_frozen_student(run: Run, order: TrainingJob, control: TrainingJob) -> T
         return order
     checkpoints = {FROZEN_STUDENT: [control.kept_ref()]}
     # A token's own -log p is kept with its targets, so the least of those will do.
-    asked = replace(
+    request = replace(
         order,
         job=replace(
             order.job,
@@ -45,5 +45,5 @@ def with_frozen_student(run: Run, order: TrainingJob, control: TrainingJob) -> T
         ),
         serving=CachedServing(targets=TopKTargets(k=1), num_actors=run.cfg.cluster.num_workers),
     )
-    made = with_targets(run, asked, {FROZEN_STUDENT: control.artifact.fingerprint})
-    return replace(order, frozen_student=made.targets[FROZEN_STUDENT, 0])
+    filled = with_targets(run, request, {FROZEN_STUDENT: control.artifact.fingerprint})
+    return replace(order, frozen_student=filled.targets[FROZEN_STUDENT, 0])

@@ -26,12 +26,12 @@ def members_of(several: EnsembleConfig, ranking: Ranking) -> list[str]:
     if several.teachers is None:
         return ranking.eligible
     ranked = [entry.teacher for entry in ranking.leaderboard["middle"]]
-    found = [name for name in ranked if name in several.teachers]
-    if not found:
+    members = [name for name in ranked if name in several.teachers]
+    if not members:
         why = "; ".join(f"{n}: {ranking.failed[n]}" for n in several.teachers)
         problem = Problem("distill.ensemble.teachers", f"none of them is ranked: {why}.")
         raise InputError("nobody is left to teach:", [problem])
-    return found
+    return members
 
 
 def ensemble_of(cfg: RunConfig, ranking: Ranking) -> EnsembleSpec | None:
@@ -48,7 +48,7 @@ def ensemble_of(cfg: RunConfig, ranking: Ranking) -> EnsembleSpec | None:
 
 def assigned(
     cfg: RunConfig,
-    given: Mapping[str, str],
+    overrides: Mapping[str, str],
     evidence: Mapping[str, TeacherEvidence],
     members: Sequence[str],
 ) -> dict[str, str]:
@@ -56,18 +56,18 @@ def assigned(
 
     Args:
         cfg: the run's.
-        given: stream or task → teacher; one that isn't a member is passed over.
+        overrides: stream or task → teacher; one that isn't a member is passed over.
         evidence: as `Ranking.evidence`.
         members: best first; they settle ties, and the first has what nothing is known of.
     """
     best = best_of(losses_by_domain(cfg, evidence), members)
     tasks = {s: t.name for t in cfg.tasks for s in (t.labelled_stream, t.prompts_stream)}
-    found = {}
+    teachers_by_stream = {}
     for stream in cfg.streams():
         domain = tasks.get(stream, stream)
-        named = given.get(stream, given.get(domain, ""))
-        found[stream] = named if named in members else best.get(domain, members[0])
-    return found
+        named = overrides.get(stream, overrides.get(domain, ""))
+        teachers_by_stream[stream] = named if named in members else best.get(domain, members[0])
+    return teachers_by_stream
 
 
 def losses_by_domain(cfg: RunConfig, evidence: Mapping[str, TeacherEvidence]) -> Losses:

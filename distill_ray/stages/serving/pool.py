@@ -56,8 +56,8 @@ class Pool:
 
     def call(self, actor: int, method: str, *what: Any) -> Call:
         """Ask one actor; returns at once."""
-        asked = getattr(self.actors[actor], method).options(concurrency_group=THREAD)
-        return Call(actor, asked.remote(*what))
+        remote_method = getattr(self.actors[actor], method).options(concurrency_group=THREAD)
+        return Call(actor, remote_method.remote(*what))
 
     def cancel(self, call: Call) -> None:
         """What waits in an actor's queue is not done; what it does, it ends."""
@@ -84,8 +84,8 @@ class Pool:
 
     def describe(self) -> list[dict[str, str]]:
         """Versions and device of every actor."""
-        asked = [Call(i, actor.describe.remote()) for i, actor in enumerate(self.actors)]
-        return [self.wait(call) for call in asked]
+        calls = [Call(i, actor.describe.remote()) for i, actor in enumerate(self.actors)]
+        return [self.wait(call) for call in calls]
 
     def end(self) -> None:
         """Give back what the actors take; those that have ended already stay so."""
@@ -116,19 +116,21 @@ def teacher_pools(
     Raises:
         InputError: workers and actors together don't fit.
     """
-    left = [order for order in orders if order.job.teaching and not order.artifact.is_complete()]
-    asked = {o.artifact.path: (o, o.serving) for o in left if isinstance(o.serving, PoolServing)}
-    servings = [serving for _, serving in asked.values()]
+    pending = [order for order in orders if order.job.teaching and not order.artifact.is_complete()]
+    needs_pool = {
+        o.artifact.path: (o, o.serving) for o in pending if isinstance(o.serving, PoolServing)
+    }
+    servings = [serving for _, serving in needs_pool.values()]
     check_capacity(run.cfg.cluster, servings, run.progress)
     timeout_s = run.cfg.cluster.worker_timeout_s
-    made: dict[str, Pool] = {}
+    pools: dict[str, Pool] = {}
     try:
-        for path, (order, serving) in asked.items():
+        for path, (order, serving) in needs_pool.items():
             actors = start_actors(order.job, serving, teacher_nodes(run.cfg.cluster))
-            made[path] = Pool(actors, mailbox, order.stage, timeout_s)
-        yield made
+            pools[path] = Pool(actors, mailbox, order.stage, timeout_s)
+        yield pools
     finally:
-        for pool in made.values():
+        for pool in pools.values():
             pool.end()
 
 

@@ -48,9 +48,9 @@ class TeacherActor:
     def targets(self, request: Request) -> Answer:
         """What the teacher says about a batch."""
         bank = self._teachers.bank(request.teacher, request.checkpoint_index)
-        made = answer(bank, request, self._targets, self._device)
-        made, self._is_new = replace(made, by_new_process=self._is_new), False
-        return made
+        reply = answer(bank, request, self._targets, self._device)
+        reply, self._is_new = replace(reply, by_new_process=self._is_new), False
+        return reply
 
     def expect(self, teacher: str, checkpoint_index: int) -> None:
         """Read a checkpoint's weights in the background."""

@@ -19,10 +19,10 @@ from distill_ray.stages.serving.pool_actor import LazyTeacherBank, versions
 def say_versions(pool: Pool) -> None:
     """Tell where an actor's packages aren't the worker's."""
     own = versions()
-    for number, theirs in enumerate(pool.describe()):
+    for number, description in enumerate(pool.describe()):
         for package, version in own.items():
-            if theirs[package] != version:
-                what = f"has {package} {theirs[package]}, the worker {version}"
+            if description[package] != version:
+                what = f"has {package} {description[package]}, the worker {version}"
                 pool.say(f"actor {number} of the teacher pool {what}")
 
 
@@ -46,12 +46,12 @@ def difference(
         What differs by more than rounding; None where nothing does.
     """
     calls = [pool.call(i, "targets", request) for i in range(len(pool.actors))]
-    mine = _own_head(job, request, device)
+    local = _own_head(job, request, device)
     gold = torch.tensor(request.labels, dtype=torch.int64, device=device)
     for call in calls:
-        theirs = read(pool.wait(call))
-        gap = largest_gap(mine, theirs, gold, temperature=request.temperature)
-        allowed = tolerance(job.training.precision, theirs)
+        remote = read(pool.wait(call))
+        gap = largest_gap(local, remote, gold, temperature=request.temperature)
+        allowed = tolerance(job.training.precision, remote)
         if gap > allowed:
             return _differs(request, call.actor, pool, gap, allowed)
     return None
@@ -65,8 +65,8 @@ def _own_head(job: TrainingSpec, request: Request, device: torch.device) -> Head
 
 
 def _differs(request: Request, actor: int, pool: Pool, gap: float, allowed: float) -> str:
-    theirs = pool.describe()[actor]
-    about = f"{theirs['device']}, torch {theirs['torch']}, transformers {theirs['transformers']}"
+    node = pool.describe()[actor]
+    about = f"{node['device']}, torch {node['torch']}, transformers {node['transformers']}"
     return (
         f"teacher {request.teacher!r}, checkpoint {request.checkpoint_index + 1}: actor {actor} of "
         f"the teacher pool ({about}) gives other log-probabilities than the same teacher in a "

@@ -96,10 +96,12 @@ class PoolTeacherSource:
         self._coming += [_PendingBatch(batch, self._steps) for batch in batches]
         self._ask_due()
 
-    def reference(self, batch: Batch, kept: SupervisedTokens, *, temperature: float) -> OneTeacher:
+    def reference(
+        self, batch: Batch, supervised: SupervisedTokens, *, temperature: float
+    ) -> OneTeacher:
         """The answer to a batch, announced or not."""
         self._check_once(batch)
-        call = self._taken(batch, temperature) or self._ask(batch, kept, temperature)
+        call = self._taken(batch, temperature) or self._ask(batch, supervised, temperature)
         self._ask_due()
         answer: Answer = self._pool.wait(call)
         if answer.by_new_process:
@@ -111,23 +113,23 @@ class PoolTeacherSource:
             if one.call is None and one.step <= self._coming[0].step + self.lookahead:
                 one.call = self._ask(one.batch, SupervisedTokens.of(one.batch), self._temperature)
 
-    def _ask(self, batch: Batch, kept: SupervisedTokens, temperature: float) -> Call:
-        request = self._request(batch, kept, temperature)
+    def _ask(self, batch: Batch, supervised: SupervisedTokens, temperature: float) -> Call:
+        request = self._request(batch, supervised, temperature)
         return self._pool.call(next(self._turns), "targets", request)
 
-    def _request(self, batch: Batch, kept: SupervisedTokens, temperature: float) -> Request:
+    def _request(self, batch: Batch, supervised: SupervisedTokens, temperature: float) -> Request:
         if self._checkpoint is None:
             raise RuntimeError("no teacher in use: call use() first")
-        return Request.of(*self._checkpoint, batch, kept, temperature=temperature)
+        return Request.of(*self._checkpoint, batch, supervised, temperature=temperature)
 
     def _taken(self, batch: Batch, temperature: float) -> Call | None:
         """The call for an announced batch, if it is one."""
         # The very object: rows of validation may bear the same names.
-        found = next((one for one in self._coming if one.batch is batch), None)
-        if found is None or temperature != self._temperature:
+        pending = next((one for one in self._coming if one.batch is batch), None)
+        if pending is None or temperature != self._temperature:
             return None
-        self._coming.remove(found)
-        return found.call
+        self._coming.remove(pending)
+        return pending.call
 
     def _reference(self, answer: Answer) -> OneTeacher:
         known = self._job.data.vocabulary
@@ -152,6 +154,6 @@ class PoolTeacherSource:
         say_versions(self._pool)
         if not self._serving.num_parity_rows:
             return None
-        part, kept = sample_of(batch, self._serving.num_parity_rows)
-        request = self._request(part, kept, self._temperature)
+        part, supervised = sample_of(batch, self._serving.num_parity_rows)
+        request = self._request(part, supervised, self._temperature)
         return difference(self._pool, self._job, request, self._reference, self._device)

@@ -50,5 +50,5 @@ def frozen_student_of(order: TrainingJob, device: torch.device) -> Cached | None
 
 def cached_source(order: TrainingJob, device: torch.device) -> Cached:
     """Reads an order's targets on a worker."""
-    folders = {checkpoint: made.local() for checkpoint, made in order.targets.items()}
+    folders = {checkpoint: artifact.local() for checkpoint, artifact in order.targets.items()}
     return Cached(folders, device)

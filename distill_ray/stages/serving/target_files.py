@@ -40,11 +40,11 @@ class TargetDataset:
         """What it is called in messages."""
         return f"{self.checkpoint[0]} checkpoint {self.checkpoint[1] + 1}"
 
-    def add(self, done: Mapping[str, Any]) -> None:
+    def add(self, counts: Mapping[str, Any]) -> None:
         """Count a file that is there."""
-        self.counts += TargetCounts(*(done[n] for n in ("rows", "tokens", "captured", "ids")))
-        self.size_bytes += done["bytes"]
-        self.digests[done["file"]] = done["sha256"]
+        self.counts += TargetCounts(*(counts[n] for n in ("rows", "tokens", "captured", "ids")))
+        self.size_bytes += counts["bytes"]
+        self.digests[counts["file"]] = counts["sha256"]
 
     def summary(self, kind: str) -> dict[str, Any]:
         """What is worth knowing at a glance."""
@@ -62,21 +62,21 @@ class TargetDataset:
 
     def told(self, kind: str) -> str:
         """The summary for people."""
-        found = self.summary(kind)
-        text = f"targets of {self.name}: {found['tokens']:,} tokens, "
-        text += f"{found['bytes_per_token']:.0f} bytes a token, "
+        summary = self.summary(kind)
+        text = f"targets of {self.name}: {summary['tokens']:,} tokens, "
+        text += f"{summary['bytes_per_token']:.0f} bytes a token, "
         if kind == "top_k":
-            return f"{text}{found['captured_mass']:.2%} of the mass"
-        return f"{text}{found['ids_per_token']:.1f} ids a token"
+            return f"{text}{summary['captured_mass']:.2%} of the mass"
+        return f"{text}{summary['ids_per_token']:.1f} ids a token"
 
 
 def spec_of(order: TrainingJob, split: str) -> TargetSpec:
     """What is kept of the teacher on rows of a split."""
     assert isinstance(order.serving, CachedServing) and order.job.objective is not None
-    chosen = order.serving.targets
+    targets = order.serving.targets
     temperature = order.job.objective.temperature if split == "train" else MEASURED_AT
-    k = chosen.k if isinstance(chosen, TopKTargets) else chosen.num_samples
-    return TargetSpec(chosen.kind, k, temperature)
+    k = targets.k if isinstance(targets, TopKTargets) else targets.num_samples
+    return TargetSpec(targets.kind, k, temperature)
 
 
 def artifact_of(
@@ -132,9 +132,9 @@ def items_of(order: TrainingJob, shelf: TargetDataset) -> Iterator[dict[str, Any
 
 def bytes_left(order: TrainingJob, shelves: Sequence[TargetDataset]) -> int:
     """What the files that are missing take: as much each as the others, or at most."""
-    there = sum(len(shelf.digests) for shelf in shelves)
-    missing = sum(shelf.files for shelf in shelves) - there
-    if there:
-        return missing * sum(shelf.size_bytes for shelf in shelves) // there
+    num_written = sum(len(shelf.digests) for shelf in shelves)
+    missing = sum(shelf.files for shelf in shelves) - num_written
+    if num_written:
+        return missing * sum(shelf.size_bytes for shelf in shelves) // num_written
     rows = missing * order.serving.rows_per_file if isinstance(order.serving, CachedServing) else 0
     return targets_bytes(rows * order.job.data.sequence_length, spec_of(order, "train").k)

@@ -46,13 +46,13 @@ def with_targets(run: Run, order: TrainingJob, fingerprints: Mapping[str, str]) 
     if not is_cached or order.artifact.is_complete():
         return order
     shelves = []
-    for at, rows in rows_needed(_job_here(order)).items():
+    for key, rows in rows_needed(_job_here(order)).items():
         shelves.append(
-            TargetDataset(at, artifact_of(run, order, fingerprints[at[0]], at, rows), rows)
+            TargetDataset(key, artifact_of(run, order, fingerprints[key[0]], key, rows), rows)
         )
-    left = [shelf for shelf in shelves if not shelf.artifact.is_complete()]
-    if left:
-        _fill(run, order, left)
+    pending = [shelf for shelf in shelves if not shelf.artifact.is_complete()]
+    if pending:
+        _fill(run, order, pending)
     return replace(order, targets={s.checkpoint: s.artifact for s in shelves})
 
 
@@ -76,14 +76,14 @@ def _fill(run: Run, order: TrainingJob, shelves: Sequence[TargetDataset]) -> Non
     kind, started = spec_of(order, "train").kind, time.monotonic()
     what = ", ".join(f"targets of {shelf.name}" for shelf in shelves)
     run.note(order.stage, f"computing {what}", completed=0, total=len(items))
-    for number, done in enumerate(over_items(run, order, items), start=1):
+    for number, result in enumerate(over_items(run, order, items), start=1):
         run.raise_if_interrupted()
-        shelf = by_folder[done["folder"]]
-        if done["problem"] == FULL:
+        shelf = by_folder[result["folder"]]
+        if result["problem"] == FULL:
             raise _full(order, shelf, shelves)
-        if done["problem"]:
-            raise _unusable(shelf, done["problem"])
-        shelf.add(done)
+        if result["problem"]:
+            raise _unusable(shelf, result["problem"])
+        shelf.add(result)
         run.note(order.stage, shelf.told(kind), completed=number, total=len(items))
         if len(shelf.digests) == shelf.files:
             _commit(order, shelf, shelves, time.monotonic() - started)
@@ -111,8 +111,8 @@ def _commit(
 
 
 def _full(order: TrainingJob, shelf: TargetDataset, shelves: Sequence[TargetDataset]) -> InputError:
-    there = Storage(shelf.artifact.uri).free_bytes()
-    has = "has no room left" if there is None else f"has {_mib(there)} left"
+    free = Storage(shelf.artifact.uri).free_bytes()
+    has = "has no room left" if free is None else f"has {_mib(free)} left"
     files = f"{sum(len(s.digests) for s in shelves)} of {sum(s.files for s in shelves)} files"
     need = f"the teacher's targets need about {_mib(bytes_left(order, shelves))} more"
     what = f"{shelf.artifact.uri} {has}, {need} ({files} are there)."

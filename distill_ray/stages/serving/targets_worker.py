@@ -58,17 +58,17 @@ def over_items(run: Run, order: TrainingJob, items: Sequence[Item]) -> Iterator[
     """
     silence_logger("ray.data")
     ray.data.DataContext.get_current().enable_progress_bars = False
-    left, failures = {(item["folder"], item["file"]): item for item in items}, 0
-    while left:
+    pending, failures = {(item["folder"], item["file"]): item for item in items}, 0
+    while pending:
         try:
-            for done in _pass(run, order, list(left.values())):
-                del left[done["folder"], done["file"]]
-                yield done
+            for result in _pass(run, order, list(pending.values())):
+                del pending[result["folder"], result["file"]]
+                yield result
         except ray.exceptions.RayActorError:
             failures += 1
             if failures > run.cfg.cluster.max_failures:
                 raise
-            log.warning("an actor died; going on with the %d files that are left", len(left))
+            log.warning("an actor died; going on with the %d files that are left", len(pending))
         finally:
             # Ray Data's actors end when nothing refers to them, and what ran the pass is a cycle
             # of objects: until it is collected, they would hold the CPUs that training waits for.
@@ -85,7 +85,7 @@ def _pass(run: Run, order: TrainingJob, items: list[Item]) -> Iterator[dict[str,
     with warnings.catch_warnings():
         # How to say it from Ray 2.64 on isn't known yet; ours is pinned.
         warnings.simplefilter("ignore", DeprecationWarning)
-        made = data.map(
+        results = data.map(
             Writer,
             fn_constructor_args=(order, worker_device(cfg)),
             compute=ray.data.ActorPoolStrategy(size=actors),
@@ -97,12 +97,12 @@ def _pass(run: Run, order: TrainingJob, items: list[Item]) -> Iterator[dict[str,
             max_restarts=0,
             max_task_retries=0,
         )
-    yield from made.iter_rows()
+    yield from results.iter_rows()
 
 
 def _require_room(run: Run, actors: int) -> None:
-    cfg, there = run.cfg.cluster, ray.cluster_resources()
-    problems = actor_problems(cfg, actors, there.get("CPU", 0), there.get("GPU", 0))
+    cfg, available = run.cfg.cluster, ray.cluster_resources()
+    problems = actor_problems(cfg, actors, available.get("CPU", 0), available.get("GPU", 0))
     require_capacity(problems, [worker_resources(cfg)] * actors, teacher_nodes(cfg), run.progress)
 
 
@@ -128,9 +128,9 @@ class Writer:
 
     def _done(self, item: Item) -> dict[str, Any]:
         folder, path = Storage(item["folder"]), item["file"]
-        found = _whole(folder.read_bytes(path)) if folder.exists(path) else None
-        if found is not None:
-            return found
+        earlier = _whole(folder.read_bytes(path)) if folder.exists(path) else None
+        if earlier is not None:
+            return earlier
         data, counts = file_of(self._targets(item), spec_of(self._order, item["split"]))
         try:
             folder.write_bytes(path, data)

@@ -42,8 +42,8 @@ def write_fragments(cfg: RunConfig, uri: str) -> None:
             )
             for stream, source in all_sources(cfg).items()
         ]
-        whole = parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]
-        whole.write_parquet(uri, partition_cols=["bucket"], mode=ray.data.SaveMode.OVERWRITE)
+        rows = parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]
+        rows.write_parquet(uri, partition_cols=["bucket"], mode=ray.data.SaveMode.OVERWRITE)
     except (ray.exceptions.RayTaskError, *READ_ERRORS) as error:
         raise _whose(error) from error
 
@@ -64,18 +64,18 @@ def _read(source: RowSource) -> Any:
     """A Ray dataset of one source's raw rows."""
     where = source.location
     if source.format == "callable":
-        made = ray.data.from_items([where], override_num_blocks=1).flat_map(_Call(source))
+        dataset = ray.data.from_items([where], override_num_blocks=1).flat_map(_Call(source))
     elif source.format == "dataset":
-        made = ray.data.from_huggingface(_hf_dataset(source))
+        dataset = ray.data.from_huggingface(_hf_dataset(source))
     elif source.format == "text":
-        made = ray.data.read_text(where)
+        dataset = ray.data.read_text(where)
     elif source.format == "jsonl":
-        made = ray.data.read_json(where, lines=True, file_extensions=None)
+        dataset = ray.data.read_json(where, lines=True, file_extensions=None)
     elif source.format == "csv":
-        made = ray.data.read_csv(where, file_extensions=None)
+        dataset = ray.data.read_csv(where, file_extensions=None)
     else:
-        made = ray.data.read_parquet(where)
-    return made if source.max_rows is None else made.limit(source.max_rows)
+        dataset = ray.data.read_parquet(where)
+    return dataset if source.max_rows is None else dataset.limit(source.max_rows)
 
 
 def _hf_dataset(source: RowSource) -> Any:

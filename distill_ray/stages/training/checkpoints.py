@@ -98,26 +98,28 @@ def resume(session: Session, order: TrainingJob, state: Storage) -> list[str]:
     Returns:
         What is worth telling of it, a line each.
     """
-    said: list[str] = []
+    lines: list[str] = []
     for name in comm.from_rank_zero(_newest_first(state, order.artifact.path)):
         with _checkpoint(state.sub(name)).as_directory() as folder:
             problem = _problem(Path(folder), session)
             if not problem:
                 checkpoint.restore(session, Path(folder), job=order.artifact.path)
                 workers = f"{comm.world()} worker{'s' * (comm.world() > 1)}"
-                return [*said, f"goes on after step {session.step}, with {workers}"]
-        said.append(f"{name} is passed over: {problem}")
-    return said
+                return [*lines, f"goes on after step {session.step}, with {workers}"]
+        lines.append(f"{name} is passed over: {problem}")
+    return lines
 
 
-def _checkpoint(at: Storage) -> Any:
-    return ray.train.Checkpoint(at.place["storage_path"], at.place.get("storage_filesystem"))
+def _checkpoint(folder: Storage) -> Any:
+    return ray.train.Checkpoint(
+        folder.place["storage_path"], folder.place.get("storage_filesystem")
+    )
 
 
 def _newest_first(state: Storage, job: str) -> list[str]:
     """Names of a job's checkpoints, the one of the latest step first."""
-    found = [(*read, name) for name in _checkpoints(state) if (read := _read(state, name))]
-    return [name for step, of, name in sorted(found, reverse=True) if of == job]
+    saved = [(*read, name) for name in _checkpoints(state) if (read := _read(state, name))]
+    return [name for step, owner, name in sorted(saved, reverse=True) if owner == job]
 
 
 def _checkpoints(state: Storage) -> Iterator[str]:
@@ -127,21 +129,21 @@ def _checkpoints(state: Storage) -> Iterator[str]:
 def _read(state: Storage, name: str) -> tuple[int, str] | None:
     """A checkpoint's step and job; none where it says neither."""
     try:
-        found = json.loads(state.read_bytes(f"{name}/{checkpoint.STATE}"))
-        return int(found["step"]), str(found["job"])
+        saved = json.loads(state.read_bytes(f"{name}/{checkpoint.STATE}"))
+        return int(saved["step"]), str(saved["job"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _problem(folder: Path, session: Session) -> str:
     """Why a checkpoint can't be loaded, on any rank; nothing where it can."""
-    said = ""
+    reason = ""
     if os.environ.get("LOCAL_RANK", "0") == "0":  # Of those that share the files, one reads them.
         try:
             verify(folder)
         except UnsoundError as error:
-            said = str(error)
-    return next((text for text in comm.of_all_ranks(said) if text), "")
+            reason = str(error)
+    return next((text for text in comm.of_all_ranks(reason) if text), "")
 
 
 def prepare(state: Storage) -> None:
@@ -154,8 +156,8 @@ def prepare(state: Storage) -> None:
             state.delete(name)
         else:
             jobs.setdefault(read[1], []).append((read[0], name))
-    for found in jobs.values():
-        for _, name in sorted(found, reverse=True)[NUM_TO_KEEP:]:
+    for names in jobs.values():
+        for _, name in sorted(names, reverse=True)[NUM_TO_KEEP:]:
             state.delete(name)
 
 

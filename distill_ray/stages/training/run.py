@@ -48,14 +48,14 @@ def train(run: Run, orders: Sequence[TrainingJob]) -> None:
     prepare(state.sub(name))
     stopped = f".state/stopped-{identity}"
     run.storage.delete(stopped)
-    wanted = {
+    resources = {
         k: run.cfg.cluster.num_workers * v for k, v in worker_resources(run.cfg.cluster).items()
     }
     stage = orders[0].stage
     with (
         event_queue(run.progress) as box,
         teacher_pools(run, orders, box) as started,
-        waiting_for_nodes(run.progress, stage, wanted),
+        waiting_for_nodes(run.progress, stage, resources),
     ):
         trainer = TorchTrainerWithoutIdleActors(
             train_worker,

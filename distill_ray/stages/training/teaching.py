@@ -58,10 +58,10 @@ def teaching_of(
     """
     (schedule, options), reassess, several = scheduling(cfg.schedule), cfg.reassess, cfg.ensemble
     names = ranking.eligible if several is None else members_of(several, ranking)
-    chosen = {n: teachers.teachers[n] for n in names}
+    eligible = {n: teachers.teachers[n] for n in names}
     soft = ranking.temperatures if cfg.objective.calibrate else {}
     return TeachingSpec(
-        checkpoints={n: softened(t.checkpoints, soft.get(n, 1.0)) for n, t in chosen.items()},
+        checkpoints={n: softened(t.checkpoints, soft.get(n, 1.0)) for n, t in eligible.items()},
         first_teacher=first if several is None else ENSEMBLE,
         schedule=schedule,
         options=options,

@@ -55,10 +55,10 @@ def _fill(order: TrainingJob, payload: Mapping[str, Any]) -> None:
     source = source_of(order, job, device, pools)
     session = build_session(job, device, source, frozen_student_of(order, device))
     session.skipped.quarantine = keeper(order.artifact.storage.sub(order.artifact.path))
-    said = resume(session, order, payload["state"])
+    resumed = resume(session, order, payload["state"])
     saving = CheckpointPolicy.of(order, payload["cluster"])
     if comm.rank() == 0:
-        for line in said:
+        for line in resumed:
             box.push.remote(Event("progress", order.stage, f"{order.job.name}: {line}"))
     for step in distill(session):
         if (checkpoint_index := _checkpoint_index(order, step)) is not None:
@@ -85,10 +85,10 @@ def _export(session: Session, order: TrainingJob, path: str) -> None:
         checkpoint.export(session, folder)
 
 
-def _event(order: TrainingJob, step: Step, left_out: int) -> Event:
+def _event(order: TrainingJob, step: Step, num_skipped: int) -> Event:
     text = f"{order.job.name}: loss {step.loss:.3f}"
-    if left_out:
-        text += f", {left_out} step{'s' * (left_out > 1)} left out"
+    if num_skipped:
+        text += f", {num_skipped} step{'s' * (num_skipped > 1)} left out"
     if step.switch is not None:
         switch = step.switch
         served = f"{switch.to_teacher} checkpoint {switch.to_checkpoint + 1}"

@@ -133,8 +133,8 @@ def _most_at_once(cfg: ClusterConfig, trials: int) -> int:
         return cfg.num_workers
     if has_autoscaler():
         return trials
-    there = ray.cluster_resources()
-    return max(1, int(min(there.get(k, 0) // each for k, each in worker_resources(cfg).items())))
+    free = ray.cluster_resources()
+    return max(1, int(min(free.get(k, 0) // each for k, each in worker_resources(cfg).items())))
 
 
 def _reason(error: BaseException | None) -> str:
@@ -233,8 +233,8 @@ def _save(session: Session, trial: Trial, questions: EvalQuestions, building: Bu
     if trial.save.answers:
         arrays = {
             f"{split}/{task}": scores.astype(np.float32)
-            for split, asked in questions.at_end.items()
-            for task, scores in _options(session, asked).items()
+            for split, questions_of_split in questions.at_end.items()
+            for task, scores in _options(session, questions_of_split).items()
         }
         file = io.BytesIO()
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
