@@ -62,6 +62,15 @@ def test_the_draws_of_an_epoch_and_block_stay_in_it():
     assert sorted(numbers[: BLOCK * 8]) == sorted(numbers[BLOCK * 8 :]) == list(range(BLOCK * 8))
 
 
+def test_no_row_moves_to_another_block():
+    count = 3 * BLOCK * 8
+    rows = lengths(ONE, count=count)
+    _, numbers = drawn(rows, ONE, steps=3 * BLOCK, global_batch_size=8, micro_batch_size=4)
+    ungrouped = rows_at(np.zeros(count, dtype=np.int64), {"a": count}, 0)
+    for block, expected in zip(numbers.reshape(3, -1), ungrouped.reshape(3, -1), strict=True):
+        assert sorted(block) == sorted(expected)
+
+
 @pytest.mark.parametrize("global_batch_size", [8, 32])
 @pytest.mark.parametrize("by_tokens", [False, True])
 def test_a_step_reads_as_many_rows_of_each_stream_as_without_grouping(global_batch_size, by_tokens):

@@ -4,7 +4,14 @@ import pytest
 
 from distill_ray.data.examples import option_ids, questions
 from distill_ray.data.prompt_format import Plain
-from distill_ray.data.tokenizer import END, encode, end_id, load_tokenizer, train_tokenizer
+from distill_ray.data.tokenizer import (
+    END,
+    encode,
+    end_id,
+    load_tokenizer,
+    start_ids,
+    train_tokenizer,
+)
 
 TEXTS = ["fever and chills", "chills and fever", "fever with cough", "a cough"] * 20
 
@@ -105,3 +112,16 @@ def test_a_plain_prompt_begins_with_the_start_token_where_the_tokenizer_puts_one
     assert Plain(adding).prompt(text) == [start, *encode(adding, text)]
     assert Plain(tokenizer).prompt(text) == encode(tokenizer, text)
     assert Plain(adding).answer(text).ids == encode(adding, text), "an answer follows a prompt"
+
+
+def test_an_end_token_that_the_tokenizer_adds_is_no_start_token():
+    from tokenizers.processors import TemplateProcessing
+
+    adding = train_tokenizer(TEXTS, 300)
+    adding.add_special_tokens({"bos_token": "<|start|>"})
+    adding.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {END}", special_tokens=[(END, adding.eos_token_id)]
+    )
+    assert adding("")["input_ids"] == [adding.eos_token_id]
+    assert start_ids(adding) == []
+    assert Plain(adding).prompt("fever") == encode(adding, "fever")

@@ -35,3 +35,16 @@ def test_all_of_them_become_its_own():
     assert copy_weights(model, _state(other))
     theirs = other.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in model.state_dict().items())
+
+
+def test_tied_weights_come_once_under_either_name():
+    tied = {"tie_word_embeddings": True, "num_hidden_layers": 1}
+    model, other = load_model(tiny.ref(seed=1, **tied)), load_model(tiny.ref(seed=2, **tied))
+    names = ("lm_head.weight", "model.embed_tokens.weight")
+    before = _state(model)
+    for dropped in ((), names):  # Both names, or neither.
+        weights = {n: w for n, w in _state(other).items() if n not in dropped}
+        assert not copy_weights(model, weights)
+        assert all(torch.equal(tensor, before[n]) for n, tensor in model.state_dict().items())
+    assert copy_weights(model, {n: w for n, w in _state(other).items() if n != names[0]})
+    assert torch.equal(model.lm_head.weight, other.lm_head.weight)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+import resource
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,29 @@ def test_a_write_that_fails_leaves_nothing(storage: Storage, tmp_path: Path) -> 
     with pytest.raises(OSError):
         storage.write_bytes("taken", b"1")
     assert storage.files() == []
+
+
+@pytest.fixture
+def file_size_limit() -> Iterator[int]:
+    """Bytes that a file may have: a write past it fails half-way, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        yield 10_000
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_write_that_fails_half_way_leaves_the_file_as_it_was(
+    storage: Storage, file_size_limit: int
+) -> None:
+    storage.write_bytes("file", b"before")
+    with pytest.raises(OSError, match="File too large"):
+        storage.write_bytes("file", b"1" * (file_size_limit + 1))
+    assert storage.read_bytes("file") == b"before"
+    assert storage.files() == ["file"]
 
 
 def test_files_and_folders_are_removed_and_what_is_not_there_is_no_error(storage: Storage) -> None:
