@@ -1,3 +1,3 @@
 """distill_ray: choose, schedule and distil language-model teachers for a domain, on Ray."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -164,3 +164,20 @@ def _in_study(table: dict[str, dict[str, str]]) -> Iterator[tuple[str, dict[str,
 STUDY = Renames(
     {**STUDY_KEYS, **dict(_in_study(RUN_KEYS))}, {**STUDY_VALUES, **dict(_in_study(RUN_VALUES))}
 )
+
+
+def markdown_table() -> str:
+    """The renamed keys and values for the changelog, a row for each pair of names."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for prefix, table in (("", RUN_KEYS), ("study", STUDY_KEYS)):
+        for section, renames in table.items():
+            for old, new in renames.items():
+                place = ".".join(part for part in (prefix, section) if part)
+                places.setdefault((f"`{old}`", f"`{new}`"), []).append(place)
+    for prefix, table in (("", RUN_VALUES), ("study", STUDY_VALUES)):
+        for key, renames in table.items():
+            for old, new in renames.items():
+                place = f"value of {'.'.join(part for part in (prefix, key) if part)}"
+                places.setdefault((f"`{old}`", f"`{new}`"), []).append(place)
+    rows = [f"| {', '.join(where)} | {old} | {new} |" for (old, new), where in places.items()]
+    return "\n".join(["| where | 0.1 | 0.2 |", "|---|---|---|", *rows])

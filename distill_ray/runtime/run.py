@@ -19,6 +19,8 @@ from distill_ray.runtime.signals import raise_if_interrupted
 from distill_ray.runtime.storage import Storage
 
 OWNER = "run.json"
+FORMAT = 2
+"""Of `run.json`. Version 0.1 wrote none, and its config keys have other names."""
 IDENTITY = ("student", "teachers", "corpora", "tasks")
 
 
@@ -56,10 +58,14 @@ class Run:
         problem = name_problem(cfg, config_name, storage)
         if problem is not None:
             raise InputError("run name already in use:", [problem])
+        progress = progress or NullProgress()
         owner = json.dumps(_owner(cfg, config_name), indent=1).encode()
-        if not storage.exists(OWNER) or storage.read_bytes(OWNER) != owner:
+        previous = storage.read_bytes(OWNER) if storage.exists(OWNER) else None
+        if previous != owner:
+            if previous is not None and _is_older(json.loads(previous)):
+                progress.emit(Event("note", "run", _not_reused(storage)))
             storage.write_bytes(OWNER, owner)
-        return cls(cfg, storage, progress or NullProgress(), retry_failed)
+        return cls(cfg, storage, progress, retry_failed)
 
     def ray(self) -> None:
         """Start or join Ray. Only stages that have work for it call this.
@@ -139,13 +145,15 @@ def name_problem(cfg: RunConfig, config_file: str, storage: Storage) -> Problem 
     sections = _owner(cfg, config_file)["sections"]
     try:
         owner = json.loads(storage.read_bytes(OWNER))
+        is_older = _is_older(owner)
         shared = [n for n in IDENTITY if owner["sections"].get(n) == sections[n]]
         owner_file = str(owner["config"])
     except (ValueError, TypeError, KeyError, AttributeError):
         what = f"{storage.uri}/{OWNER} is corrupt, so the name's owner is unknown."
         fix = "Delete the file if it belongs to this config; the next run writes it again."
         return Problem("name", what, fix)
-    if (owner_file == config_file and shared) or len(shared) == len(IDENTITY):
+    # The keys of an older version are in its fingerprints, so that only the file's name tells.
+    if (owner_file == config_file and (shared or is_older)) or len(shared) == len(IDENTITY):
         return None
     what = f"{cfg.name!r} in {storage.uri} belongs to another config, {owner_file}."
     fix = "Choose another name (--set name=...) or another --storage."
@@ -154,4 +162,18 @@ def name_problem(cfg: RunConfig, config_file: str, storage: Storage) -> Problem 
 
 def _owner(cfg: RunConfig, config_file: str) -> dict[str, Any]:
     sections = {name: fingerprint(getattr(cfg, name)) for name in IDENTITY}
-    return {"config": config_file, "sections": sections}
+    return {"config": config_file, "format": FORMAT, "sections": sections}
+
+
+def _is_older(owner: Mapping[str, Any]) -> bool:
+    return int(owner.get("format", 1)) < FORMAT
+
+
+def _not_reused(storage: Storage) -> str:
+    """What a run says once in a storage of an older version."""
+    folders = ", ".join(n for n in storage.children("") if n != OWNER and not n.startswith("."))
+    return (
+        f"{storage.uri} is from version 0.1, and nothing in it is reused: the names of config keys "
+        "have changed, so all stages run again. To free its space, stop this run and delete these "
+        f"folders in it: {folders or 'there are none'}."
+    )

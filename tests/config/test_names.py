@@ -15,6 +15,7 @@ import distill_ray
 from distill_ray.config import RunConfig, load_config
 from distill_ray.config.load import load_study
 from distill_ray.config.objective import DIVERGENCE_NAMES, WEIGHTING_NAMES
+from distill_ray.config.renamed import markdown_table
 from distill_ray.config.schedule import Schedule, scheduling
 from distill_ray.config.selection import Importances, Level
 from distill_ray.config.study import STUDIES
@@ -79,6 +80,10 @@ def test_every_shipped_study_is_valid(path: Path) -> None:
 
 def test_the_changelog_speaks_of_this_version() -> None:
     assert f"## {distill_ray.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_changelog_has_every_renamed_key() -> None:
+    assert f"\n{markdown_table()}\n" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_a_recipe_that_trains_adapters_must_be_the_last(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from tiny_run import config
 from distill_ray.config import InputError, RunConfig
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.capacity import capacity_problems
+from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
 
 
@@ -79,6 +80,54 @@ def test_a_renamed_file_with_the_same_sections_goes_on(tmp_path: Path) -> None:
     opened(tmp_path)
     opened(tmp_path, "b.yaml")
     assert json.loads((tmp_path / "runs/tiny/run.json").read_text())["config"] == "b.yaml"
+
+
+class Listener:
+    """Collects the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def emit(self, event: Event) -> None:
+        if event.kind == "note":
+            self.notes.append(event.text)
+
+
+def of_version_0_1(folder: Path, file: str = "a.yaml") -> Path:
+    """A run's folder as version 0.1 left it."""
+    made = folder / "runs/tiny"
+    (made / "adapt/full-0123456789ab").mkdir(parents=True)
+    (made / "audit-sheets").mkdir()
+    sections = dict.fromkeys(("student", "teachers", "corpora", "tasks"), "0123456789ab")
+    (made / "run.json").write_text(json.dumps({"config": file, "sections": sections}, indent=1))
+    return made
+
+
+def test_a_storage_of_version_0_1_is_told_once_that_nothing_is_reused(tmp_path: Path) -> None:
+    made, listener = of_version_0_1(tmp_path), Listener()
+    cfg = RunConfig.model_validate(config(tmp_path))
+    Run.open(cfg, "a.yaml", listener)
+    (note,) = listener.notes
+    assert note.startswith(f"{made} is from version 0.1, and nothing in it is reused")
+    assert "delete these folders in it: adapt, audit-sheets." in note
+    assert (made / "adapt/full-0123456789ab").exists(), "nothing is deleted by itself"
+    Run.open(cfg, "a.yaml", listener)
+    assert len(listener.notes) == 1
+    assert owner(tmp_path)["format"] == 2
+
+
+def test_a_new_storage_says_nothing_of_versions(tmp_path: Path) -> None:
+    listener = Listener()
+    Run.open(RunConfig.model_validate(config(tmp_path)), "a.yaml", listener)
+    assert listener.notes == []
+
+
+def test_a_name_that_another_config_used_in_version_0_1_stays_its_own(tmp_path: Path) -> None:
+    made = of_version_0_1(tmp_path, "b.yaml")
+    before = (made / "run.json").read_text()
+    with pytest.raises(InputError, match=r"belongs to another config, b\.yaml"):
+        opened(tmp_path)
+    assert (made / "run.json").read_text() == before
 
 
 def test_capacity_counts_every_worker(tmp_path: Path) -> None:
