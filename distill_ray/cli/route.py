@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,6 +16,9 @@ from distill_ray.cli.working import load_run, working
 from distill_ray.config import RunConfig
 from distill_ray.console.output import wide, write_json
 from distill_ray.stages import STAGES
+
+if TYPE_CHECKING:
+    from distill_ray.stages.results.report_page import Report
 
 BAD_INPUT = 2
 data = typer.Typer(help="Inspect the rows that training reads.", no_args_is_help=True)
@@ -168,13 +171,14 @@ def _print_result(stage: str, result: Any, as_json: bool, out: Console) -> None:
             out.print(artifact.uri, soft_wrap=True, highlight=False, markup=False)
 
 
-def _print_report(result: Any, as_json: bool, out: Console) -> None:
-    summary = result.summary
+def _print_report(result: Report, as_json: bool, out: Console) -> None:
+    data = result.data
     if as_json:
-        shown = {key: summary[key] for key in ("verdict", "verdicts", "taught", "switches")}
-        write_json({"result": {"report": result.html, "student": result.student, **shown}})
+        fields = {"verdict", "verdicts", "taught", "switches"}
+        selected = data.model_dump(mode="json", include=fields)
+        write_json({"result": {"report": result.html, "student": result.student, **selected}})
         return
-    lines = [summary["verdict"], *(v["sentence"] for v in summary["verdicts"] if v["task"])]
+    lines = [data.verdict, *(row.sentence for row in data.verdicts if row.task)]
     lines += [f"Student: {result.student}", f"Report:  {result.html}"]
     for line in lines:
         out.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -68,7 +68,8 @@ class Teaching:
         return [entry for entry in self.log if entry.changes]
 
     def switch_log(self) -> list[dict[str, Any]]:
-        """Plain rows of the log: `step`, `from`, `to`, `changes`, `reason`, `numbers`, `stall_s`.
+        """Plain rows of the log: `step`, `before`, `after`, `changes`, `reason`, `numbers` and
+        `stall_s`.
 
         A checkpoint is written as its teacher and its number, counted from 1. `step` counts from 0,
         and is the first that sees the new one; `stall_s` is what it waited for it, none where
@@ -78,8 +79,8 @@ class Teaching:
         return [
             {
                 "step": entry.step,
-                "from": {"teacher": entry.from_teacher, "checkpoint": entry.from_checkpoint + 1},
-                "to": {"teacher": entry.to_teacher, "checkpoint": entry.to_checkpoint + 1},
+                "before": {"teacher": entry.from_teacher, "checkpoint": entry.from_checkpoint + 1},
+                "after": {"teacher": entry.to_teacher, "checkpoint": entry.to_checkpoint + 1},
                 "changes": entry.changes,
                 "reason": entry.reason,
                 "numbers": dict(entry.numbers),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,17 @@ from distill_ray.core.weighting import favourable_sets
 from distill_ray.data.examples import Questions
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.audit_table import INITIAL, initial
-from distill_ray.stages.results.final_scores import CONTROL, STUDENT, Scores, TestedModel
+from distill_ray.stages.results.final_scores import (
+    CONTROL,
+    SCORES,
+    STUDENT,
+    Comparison,
+    FinalScores,
+    GapQuestion,
+    LargestGaps,
+    Scores,
+    TestedModel,
+)
 from distill_ray.stages.results.model_scores import ModelScores, ModelToScore
 from distill_ray.stages.results.shard_set import ShardSet, held_out_questions
 from distill_ray.stages.results.students import Students
@@ -46,13 +55,15 @@ def evaluate(run: Run, shards: ShardSet, teachers: TeacherSet, students: Student
     artifact = run.artifact("evaluate", "", identity)
     if not artifact.is_complete():
         with artifact.building() as building:
-            comparisons = [
-                row for name in scored if name != STUDENT for row in _compare(run, scored, name)
-            ]
-            rows = {name: _row(run, model).model_dump() for name, model in scored.items()}
-            result = {"rows": rows, "comparisons": comparisons, "teacher": last}
-            result["widest"] = _widest(shards, scored, last)
-            building.write_json("scores.json", result)
+            rows = {name: _row(run, model) for name, model in scored.items()}
+            FinalScores(
+                rows=rows,
+                comparisons=[
+                    row for name in scored if name != STUDENT for row in _compare(run, scored, name)
+                ],
+                teacher=last,
+                largest_gaps=_largest_gaps(shards, scored, last),
+            ).write(building, SCORES)
             building.counts |= {"models": len(rows)}
     return Scores(artifact)
 
@@ -97,7 +108,7 @@ def _row(run: Run, model: ModelScores) -> TestedModel:
     )
 
 
-def _compare(run: Run, scored: Mapping[str, ModelScores], rival: str) -> list[dict[str, Any]]:
+def _compare(run: Run, scored: Mapping[str, ModelScores], model: str) -> list[Comparison]:
     """The student minus another model, question by question."""
     cfg = run.cfg.evaluate
     rows = []
@@ -105,24 +116,26 @@ def _compare(run: Run, scored: Mapping[str, ModelScores], rival: str) -> list[di
         resamples = Resamples(
             scored[STUDENT].groups(name), resamples=cfg.num_bootstrap, confidence=cfg.confidence
         )
-        ours, rivals = (right_and_nll(scored[who], name) for who in (STUDENT, rival))
-        accuracy, nll = (resamples.mean(a - b) for a, b in zip(ours, rivals))
+        student, compared = (right_and_nll(scored[each], name) for each in (STUDENT, model))
+        accuracy, nll = (resamples.mean(a - b) for a, b in zip(student, compared))
         rows.append(
-            {
-                "against": rival,
-                "set": name,
-                "accuracy": asdict(accuracy),
-                "nll": asdict(nll),
-                "accuracy_verdict": verdict(accuracy),
-                "nll_verdict": verdict(nll, higher_is_better=False),
-                "sides": sides_of(ours[1], rivals[1]),
-            }
+            Comparison(
+                against=model,
+                set=name,
+                accuracy=accuracy,
+                nll=nll,
+                accuracy_verdict=verdict(accuracy),
+                nll_verdict=verdict(nll, higher_is_better=False),
+                favourable_sets=favourable_sets(student[1], compared[1]),
+            )
         )
     return rows
 
 
-def _widest(shards: ShardSet, scored: Mapping[str, ModelScores], teacher: str) -> dict[str, Any]:
-    """Of every set, against the teacher that taught last."""
+def _largest_gaps(
+    shards: ShardSet, scored: Mapping[str, ModelScores], teacher: str
+) -> dict[str, LargestGaps]:
+    """Question set → the largest gaps to the teacher that taught last."""
     if teacher not in scored:
         return {}
     table = shards.text("test").select(["row_id", "text"])
@@ -131,7 +144,7 @@ def _widest(shards: ShardSet, scored: Mapping[str, ModelScores], teacher: str) -
         questions.name: largest_gaps(
             questions,
             texts,
-            *(right_and_nll(scored[who], questions.name)[1] for who in (STUDENT, teacher)),
+            *(right_and_nll(scored[each], questions.name)[1] for each in (STUDENT, teacher)),
         )
         for questions in held_out_questions(shards, "test")
         if questions.name in scored[STUDENT].sets
@@ -140,51 +153,34 @@ def _widest(shards: ShardSet, scored: Mapping[str, ModelScores], teacher: str) -
 
 Floats = NDArray[np.float64]
 
-
-WIDEST = 3
+NUM_GAPS = 3
 """Questions that are shown of each side."""
 
 
-def sides_of(student: Floats, rival: Floats) -> dict[str, float]:
-    """As `core.weighting.FavourableSets`.
-
-    Args:
-        student: [n] NLL of the right option, nats.
-        rival: [n] the other model's.
-    """
-    return asdict(favourable_sets(student, rival))
-
-
 def largest_gaps(
-    questions: Questions, texts: Mapping[str, str], student: Floats, rival: Floats
-) -> dict[str, list[dict[str, Any]]]:
-    """The questions on which each side is farthest ahead: `student` and `teacher` → rows.
+    questions: Questions, texts: Mapping[str, str], student: Floats, teacher: Floats
+) -> LargestGaps:
+    """The questions on which each side leads by most.
 
     Args:
-        questions: the questions, in the order of the losses.
-        texts: row id → what is asked about.
+        questions: in the order of the losses.
+        texts: row id → the text that a question is about.
         student: [n] NLL of the right option, nats.
-        rival: [n] the teacher's.
-
-    Returns:
-        Each row with `row_id`, `text`, `answer`, and the NLL of `student` and `teacher`.
+        teacher: [n] the teacher's.
     """
-    apart = rival - student
-    order = np.argsort(-apart, kind="stable")
-    ahead = {"student": order[:WIDEST], "teacher": order[::-1][:WIDEST]}
+    lead = teacher - student
+    order = np.argsort(-lead, kind="stable")
 
-    def rows(places: Sequence[int]) -> list[dict[str, Any]]:
-        return [
-            {
-                "row_id": questions.row_ids[i],
-                "text": texts[questions.row_ids[i]],
-                "answer": questions.labels[questions.answer_index[i]],
-                "student": float(student[i]),
-                "teacher": float(rival[i]),
-            }
-            for i in places
-        ]
+    def row(i: int) -> GapQuestion:
+        return GapQuestion(
+            row_id=questions.row_ids[i],
+            text=texts[questions.row_ids[i]],
+            answer=questions.labels[questions.answer_index[i]],
+            student=float(student[i]),
+            teacher=float(teacher[i]),
+        )
 
-    shown = {"student": [i for i in ahead["student"] if apart[i] > 0]}
-    shown["teacher"] = [i for i in ahead["teacher"] if apart[i] < 0]
-    return {side: rows([int(i) for i in places]) for side, places in shown.items()}
+    return LargestGaps(
+        student=[row(int(i)) for i in order[:NUM_GAPS] if lead[i] > 0],
+        teacher=[row(int(i)) for i in order[::-1][:NUM_GAPS] if lead[i] < 0],
+    )

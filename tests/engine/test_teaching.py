@@ -27,7 +27,7 @@ def test_the_switch_happens_on_the_step_that_the_schedule_says(builder, two_chec
     ]  # fmt: skip
     assert session.teaching.switches == [steps[2].switch]
     *_, row = session.teaching.switch_log()
-    assert (row["step"], row["from"]["checkpoint"], row["to"]["checkpoint"]) == (3, 1, 2)
+    assert (row["step"], row["before"]["checkpoint"], row["after"]["checkpoint"]) == (3, 1, 2)
     assert row["changes"] and row["reason"] and row["stall_s"] > 0
 
 

@@ -87,7 +87,7 @@ def test_a_lost_node_is_done_without_and_a_new_one_is_taken_in(
     assert weather.done == ["lost", "back"], weather.said[-60:]
     went_on = [text for text in weather.said if "goes on after step" in text]
     assert [text.rpartition("with ")[2] for text in went_on[:2]] == ["1 worker", "2 workers"]
-    curve, straight = moved.curve()["history"], trained(moved).history
+    curve, straight = moved.curve().history, trained(moved).history
     assert [row["step"] for row in curve] == list(range(1, STEPS + 1))
     found, expected = (np.array([row["loss"] for row in history]) for history in (curve, straight))
     np.testing.assert_allclose(found, expected, rtol=1e-3)

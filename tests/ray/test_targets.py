@@ -134,7 +134,7 @@ def test_what_was_cached_teaches_as_the_teacher_does_and_only_what_is_missing_is
     # One worker starts sooner; test_training.py has two.
     cluster = tiny.cluster.model_copy(update={"num_workers": 1})
     train(replace(run, cfg=tiny.model_copy(update={"cluster": cluster})), [order])
-    curve = order.curve()["history"]
+    curve = order.curve().history
     assert [row["checkpoint_index"] for row in curve] == [
         row["checkpoint_index"] for row in session.history
     ]

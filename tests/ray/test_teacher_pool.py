@@ -230,7 +230,7 @@ def test_killed_actors_are_replaced_and_the_curve_stays_and_another_teacher_stop
         train(replace(Run.open(cfg, "tiny.yaml"), progress=killer), [killed, refused])
     assert len(set(killer.killed)) == 2
     assert any("died and was replaced" in text for text in killer.notes)
-    assert_same_curve(killed.curve()["history"], colocated, 1e-4)
+    assert_same_curve(killed.curve().history, colocated, 1e-4)
     assert not refused.artifact.is_complete()
     _, left = psutil.wait_procs(actors(), timeout=60)
     assert not left, "they end with the run"

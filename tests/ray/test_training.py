@@ -97,7 +97,7 @@ def plainly(run: Run, shards: ShardSet, work: TrainingSpec) -> tuple[list[dict[s
 
 
 def assert_same_curve(order: TrainingJob, expected: list[dict[str, Any]]) -> None:
-    curve = order.curve()["history"]
+    curve = order.curve().history
     assert [row["checkpoint_index"] for row in curve] == [
         row["checkpoint_index"] for row in expected
     ]
@@ -240,7 +240,7 @@ class Listener:
 
 def check_kept(order: TrainingJob, steps: list[int], seen: Listener) -> None:
     """A job that went on after some bad steps."""
-    assert order.curve()["skipped_steps"] == len(steps)
+    assert order.curve().skipped_steps == len(steps)
     assert order.artifact.manifest().counts["skipped_steps"] == len(steps)
     folder = Path(order.artifact.uri) / FOLDER
     files = [json.loads(file.read_text()) for file in sorted(folder.iterdir())]
@@ -248,6 +248,6 @@ def check_kept(order: TrainingJob, steps: list[int], seen: Listener) -> None:
     for file in files:
         assert len(file["row_ids"]) == len(file["input_ids"]) == 2
     assert any(f"{len(steps)} steps left out" in event.text for event in seen.events)
-    history = {row["step"]: row for row in order.curve()["history"]}
+    history = {row["step"]: row for row in order.curve().history}
     assert all("loss" not in history[step] for step in steps)
     assert all("loss" in row for step, row in history.items() if step not in steps)

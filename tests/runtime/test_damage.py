@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from stage_results import curve
 
 from distill_ray.config.errors import InputError
 from distill_ray.models.ref import ModelRef
@@ -18,7 +19,8 @@ from distill_ray.runtime.checksums import MISMATCH, DamagedError
 from distill_ray.runtime.external_errors import outside_cause
 from distill_ray.runtime.filesystems import ATTEMPTS, PatientS3, open_uri
 from distill_ray.runtime.storage import Storage
-from distill_ray.stages.results.local_files import CURVE, local_ref
+from distill_ray.stages.results.curve import CURVE
+from distill_ray.stages.results.local_files import local_ref
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +36,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> Artifact:
     storage = Storage(str(base) if request.param == "local" else f"fsspec+memory://{base}")
     artifact = Artifact(storage, "adapt", "full", {"x": 1})
     with artifact.building() as building:
-        building.write_json(CURVE, {"best": 1, "history": []})
+        curve(best=1).write(building, CURVE)
         for checkpoint_index in range(2):
             content = np.random.default_rng(checkpoint_index).bytes(3000)
             building.storage.write_bytes(

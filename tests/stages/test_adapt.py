@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stage_results import curve
 from tiny_run import tiny_model, training
 
 from distill_ray.config.models import TeacherConfig
@@ -16,7 +17,7 @@ from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.storage import Storage
 from distill_ray.stages.adapt import _teacher
-from distill_ray.stages.results.local_files import CURVE
+from distill_ray.stages.results.curve import CURVE
 from distill_ray.stages.results.teacher_set import Teacher, TeacherSet, Weights, softened
 from distill_ray.stages.results.training_job import TrainingJob
 
@@ -34,7 +35,7 @@ def order(folder: Path, *losses: float, name: str = "full") -> TrainingJob:
         for step, loss in zip(job.checkpoint_steps, losses)
     ]
     with artifact.building() as building:
-        building.write_json(CURVE, {"history": history, "best": 0})
+        curve(history=history).write(building, CURVE)
     return TrainingJob("adapt", job, artifact, artifact, save_steps=10)
 
 

@@ -14,16 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 from chat_tokenizer import tokenizer
 from oracles.plain_bootstrap import bootstrap_mean
-from stage_results import Asked, run_of, shard_counts, write_scores
+from stage_results import Asked, curve, run_of, shard_counts, write_scores
 
+from distill_ray.core.schedule import ScheduleState
 from distill_ray.data.rows import TEXT
 from distill_ray.engine.job import DataSpec, TrainingSpec
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.run import Run
 from distill_ray.stages import evaluate as evaluation
 from distill_ray.stages.results.audit_table import INITIAL
+from distill_ray.stages.results.curve import CURVE
 from distill_ray.stages.results.final_scores import CONTROL, STUDENT, Scores
-from distill_ray.stages.results.local_files import CURVE
 from distill_ray.stages.results.model_scores import ModelScores, ModelToScore, ScoringResult
 from distill_ray.stages.results.shard_set import ShardSet
 from distill_ray.stages.results.students import Student, Students
@@ -83,7 +84,7 @@ def student(run: Run, name: str) -> Student:
     job = TrainingSpec(name, ModelRef("init"), run.cfg.probe, data)
     artifact = run.artifact("distill", name, {})
     with artifact.building() as building:
-        building.write_json(CURVE, {"history": [], "schedule": {"teacher": "big"}, "best": 0})
+        curve(schedule=ScheduleState("big", 0)).write(building, CURVE)
     return Student(TrainingJob("distill", job, artifact, artifact, save_steps=1))
 
 
@@ -166,12 +167,12 @@ def test_a_lower_nll_is_better_and_a_higher_accuracy_is(written: dict[str, Any])
 def test_the_sides_and_the_largest_gaps_are_of_the_student_and_the_teacher(
     written: dict[str, Any],
 ) -> None:
-    rows = {row["against"]: row["sides"] for row in written["comparisons"]}
+    rows = {row["against"]: row["favourable_sets"] for row in written["comparisons"]}
     assert rows[CONTROL]["student_share"] == 1.0
     assert rows["big"]["student_share"] == pytest.approx(2 / N)
     assert rows["big"]["teacher_share"] == pytest.approx(38 / N)
     assert rows["big"]["gap"] == pytest.approx(nll("big").mean() - nll(STUDENT).mean())
-    shown = written["widest"]["organ"]
+    shown = written["largest_gaps"]["organ"]
     assert [row["text"] for row in shown["student"]] == ["test text 38", "test text 39"]
     assert len(shown["teacher"]) == 3
     for row in shown["teacher"]:
@@ -181,6 +182,7 @@ def test_the_sides_and_the_largest_gaps_are_of_the_student_and_the_teacher(
 
 def test_the_result_reads_what_was_written(scores: Scores, written: dict[str, Any]) -> None:
     assert {name: row.model_dump() for name, row in scores.rows.items()} == written["rows"]
-    assert scores.comparisons == written["comparisons"]
-    assert scores.widest == written["widest"]
+    assert [row.model_dump() for row in scores.comparisons] == written["comparisons"]
+    gaps = {name: row.model_dump() for name, row in scores.largest_gaps.items()}
+    assert gaps == written["largest_gaps"]
     assert scores.teacher == written["teacher"]

@@ -4,6 +4,8 @@ import pytest
 from stage_results import audited_metrics
 
 from distill_ray.core.intervals import Interval
+from distill_ray.core.schedule import ScheduleState, Switch
+from distill_ray.core.weighting import FavourableSets
 from distill_ray.stages.reporting import tables
 from distill_ray.stages.reporting.text import (
     Table,
@@ -19,22 +21,21 @@ from distill_ray.stages.reporting.text import (
     signed,
     taught,
 )
-
-
-def interval(value, low, high):
-    return {"value": value, "low": low, "high": high}
+from distill_ray.stages.results.curve import StreamRead
+from distill_ray.stages.results.final_scores import Comparison
 
 
 def comparison(accuracy, nll="no difference shown", *, against="control", name="chapter"):
     values = {"better": (0.03, 0.01, 0.05), "worse": (-0.03, -0.05, -0.01)}
-    return {
-        "against": against,
-        "set": name,
-        "accuracy": interval(*values.get(accuracy, (0.01, -0.01, 0.03))),
-        "nll": interval(-0.1, -0.2, 0.05),
-        "accuracy_verdict": accuracy,
-        "nll_verdict": nll,
-    }
+    return Comparison(
+        against=against,
+        set=name,
+        accuracy=Interval(*values.get(accuracy, (0.01, -0.01, 0.03))),
+        nll=Interval(-0.1, -0.2, 0.05),
+        accuracy_verdict=accuracy,
+        nll_verdict=nll,
+        favourable_sets=FavourableSets(0.5, 0.5, 0.1, 0.1, 0.0),
+    )
 
 
 def test_a_sentence_names_the_difference_and_its_interval():
@@ -52,7 +53,7 @@ def test_a_sentence_claims_nothing_that_is_not_shown():
 
 
 def test_equal_answers_are_said_to_be_equal():
-    row = comparison("no difference shown") | {"accuracy": interval(0.0, 0.0, 0.0)}
+    row = comparison("no difference shown").model_copy(update={"accuracy": Interval(0.0, 0.0, 0.0)})
     assert "both are right on the same questions" in sentence(row, 0.95)
 
 
@@ -93,15 +94,14 @@ def test_accuracy_at_the_majority_is_warned_of():
     assert above_majority("chapter", row.model_copy(update={"majority": 0.11})) is None
 
 
-def switch(step, old, new, reason):
-    names = ("from_teacher", "from_checkpoint", "to_teacher", "to_checkpoint")
-    return {"step": step, **dict(zip(names, (*old, *new))), "reason": reason}
+def switch(step, before, after, reason):
+    return Switch(step, *before, *after, reason)
 
 
 def test_turns_cover_every_step_once():
     switches = [switch(10, ("a", 0), ("a", 1), "stage 2"), switch(20, ("a", 1), ("b", 0), "best")]
-    turns = segments(switches, {"teacher": "b", "checkpoint_index": 0}, 30)
-    assert [(t["teacher"], t["checkpoint_index"], t["first"], t["last"]) for t in turns] == [
+    turns = segments(switches, ScheduleState("b", 0), 30)
+    assert [(t.teacher, t.checkpoint_index, t.first, t.last) for t in turns] == [
         ("a", 0, 1, 10),
         ("a", 1, 11, 20),
         ("b", 0, 21, 30),
@@ -113,17 +113,15 @@ def test_turns_cover_every_step_once():
 
 
 def test_a_switch_after_the_last_step_taught_nobody():
-    turns = segments(
-        [switch(30, ("a", 0), ("b", 0), "late")], {"teacher": "b", "checkpoint_index": 0}, 30
-    )
-    assert [t["teacher"] for t in turns] == ["a"]
+    turns = segments([switch(30, ("a", 0), ("b", 0), "late")], ScheduleState("b", 0), 30)
+    assert [t.teacher for t in turns] == ["a"]
     assert taught(turns) == "a taught throughout, all 30 steps, with one checkpoint."
 
 
 def test_numbers_are_rounded_and_signed_as_people_read_them():
     assert [number(-0.0004), number(None), number(float("nan"))] == ["0.000", "–", "–"]
     assert [signed(0.04, 1), signed(-0.04, 1), signed(2.0, 1)] == ["0.0", "0.0", "+2.0"]
-    assert points(interval(0.01, -0.02, 0.04)) == "+1.0 (−2.0 to +4.0)"
+    assert points(Interval(0.01, -0.02, 0.04)) == "+1.0 (−2.0 to +4.0)"
     assert [big(213312), big(1.26e6), big(12)] == ["213 k", "1.26 M", "12"]
     assert [seconds(3.14), seconds(398), seconds(7300)] == ["3.1 s", "6 min 38 s", "2 h 1 min"]
 
@@ -133,16 +131,19 @@ def test_columns_of_numbers_are_found():
 
 
 def test_several_teachers_begin_together():
-    state = {"teacher": "ensemble", "checkpoint_index": 0}
+    state = ScheduleState("ensemble", 0)
     (only,) = segments([], state, 10)
-    assert only["reason"] == "all begin"
+    assert only.reason == "all begin"
     assert taught([only]) == "ensemble taught throughout, all 10 steps, with one checkpoint."
 
 
 def test_what_a_student_read_is_told_in_shares_of_its_tokens():
-    streams = {"notes": {"rows": 10, "tokens": 700}, "organ.labelled": {"rows": 9, "tokens": 300}}
+    streams = {
+        "notes": StreamRead(rows=10, tokens=700),
+        "organ.labelled": StreamRead(rows=9, tokens=300),
+    }
     assert shares_read(streams) == "70.0% notes, 30.0% organ.labelled"
-    table = tables.read({"student": streams, "control": {"notes": {"rows": 9, "tokens": 1000}}})
+    table = tables.read({"student": streams, "control": {"notes": StreamRead(rows=9, tokens=1000)}})
     assert [list(row) for row in table.rows] == [
         ["student", "notes", "10", "700", "70.0%"],
         ["student", "organ.labelled", "9", "300", "30.0%"],

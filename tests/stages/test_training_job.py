@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from stage_results import curve
 from tiny_run import training
 
 from distill_ray.config.training import DistillConfig, LoraConfig, RecipeConfig
@@ -14,7 +14,8 @@ from distill_ray.engine.job import DataSpec, TrainingSpec
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.storage import Storage
-from distill_ray.stages.results.local_files import BEST, CURVE, local_ref
+from distill_ray.stages.results.curve import CURVE
+from distill_ray.stages.results.local_files import BEST, local_ref
 from distill_ray.stages.results.training_job import TrainingJob
 
 LOSSES = (3.0, 1.0, 2.0, 2.5)
@@ -40,7 +41,7 @@ def ordered(folder: Path, *, stopped_after: int = 4, lora: LoraConfig | None = N
         for s in steps
     ]
     with artifact.building() as building:
-        building.write_json(CURVE, {"history": history, "best": 1})
+        curve(history=history, best=1).write(building, CURVE)
     return TrainingJob("adapt", job, artifact, artifact, save_steps=10)
 
 
@@ -78,7 +79,7 @@ def test_the_losses_of_tasks_count_before_those_of_text(tmp_path: Path) -> None:
     order = ordered(tmp_path)
     rows = [{"step": s, "validation.text.ce": 9.0, "validation.task.ce": s} for s in (10, 20)]
     with order.artifact.building() as building:
-        building.write_json(CURVE, {"history": rows, "best": 0})
+        curve(history=rows).write(building, CURVE)
     assert order.rung_losses() == [10, 20]
 
 
@@ -103,7 +104,7 @@ def test_the_best_checkpoint_of_a_remote_training_is_fetched(
 ) -> None:
     monkeypatch.setenv("DISTILL_RAY_CACHE", str(tmp_path / "cache"))
     job = Storage(f"fsspec+memory://{tmp_path}/adapt/full-1{query}")
-    job.write_bytes(CURVE, json.dumps({"best": 2}).encode())
+    job.write_bytes(CURVE, curve(best=2).model_dump_json().encode())
     for checkpoint_index in range(4):
         job.sub(f"checkpoints/{checkpoint_index}").write_bytes(
             "config.json", str(checkpoint_index).encode()

@@ -10,6 +10,7 @@ import pytest
 from schedule_results import CFG, RIGHT, taught
 
 from distill_ray.config.study import ScheduleStudy
+from distill_ray.stages.results.trial import TrialSchedule, TrialSwitch
 from distill_ray.study.page import plain
 from distill_ray.study.schedule.compare import overall_of
 from distill_ray.study.schedule.page import write_page
@@ -162,18 +163,25 @@ def test_equal_numbers_give_equal_bytes(
 
 
 def test_who_taught_is_told_in_parts_without_assessments_that_changed_nothing() -> None:
-    def entry(step: int, before: tuple[str, int], after: tuple[str, int]) -> dict[str, Any]:
-        ends = {"from_teacher": before[0], "from_checkpoint": before[1]}
-        ends |= {"to_teacher": after[0], "to_checkpoint": after[1]}
-        return {"step": step, **ends, "reason": "", "numbers": {}, "changes": before != after}
+    def entry(step: int, before: tuple[str, int], after: tuple[str, int]) -> TrialSwitch:
+        return TrialSwitch(
+            step=step,
+            from_teacher=before[0],
+            from_checkpoint=before[1],
+            to_teacher=after[0],
+            to_checkpoint=after[1],
+            reason="",
+            numbers={},
+            changes=before != after,
+        )
 
     log = [
         entry(0, ("big", 2), ("big", 0)),
         entry(20, ("big", 0), ("big", 0)),
         entry(40, ("big", 0), ("small", 1)),
     ]
-    parts = turns({"teacher": "small", "checkpoint_index": 1, "log": log}, 100)
-    assert [(p["teacher"], p["checkpoint_index"], p["first"], p["last"]) for p in parts] == [
+    parts = turns(TrialSchedule(teacher="small", checkpoint_index=1, log=log), 100)
+    assert [(p.teacher, p.checkpoint_index, p.first, p.last) for p in parts] == [
         ("big", 0, 1, 40),
         ("small", 1, 41, 100),
     ]

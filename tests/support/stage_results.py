@@ -28,6 +28,7 @@ from distill_ray.stages.results.audit_table import (
     AuditTable,
     TextNll,
 )
+from distill_ray.stages.results.curve import Curve
 from distill_ray.stages.results.model_scores import (
     MODEL_SCORES,
     Capacity,
@@ -177,6 +178,23 @@ def audit_row(found: Candidate) -> AuditedModel:
         tasks=tasks,
         shifted={},
         drops={},
+    )
+
+
+def curve(**changes: Any) -> Curve:
+    """The curve of a training without a teacher."""
+    return Curve(
+        **{
+            "history": [],
+            "initial_loss": None,
+            "switches": [],
+            "schedule": None,
+            "tokens_by_teacher": {},
+            "skipped_steps": 0,
+            "best": 0,
+            "streams": {},
+            **changes,
+        }
     )
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import datetime, timezone
-from typing import Any
 
 import yaml
 from markupsafe import Markup
@@ -27,7 +25,15 @@ from distill_ray.stages.reporting.training_chart import training
 from distill_ray.stages.reporting.usage import usage
 from distill_ray.stages.results.audit_table import INITIAL
 from distill_ray.stages.results.final_scores import CONTROL, STUDENT
-from distill_ray.stages.results.report_page import STUDENT_FOLDER, report_location
+from distill_ray.stages.results.report_page import (
+    REPORT,
+    STUDENT_FOLDER,
+    ReportData,
+    ReportedComparison,
+    ReportPaths,
+    Taught,
+    report_location,
+)
 
 Charts = dict[str, list[tuple[str, Markup]]]
 """Section → its figures, each with a title."""
@@ -37,11 +43,11 @@ def build_report(inputs: Inputs, artifact: Artifact, building: Building) -> None
     """Write the page, its data, and the student's folder."""
     facts = Facts.of(inputs)
     context = _context(facts, artifact)
-    page = {"charts": _charts(facts), "plotly": Markup(get_plotlyjs())}
-    building.write_json("report.json", _data(facts, artifact))
-    there = {"usage": _usage(inputs, report_location(artifact, STUDENT_FOLDER))}
-    building.storage.write_bytes("report.md", render("report.md.j2", context | there).encode())
-    page |= context | there
+    page: dict[str, object] = {"charts": _charts(facts), "plotly": Markup(get_plotlyjs())}
+    _data(facts, artifact).write(building, REPORT)
+    use = {"usage": _usage(inputs, report_location(artifact, STUDENT_FOLDER))}
+    building.storage.write_bytes("report.md", render("report.md.j2", context | use).encode())
+    page |= context | use
     building.storage.write_bytes("report.html", render("report.html.j2", page).encode())
     card = context | _card(facts) | {"usage": _usage(inputs, ".")}
     with building.storage.folder(STUDENT_FOLDER) as folder:
@@ -49,7 +55,7 @@ def build_report(inputs: Inputs, artifact: Artifact, building: Building) -> None
     building.counts |= {"verdict": top(facts)}
 
 
-def _context(facts: Facts, artifact: Artifact) -> dict[str, Any]:
+def _context(facts: Facts, artifact: Artifact) -> dict[str, object]:
     """What the templates read."""
     cfg = facts.inputs.run.cfg
     return {
@@ -71,7 +77,7 @@ def _usage(inputs: Inputs, folder: str) -> str:
     return render("usage.py.j2", usage(task, answers, tokenizer, folder))
 
 
-def _card(facts: Facts) -> dict[str, Any]:
+def _card(facts: Facts) -> dict[str, object]:
     """What the model card says beyond the report."""
     inputs, cfg = facts.inputs, facts.inputs.run.cfg
     students = {n: row for n, row in facts.scores.items() if n in (STUDENT, CONTROL, INITIAL)}
@@ -80,7 +86,7 @@ def _card(facts: Facts) -> dict[str, Any]:
         for model, row in students.items()
         for name, r in row.tasks.items()
     ]
-    read = inputs.students.distilled.curve["streams"]
+    read = facts.student.streams
     return {
         "base": cfg.student.model.hub,
         "origins": list(origins(facts)),
@@ -102,7 +108,7 @@ def _charts(facts: Facts) -> Charts:
     audited = {n: row.sets for n, row in facts.audit.items() if n != INITIAL}
     tested = {n: facts.scores[n].tasks for n in (STUDENT, CONTROL, INITIAL)}
     best = {name: teacher.best for name, teacher in teachers.items()}
-    found = {
+    figures = {
         "verdict": [
             (
                 "Accuracy of the student minus the other's",
@@ -134,36 +140,39 @@ def _charts(facts: Facts) -> Charts:
     }
     if facts.adaptation:
         chart = charts.adaptation(facts.adaptation, best, colour)
-        found["training"].append(("Teachers: validation loss at their checkpoints", chart))
-    return {k: [(title, Markup(html)) for title, html in v] for k, v in found.items()}
+        figures["training"].append(("Teachers: validation loss at their checkpoints", chart))
+    return {k: [(title, Markup(html)) for title, html in v] for k, v in figures.items()}
 
 
-def _data(facts: Facts, artifact: Artifact) -> dict[str, Any]:
-    """The report as JSON."""
-    inputs = facts.inputs
-    said = [
-        {**row, "sentence": sentence(row, facts.confidence), "task": row["set"] in facts.tasks}
-        for row in facts.comparisons
-    ]
-    return {
-        "title": inputs.run.cfg.report.title or inputs.run.cfg.name,
-        "verdict": top(facts),
-        "verdicts": said,
-        "taught": {"sentence": taught(facts.turns), "turns": facts.turns},
-        "tokens": facts.taught,
-        "switches": facts.switches,
-        "ranking": inputs.ranking.record,
-        "audit": facts.audit,
-        # A probe's options are its control's alone.
-        "probes": [probe.model_dump(exclude={"options"}) for probe in inputs.probed.results()],
-        "adaptation": facts.adaptation,
-        "scores": facts.scores,
-        "lineage": [asdict(entry) for entry in facts.entries],
-        "config": inputs.run.cfg.model_dump(mode="json"),
-        "versions": versions(),
-        "paths": {
-            "html": report_location(artifact, "report.html"),
-            "markdown": report_location(artifact, "report.md"),
-            "student": report_location(artifact, STUDENT_FOLDER),
-        },
-    }
+def _data(facts: Facts, artifact: Artifact) -> ReportData:
+    """The report as data."""
+    inputs, cfg = facts.inputs, facts.inputs.run.cfg
+    return ReportData(
+        title=cfg.report.title or cfg.name,
+        verdict=top(facts),
+        verdicts=[
+            ReportedComparison(
+                **dict(row),
+                sentence=sentence(row, facts.confidence),
+                task=row.set in facts.tasks,
+            )
+            for row in facts.comparisons
+        ],
+        taught=Taught(sentence=taught(facts.turns), turns=facts.turns),
+        tokens=facts.taught,
+        switches=facts.switches,
+        ranking=inputs.ranking.record,
+        audit=facts.audit,
+        # Options are the control's alone.
+        probes=[probe.model_dump(exclude={"options"}) for probe in inputs.probed.results()],
+        adaptation=facts.adaptation,
+        scores=facts.scores,
+        lineage=facts.entries,
+        config=cfg.model_dump(mode="json"),
+        versions=versions(),
+        paths=ReportPaths(
+            html=report_location(artifact, "report.html"),
+            markdown=report_location(artifact, "report.md"),
+            student=report_location(artifact, STUDENT_FOLDER),
+        ),
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from itertools import accumulate
 from statistics import fmean
 from typing import Any
@@ -11,8 +10,11 @@ from typing import Any
 import plotly.graph_objects as go
 
 from distill_ray.config.ensemble import ENSEMBLE
+from distill_ray.core.intervals import Interval
 from distill_ray.core.ranking import LeaderboardEntry
+from distill_ray.stages.results.final_scores import Comparison
 from distill_ray.stages.results.question_metrics import TaskMetrics
+from distill_ray.stages.results.report_page import AdaptationCurve
 from distill_ray.stages.results.trial import TrialResult
 
 PALETTE = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#A6761D", "#B2B200")
@@ -71,13 +73,12 @@ def _panels(figures: Mapping[str, Any], height: int) -> str:
     return f'<div class="panels">{"".join(parts)}</div>'
 
 
-def _errors(rows: Sequence[Row], scale: float = 1.0) -> dict[str, Any]:
-    value = [scale * r.get("value", r.get("score")) for r in rows]
+def _errors(rows: Sequence[Interval], scale: float = 1.0) -> dict[str, object]:
     return {
         "type": "data",
         "symmetric": False,
-        "array": [scale * r["high"] - v for r, v in zip(rows, value)],
-        "arrayminus": [v - scale * r["low"] for r, v in zip(rows, value)],
+        "array": [scale * row.high - scale * row.value for row in rows],
+        "arrayminus": [scale * row.value - scale * row.low for row in rows],
         "thickness": 1.5,
         "width": 5,
     }
@@ -88,12 +89,14 @@ def _spread(position: int, count: int) -> float:
     return min(0.1, 0.6 / count) * (position - (count - 1) / 2)
 
 
-def _forest(rows: Mapping[str, Row], colour: Mapping[str, str], title: str, mark: float) -> Any:
+def _forest(
+    rows: Mapping[str, Interval], colour: Mapping[str, str], title: str, mark: float
+) -> Any:
     """Estimates with their intervals, one row a model, and a line to compare them with."""
     figure = go.Figure()
     for model, row in rows.items():
         figure.add_scatter(
-            x=[100 * row["value"]],
+            x=[100 * row.value],
             y=[model],
             error_x=_errors([row], 100),
             mode="markers",
@@ -107,12 +110,12 @@ def _forest(rows: Mapping[str, Row], colour: Mapping[str, str], title: str, mark
     return figure
 
 
-def differences(comparisons: Sequence[Row], colour: Mapping[str, str]) -> str:
+def differences(comparisons: Sequence[Comparison], colour: Mapping[str, str]) -> str:
     """The student's lead over every other model, in points, with intervals."""
-    sets = list(dict.fromkeys(row["set"] for row in comparisons))
+    sets = list(dict.fromkeys(row.set for row in comparisons))
     figures, longest = {}, 0
     for name in sets:
-        rows = {row["against"]: row["accuracy"] for row in comparisons if row["set"] == name}
+        rows = {row.against: row.accuracy for row in comparisons if row.set == name}
         figures[name] = _forest(rows, colour, "accuracy difference, points", 0)
         longest = max(longest, len(rows))
     return _panels(figures, 100 + 36 * longest)
@@ -128,7 +131,7 @@ def leaderboard(places: Mapping[str, Sequence[LeaderboardEntry]], colour: Mappin
         figure.add_scatter(
             x=[j + _spread(i, len(teachers)) for j in range(len(stages))],
             y=[entry.score for entry in entries],
-            error_y=_errors([asdict(entry) for entry in entries]),
+            error_y=_errors([Interval(e.score, e.low, e.high) for e in entries]),
             name=teacher,
             mode="lines+markers",
             line={"color": colour[teacher], "width": 1, "dash": "dot"},
@@ -251,30 +254,33 @@ def scores(tables: Mapping[str, Mapping[str, TaskMetrics]], colour: Mapping[str,
     for name in dict.fromkeys(name for row in tables.values() for name in row):
         shown = {m: row[name] for m, row in tables.items() if name in row}
         majority = next(iter(shown.values())).majority
-        rows = {model: asdict(row.accuracy) for model, row in shown.items()}
+        rows = {model: row.accuracy for model, row in shown.items()}
         figures[name] = _forest(rows, colour, "accuracy, %", 100 * majority)
     return _panels(figures, 100 + 36 * len(tables))
 
 
-def adaptation(curves: Mapping[str, Sequence[Row]], best: Mapping[str, int], colour: Row) -> str:
+def adaptation(
+    curves: Mapping[str, Sequence[AdaptationCurve]],
+    best: Mapping[str, int],
+    colour: Mapping[str, str],
+) -> str:
     """Validation loss of every teacher at each checkpoint, the best one marked.
 
     Args:
-        curves: teacher → its recipes in order, each with `name`, `tokens` and `losses` of its
-            checkpoints, and the loss it began with.
+        curves: teacher → its recipes in order.
         best: teacher → index of the best checkpoint of its last recipe.
         colour: model → colour.
     """
     figure = go.Figure()
     for teacher, recipes in curves.items():
-        done = [0, *accumulate(recipe["tokens"][-1] for recipe in recipes)]
-        x, y, text = [0], [recipes[0]["initial_loss"]], ["untrained"]
-        for start, recipe in zip(done, recipes):
-            x += [start + tokens for tokens in recipe["tokens"]]
-            y += recipe["losses"]
-            text += [f"{recipe['name']}, checkpoint {i + 1}" for i in range(len(recipe["losses"]))]
-        at = len(x) - len(recipes[-1]["losses"]) + best[teacher]
-        stars = ["star" if i == at else "circle" for i in range(len(x))]
+        starts = [0, *accumulate(recipe.tokens[-1] for recipe in recipes)]
+        x, y, text = [0], [recipes[0].initial_loss], ["untrained"]
+        for start, recipe in zip(starts, recipes):
+            x += [start + tokens for tokens in recipe.tokens]
+            y += recipe.losses
+            text += [f"{recipe.name}, checkpoint {i + 1}" for i in range(len(recipe.losses))]
+        best_place = len(x) - len(recipes[-1].losses) + best[teacher]
+        stars = ["star" if i == best_place else "circle" for i in range(len(x))]
         figure.add_scatter(
             x=x,
             y=y,
@@ -282,7 +288,7 @@ def adaptation(curves: Mapping[str, Sequence[Row]], best: Mapping[str, int], col
             name=teacher,
             mode="lines+markers",
             line={"color": colour[teacher], "width": 2},
-            marker={"symbol": stars, "size": [14 if i == at else 7 for i in range(len(x))]},
+            marker={"symbol": stars, "size": [14 if i == best_place else 7 for i in range(len(x))]},
             hovertemplate="%{text}: %{y:.3f} nats<extra>" + teacher + "</extra>",
         )
     figure.update_xaxes(title="tokens of adaptation", rangemode="tozero")

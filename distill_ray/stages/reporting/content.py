@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from distill_ray.config.ensemble import ENSEMBLE
+from distill_ray.config.models import ModelSource
 from distill_ray.config.schedule import scheduling
+from distill_ray.core.schedule import ScheduleState
+from distill_ray.engine.loop import validation_of
 from distill_ray.stages.reporting import selection, tables
-from distill_ray.stages.reporting.lineage import Entry, Inputs, lineage, phases, wall_by_stage
+from distill_ray.stages.reporting.lineage import Inputs, lineage, phases, wall_by_stage
 from distill_ray.stages.reporting.text import (
     Table,
     above_majority,
@@ -24,7 +26,9 @@ from distill_ray.stages.reporting.text import (
     taught,
 )
 from distill_ray.stages.results.audit_table import INITIAL, AuditedModel
-from distill_ray.stages.results.final_scores import CONTROL, TestedModel
+from distill_ray.stages.results.curve import Curve, SwitchEntry
+from distill_ray.stages.results.final_scores import CONTROL, Comparison, TestedModel
+from distill_ray.stages.results.report_page import AdaptationCurve, LineageEntry, Turn
 
 
 @dataclass(frozen=True)
@@ -44,31 +48,35 @@ class Facts:
     """What the sections and the charts are made from, read once."""
 
     inputs: Inputs
-    entries: list[Entry]
+    entries: list[LineageEntry]
     audit: dict[str, AuditedModel]
     scores: dict[str, TestedModel]
-    comparisons: list[dict[str, Any]]
-    turns: list[dict[str, Any]]
-    student: dict[str, Any]
-    switches: list[dict[str, Any]]
-    """Every switch and assessment, as `Student.switch_log`."""
-    control: dict[str, Any]
-    adaptation: dict[str, list[dict[str, Any]]]
-    """Teacher → its recipes: `name`, `initial_loss`, `tokens` and `losses` of its checkpoints."""
+    comparisons: list[Comparison]
+    turns: list[Turn]
+    student: Curve
+    schedule: ScheduleState
+    """The last state of the distillation's schedule."""
+    switches: list[SwitchEntry]
+    """Every switch and assessment."""
+    control: Curve
+    adaptation: dict[str, list[AdaptationCurve]]
+    """Teacher → its recipes."""
 
     @classmethod
     def of(cls, inputs: Inputs) -> Facts:
         """Read the artifacts."""
         curve = inputs.students.distilled.curve
         steps = inputs.students.distilled.order.job.steps
+        assert curve.schedule is not None
         return cls(
             inputs=inputs,
             entries=lineage(inputs),
             audit=inputs.audited.rows,
             scores=inputs.scores.rows,
             comparisons=inputs.scores.comparisons,
-            turns=segments(curve["switches"], curve["schedule"], steps, *_named(inputs)),
+            turns=segments(curve.switches, curve.schedule, steps, *_named(inputs)),
             student=curve,
+            schedule=curve.schedule,
             switches=inputs.students.distilled.switch_log,
             control=inputs.students.control.curve,
             adaptation=_adaptation(inputs),
@@ -77,7 +85,7 @@ class Facts:
     @property
     def taught(self) -> dict[str, float]:
         """Teacher → tokens that the student has learned from it."""
-        return dict(self.student.get("tokens_by_teacher", {}))
+        return self.student.tokens_by_teacher
 
     @property
     def teachers(self) -> list[str]:
@@ -94,9 +102,9 @@ class Facts:
         """Mass of the evaluation's intervals."""
         return self.inputs.run.cfg.evaluate.confidence
 
-    def against(self, model: str) -> list[dict[str, Any]]:
+    def against(self, model: str) -> list[Comparison]:
         """The student's comparisons with a model on the tasks themselves."""
-        return [r for r in self.comparisons if r["against"] == model and r["set"] in self.tasks]
+        return [r for r in self.comparisons if r.against == model and r.set in self.tasks]
 
 
 def _named(inputs: Inputs) -> list[str]:
@@ -106,26 +114,26 @@ def _named(inputs: Inputs) -> list[str]:
     )
 
 
-def _adaptation(inputs: Inputs) -> dict[str, list[dict[str, Any]]]:
+def _adaptation(inputs: Inputs) -> dict[str, list[AdaptationCurve]]:
     """The checkpoints of every teacher that was trained here."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    curves_by_teacher: dict[str, list[AdaptationCurve]] = {}
     cfg = inputs.run.cfg
     for name in inputs.teachers.teachers:
-        curves = inputs.teachers.curves[name]
-        for recipe, curve in zip(cfg.teacher(name).recipes, curves):
-            prefix = "validation."
-            rows = [r for r in curve["history"] if any(k.startswith(prefix) for k in r)]
-            a_step = cfg.adapt.recipes[recipe].global_batch_size * cfg.corpora.sequence_length
-            losses = [r.get(f"{prefix}task.ce", r.get(f"{prefix}text.ce")) for r in rows]
-            found.setdefault(name, []).append(
-                {
-                    "name": recipe,
-                    "initial_loss": curve["initial_loss"],
-                    "tokens": [r["step"] * a_step for r in rows],
-                    "losses": losses,
-                }
+        for recipe, curve in zip(cfg.teacher(name).recipes, inputs.teachers.curves[name]):
+            tokens_per_step = (
+                cfg.adapt.recipes[recipe].global_batch_size * cfg.corpora.sequence_length
             )
-    return found
+            rows = [(row["step"], validation_of(row)) for row in curve.history]
+            measured = [(int(step), terms) for step, terms in rows if terms]
+            curves_by_teacher.setdefault(name, []).append(
+                AdaptationCurve(
+                    name=recipe,
+                    initial_loss=curve.initial_loss,
+                    tokens=[step * tokens_per_step for step, _ in measured],
+                    losses=[terms.get("task.ce", terms.get("text.ce")) for _, terms in measured],
+                )
+            )
+    return curves_by_teacher
 
 
 def top(facts: Facts) -> str:
@@ -142,8 +150,8 @@ def sections(facts: Facts) -> list[Section]:
 
 
 def _verdict(facts: Facts) -> Section:
-    others = [CONTROL, INITIAL, *facts.teachers]
-    said = [sentence(row, facts.confidence) for m in others for row in facts.against(m)]
+    models = [CONTROL, INITIAL, *facts.teachers]
+    verdicts = [sentence(row, facts.confidence) for m in models for row in facts.against(m)]
     warnings = [
         above_majority(task, facts.scores["student"].tasks[task])
         for task in facts.tasks
@@ -156,11 +164,11 @@ def _verdict(facts: Facts) -> Section:
         "paired; one training run stands behind each model, so they hold no variation between "
         "training seeds."
     )
-    return Section("verdict", "Was it worth it?", text, points=said)
+    return Section("verdict", "Was it worth it?", text, points=verdicts)
 
 
 def _who_taught(facts: Facts) -> str:
-    first = facts.turns[0]["teacher"]
+    first = facts.turns[0].teacher
     if first == ENSEMBLE:
         return f"{taught(facts.turns)} {_together(facts)}"
     entries = facts.inputs.ranking.leaderboard["early"]
@@ -274,12 +282,12 @@ def _training(facts: Facts) -> Section:
     teaching = facts.inputs.students.distilled.order.job.teaching
     together = teaching.ensemble if teaching is not None else None
     assignment = together.options.get("assignment", {}) if together is not None else {}
-    read = {"student": facts.student["streams"], "control": facts.control["streams"]}
-    found = [tables.turns(facts.turns), tables.switches(facts.switches)]
-    found += [tables.tokens(facts.taught, assignment), tables.read(read)]
-    found.append(tables.checkpoints(facts.adaptation, best))
+    read = {"student": facts.student.streams, "control": facts.control.streams}
+    parts = [tables.turns(facts.turns), tables.switches(facts.switches)]
+    parts += [tables.tokens(facts.taught, assignment), tables.read(read)]
+    parts.append(tables.checkpoints(facts.adaptation, best))
     if facts.inputs.teachers.gains:
-        found.append(selection.gains(facts.inputs.teachers.gains))
+        parts.append(selection.gains(facts.inputs.teachers.gains))
     text = [_schedule(facts)]
     distilled = facts.inputs.students.distilled.order
     if distilled.job.num_checkpoints > 1:
@@ -294,16 +302,16 @@ def _training(facts: Facts) -> Section:
             "Teachers keep checkpoints at equal token spacing; those up to the one with the least "
             "validation loss may teach, in order."
         )
-    return Section("training", "How the student was trained", text, found)
+    return Section("training", "How the student was trained", text, parts)
 
 
 def _schedule(facts: Facts) -> str:
-    cfg, state = facts.inputs.run.cfg.distill, facts.student["schedule"]
-    changes = sum(row["changes"] for row in facts.switches)
-    kept = len(facts.switches) - changes
+    cfg = facts.inputs.run.cfg.distill
+    changes = sum(row.changes for row in facts.switches)
+    unchanged = len(facts.switches) - changes
     logged = f"{_count(changes, 'change')} of teacher or checkpoint"
-    logged += f", and {_count(kept, 'assessment')} that changed nothing" if kept else ""
-    reached = f"Progress reached {percent(state['progress'], 0)}"
+    logged += f", and {_count(unchanged, 'assessment')} that changed nothing" if unchanged else ""
+    reached = f"Progress reached {percent(facts.schedule.progress, 0)}"
     if cfg.objective.weighting is None:
         share = f"{percent(cfg.objective.alpha, 0)} {cfg.objective.divergence} to the teacher"
     else:
@@ -335,8 +343,8 @@ def _scores(facts: Facts) -> Section:
             tables.figures("Questions", {n: row.tasks for n, row in facts.scores.items()}),
             tables.tested(facts.scores, facts.inputs.scores.teacher),
             tables.comparisons(facts.comparisons),
-            tables.sides(facts.comparisons),
-            tables.widest(facts.inputs.scores.widest, facts.inputs.scores.teacher),
+            tables.favourable_sets(facts.comparisons),
+            tables.largest_gaps(facts.inputs.scores.largest_gaps, facts.inputs.scores.teacher),
         ],
     )
 
@@ -368,10 +376,14 @@ def origins(facts: Facts) -> Iterator[tuple[str, str]]:
         yield name, f"{_origin(cfg.teacher(name).model)}{steps}"
 
 
-def _origin(source: Any) -> str:
+def _origin(source: ModelSource) -> str:
     if source.init is not None:
         return f"random {source.init['model_type']} weights, seed {source.seed}"
-    part = f", its first {source.layers} layers" if source.layers is not None else ""
+    part = (
+        f", its first {source.num_hidden_layers} layers"
+        if source.num_hidden_layers is not None
+        else ""
+    )
     if source.hub is not None:
         return f"{source.hub} at {source.revision}{part}"
     return f"{source.path or source.gguf}{part}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from distill_ray.runtime.artifacts import Artifact, Manifest
 from distill_ray.runtime.run import Run
@@ -14,6 +13,7 @@ from distill_ray.stages.results.audit_table import AuditTable
 from distill_ray.stages.results.final_scores import Scores
 from distill_ray.stages.results.probe_table import ProbeTable
 from distill_ray.stages.results.ranking import Ranking
+from distill_ray.stages.results.report_page import LineageEntry
 from distill_ray.stages.results.shard_set import ShardSet
 from distill_ray.stages.results.students import Students
 from distill_ray.stages.results.teacher_set import TeacherSet
@@ -35,7 +35,7 @@ class Inputs:
     students: Students
     scores: Scores
 
-    def fingerprints(self) -> dict[str, Any]:
+    def fingerprints(self) -> dict[str, object]:
         """Identity of each."""
         return {
             "shard": self.shards.artifact.fingerprint,
@@ -49,23 +49,7 @@ class Inputs:
         }
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One artifact of the lineage."""
-
-    stage: str
-    kind: str
-    key: str
-    fingerprint: str
-    path: str
-    """Folder below the run's storage."""
-    wall_s: float
-    created: str
-    counts: dict[str, Any]
-    versions: dict[str, str]
-
-
-def lineage(inputs: Inputs) -> list[Entry]:
+def lineage(inputs: Inputs) -> list[LineageEntry]:
     """Every artifact that the report rests on, in the order of the stages."""
     storage = inputs.run.storage
     names: dict[str, list[str]] = {}
@@ -79,7 +63,7 @@ def lineage(inputs: Inputs) -> list[Entry]:
     return entries
 
 
-def wall_by_stage(entries: list[Entry]) -> dict[str, float]:
+def wall_by_stage(entries: list[LineageEntry]) -> dict[str, float]:
     """Stage → seconds that the work on its artifacts took, added up."""
     return {s: sum(e.wall_s for e in entries if e.stage == s) for s in STAGES if s != "report"}
 
@@ -113,9 +97,9 @@ def _with_scores(artifact: Artifact) -> Iterator[tuple[str, str]]:
     yield artifact.kind, artifact.fingerprint
 
 
-def _entry(storage: Storage, path: str) -> Entry:
+def _entry(storage: Storage, path: str) -> LineageEntry:
     found = Manifest.of(storage.sub(path))
-    return Entry(
+    return LineageEntry(
         stage=BESIDE.get(found.kind, found.kind.partition("-")[0]),
         path=path,
         **{k: getattr(found, k) for k in ("kind", "key", "fingerprint", "wall_s", "created")},

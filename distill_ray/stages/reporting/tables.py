@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from distill_ray.config.run import RunConfig
-from distill_ray.stages.reporting.lineage import Entry
 from distill_ray.stages.reporting.text import (
     Table,
     big,
@@ -20,9 +19,11 @@ from distill_ray.stages.reporting.text import (
     signed,
 )
 from distill_ray.stages.results.audit_table import AuditedModel
-from distill_ray.stages.results.final_scores import TestedModel
+from distill_ray.stages.results.curve import ServedCheckpoint, StreamRead, SwitchEntry
+from distill_ray.stages.results.final_scores import Comparison, LargestGaps, TestedModel
 from distill_ray.stages.results.question_metrics import TaskMetrics
 from distill_ray.stages.results.ranking import Ranking
+from distill_ray.stages.results.report_page import AdaptationCurve, LineageEntry, Turn
 from distill_ray.stages.results.shard_set import ShardCounts
 from distill_ray.stages.results.trial import TrialResult
 
@@ -169,18 +170,18 @@ def _corpora(table: Mapping[str, AuditedModel] | Mapping[str, TestedModel]) -> l
     return list(dict.fromkeys(name for row in table.values() for name in row.text))
 
 
-def comparisons(found: Sequence[Row]) -> Table:
+def comparisons(found: Sequence[Comparison]) -> Table:
     """The student against everyone."""
     columns = ["Against", "Set", "Accuracy difference, points", "Accuracy"]
     columns += ["NLL difference, nats", "NLL"]
     rows = [
         [
-            row["against"],
-            row["set"],
-            points(row["accuracy"]),
-            row["accuracy_verdict"],
-            difference(row["nll"]),
-            row["nll_verdict"],
+            row.against,
+            row.set,
+            points(row.accuracy),
+            row.accuracy_verdict,
+            difference(row.nll),
+            row.nll_verdict,
         ]
         for row in found
     ]
@@ -188,19 +189,19 @@ def comparisons(found: Sequence[Row]) -> Table:
     return Table("The student against everyone", columns, rows, note)
 
 
-def sides(found: Sequence[Row]) -> Table:
+def favourable_sets(found: Sequence[Comparison]) -> Table:
     """Which questions the student does better, and which the other model."""
     columns = ["Against", "Set", "Student does better", "The other does better"]
     columns += ["Student's lead, nats", "The other's lead, nats", "Risk gap, nats"]
     rows = [
         [
-            row["against"],
-            row["set"],
-            percent(row["sides"]["student_share"]),
-            percent(row["sides"]["teacher_share"]),
-            number(row["sides"]["gain"]),
-            number(row["sides"]["loss"]),
-            signed(row["sides"]["gap"], 3),
+            row.against,
+            row.set,
+            percent(row.favourable_sets.student_share),
+            percent(row.favourable_sets.teacher_share),
+            number(row.favourable_sets.gain),
+            number(row.favourable_sets.loss),
+            signed(row.favourable_sets.gap, 3),
         ]
         for row in found
     ]
@@ -211,19 +212,19 @@ def sides(found: Sequence[Row]) -> Table:
     return Table("Who knows which questions better", columns, rows, note)
 
 
-def widest(found: Mapping[str, Mapping[str, Sequence[Row]]], teacher: str) -> Table:
+def largest_gaps(found: Mapping[str, LargestGaps], teacher: str) -> Table:
     """Questions on which the student and its teacher are farthest apart."""
     rows = [
         [
             name,
-            "student" if side == "student" else teacher,
-            row["text"],
-            row["answer"],
-            number(row["student"]),
-            number(row["teacher"]),
+            side,
+            row.text,
+            row.answer,
+            number(row.student),
+            number(row.teacher),
         ]
-        for name, ahead in found.items()
-        for side, questions in ahead.items()
+        for name, gaps in found.items()
+        for side, questions in (("student", gaps.student), (teacher, gaps.teacher))
         for row in questions
     ]
     columns = ["Set", "Ahead", "Question", "Right answer", "Student's NLL", "Teacher's NLL"]
@@ -246,25 +247,24 @@ def probes(trials: Sequence[TrialResult]) -> Table:
     return Table("Probes", columns, rows)
 
 
-def turns(found: Sequence[Row]) -> Table:
+def turns(found: Sequence[Turn]) -> Table:
     """Who taught when."""
     rows = [
-        [f"{r['first']}–{r['last']}", r["teacher"], str(r["checkpoint_index"] + 1), r["reason"]]
-        for r in found
+        [f"{r.first}–{r.last}", r.teacher, str(r.checkpoint_index + 1), r.reason] for r in found
     ]
     return Table("Who taught when", ["Steps", "Teacher", "Checkpoint", "Reason"], rows)
 
 
-def switches(found: Sequence[Row]) -> Table:
+def switches(found: Sequence[SwitchEntry]) -> Table:
     """Every switch and every assessment that changed nothing, with the numbers behind it."""
     rows = [
         [
-            str(row["step"] + 1),
-            _checkpoint(row["from"]),
-            _checkpoint(row["to"]) if row["changes"] else "no change",
-            row["reason"],
-            "; ".join(f"{name} {number(value)}" for name, value in row["numbers"].items()),
-            "–" if row["stall_s"] is None else f"{1000 * row['stall_s']:.0f} ms",
+            str(row.step + 1),
+            _checkpoint(row.before),
+            _checkpoint(row.after) if row.changes else "no change",
+            row.reason,
+            "; ".join(f"{name} {number(value)}" for name, value in row.numbers.items()),
+            "–" if row.stall_s is None else f"{1000 * row.stall_s:.0f} ms",
         ]
         for row in found
     ]
@@ -273,8 +273,8 @@ def switches(found: Sequence[Row]) -> Table:
     return Table("Switches and assessments", columns, rows, note)
 
 
-def _checkpoint(row: Row) -> str:
-    return f"{row['teacher']} {row['checkpoint']}"
+def _checkpoint(row: ServedCheckpoint) -> str:
+    return f"{row.teacher} {row.checkpoint}"
 
 
 def tokens(taught: Mapping[str, float], assignment: Mapping[str, str]) -> Table:
@@ -297,17 +297,17 @@ def tokens(taught: Mapping[str, float], assignment: Mapping[str, str]) -> Table:
     return Table("Tokens by teacher", columns, rows, note)
 
 
-def checkpoints(curves: Mapping[str, Sequence[Row]], best: Mapping[str, int]) -> Table:
+def checkpoints(curves: Mapping[str, Sequence[AdaptationCurve]], best: Mapping[str, int]) -> Table:
     """Checkpoints of the teachers, the best one marked."""
     rows = []
     for teacher, recipes in curves.items():
         for recipe in recipes:
             last = recipe is recipes[-1]
-            for i, (tokens, loss) in enumerate(zip(recipe["tokens"], recipe["losses"])):
+            for i, (tokens, loss) in enumerate(zip(recipe.tokens, recipe.losses)):
                 mark = "best" if last and i == best[teacher] else ""
                 mark = mark or ("may teach" if last and i < best[teacher] else "not used")
-                start = number(recipe["initial_loss"])
-                cells = [teacher, recipe["name"], str(i + 1), big(tokens), start, number(loss)]
+                start = number(recipe.initial_loss)
+                cells = [teacher, recipe.name, str(i + 1), big(tokens), start, number(loss)]
                 rows.append([*cells, mark])
     columns = ["Teacher", "Recipe", "Checkpoint", "Tokens", "Loss before", "Loss", "Role"]
     note = "Validation loss of the tasks' gold answers (of text where there are none), nats."
@@ -321,7 +321,7 @@ def times(wall_s: Mapping[str, float]) -> Table:
     return Table("Time by stage", ["Stage", "Work"], rows, note)
 
 
-def artifacts(entries: Sequence[Entry]) -> Table:
+def artifacts(entries: Sequence[LineageEntry]) -> Table:
     """Every artifact behind the report."""
     rows = [
         [
@@ -338,7 +338,7 @@ def artifacts(entries: Sequence[Entry]) -> Table:
     return Table("Artifacts", columns, rows)
 
 
-def _count(value: Any) -> str:
+def _count(value: object) -> str:
     return number(value) if isinstance(value, float) else str(value)
 
 
@@ -362,14 +362,14 @@ def data(counts: ShardCounts) -> Table:
     return Table("Data", columns, rows, note)
 
 
-def read(streams: Mapping[str, Mapping[str, Row]]) -> Table:
+def read(streams: Mapping[str, Mapping[str, StreamRead]]) -> Table:
     """What each student read of every stream; `streams` is student → stream → rows and tokens."""
     rows = []
-    for student, found in streams.items():
-        whole = sum(row["tokens"] for row in found.values())
-        for stream, row in found.items():
-            share = percent(row["tokens"] / whole)
-            rows.append([student, stream, big(row["rows"]), big(row["tokens"]), share])
+    for student, read_by_stream in streams.items():
+        total = sum(row.tokens for row in read_by_stream.values())
+        for stream, row in read_by_stream.items():
+            share = percent(row.tokens / total)
+            rows.append([student, stream, big(row.rows), big(row.tokens), share])
     columns = ["Model", "Stream", "Rows", "Tokens", "Share of its tokens"]
     return Table("What was read", columns, rows, "Tokens without padding.")
 
@@ -379,7 +379,7 @@ def models(origins: Iterable[tuple[str, str]]) -> Table:
     return Table("Models", ["Model", "Weights"], [list(row) for row in origins])
 
 
-def versions(entries: Sequence[Entry]) -> Table:
+def versions(entries: Sequence[LineageEntry]) -> Table:
     """Versions that the artifacts were made by."""
     found: dict[str, dict[str, None]] = {}
     for entry in entries:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from distill_ray.config.ensemble import ENSEMBLE
 from distill_ray.core.intervals import Interval
+from distill_ray.core.schedule import ScheduleState, Switch
+from distill_ray.stages.results.curve import StreamRead
+from distill_ray.stages.results.final_scores import Comparison
 from distill_ray.stages.results.question_metrics import TaskMetrics
+from distill_ray.stages.results.report_page import Turn
 
 BETTER, WORSE = "better", "worse"
 NAMES = {
@@ -73,9 +76,9 @@ def seconds(value: float) -> str:
     """A duration."""
     if value < 100:
         return f"{value:.1f} s"
-    minutes, rest = divmod(round(value), 60)
+    minutes, remainder = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {remainder} s"
 
 
 Estimate = Interval | Mapping[str, float]
@@ -118,10 +121,10 @@ def listed(words: Iterable[str]) -> str:
     return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)
 
 
-def shares_read(streams: Mapping[str, Mapping[str, int]]) -> str:
+def shares_read(streams: Mapping[str, StreamRead]) -> str:
     """What a training read, in shares of its tokens: `70.0% notes, 30.0% triage.prompts`."""
-    whole = sum(row["tokens"] for row in streams.values())
-    return ", ".join(f"{percent(row['tokens'] / whole)} {n}" for n, row in streams.items())
+    total = sum(row.tokens for row in streams.values())
+    return ", ".join(f"{percent(row.tokens / total)} {n}" for n, row in streams.items())
 
 
 def called(model: str) -> str:
@@ -129,42 +132,40 @@ def called(model: str) -> str:
     return NAMES.get(model, f"the teacher {model}")
 
 
-def sentence(row: Mapping[str, Any], confidence: float) -> str:
+def sentence(row: Comparison, confidence: float) -> str:
     """One comparison of the student in words.
 
     Args:
-        row: a row of `Scores.comparisons`.
+        row: the comparison.
         confidence: mass of its intervals.
     """
-    other = called(row["against"])
-    accuracy, nll = row["accuracy"], row["nll"]
-    if row["accuracy_verdict"] in (BETTER, WORSE):
-        start = f"On {row['set']} the student is {row['accuracy_verdict']} than {other}"
+    model, accuracy, nll = called(row.against), row.accuracy, row.nll
+    if row.accuracy_verdict in (BETTER, WORSE):
+        start = f"On {row.set} the student is {row.accuracy_verdict} than {model}"
     else:
-        start = f"On {row['set']} no difference in accuracy from {other} is shown"
-    value, low, high = (signed(100 * accuracy[k], 1) for k in ("value", "low", "high"))
+        start = f"On {row.set} no difference in accuracy from {model} is shown"
+    value, low, high = (signed(100 * each, 1) for each in _ends(accuracy))
     gap = f"{value} points ({confidence:.0%} interval {low} to {high})"
-    if accuracy["value"] == accuracy["low"] == accuracy["high"] == 0:
+    if accuracy.value == accuracy.low == accuracy.high == 0:
         gap = "both are right on the same questions"
-    low, high = (signed(nll[k], 3) for k in ("low", "high"))
-    nats = f"NLL {signed(nll['value'], 3)} nats ({low} to {high}), {row['nll_verdict']}"
-    return f"{start}: {gap}; {nats}."
+    value, low, high = (signed(each, 3) for each in _ends(nll))
+    return f"{start}: {gap}; NLL {value} nats ({low} to {high}), {row.nll_verdict}."
 
 
-def headline(rows: Sequence[Mapping[str, Any]]) -> str:
+def headline(rows: Sequence[Comparison]) -> str:
     """Was a teacher worth it? From the comparisons with the control, one for each task.
 
     Accuracy decides; NLL is named where accuracy shows nothing.
     """
-    by = _sets_by_verdict(rows, "accuracy_verdict")
+    by = _sets_by_verdict((row.set, row.accuracy_verdict) for row in rows)
     if by[BETTER] and by[WORSE]:
         return (
             f"Mixed: with a teacher the student is better than the control on "
             f"{listed(by[BETTER])}, and worse on {listed(by[WORSE])}."
         )
     if by[BETTER]:
-        rest = [row["set"] for row in rows if row["set"] not in by[BETTER]]
-        tail = f"; on {listed(rest)} no difference is shown" if rest else ""
+        undecided = [row.set for row in rows if row.set not in by[BETTER]]
+        tail = f"; on {listed(undecided)} no difference is shown" if undecided else ""
         where = f"on {listed(by[BETTER])} the student beats {THE_CONTROL}"
         return f"The teacher was worth it: {where}{tail}."
     if by[WORSE]:
@@ -173,9 +174,9 @@ def headline(rows: Sequence[Mapping[str, Any]]) -> str:
     return _undecided(rows)
 
 
-def _undecided(rows: Sequence[Mapping[str, Any]]) -> str:
+def _undecided(rows: Sequence[Comparison]) -> str:
     start = f"Not shown to be worth it: in accuracy the student does not beat {THE_CONTROL}"
-    by = _sets_by_verdict(rows, "nll_verdict")
+    by = _sets_by_verdict((row.set, row.nll_verdict) for row in rows)
     if by[BETTER] and not by[WORSE]:
         return (
             f"Worth it for its probabilities, not for its answers: the student's NLL on "
@@ -186,8 +187,11 @@ def _undecided(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{start}; its NLL is {' and '.join(parts)}." if parts else f"{start}."
 
 
-def _sets_by_verdict(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, list[str]]:
-    return {v: [row["set"] for row in rows if row[key] == v] for v in (BETTER, WORSE)}
+def _sets_by_verdict(rows: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    sets: dict[str, list[str]] = {BETTER: [], WORSE: []}
+    for name, verdict in rows:
+        sets.get(verdict, []).append(name)
+    return sets
 
 
 def above_majority(name: str, row: TaskMetrics) -> str | None:
@@ -206,60 +210,48 @@ def above_majority(name: str, row: TaskMetrics) -> str | None:
 
 
 def segments(
-    switches: Sequence[Mapping[str, Any]],
-    schedule: Mapping[str, Any],
+    switches: Sequence[Switch],
+    schedule: ScheduleState,
     steps: int,
     why: str = "led the ranking at the start",
-) -> Any:
-    """Who taught when: `teacher`, `checkpoint`, `first` and `last` step, `reason`.
+) -> list[Turn]:
+    """Who taught when.
 
     Args:
         switches: of the distillation, in order.
         schedule: its last state.
         steps: of the whole distillation.
-        why: of the teacher that began.
+        why: reason of the first teacher.
     """
-    first = switches[0] if switches else None
-    teacher = first["from_teacher"] if first else schedule["teacher"]
-    rows = [
-        {
-            "teacher": teacher,
-            "checkpoint_index": first["from_checkpoint"] if first else schedule["checkpoint_index"],
-            "first": 1,
-            "reason": "all begin" if teacher == ENSEMBLE else why,
-        }
-    ]
-    for switch in switches:
-        # `step` counts from 0, as the schedule does; curves and people count from 1.
-        rows[-1]["last"] = switch["step"]
-        rows.append(
-            {
-                "teacher": switch["to_teacher"],
-                "checkpoint_index": switch["to_checkpoint"],
-                "first": switch["step"] + 1,
-                "reason": switch["reason"],
-            }
-        )
-    rows[-1]["last"] = steps
-    return [row for row in rows if row["first"] <= row["last"]]
-
-
-def taught(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One sentence on who taught, from `segments`."""
-    turns = [rows[0]]
-    for row in rows[1:]:
-        if row["teacher"] != turns[-1]["teacher"]:
-            turns.append(row)
-    steps = f"{rows[-1]['last']} steps"
-    if len(turns) == 1:
-        who = f"{turns[0]['teacher']} taught throughout, all {steps}"
+    # A switch's step counts from 0, as the schedule does; curves and people count from 1.
+    if switches:
+        start = (switches[0].from_teacher, switches[0].from_checkpoint)
     else:
-        later = (
-            f"{row['teacher']} from step {row['first']} ({row['reason']})" for row in turns[1:]
-        )
-        who = f"{turns[0]['teacher']} taught first, then {listed(later)}, {steps} in all"
-    at = [str(row["first"]) for row in rows[1:]]
-    if not at:
+        start = schedule.checkpoint
+    starts = [(*start, 1, "all begin" if start[0] == ENSEMBLE else why)]
+    starts += [(s.to_teacher, s.to_checkpoint, s.step + 1, s.reason) for s in switches]
+    ends = [*(switch.step for switch in switches), steps]
+    return [
+        Turn(teacher=teacher, checkpoint_index=index, first=first, last=last, reason=reason)
+        for (teacher, index, first, reason), last in zip(starts, ends)
+        if first <= last
+    ]
+
+
+def taught(rows: Sequence[Turn]) -> str:
+    """One sentence on who taught, from `segments`."""
+    by_teacher = [rows[0]]
+    for row in rows[1:]:
+        if row.teacher != by_teacher[-1].teacher:
+            by_teacher.append(row)
+    steps = f"{rows[-1].last} steps"
+    if len(by_teacher) == 1:
+        who = f"{rows[0].teacher} taught throughout, all {steps}"
+    else:
+        later = (f"{row.teacher} from step {row.first} ({row.reason})" for row in by_teacher[1:])
+        who = f"{rows[0].teacher} taught first, then {listed(later)}, {steps} in all"
+    changes = [str(row.first) for row in rows[1:]]
+    if not changes:
         return f"{who}, with one checkpoint."
-    what = "its checkpoint" if len(turns) == 1 else "the teacher or its checkpoint"
-    return f"{who}; {what} changed at {'steps' if len(at) > 1 else 'step'} {listed(at)}."
+    what = "its checkpoint" if len(by_teacher) == 1 else "the teacher or its checkpoint"
+    return f"{who}; {what} changed at {'steps' if len(changes) > 1 else 'step'} {listed(changes)}."

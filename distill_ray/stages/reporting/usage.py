@@ -13,7 +13,7 @@ from distill_ray.data.tokenizer import start_ids
 
 def usage(
     task: TaskConfig, answers: Mapping[str, str], tokenizer: Any, folder: str
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Names of the template → code, as text.
 
     Args:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 from distill_ray.models.ref import ModelRef
-from distill_ray.runtime.artifacts import has_manifest, local_folder, read_file
+from distill_ray.runtime.artifacts import has_manifest, local_folder
 from distill_ray.runtime.storage import Storage
+from distill_ray.stages.results.curve import Curve
 
-CURVE = "curve.json"
-"""A finished training's account of itself."""
-SWITCHES = "switches.json"
-"""Beside it, for one that had a teacher: every switch and assessment, with its reason."""
 BEST = "best"
 """Instead of a checkpoint's number: the one with the least validation loss."""
 
@@ -31,7 +27,7 @@ def _fetched(uri: str) -> str:
         return str(Storage(uri).get()) if "://" in uri else uri
     artifact = Storage(f"{job}{question}{query}")
     if name == BEST:
-        name = json.loads(read_file(artifact, CURVE))["best"]
+        name = str(Curve.of(artifact).best)
     folder = f"checkpoints/{name}"
     made_here = has_manifest(artifact)  # Else a user's own, of which nothing is known.
     return str(local_folder(artifact, folder) if made_here else artifact.sub(folder).get())

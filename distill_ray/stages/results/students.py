@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from distill_ray.config.ensemble import ENSEMBLE
 from distill_ray.config.serving import PoolServing
@@ -11,7 +10,8 @@ from distill_ray.engine.job import TrainingSpec
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.storage import cache_folder
-from distill_ray.stages.results.local_files import SWITCHES, local_ref
+from distill_ray.stages.results.curve import SWITCHES, Curve, SwitchEntry, SwitchLog
+from distill_ray.stages.results.local_files import local_ref
 from distill_ray.stages.results.training_job import TrainingJob
 
 
@@ -27,14 +27,14 @@ class Student:
         return self.order.kept_ref()
 
     @property
-    def curve(self) -> dict[str, Any]:
-        """`history`, `switches`, `initial_loss`, `schedule`, `tokens_by_teacher`."""
+    def curve(self) -> Curve:
+        """The course of its training."""
         return self.order.curve()
 
     @property
-    def switch_log(self) -> list[dict[str, Any]]:
-        """Every switch and assessment, as `engine.session.Teaching.switch_log`."""
-        return list(self.order.artifact.read_json(SWITCHES))
+    def switch_log(self) -> list[SwitchEntry]:
+        """Every switch and assessment of its training, in order."""
+        return SwitchLog.read(self.order.artifact, SWITCHES).entries
 
     @property
     def fingerprint(self) -> str:
@@ -45,10 +45,10 @@ class Student:
     def teacher(self) -> str:
         """The teacher at the end of training; of several, the one that taught the most tokens."""
         curve = self.curve
-        if curve["schedule"]["teacher"] != ENSEMBLE:
-            return str(curve["schedule"]["teacher"])
-        taught: dict[str, float] = curve["tokens_by_teacher"]
-        return max(taught, key=lambda name: taught[name])
+        assert curve.schedule is not None
+        if curve.schedule.teacher != ENSEMBLE:
+            return curve.schedule.teacher
+        return max(curve.tokens_by_teacher, key=lambda name: curve.tokens_by_teacher[name])
 
 
 @dataclass(frozen=True)

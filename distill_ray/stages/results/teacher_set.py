@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.stages.results.adaptation_gain import AdaptationGain
+from distill_ray.stages.results.curve import Curve
 
 STUDENT = "student"
 
@@ -67,7 +67,7 @@ class TeacherSet:
     student: Weights
     """The initial student."""
     teachers: dict[str, Teacher]
-    curves: dict[str, list[dict[str, Any]]]
+    curves: dict[str, list[Curve]]
     """Teacher → the curve of each of its recipes."""
     artifacts: list[Artifact]
     """What the stage left: one for each recipe on each model, and the gains."""

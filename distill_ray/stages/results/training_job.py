@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from distill_ray.config.serving import ColocatedServing, Serving
 from distill_ray.engine.job import TrainingSpec
@@ -12,7 +11,8 @@ from distill_ray.engine.loop import checkpoint_losses
 from distill_ray.engine.row_plan import Checkpoint
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
-from distill_ray.stages.results.local_files import BEST, CURVE
+from distill_ray.stages.results.curve import Curve
+from distill_ray.stages.results.local_files import BEST
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class TrainingJob:
     def kept(self) -> int:
         """The checkpoint that its outcome is: the last one, or the best, as `distill.keep` says."""
         if getattr(self.job.training, "select_checkpoint", "last") == "best":
-            return int(self.curve()["best"])
+            return self.curve().best
         return len(self.rung_losses()) - 1
 
     def kept_ref(self) -> ModelRef:
@@ -59,10 +59,10 @@ class TrainingJob:
             return self.job.student.with_adapter(folder)
         return ModelRef("path", folder)
 
-    def curve(self) -> dict[str, Any]:
-        """`history`, `initial_loss`, `switches`, `schedule`, `skipped_steps`, `best` of the job."""
-        return dict(self.artifact.read_json(CURVE))
+    def curve(self) -> Curve:
+        """The course of the training."""
+        return Curve.of(self.artifact)
 
     def rung_losses(self) -> list[float]:
         """Validation loss at each checkpoint."""
-        return checkpoint_losses(self.curve()["history"], self.job.checkpoint_steps)
+        return checkpoint_losses(self.curve().history, self.job.checkpoint_steps)

@@ -16,6 +16,7 @@ from distill_ray.engine.job import OnSwitch, TeachingSpec, TrainingSpec
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
+from distill_ray.stages.results.curve import StreamRead
 from distill_ray.stages.results.data_spec import data_spec
 from distill_ray.stages.results.record import Record
 from distill_ray.stages.results.shard_set import ShardSet
@@ -89,14 +90,6 @@ class TrialSchedule(Record):
     checkpoint_index: int
     """At the end."""
     log: list[TrialSwitch]
-
-
-class StreamRead(Record):
-    """What a training read of a stream."""
-
-    rows: int
-    tokens: int
-    """Without padding."""
 
 
 class TrialOutcome(Record):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import ray
@@ -20,8 +18,16 @@ from distill_ray.engine.loop import Step, checkpoint_losses, distill, validation
 from distill_ray.engine.session import Session
 from distill_ray.engine.skipped_steps import TooManySkippedStepsError
 from distill_ray.engine.validation import task_loss
+from distill_ray.runtime.artifacts import Building
 from distill_ray.runtime.progress import Event
-from distill_ray.stages.results.local_files import CURVE, SWITCHES
+from distill_ray.stages.results.curve import (
+    CURVE,
+    SWITCHES,
+    Curve,
+    StreamRead,
+    SwitchEntry,
+    SwitchLog,
+)
 from distill_ray.stages.results.students import local
 from distill_ray.stages.results.training_job import TrainingJob
 from distill_ray.stages.serving.pool import PoolRefusedError
@@ -100,21 +106,24 @@ def _finish(session: Session, order: TrainingJob, wall_s: float) -> None:
     """Rank 0 writes the curve and the manifest: the artifact is whole."""
     teaching = session.teaching
     losses = checkpoint_losses(session.history, order.job.checkpoint_steps)
-    curve: dict[str, Any] = {
-        "history": session.history,
-        "initial_loss": session.initial_loss,
-        "switches": [asdict(s) for s in teaching.switches] if teaching else [],
-        "schedule": teaching.state.to_dict() if teaching else None,
-        "tokens_by_teacher": session.tokens_by_teacher,
-        "skipped_steps": session.skipped.total,
-        "best": min(range(len(losses)), key=lambda i: losses[i]),
-    }
-    if isinstance(session.source, MixedRows):
-        curve["streams"] = session.source.read(session.step)
-    storage = order.artifact.storage.sub(order.artifact.path)
-    storage.write_bytes(CURVE, json.dumps(curve).encode())
+    source, streams = session.source, {}
+    if isinstance(source, MixedRows):
+        streams = {n: StreamRead(**read) for n, read in source.read(session.step).items()}
+    curve = Curve(
+        history=session.history,
+        initial_loss=session.initial_loss,
+        switches=list(teaching.switches) if teaching else [],
+        schedule=teaching.state if teaching else None,
+        tokens_by_teacher=session.tokens_by_teacher,
+        skipped_steps=session.skipped.total,
+        best=min(range(len(losses)), key=lambda i: losses[i]),
+        streams=streams,
+    )
+    building = Building(order.artifact.folder)
+    curve.write(building, CURVE)
     if teaching is not None:
-        storage.write_bytes(SWITCHES, json.dumps(teaching.switch_log(), indent=1).encode())
+        entries = [SwitchEntry.model_validate(row) for row in teaching.switch_log()]
+        SwitchLog(entries=entries).write(building, SWITCHES)
     validation = validation_of(session.history[-1])
     tokens = session.step * order.job.training.global_batch_size * order.job.data.sequence_length
     counts = {"steps": session.step, "tokens": tokens, "validation_loss": task_loss(validation)}

@@ -42,6 +42,7 @@ from distill_ray.runtime.progress import Event
 from distill_ray.runtime.ray_private import keep_aws_keys_out_of_trials
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import cache_folder
+from distill_ray.stages.results.curve import StreamRead
 from distill_ray.stages.results.local_files import local_ref
 from distill_ray.stages.results.trial import (
     ANSWERS,
@@ -49,7 +50,6 @@ from distill_ray.stages.results.trial import (
     WEIGHTS,
     AnswerMetrics,
     CheckpointMetrics,
-    StreamRead,
     StudentMetrics,
     Trial,
     TrialOutcome,

@@ -18,6 +18,7 @@ from distill_ray.stages.reporting.text import (
     shares_read,
     signed,
 )
+from distill_ray.stages.results.curve import StreamRead
 from distill_ray.study.domain_data.compare import (
     FINE_TUNED_ONLY,
     ContrastResult,
@@ -176,12 +177,13 @@ def _students(domain: DomainRow) -> Table:
     columns = ["Student", "Teacher", "Read", "Tokens", "Accuracy", "by seed", "NLL", "Before"]
     rows = []
     for name, student in sorted(domain.students.items(), key=lambda i: -fmean(i[1].accuracy)):
+        streams = {stream: StreamRead(**read) for stream, read in student.read.items()}
         rows.append(
             [
                 FINE_TUNED_ONLY if student.text is None else name,
                 student.teacher or "none",
-                shares_read(student.read) if student.read else "nothing",
-                big(sum(stream["tokens"] for stream in student.read.values())),
+                shares_read(streams) if streams else "nothing",
+                big(sum(read.tokens for read in streams.values())),
                 number(fmean(student.accuracy), 4),
                 " · ".join(number(value) for value in student.accuracy),
                 number(fmean(student.nll)),

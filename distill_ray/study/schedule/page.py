@@ -315,8 +315,8 @@ def _switches(domain: ScheduleDomain) -> Table:
         for seed, served in enumerate(arm.served):
             if served.log:
                 parts = ", ".join(
-                    f"{part['teacher']} {part['checkpoint_index'] + 1} from {part['first']}"
-                    for part in turns(served.model_dump(), arm.steps)
+                    f"{part.teacher} {part.checkpoint_index + 1} from {part.first}"
+                    for part in turns(served, arm.steps)
                 )
                 rows.append([name, str(seed + 1), parts])
     return Table("Who taught", ["Arm", "Seed", "Teacher and checkpoint, from step"], rows)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from distill_ray.core.schedule import ScheduleState, Switch
 from distill_ray.stages.reporting.charts import PALETTE
 from distill_ray.stages.reporting.text import segments
+from distill_ray.stages.results.report_page import Turn
+from distill_ray.stages.results.trial import TrialSchedule
 from distill_ray.study.schedule.arms import CONTROL
 from distill_ray.study.schedule.compare import ScheduleDomain
 
@@ -61,12 +63,12 @@ def _times(axis: Any, domain: ScheduleDomain) -> None:
     for name in reversed(dynamic):
         arm, first = domain.arms[name], place
         for served in reversed(arm.served):
-            for part in turns(served.model_dump(), arm.steps):
-                shade = (part["checkpoint_index"] + 1) / num_checkpoints[part["teacher"]]
-                width = part["last"] - part["first"] + 1
+            for part in turns(served, arm.steps):
+                shade = (part.checkpoint_index + 1) / num_checkpoints[part.teacher]
+                width = part.last - part.first + 1
                 axis.barh(
-                    place, width, left=part["first"] - 1, height=0.8, lw=0,
-                    color=colours[part["teacher"]], alpha=0.2 + 0.8 * shade,
+                    place, width, left=part.first - 1, height=0.8, lw=0,
+                    color=colours[part.teacher], alpha=0.2 + 0.8 * shade,
                 )  # fmt: skip
             place += 1
         ticks.append((first + place - 1) / 2)
@@ -78,12 +80,14 @@ def _times(axis: Any, domain: ScheduleDomain) -> None:
     axis.legend(handles, list(colours), fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def turns(served: Mapping[str, Any], steps: int) -> list[Mapping[str, Any]]:
-    """`teacher`, `checkpoint_index`, `first` and `last` step of each part of a training.
+def turns(served: TrialSchedule, steps: int) -> list[Turn]:
+    """Each part of a training that one checkpoint taught.
 
     Args:
-        served: the schedule's last state.
+        served: who taught in the trial.
         steps: steps of the training.
     """
-    switches = [entry for entry in served["log"] if entry["changes"]]
-    return list(segments(switches, served, steps))
+    changes = [
+        Switch(**entry.model_dump(exclude={"changes"})) for entry in served.log if entry.changes
+    ]
+    return segments(changes, ScheduleState(served.teacher, served.checkpoint_index), steps)
