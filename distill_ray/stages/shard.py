@@ -81,7 +81,7 @@ def _require_streams(shards: ShardSet) -> None:
         raise InputError("the data don't fit the config:", problems)
 
 
-def _identity(cfg: RunConfig) -> dict[str, Any]:
+def _identity(cfg: RunConfig) -> dict[str, object]:
     from distill_ray.config.run import all_sources
 
     read = {

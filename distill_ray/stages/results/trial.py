@@ -215,7 +215,7 @@ class TrialSpec:
 
     def non_default(self) -> Identity:
         """What decides the outcome where it isn't at its default."""
-        identity: dict[str, Any] = {}
+        identity: dict[str, object] = {}
         if self.on_switch != OnSwitch():
             identity["on_switch"] = asdict(self.on_switch)
         if self.frozen_student is not None:

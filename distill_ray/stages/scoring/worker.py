@@ -9,9 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray
 import ray.data
 import torch
+from numpy.typing import NDArray
 
 from distill_ray.config.cluster import ClusterConfig
 from distill_ray.config.errors import Problem
@@ -130,7 +132,7 @@ class _Scorer:
         self._tasks, self._scoring, self._attempts = ray.get(shared[0])
         self._loaded_path, self._model = "", None
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, batch: dict[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
         for index, part in zip(batch["task"], batch["part"]):
             task = self._tasks[index]
             self._score(task, task.parts[part])

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Metrics = Mapping[str, Any]
+Metrics = Mapping[str, core.Numbers]
 """`accuracy`, `nll`, `brier` → a mean, or draws [D] of it."""
 MIN_PROBES = 2
 """Probes that a teacher needs: one alone says nothing of its own noise."""
@@ -194,8 +194,8 @@ def _factors(
     rows: Mapping[str, TeacherEvidence],
     tasks: Sequence[_Task],
     taught: Mapping[str, Sequence[Metrics]],
-    kl_moved: Mapping[str, Any],
-) -> dict[str, dict[str, Any]]:
+    kl_moved: Mapping[str, core.Numbers],
+) -> dict[str, dict[str, core.Numbers]]:
     """Teacher → factor → number, or draws [D]; tasks count alike, and so do domain corpora.
 
     Args:

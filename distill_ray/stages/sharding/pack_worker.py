@@ -41,7 +41,7 @@ def over_buckets(buckets: int, work: Any) -> Counts:
     return totals
 
 
-def _flat(counts: Counts) -> list[dict[str, Any]]:
+def _flat(counts: Counts) -> list[dict[str, str | int]]:
     return [
         {"table": table, "entry": entry, "count": count}
         for table, counter in counts.items()
@@ -164,9 +164,7 @@ class _TokenizedTask:
         return plan.prompts, prompt_sample(row["row_id"], prompt)
 
 
-def write_parquet(
-    storage: Storage, path: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema
-) -> None:
+def write_parquet(storage: Storage, path: str, rows: Sequence[Row], schema: pa.Schema) -> None:
     """Write rows as one compressed file; equal rows give equal bytes."""
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer, compression="zstd")

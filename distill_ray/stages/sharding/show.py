@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from distill_ray.config.errors import InputError, Problem, did_you_mean
 from distill_ray.config.run import RunConfig
 from distill_ray.data.rows import PACKED, SPLITS
+from distill_ray.data.transforms import Row
 from distill_ray.stages.results.shard_set import ShardSet
 
 BY = {
@@ -52,7 +53,7 @@ class RowShown:
 
     stream: str
     split: str
-    columns: Mapping[str, Any] = field(repr=False)
+    columns: Row = field(repr=False)
     """The row of the PACKED contract."""
     samples: list[SampleShown]
 
@@ -104,7 +105,7 @@ def show(shards: ShardSet, *, rows: int, split: str, stream: str | None = None) 
     return found
 
 
-def _first(shards: ShardSet, place: str, count: int) -> Iterator[dict[str, Any]]:
+def _first(shards: ShardSet, place: str, count: int) -> Iterator[Row]:
     folder = shards.artifact.local() / "packed" / place
     left = count
     for file in sorted(folder.glob("*.parquet")):
@@ -114,7 +115,7 @@ def _first(shards: ShardSet, place: str, count: int) -> Iterator[dict[str, Any]]
             yield from found
 
 
-def samples_of(row: Mapping[str, Any], tokenizer: Any) -> list[SampleShown]:
+def samples_of(row: Row, tokenizer: Any) -> list[SampleShown]:
     """A row of the PACKED contract, cut at its samples' borders."""
     ids, by = row["input_ids"], [BY[both] for both in zip(row["label_mask"], row["teacher_mask"])]
     starts = [i for i, position in enumerate(row["position_ids"]) if position == 0]
@@ -153,7 +154,7 @@ def counts(rows: Sequence[RowShown]) -> dict[str, dict[str, int]]:
     return found
 
 
-def plain(rows: Sequence[RowShown]) -> dict[str, Any]:
+def plain(rows: Sequence[RowShown]) -> dict[str, object]:
     """The rows as plain values.
 
     `gold` and `distill` are as training reads them: at i they speak of token i + 1.

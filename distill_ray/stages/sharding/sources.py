@@ -100,7 +100,7 @@ class _Call:
     def __init__(self, source: RowSource) -> None:
         self._source = source
 
-    def __call__(self, _: Any) -> Iterator[dict[str, Any]]:
+    def __call__(self, _: Any) -> Iterator[dict[str, str | None]]:
         source = self._source
         columns = (source.text_column, source.label_column, source.group_column)
         for row in import_path(source.location)(**source.options):

@@ -145,7 +145,7 @@ def _reason(error: BaseException | None) -> str:
 
 
 def _trial(
-    config: dict[str, Any],
+    config: dict[str, int],
     *,
     stage: str,
     trials: Sequence[Trial],
