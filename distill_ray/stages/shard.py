@@ -48,14 +48,14 @@ def shard(run: Run) -> ShardSet:
         run.reused("shard")
     else:
         with run.stage("shard"):
-            given = _given_tokenizer(run.cfg)
+            tokenizer = _pretrained_tokenizer(run.cfg)
             run.ray()
             with artifact.building() as building:
-                _build(run, building, given)
-    made = ShardSet(artifact, run.cfg)
-    _require_streams(made)
-    vocabulary_fits(run, made)
-    return made
+                _build(run, building, tokenizer)
+    shards = ShardSet(artifact, run.cfg)
+    _require_streams(shards)
+    vocabulary_fits(run, shards)
+    return shards
 
 
 def _require_streams(shards: ShardSet) -> None:
@@ -76,7 +76,7 @@ def _require_streams(shards: ShardSet) -> None:
         tasks = {name.partition(".")[0] for name in training.streams if "." in name}
         if not (held_out & training.streams or tasks & {n.partition(".")[0] for n in held_out}):
             what = "none of its streams has a validation row."
-            problems.append(Problem(f"{where}.mix", what, "Raise corpora.validation."))
+            problems.append(Problem(f"{where}.mix", what, "Raise corpora.validation_fraction."))
     if problems:
         raise InputError("the data don't fit the config:", problems)
 
@@ -118,7 +118,7 @@ def _content(kind: str, location: str) -> Any:
     return None if "://" in location else path_identity(Path(location))
 
 
-def _build(run: Run, building: Building, given: Any) -> None:
+def _build(run: Run, building: Building, pretrained: Any) -> None:
     from distill_ray.config.run import all_sources
     from distill_ray.stages.sharding.pack_worker import Deduplicate, PackBucket, over_buckets
     from distill_ray.stages.sharding.sources import write_fragments
@@ -138,8 +138,9 @@ def _build(run: Run, building: Building, given: Any) -> None:
     answers = _all_answers(cfg, text)
     run.raise_if_interrupted()
     run.note("shard", "making the tokenizer", completed=2, total=4)
-    chosen = _trained_tokenizer(cfg, text) if given is None else given
-    tokenizer = _write_tokenizer(chosen, out)
+    tokenizer = _write_tokenizer(
+        _trained_tokenizer(cfg, text) if pretrained is None else pretrained, out
+    )
     run.raise_if_interrupted()
     run.note("shard", "tokenizing and packing", completed=3, total=4)
     plans = [_plan(task, answers[task.name], text) for task in cfg.tasks]
@@ -164,15 +165,15 @@ def _empty(cfg: RunConfig, rows: Mapping[str, int]) -> Iterator[Problem]:
 
     labelled = {task.labelled_stream for task in cfg.tasks}
     for stream, source in all_sources(cfg).items():
-        found = {split: rows.get(f"{stream}/{split}", 0) for split in SPLITS}
-        if not sum(found.values()):
+        counts = {split: rows.get(f"{stream}/{split}", 0) for split in SPLITS}
+        if not sum(counts.values()):
             what = f"{source.location} has no row with text in column {source.text_column!r}."
             yield Problem(stream, what, "Give rows, or name the column with text_column.")
-        elif stream in labelled and not all(found.values()):
-            bare = ", ".join(split for split in SPLITS if not found[split])
-            what = f"{sum(found.values())} rows leave none for {bare}."
-            yield Problem(stream, what, "Give more rows, or larger corpora.validation and test.")
-        elif not found["train"] and "shifted" not in stream:
+        elif stream in labelled and not all(counts.values()):
+            bare = ", ".join(split for split in SPLITS if not counts[split])
+            what = f"{sum(counts.values())} rows leave none for {bare}."
+            yield Problem(stream, what, "Give more rows, or raise the fractions of corpora.")
+        elif not counts["train"] and "shifted" not in stream:
             yield Problem(stream, "no row is left to train on.", "Give more rows.")
 
 
@@ -186,28 +187,28 @@ def _all_answers(cfg: RunConfig, text: pa.Table) -> dict[str, dict[str, str]]:
     problems: list[Problem] = []
     for i, task in enumerate(cfg.tasks):
         rows = text.filter(pc.equal(text["stream"], task.labelled_stream))
-        there = {label for label in pc.unique(rows["label"]).to_pylist() if label is not None}
-        labels = task.labels or sorted(there)
+        occurring = {label for label in pc.unique(rows["label"]).to_pylist() if label is not None}
+        labels = task.labels or sorted(occurring)
         declared = task.answers or {label: task.answer.format(label=label) for label in labels}
-        problems += _label_problems(f"tasks.{i}", set(declared), there)
+        problems += _label_problems(f"tasks.{i}", set(declared), occurring)
         answers[task.name] = declared
     if problems:
         raise InputError("labels and answers don't fit:", problems)
     return answers
 
 
-def _label_problems(where: str, declared: set[str], there: set[str]) -> Iterator[Problem]:
-    seen = f"The data's labels: {', '.join(sorted(there)[:20])}." if there else ""
-    for label in sorted(declared - there):
-        yield Problem(f"{where}.answers", f"label {label!r} never occurs in the data.", seen)
-    if not there:
+def _label_problems(where: str, declared: set[str], occurring: set[str]) -> Iterator[Problem]:
+    fix = f"The data's labels: {', '.join(sorted(occurring)[:20])}." if occurring else ""
+    for label in sorted(declared - occurring):
+        yield Problem(f"{where}.answers", f"label {label!r} never occurs in the data.", fix)
+    if not occurring:
         yield Problem(where, "no row has a label.", "Name the column with label_column.")
-    for label in sorted(there - declared):
+    for label in sorted(occurring - declared):
         fix = "Add it to answers, or filter those rows."
         yield Problem(f"{where}.answers", f"the data's label {label!r} has no answer.", fix)
 
 
-def _given_tokenizer(cfg: RunConfig) -> Any:
+def _pretrained_tokenizer(cfg: RunConfig) -> Any:
     """The student's tokenizer, or None where it is trained on the text.
 
     Raises:
@@ -254,11 +255,11 @@ def _write_tokenizer(tokenizer: Any, out: Storage) -> TokenizerSummary:
 
 def _sample(text: pa.Table, size_bytes: int) -> Iterator[str]:
     """Train texts in the order of their keys, which is random yet fixed."""
-    left = size_bytes
+    remaining = size_bytes
     for value in text.filter(pc.equal(text["split"], "train")).sort_by("key")["text"]:
         yield value.as_py()
-        left -= len(value.as_py().encode())
-        if left <= 0:
+        remaining -= len(value.as_py().encode())
+        if remaining <= 0:
             return
 
 
@@ -266,9 +267,9 @@ def _plan(task: TaskConfig, answers: Mapping[str, str], text: pa.Table) -> Any:
     from distill_ray.stages.sharding.pack_worker import TaskSpec
 
     labelled = pc.and_(pc.equal(text["stream"], task.labelled_stream), pc.is_valid(text["label"]))
-    mine = pc.and_(labelled, pc.equal(text["split"], "train"))
-    keys = text.filter(mine).sort_by("key")["key"]
-    kept = min(task.num_labelled_rows or len(keys), len(keys))
+    in_train = pc.and_(labelled, pc.equal(text["split"], "train"))
+    keys = text.filter(in_train).sort_by("key")["key"]
+    num_labelled = min(task.num_labelled_rows or len(keys), len(keys))
     return TaskSpec(
         labelled=task.labelled_stream,
         prompts=task.prompts_stream,
@@ -276,5 +277,5 @@ def _plan(task: TaskConfig, answers: Mapping[str, str], text: pa.Table) -> Any:
         answers=answers,
         chat=task.chat,
         system=task.system,
-        last_key=keys[kept - 1].as_py() if kept else "",
+        last_key=keys[num_labelled - 1].as_py() if num_labelled else "",
     )

@@ -85,12 +85,12 @@ def held_out_questions(shards: ShardSet, split: str) -> list[Questions]:
             for s in task.shifted
         ]
         answers = shards.counts.answers[task.name]
-        chosen = make_prompt_format(tokenizer, chat=task.chat, system=task.system)
+        form = make_prompt_format(tokenizer, chat=task.chat, system=task.system)
         for name, stream, template in sets:
             rows = table.filter(pc.equal(table["stream"], stream)).sort_by("row_id").to_pylist()
             scored = rows[: task.max_examples]
             result.append(
-                questions(name, scored, template=template, answers=answers, prompt_format=chosen)
+                questions(name, scored, template=template, answers=answers, prompt_format=form)
             )
     return result
 

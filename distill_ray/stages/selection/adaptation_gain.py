@@ -50,9 +50,9 @@ def keep_if_improved(run: Run, shards: ShardSet, teachers: TeacherSet) -> Teache
     artifact = _artifact(run, pairs)
     if not artifact.is_complete():
         with artifact.building() as building:
-            made = {name: _gain(run, *pair) for name, pair in pairs.items()}
-            AdaptationGains(teachers=made).write(building, ADAPTATION_GAIN)
-            building.counts |= {name: gain.adapted_is_better for name, gain in made.items()}
+            computed = {name: _gain(run, *pair) for name, pair in pairs.items()}
+            AdaptationGains(teachers=computed).write(building, ADAPTATION_GAIN)
+            building.counts |= {name: gain.adapted_is_better for name, gain in computed.items()}
     gains = AdaptationGains.read(artifact, ADAPTATION_GAIN).teachers
     scorable = {
         name: replace(teacher, gained=gains[name].adapted_is_better if name in gains else True)

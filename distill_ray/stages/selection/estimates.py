@@ -98,7 +98,7 @@ def _estimate(job: _EstimateJob) -> dict[str, TeacherEstimates | None]:
     for name, samples in job.samples.items():
         estimates[name] = None
         if samples:
-            made = estimate(
+            result = estimate(
                 model,
                 samples,
                 device=device,
@@ -106,5 +106,5 @@ def _estimate(job: _EstimateJob) -> dict[str, TeacherEstimates | None]:
                 gradients=job.gradients,
                 seed=job.seed,
             )
-            estimates[name] = TeacherEstimates(**asdict(made))
+            estimates[name] = TeacherEstimates(**asdict(result))
     return estimates

@@ -64,11 +64,11 @@ class Deduplicate:
         with out.reading(f"fragments/bucket={bucket}") as folder:
             for file in sorted(folder.glob("*.parquet")):
                 rows += pq.ParquetFile(file).read(columns=TEXT.names).to_pylist()
-        kept = deduplicate(rows, self.protected)
-        write_parquet(out, f"text/{bucket:05d}.parquet", kept.rows, TEXT)
+        unique = deduplicate(rows, self.protected)
+        write_parquet(out, f"text/{bucket:05d}.parquet", unique.rows, TEXT)
         return {
-            "rows": Counter(f"{r['stream']}/{r['split']}" for r in kept.rows),
-            "removed": Counter(duplicates=kept.duplicates, leaks=kept.leaks),
+            "rows": Counter(f"{r['stream']}/{r['split']}" for r in unique.rows),
+            "removed": Counter(duplicates=unique.duplicates, leaks=unique.leaks),
         }
 
 
@@ -108,8 +108,8 @@ class PackBucket:
         for stream, split, sample in self._samples(rows, tokenizer):
             samples[stream, split].append(sample)
         counts: Counts = {"packed": Counter(), "tokens": Counter(), "too_long": Counter()}
-        for (stream, split), found in samples.items():
-            fitting = [s for s in found if len(s.ids) <= self.length]
+        for (stream, split), all_samples in samples.items():
+            fitting = [s for s in all_samples if len(s.ids) <= self.length]
             prefix = f"{stream}:{split}:{bucket:05d}"
             packed = list(
                 unpacked(fitting, prefix)
@@ -120,7 +120,7 @@ class PackBucket:
             write_parquet(out, f"packed/{name}/{bucket:05d}.parquet", packed, PACKED)
             counts["packed"][name] += len(packed)
             counts["tokens"][name] += sum(len(s.ids) for s in fitting)
-            counts["too_long"][name] += len(found) - len(fitting)
+            counts["too_long"][name] += len(all_samples) - len(fitting)
         return {table: +counter for table, counter in counts.items()}
 
     def _samples(self, rows: Iterable[Row], tokenizer: Any) -> Iterator[tuple[str, str, Sample]]:
@@ -130,8 +130,8 @@ class PackBucket:
         for row in rows:
             stream, split = row["stream"], row["split"]
             if stream in self.corpora:
-                whole = text_sample(row["row_id"], start + encode(tokenizer, row["text"]), end)
-                for part in split_long([whole], self.length):
+                text = text_sample(row["row_id"], start + encode(tokenizer, row["text"]), end)
+                for part in split_long([text], self.length):
                     yield stream, split, part
             elif stream in by_stream:
                 name, sample = by_stream[stream].sample(row)
@@ -148,9 +148,9 @@ class _TokenizedTask:
 
     @classmethod
     def of(cls, plan: TaskSpec, tokenizer: Any) -> _TokenizedTask:
-        chosen = make_prompt_format(tokenizer, chat=plan.chat, system=plan.system)
-        answers = {label: chosen.answer(text) for label, text in plan.answers.items()}
-        return cls(plan, chosen, answers)
+        prompt_format = make_prompt_format(tokenizer, chat=plan.chat, system=plan.system)
+        answers = {label: prompt_format.answer(text) for label, text in plan.answers.items()}
+        return cls(plan, prompt_format, answers)
 
     def sample(self, row: Row) -> tuple[str, Sample]:
         """A labelled row, or a prompt: one without a label, or beyond the budget of labels."""
@@ -158,9 +158,9 @@ class _TokenizedTask:
         prompt = self.prompt_format.prompt(plan.template.format(text=row["text"]))
         in_budget = row["split"] != "train" or row["key"] <= plan.last_key
         if row["stream"] == plan.labelled and row["label"] is not None and in_budget:
-            said = self.answers[row["label"]]
-            made = labelled_sample(row["row_id"], prompt, said.ids, said.end, said.trailing)
-            return plan.labelled, made
+            answer = self.answers[row["label"]]
+            sample = labelled_sample(row["row_id"], prompt, answer.ids, answer.end, answer.trailing)
+            return plan.labelled, sample
         return plan.prompts, prompt_sample(row["row_id"], prompt)
 
 

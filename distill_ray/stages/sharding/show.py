@@ -93,31 +93,33 @@ def show(shards: ShardSet, *, rows: int, split: str, stream: str | None = None) 
     refuse_unknown(shards.cfg, stream, split)
     tokenizer = shards.tokenizer()
     names = [stream] if stream is not None else list(shards.cfg.streams())
-    found = [
+    shown = [
         RowShown(name, split, row, samples_of(row, tokenizer))
         for name in names
         for row in _first(shards, f"{name}/{split}", rows)
     ]
-    if not found:
-        there = ", ".join(sorted(shards.counts.packed))
-        problem = Problem(f"{stream or 'every stream'}/{split}", "no row.", f"There are: {there}.")
+    if not shown:
+        streams = ", ".join(sorted(shards.counts.packed))
+        problem = Problem(
+            f"{stream or 'every stream'}/{split}", "no row.", f"There are: {streams}."
+        )
         raise InputError("this can't be shown:", [problem])
-    return found
+    return shown
 
 
 def _first(shards: ShardSet, place: str, count: int) -> Iterator[Row]:
     folder = shards.artifact.local() / "packed" / place
-    left = count
+    remaining = count
     for file in sorted(folder.glob("*.parquet")):
-        if left > 0:
-            found = pq.read_table(file, schema=PACKED).slice(0, left).to_pylist()
-            left -= len(found)
-            yield from found
+        if remaining > 0:
+            rows = pq.read_table(file, schema=PACKED).slice(0, remaining).to_pylist()
+            remaining -= len(rows)
+            yield from rows
 
 
 def samples_of(row: Row, tokenizer: Any) -> list[SampleShown]:
     """A row of the PACKED contract, cut at its samples' borders."""
-    ids, by = row["input_ids"], [BY[both] for both in zip(row["label_mask"], row["teacher_mask"])]
+    ids, by = row["input_ids"], [BY[masks] for masks in zip(row["label_mask"], row["teacher_mask"])]
     starts = [i for i, position in enumerate(row["position_ids"]) if position == 0]
     samples = []
     for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(ids)])):
@@ -136,22 +138,22 @@ def token_texts(ids: Sequence[int], tokenizer: Any) -> list[str]:
 
     stream = DecodeStream(skip_special_tokens=False)
     texts = [stream.step(tokenizer.backend_tokenizer, i) or "" for i in ids]
-    whole = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     # Bytes of a character that is never completed are left.
-    return [*texts[:-1], texts[-1] + whole[len("".join(texts)) :]]
+    return [*texts[:-1], texts[-1] + text[len("".join(texts)) :]]
 
 
 def counts(rows: Sequence[RowShown]) -> dict[str, dict[str, int]]:
     """Stream → `rows`, `tokens` without padding, `padding`, and predictions by who supervises."""
-    found: dict[str, dict[str, int]] = {}
+    by_stream: dict[str, dict[str, int]] = {}
     for row in rows:
         keys = ("rows", "tokens", *BY.values(), PADDING)
-        table = found.setdefault(row.stream, dict.fromkeys(keys, 0))
+        table = by_stream.setdefault(row.stream, dict.fromkeys(keys, 0))
         table["rows"] += 1
         for by in row.predictions:
             table[by] += 1
         table["tokens"] += sum(token.by != PADDING for token in row.tokens)
-    return found
+    return by_stream
 
 
 def plain(rows: Sequence[RowShown]) -> dict[str, object]:
@@ -160,7 +162,7 @@ def plain(rows: Sequence[RowShown]) -> dict[str, object]:
     `gold` and `distill` are as training reads them: at i they speak of token i + 1.
     `supervised_by` is shifted: at i it says who supervises the prediction of token i itself.
     """
-    made = [
+    plain_rows = [
         {
             "stream": row.stream,
             "split": row.split,
@@ -170,4 +172,4 @@ def plain(rows: Sequence[RowShown]) -> dict[str, object]:
         }
         for row in rows
     ]
-    return {"rows": made, "counts": counts(rows)}
+    return {"rows": plain_rows, "counts": counts(rows)}
