@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Hashable, Iterator
 from pathlib import Path
@@ -49,6 +50,14 @@ def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
     return PlainText(text) if node.style is None and looks_like_a_number(text) else text
 
 
+def _int(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    """A whole number. YAML 1.1 takes 0200 for 128 and 1:30 for 90; here they are what they say."""
+    if re.fullmatch(r"[-+]?0[\d_]+|.*:.*", node.value):
+        return PlainText(node.value)
+    return loader.construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _int)
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG, _text)
 

@@ -103,8 +103,18 @@ def _numbers_in(value: Any) -> Any:
     if isinstance(value, list):
         return [_numbers_in(item) for item in value]
     if isinstance(value, PlainText):
-        return float(value.replace("_", "")) if _NUMBER.fullmatch(value) else str(value)
+        return _as_yaml_1_2(value)
     return value
+
+
+def _as_yaml_1_2(text: str) -> Any:
+    """Its number; text if it is none, or is one that no float holds, like the hash 123e456."""
+    if not _NUMBER.fullmatch(text):
+        return str(text)
+    digits = text.replace("_", "")
+    if digits.lstrip("+-").isdigit():
+        return int(digits)
+    return number if math.isfinite(number := float(digits)) else str(text)
 
 
 FreeMapping = Annotated[dict[str, Any], BeforeValidator(_numbers_in)]

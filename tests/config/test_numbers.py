@@ -149,6 +149,21 @@ def test_another_library_s_options_follow_yaml_1_2():
     assert type(found["d"]) is str
 
 
+def test_a_leading_zero_makes_no_octal_number_and_a_colon_no_minutes(editor):
+    flags = ["probe.token_budget=0200000", "corpora.split_seed=-010"]
+    cfg = editor.load(overrides=flags)
+    assert (cfg.probe.token_budget, cfg.corpora.split_seed) == (200_000, -10)
+    cfg = editor.load(overrides=["tasks.triage.labels=[0123, 12:30, 08]"])
+    assert cfg.tasks[0].labels == ("0123", "12:30", "08")
+    (problem,) = editor.problems(overrides=["probe.token_budget=1:30"])
+    assert problem.startswith("probe.token_budget: Input should be a valid integer")
+    found = TypeAdapter(FreeMapping).validate_python(
+        document.parse("{a: 0123, b: 12:30, c: 0x10, d: 123e456}")
+    )
+    assert found == {"a": 123, "b": "12:30", "c": 16, "d": "123e456"}
+    assert type(found["a"]) is int
+
+
 def test_init_and_options_take_exponents(editor):
     cfg = editor.load(
         overrides=["student.model.init.rope_theta=1e6", "student.model.init.hidden_act='1e6'"]
