@@ -192,7 +192,7 @@ def _ref(flag: str, value: str) -> ModelRef:
     place, _, count = value.rpartition(":")
     if not count.isdigit():
         place, count = value, ""
-    layers = {"layers": int(count)} if count else {}
+    layers = {"num_hidden_layers": int(count)} if count else {}
     kind = "gguf" if place.endswith(".gguf") else "path" if Path(place).exists() else "hub"
     source = ModelSource.model_validate({kind: place, **layers})
     if problems := check_model(source, flag):
