@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import string
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from distill_ray.config.base import Name, Section
+from distill_ray.config.fingerprint import NotInFingerprint
 from distill_ray.config.numbers import FreeMapping, Int, OpenFraction, PositiveInt
 from distill_ray.config.uris import FIX, SECRET_OPTION, Uri
 
@@ -146,7 +147,7 @@ class TaskConfig(Section):
     """Further rows without a label."""
     shifted: tuple[ShiftedConfig, ...] = ()
     """Sets on which the audit measures behaviour under shift."""
-    max_examples: PositiveInt = 2000
+    max_examples: Annotated[PositiveInt, NotInFingerprint("in that of the scores")] = 2000
     """Most held-out examples to score, per split."""
 
     @model_validator(mode="after")

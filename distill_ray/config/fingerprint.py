@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,22 @@ from typing import Any
 from pydantic import BaseModel
 
 from distill_ray.config.checksums import file_sha256
+
+
+@dataclass(frozen=True)
+class NotInFingerprint:
+    """`Annotated[..., NotInFingerprint(why)]`: the field isn't in its section's fingerprint."""
+
+    why: str
+
+
+HOW_COMPUTED = "how it is computed, not what comes out"
+
+
+@dataclass(frozen=True)
+class OnlyWithTeacher:
+    """`Annotated[..., OnlyWithTeacher()]`: without a teacher, nothing comes of the field."""
+
 
 LENGTH = 12
 """Hex digits kept in folder names: 48 bits, ample for the artifacts of one run."""
@@ -23,6 +40,29 @@ def canonical(value: Any) -> str:
         return item.model_dump(mode="json") if isinstance(item, BaseModel) else str(item)
 
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=plain)
+
+
+def identity(section: BaseModel, *, has_teacher: bool = True) -> dict[str, Any]:
+    """A section as it enters a fingerprint: without the fields that say they don't.
+
+    Args:
+        section: a section, with all sections in it.
+        has_teacher: whether fields marked `OnlyWithTeacher` count.
+    """
+    excluded = NotInFingerprint if has_teacher else (NotInFingerprint, OnlyWithTeacher)
+    dumped = section.model_dump(mode="json")
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if any(isinstance(mark, excluded) for mark in field.metadata):
+            del dumped[name]
+        elif isinstance(value, BaseModel):
+            dumped[name] = identity(value, has_teacher=has_teacher)
+        elif isinstance(value, tuple):
+            dumped[name] = [
+                identity(item, has_teacher=has_teacher) if isinstance(item, BaseModel) else plain
+                for item, plain in zip(value, dumped[name])
+            ]
+    return dumped
 
 
 def fingerprint(value: Any) -> str:

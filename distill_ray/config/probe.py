@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from distill_ray.config.base import Section
+from distill_ray.config.fingerprint import HOW_COMPUTED, NotInFingerprint, OnlyWithTeacher
 from distill_ray.config.numbers import REAL, Fraction, NonNegativeInt, PositiveInt
 from distill_ray.config.objective import ObjectiveConfig
 from distill_ray.config.training import TrainingConfig, require_match
@@ -24,28 +25,35 @@ class RaceConfig(Section):
     training."""
 
 
+WHICH_PROBES = "which probes there are, not what one shows"
+
+
 class ProbeConfig(TrainingConfig):
     """Short distillations, one for each teacher and seed."""
 
-    objective: ObjectiveConfig = ObjectiveConfig(alpha=1.0)
-    seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2), min_length=2)
+    objective: Annotated[ObjectiveConfig, OnlyWithTeacher()] = ObjectiveConfig(alpha=1.0)
+    seeds: Annotated[tuple[NonNegativeInt, ...], NotInFingerprint(WHICH_PROBES)] = Field(
+        default=(0, 1, 2), min_length=2
+    )
     """The first seeds. Each is another order of the rows, the same for every teacher."""
-    race: RaceConfig | None = RaceConfig()
+    race: Annotated[RaceConfig | None, NotInFingerprint(WHICH_PROBES)] = RaceConfig()
     """How further seeds are spent. `null` stops after the first seeds."""
     num_curve_points: PositiveInt = 4
     """Points of a probe's curve, at equal token spacing."""
     num_questions: PositiveInt = 500
     """Validation questions per task that measure the task gain."""
-    control_token_budget: PositiveInt | None = None
+    control_token_budget: Annotated[
+        PositiveInt | None, NotInFingerprint("it is the control's token_budget")
+    ] = None
     """Budget of the control probe, which trains the student on supervised rows without a teacher.
     By default, as many of those rows as the distillation will read, but no more tokens than all
     probes of the first seeds together."""
-    num_gradients: NonNegativeInt = 64
+    num_gradients: Annotated[NonNegativeInt, NotInFingerprint("in that of the estimates")] = 64
     """Answers of each teacher on which the initial student's gradients are taken, for GRACE and the
     gradient norm. 0 skips them."""
     num_validation_rows: PositiveInt = 64
     """Packed validation rows per stream that measure a probe."""
-    max_concurrent_trials: PositiveInt | None = None
+    max_concurrent_trials: Annotated[PositiveInt | None, NotInFingerprint(HOW_COMPUTED)] = None
     """Trials at a time. By default `cluster.num_workers`."""
 
     @model_validator(mode="after")

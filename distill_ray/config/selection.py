@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from distill_ray.config.base import Section
+from distill_ray.config.fingerprint import HOW_COMPUTED, NotInFingerprint
 from distill_ray.config.numbers import (
     Fraction,
     NonNegativeFloat,
@@ -26,24 +27,24 @@ class AuditConfig(Section):
     """Resamples of each interval."""
     confidence: OpenFraction = 0.95
     """Level of each interval."""
-    num_text_rows: PositiveInt = 64
+    num_text_rows: Annotated[PositiveInt, NotInFingerprint("in that of the scores")] = 64
     """Packed validation rows per corpus that measure token NLL."""
-    num_generated: NonNegativeInt = 200
+    num_generated: Annotated[NonNegativeInt, NotInFingerprint("in that of the scores")] = 200
     """First questions of each set that are also answered freely, token by token. They show whether
     a teacher's answers have the right form."""
-    min_actors: PositiveInt = 1
+    min_actors: Annotated[PositiveInt, NotInFingerprint(HOW_COMPUTED)] = 1
     """Least actors of the pool that scores models. The evaluation has the same pool."""
-    max_actors: PositiveInt | None = None
+    max_actors: Annotated[PositiveInt | None, NotInFingerprint(HOW_COMPUTED)] = None
     """Most actors of this pool. By default `cluster.num_workers`. Each holds one model."""
-    cpus_per_actor: PositiveFloat | None = None
+    cpus_per_actor: Annotated[PositiveFloat | None, NotInFingerprint(HOW_COMPUTED)] = None
     """CPU cores of each; may be a fraction. By default `cluster.cpus_per_worker`."""
-    gpus_per_actor: NonNegativeFloat | None = None
+    gpus_per_actor: Annotated[NonNegativeFloat | None, NotInFingerprint(HOW_COMPUTED)] = None
     """GPUs of each; may be a fraction, so that several models share one. By default
     `cluster.gpus_per_worker`."""
-    questions_per_chunk: PositiveInt = 4000
+    questions_per_chunk: Annotated[PositiveInt, NotInFingerprint(HOW_COMPUTED)] = 4000
     """More questions than this are divided over several actors, which each load the model. Finished
     chunks survive an interruption."""
-    max_attempts: PositiveInt = 3
+    max_attempts: Annotated[PositiveInt, NotInFingerprint(HOW_COMPUTED)] = 3
     """A model is given up after this many crashes of the process that scores it."""
 
 

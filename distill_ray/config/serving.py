@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from distill_ray.config.base import Section
+from distill_ray.config.fingerprint import HOW_COMPUTED, NotInFingerprint
 from distill_ray.config.numbers import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 
@@ -50,17 +51,17 @@ class PoolServing(Section):
     """The teacher runs in its own processes, on other accelerators, and works ahead."""
 
     kind: Literal["pool"] = "pool"
-    num_actors: PositiveInt = 1
+    num_actors: Annotated[PositiveInt, NotInFingerprint(HOW_COMPUTED)] = 1
     """Processes that hold the teacher."""
-    cpus_per_actor: PositiveFloat = 1.0
+    cpus_per_actor: Annotated[PositiveFloat, NotInFingerprint(HOW_COMPUTED)] = 1.0
     """CPU cores of each."""
-    gpus_per_actor: NonNegativeFloat = 0.0
+    gpus_per_actor: Annotated[NonNegativeFloat, NotInFingerprint(HOW_COMPUTED)] = 0.0
     """GPUs of each; 0 runs the teacher on CPU cores."""
-    lookahead: PositiveInt = 2
+    lookahead: Annotated[PositiveInt, NotInFingerprint(HOW_COMPUTED)] = 2
     """Steps that the pool may be ahead of the student."""
     targets: AnyTarget = HiddenTargets()
     """What the pool sends."""
-    num_parity_rows: NonNegativeInt = 1
+    num_parity_rows: Annotated[NonNegativeInt, NotInFingerprint(HOW_COMPUTED)] = 1
     """Rows that are compared with a local forward pass before training. 0 skips this if the teacher
     doesn't fit beside the student."""
 
@@ -76,9 +77,9 @@ class CachedServing(Section):
     kind: Literal["cached"] = "cached"
     targets: SparseTarget = TopKTargets()
     """What is stored."""
-    num_actors: PositiveInt = 1
+    num_actors: Annotated[PositiveInt, NotInFingerprint(HOW_COMPUTED)] = 1
     """Processes that compute the targets."""
-    rows_per_file: PositiveInt = 256
+    rows_per_file: Annotated[PositiveInt, NotInFingerprint(HOW_COMPUTED)] = 256
     """Rows that an interrupted pass can lose, in each process."""
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from distill_ray.config.base import Name, Section
 from distill_ray.config.ensemble import EnsembleConfig
+from distill_ray.config.fingerprint import HOW_COMPUTED, NotInFingerprint, OnlyWithTeacher
 from distill_ray.config.mixing import Mix, MixingConfig
 from distill_ray.config.numbers import REAL, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 from distill_ray.config.objective import ObjectiveConfig
@@ -164,26 +165,29 @@ def _default_schedule(known: Mapping[str, Any]) -> Schedule:
     return FixedSchedule() if cached or known.get("ensemble") is not None else RankedSchedule()
 
 
+ALL_KEPT = "it selects among checkpoints that are all kept"
+
+
 class DistillConfig(TrainingConfig):
     """How the student is distilled."""
 
     lora: LoraConfig | None = None
     """Train adapters of the student instead of all its weights."""
-    serving: Serving = ColocatedServing()
+    serving: Annotated[Serving, OnlyWithTeacher()] = ColocatedServing()
     """Where the teacher runs."""
-    objective: ObjectiveConfig = ObjectiveConfig()
-    first_teacher: Name | None = None
+    objective: Annotated[ObjectiveConfig, OnlyWithTeacher()] = ObjectiveConfig()
+    first_teacher: Annotated[Name | None, OnlyWithTeacher()] = None
     """The teacher that begins. By default, the one that leads the ranking for an untrained
     student."""
-    ensemble: EnsembleConfig | None = None
+    ensemble: Annotated[EnsembleConfig | None, OnlyWithTeacher()] = None
     """Several teachers at once. By default, one teaches at a time. Members move through their
     checkpoints together: each is at the same share of its own."""
-    schedule: Schedule = Field(default_factory=_default_schedule)
+    schedule: Annotated[Schedule, OnlyWithTeacher()] = Field(default_factory=_default_schedule)
     """Which checkpoint teaches when. By default `ranked`, or `fixed` for an ensemble and for cached
     targets."""
-    reassess: ReassessConfig = ReassessConfig()
-    progress: ProgressConfig = ProgressConfig()
-    on_switch: OnSwitchConfig = OnSwitchConfig()
+    reassess: Annotated[ReassessConfig, OnlyWithTeacher()] = ReassessConfig()
+    progress: Annotated[ProgressConfig, OnlyWithTeacher()] = ProgressConfig()
+    on_switch: Annotated[OnSwitchConfig, OnlyWithTeacher()] = OnSwitchConfig()
     eval_steps: PositiveInt = 50
     """Steps between measurements of the student's progress."""
     num_validation_rows: PositiveInt = 64
@@ -191,10 +195,10 @@ class DistillConfig(TrainingConfig):
     num_checkpoints: PositiveInt = 1
     """Checkpoints of the student to keep, at equal token spacing. The last one is the end of
     training."""
-    select_checkpoint: Literal["last", "best"] = "last"
+    select_checkpoint: Annotated[Literal["last", "best"], NotInFingerprint(ALL_KEPT)] = "last"
     """Which of them is evaluated and exported. `best` has the least validation loss. The control's
     is selected in the same way."""
-    save_steps: PositiveInt = 100
+    save_steps: Annotated[PositiveInt, NotInFingerprint(HOW_COMPUTED)] = 100
     """Steps between checkpoints for resuming."""
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from distill_ray.config.fingerprint import identity as config_identity
 from distill_ray.models.tokenizers import tokenizer_of
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.audit_table import (
@@ -42,7 +43,7 @@ def audit(run: Run, shards: ShardSet, teachers: TeacherSet) -> AuditTable:
     failed = {**teachers.failed, **scored.failed}
     identity = {
         "version": VERSION,
-        "audit": cfg.model_dump(mode="json", include={"num_bins", "num_bootstrap", "confidence"}),
+        "audit": config_identity(cfg),
         "scores": {name: model.artifact.fingerprint for name, model in scored.scores.items()},
         "failed": failed,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from distill_ray.config.fingerprint import identity as config_identity
 from distill_ray.config.schedule import scheduling
 from distill_ray.config.training import DistillConfig
 from distill_ray.core.plugins import own_functions
@@ -21,27 +22,6 @@ from distill_ray.stages.serving.targets import with_targets
 from distill_ray.stages.training.teaching import control_config, first_of, on_switch_of, teaching_of
 
 VERSION = 3
-HOW_SERVED = {"num_actors", "cpus_per_actor", "gpus_per_actor", "lookahead", "num_parity_rows"}
-NOT_IN_RESULT: dict[str, Any] = {
-    "save_steps": True,
-    "select_checkpoint": True,
-    "serving": {*HOW_SERVED, "rows_per_file"},
-}
-"""Keys of the config that change how the student is trained, but not what comes out."""
-OF_THE_TEACHER = {
-    *(
-        "objective",
-        "serving",
-        "first_teacher",
-        "schedule",
-        "ensemble",
-        "reassess",
-        "progress",
-        "on_switch",
-    ),
-    *("save_steps", "select_checkpoint"),
-}
-"""Keys that say nothing to a training without one, or change nothing of what comes out."""
 
 
 def distill(run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Ranking) -> Students:
@@ -82,7 +62,7 @@ def _distilled(
         "first_teacher": teaching.first_teacher,
         "ranking": teaching.ranking,
         "together": together,
-        "distill": cfg.model_dump(mode="json", exclude=NOT_IN_RESULT),
+        "distill": config_identity(cfg),
         **own_functions(*own),
     }
     if cfg.objective.weighting is not None:
@@ -92,7 +72,7 @@ def _distilled(
 
 def _control(run: Run, shards: ShardSet, teachers: TeacherSet) -> TrainingJob:
     training = control_config(run)
-    identity = {"distill": training.model_dump(mode="json", exclude=OF_THE_TEACHER)}
+    identity = {"distill": config_identity(training, has_teacher=False)}
     return _order(run, shards, teachers, "control", identity, training, None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from distill_ray.config.fingerprint import identity as config_identity
 from distill_ray.config.probe import ProbeConfig
 from distill_ray.config.training import without
 from distill_ray.core.plugins import own_functions
@@ -20,8 +21,6 @@ from distill_ray.stages.selection.factors import gather, next_wave
 from distill_ray.stages.trials.run import run_missing
 
 VERSION = 4
-NOT_IN_RESULT = {"seeds", "max_concurrent_trials", "race", "num_gradients", "control_token_budget"}
-"""Keys of the config that say which probes there are, not what one shows."""
 
 
 def probe(run: Run, shards: ShardSet, teachers: TeacherSet, audited: AuditTable) -> ProbeTable:
@@ -76,7 +75,7 @@ def _probe_spec(run: Run, teacher: Teacher, fitted: float, seed: int) -> TrialSp
     temperature = fitted if cfg.objective.calibrate else 1.0
     identity = {
         "teacher": [teacher.serving.fingerprint, temperature],
-        "probe": cfg.model_dump(mode="json", exclude=NOT_IN_RESULT),
+        "probe": config_identity(cfg),
         **own_functions(cfg.objective.divergence, cfg.objective.weighting),
     }
     checkpoints = {teacher.name: softened([teacher.serving.ref], temperature)}
@@ -99,7 +98,7 @@ def _control_spec(run: Run, num_probes: int) -> TrialSpec:
     )
     changes = {"mix": supervised.mix, "mixing": supervised.mixing, "token_budget": tokens}
     training = cfg.model_copy(update=changes)
-    identity = {"control": training.model_dump(mode="json", exclude={*NOT_IN_RESULT, "objective"})}
+    identity = {"control": config_identity(training, has_teacher=False)}
     return _spec(run, training, cfg.seeds[0], identity)
 
 

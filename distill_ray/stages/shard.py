@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from distill_ray.config.data import TaskConfig
 from distill_ray.config.errors import InputError, Problem
+from distill_ray.config.fingerprint import identity as config_identity
 from distill_ray.config.fingerprint import path_identity
 from distill_ray.config.models import ModelSource
 from distill_ray.config.run import RunConfig
@@ -91,7 +92,7 @@ def _identity(cfg: RunConfig) -> dict[str, object]:
     return {
         "version": VERSION,
         "corpora": cfg.corpora,
-        "tasks": [task.model_dump(mode="json", exclude={"max_examples"}) for task in cfg.tasks],
+        "tasks": [config_identity(task) for task in cfg.tasks],
         "tokenizer": cfg.student.tokenizer or cfg.student.model,
         "tokenizer_file": _tokenizer_content(cfg),
         "content": read,
