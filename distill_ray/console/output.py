@@ -8,7 +8,7 @@ import time
 from typing import Any, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from distill_ray.core.memory import GIB
 from distill_ray.runtime.progress import Event
@@ -77,7 +77,7 @@ class LiveBars:
             console=console,
             transient=True,
         )
-        self._tasks: dict[str, Any] = {}
+        self._tasks: dict[str, TaskID] = {}
         self._bars.start()
 
     def emit(self, event: Event) -> None:

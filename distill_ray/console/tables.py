@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -142,7 +142,7 @@ def _below(ranking: Ranking) -> Iterator[str]:
         yield f"{teacher} is left out: {reason}"
 
 
-def ranking(result: Ranking) -> dict[str, Any]:
+def ranking(result: Ranking) -> dict[str, object]:
     """The leaderboard as plain values."""
     return result.record.model_dump(include={"leaderboard", "verdicts", "ineligible", "failed"})
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from distill_ray.config.fingerprint import fingerprint
 from distill_ray.config.models import ModelSource, TeacherConfig
@@ -55,7 +54,7 @@ def _phases(
 ) -> list[TrainingJob]:
     """One order for each recipe; two models that begin alike share those artifacts."""
     ref = _raw(shards, source).ref
-    made_from: Mapping[str, Any] = source_identity(source)
+    made_from: Mapping[str, object] = source_identity(source)
     orders = []
     for name in recipes:
         order = _order(run, shards, model, name, ref, made_from)
@@ -71,7 +70,7 @@ def _order(
     model: str,
     name: str,
     ref: ModelRef,
-    made_from: Mapping[str, Any],
+    made_from: Mapping[str, object],
 ) -> TrainingJob:
     cfg, recipe = run.cfg, run.cfg.adapt.recipes[name]
     identity = {

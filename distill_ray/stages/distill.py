@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from distill_ray.config.fingerprint import identity as config_identity
@@ -54,7 +55,7 @@ def _distilled(
     teaching = teaching_of(cfg, teachers, ranking, first_of(cfg, ranking), together)
     own = [cfg.objective.divergence, cfg.objective.weighting, scheduling(cfg.schedule)[0]]
     own += [] if together is None else [together.strategy]
-    identity: dict[str, Any] = {
+    identity: dict[str, object] = {
         "teachers": teachers.fingerprints(),
         "checkpoints": {
             n: [r.temperature for r in rungs] for n, rungs in teaching.checkpoints.items()
@@ -81,7 +82,7 @@ def _order(
     shards: ShardSet,
     teachers: TeacherSet,
     name: str,
-    extra: dict[str, Any],
+    extra: Mapping[str, object],
     training: DistillConfig,
     teaching: TeachingSpec | None,
 ) -> TrainingJob:

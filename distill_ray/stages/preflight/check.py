@@ -155,7 +155,7 @@ def _objective(where: str, objective: ObjectiveConfig) -> Iterator[Problem]:
         yield from _function(f"{where}.weighting", objective.weighting, {})
 
 
-def _function(where: str, name: str, options: Mapping[str, Any]) -> Iterator[Problem]:
+def _function(where: str, name: str, options: Mapping[str, object]) -> Iterator[Problem]:
     """A function, ours or a user's own, which must be there and take these options."""
     try:
         check_options(find(name, {**DIVERGENCES, **WEIGHTINGS}), options)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from distill_ray.config.fingerprint import canonical
 from distill_ray.config.models import ModelSource
@@ -332,11 +331,11 @@ def _sizes(cfg: RunConfig, model: ModelSource) -> ModelShape | None:
     return shape_of(model, trained.vocab_size if trained else None)
 
 
-def plain(plan: Plan) -> dict[str, Any]:
+def plain(plan: Plan) -> dict[str, object]:
     """The plan as plain values."""
     rows = []
     for work in plan.work:
-        row: dict[str, Any] = {"stage": work.stage, "what": work.what}
+        row: dict[str, object] = {"stage": work.stage, "what": work.what}
         numbers = {"tokens": work.tokens, "steps": work.steps, "trials": work.trials}
         numbers["undone_steps"] = work.undone_steps
         row |= {key: value for key, value in numbers.items() if value is not None}

@@ -33,8 +33,6 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 LOG = {"type": "log", "tickvals": [k * 10.0**e for e in range(-4, 3) for k in (1, 2, 5)]}
 """A logarithmic axis with whole labels at 1, 2 and 5, which Plotly's own would cut to a digit."""
 
-Row = Mapping[str, Any]
-
 
 def colours(teachers: Iterable[str]) -> dict[str, str]:
     """Model → its colour in every figure."""
@@ -65,7 +63,7 @@ def finished(figure: Any, height: int) -> str:
     return str(figure.to_html(full_html=False, include_plotlyjs=False, config=config))
 
 
-def _panels(figures: Mapping[str, Any], height: int) -> str:
+def _panels(figures: Mapping[str, go.Figure], height: int) -> str:
     """Figures side by side where the page is wide enough, below each other where not."""
     for title, figure in figures.items():
         figure.update_layout(title={"text": title, "font": {"size": 14}, "x": 0.5, "y": 0.98})

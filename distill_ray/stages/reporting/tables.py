@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from distill_ray.config.run import RunConfig
 from distill_ray.stages.reporting.text import (
@@ -26,8 +25,6 @@ from distill_ray.stages.results.ranking import Ranking
 from distill_ray.stages.results.report_page import AdaptationCurve, LineageEntry, Turn
 from distill_ray.stages.results.shard_set import ShardCounts
 from distill_ray.stages.results.trial import TrialResult
-
-Row = Mapping[str, Any]
 
 
 def leaderboard(ranking: Ranking) -> Table:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any
+from typing import TypedDict
 
 from distill_ray.config.serving import CachedServing, TopKTargets
 from distill_ray.core.memory import targets_bytes
@@ -18,6 +18,42 @@ from distill_ray.stages.results.training_job import TrainingJob
 VERSION = 1
 MEASURED_AT = 1.0
 """Temperature of held-out rows' targets: validation measures the plain KL."""
+
+
+class TargetItem(TypedDict):
+    """One file of targets to be computed."""
+
+    folder: str
+    """URI of the artifact's folder."""
+    file: str
+    """Path in the folder."""
+    teacher: str
+    checkpoint_index: int
+    split: str
+    stream: str
+    numbers: list[int]
+    """Numbers of the rows."""
+
+
+class TargetFile(TypedDict):
+    """What a file of targets holds."""
+
+    rows: int
+    tokens: int
+    captured: float
+    """Sum of the teacher's probability that the entries hold."""
+    ids: int
+    bytes: int
+    sha256: str
+
+
+class TargetResult(TargetFile):
+    """What became of an item."""
+
+    folder: str
+    file: str
+    problem: str
+    """Why there is no file; empty where there is one."""
 
 
 @dataclass
@@ -40,16 +76,18 @@ class TargetDataset:
         """What it is called in messages."""
         return f"{self.checkpoint[0]} checkpoint {self.checkpoint[1] + 1}"
 
-    def add(self, counts: Mapping[str, Any]) -> None:
+    def add(self, result: TargetResult) -> None:
         """Count a file that is there."""
-        self.counts += TargetCounts(*(counts[n] for n in ("rows", "tokens", "captured", "ids")))
-        self.size_bytes += counts["bytes"]
-        self.digests[counts["file"]] = counts["sha256"]
+        self.counts += TargetCounts(
+            result["rows"], result["tokens"], result["captured"], result["ids"]
+        )
+        self.size_bytes += result["bytes"]
+        self.digests[result["file"]] = result["sha256"]
 
-    def summary(self, kind: str) -> dict[str, Any]:
+    def summary(self, kind: str) -> dict[str, int | float]:
         """What is worth knowing at a glance."""
         tokens = max(1, self.counts.tokens)
-        known = {
+        known: dict[str, int | float] = {
             "rows": self.counts.rows,
             "tokens": self.counts.tokens,
             "bytes": self.size_bytes,
@@ -111,7 +149,7 @@ def artifact_of(
     return run.artifact("targets", f"{name}-{checkpoint_index}", identity)
 
 
-def items_of(order: TrainingJob, shelf: TargetDataset) -> Iterator[dict[str, Any]]:
+def items_of(order: TrainingJob, shelf: TargetDataset) -> Iterator[TargetItem]:
     """The files that a shelf needs: up to so many rows of one stream and split each."""
     assert isinstance(order.serving, CachedServing)
     size = order.serving.rows_per_file

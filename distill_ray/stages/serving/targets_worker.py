@@ -6,9 +6,7 @@ import gc
 import logging
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -39,17 +37,20 @@ from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import Storage, is_full
 from distill_ray.stages.results.students import local
 from distill_ray.stages.results.training_job import TrainingJob
-from distill_ray.stages.serving.target_files import spec_of
+from distill_ray.stages.serving.target_files import (
+    TargetFile,
+    TargetItem,
+    TargetResult,
+    spec_of,
+)
 
 log = logging.getLogger(__name__)
 
 MAX_BLOCKS = 1000
 """Parts that Ray Data is given; more would cost it more than they even out."""
 
-Item = Mapping[str, Any]
 
-
-def over_items(run: Run, order: TrainingJob, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
+def over_items(run: Run, order: TrainingJob, items: Sequence[TargetItem]) -> Iterator[TargetResult]:
     """Make the file of each item, or find it made; yields what each holds as it is done.
 
     Raises:
@@ -75,7 +76,7 @@ def over_items(run: Run, order: TrainingJob, items: Sequence[Item]) -> Iterator[
             gc.collect()
 
 
-def _pass(run: Run, order: TrainingJob, items: list[Item]) -> Iterator[dict[str, Any]]:
+def _pass(run: Run, order: TrainingJob, items: list[TargetItem]) -> Iterator[TargetResult]:
     """Items come checkpoint by checkpoint, so an actor seldom changes its teacher."""
     assert isinstance(order.serving, CachedServing)
     cfg, actors = run.cfg.cluster, min(order.serving.num_actors, len(items))
@@ -118,17 +119,18 @@ class Writer:
         self._bank = teacher_bank(self._job, self._device)
         self._streams: dict[str, dict[str, Stream]] = {}
 
-    def __call__(self, item: Item) -> dict[str, Any]:
+    def __call__(self, item: TargetItem) -> TargetResult:
         """The item's file: what it holds, or why there is none."""
-        named = {name: item[name] for name in ("folder", "file")}
+        problem = ""
         try:
-            return {**named, **self._done(item), "problem": ""}
+            content = self._done(item)
         except (_FullError, FloatingPointError) as error:
-            return {**named, **_said(b"", TargetCounts()), "problem": str(error)}
+            content, problem = _describe(b"", TargetCounts()), str(error)
+        return {"folder": item["folder"], "file": item["file"], **content, "problem": problem}
 
-    def _done(self, item: Item) -> dict[str, Any]:
+    def _done(self, item: TargetItem) -> TargetFile:
         folder, path = Storage(item["folder"]), item["file"]
-        earlier = _whole(folder.read_bytes(path)) if folder.exists(path) else None
+        earlier = _read_complete(folder.read_bytes(path)) if folder.exists(path) else None
         if earlier is not None:
             return earlier
         data, counts = file_of(self._targets(item), spec_of(self._order, item["split"]))
@@ -136,9 +138,9 @@ class Writer:
             folder.write_bytes(path, data)
         except OSError as error:
             raise (_FullError(FULL) if is_full(error) else error) from None
-        return _said(data, counts)
+        return _describe(data, counts)
 
-    def _targets(self, item: Item) -> Iterator[RowTargets]:
+    def _targets(self, item: TargetItem) -> Iterator[RowTargets]:
         self._bank.use(item["teacher"], int(item["checkpoint_index"]))
         stream, spec = self._stream(item), spec_of(self._order, item["split"])
         generator = torch.Generator(self._device)
@@ -150,24 +152,31 @@ class Writer:
             batch = stream.batch(numbers[start : start + size]).to(self._device)
             yield from targets_of(self._bank, batch, spec, generator)
 
-    def _stream(self, item: Item) -> Stream:
+    def _stream(self, item: TargetItem) -> Stream:
         split = item["split"]
         if split not in self._streams:
             self._streams[split] = load_streams(self._job.data, split)
         return self._streams[split][item["stream"]]
 
 
-def _whole(data: bytes) -> dict[str, Any] | None:
+def _read_complete(data: bytes) -> TargetFile | None:
     """What a file that is there holds; None for one that is torn."""
     try:
         _, counts = read_footer(pq.ParquetFile(pa.BufferReader(data)))
     except (OSError, ValueError):  # ArrowInvalid is a ValueError.
         return None
-    return _said(data, counts)
+    return _describe(data, counts)
 
 
-def _said(data: bytes, counts: TargetCounts) -> dict[str, Any]:
-    return {**asdict(counts), "bytes": len(data), "sha256": bytes_sha256(data)}
+def _describe(data: bytes, counts: TargetCounts) -> TargetFile:
+    return {
+        "rows": counts.rows,
+        "tokens": counts.tokens,
+        "captured": counts.captured,
+        "ids": counts.ids,
+        "bytes": len(data),
+        "sha256": bytes_sha256(data),
+    }
 
 
 FULL = "full"

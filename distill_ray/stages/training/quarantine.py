@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
 
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.engine.skipped_steps import TooManySkippedStepsError
@@ -18,10 +17,10 @@ REASON = "reason.json"
 FIX = "Lower the learning rate, or look at these rows."
 
 
-def keeper(artifact: Storage) -> Callable[[str, dict[str, Any]], None]:
+def keeper(artifact: Storage) -> Callable[[str, Mapping[str, object]], None]:
     """Writes a batch that is set aside, under a name, into an artifact's folder."""
 
-    def keep(name: str, content: dict[str, Any]) -> None:
+    def keep(name: str, content: Mapping[str, object]) -> None:
         artifact.write_bytes(f"{FOLDER}/{name}.json", json.dumps(content).encode())
 
     return keep

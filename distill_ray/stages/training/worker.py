@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import ray
 import ray.train
 import ray.train.torch
 
+from distill_ray.config.cluster import ClusterConfig
 from distill_ray.config.errors import Problem
 from distill_ray.data.batches import MixedRows
 from distill_ray.engine import checkpoint, comm
@@ -20,6 +21,7 @@ from distill_ray.engine.skipped_steps import TooManySkippedStepsError
 from distill_ray.engine.validation import task_loss
 from distill_ray.runtime.artifacts import Building
 from distill_ray.runtime.progress import Event
+from distill_ray.runtime.storage import Storage
 from distill_ray.stages.results.curve import (
     CURVE,
     SWITCHES,
@@ -30,13 +32,28 @@ from distill_ray.stages.results.curve import (
 )
 from distill_ray.stages.results.students import local
 from distill_ray.stages.results.training_job import TrainingJob
-from distill_ray.stages.serving.pool import PoolRefusedError
+from distill_ray.stages.serving.pool import Pool, PoolRefusedError
 from distill_ray.stages.serving.source import frozen_student_of, source_of
 from distill_ray.stages.training.checkpoints import CheckpointPolicy, resume, save
 from distill_ray.stages.training.quarantine import FOLDER, keeper, leave_problem, record_stop_reason
 
 
-def train_worker(payload: Mapping[str, Any]) -> None:
+class TrainLoopConfig(TypedDict):
+    """What every worker of a group is given."""
+
+    orders: list[TrainingJob]
+    mailbox: Any
+    """The driver's event queue, an actor."""
+    pools: Mapping[str, Pool]
+    """Artifact path → the actors of its teacher."""
+    stopped: Storage
+    """Where a rank says why a job stopped."""
+    state: Storage
+    """Folder of the checkpoints."""
+    cluster: ClusterConfig
+
+
+def train_worker(payload: TrainLoopConfig) -> None:
     """One rank. All ranks go through the same orders and report at the same steps."""
     for order in payload["orders"]:
         # Decided once: a slow rank must not see what a fast one has just finished.
@@ -55,7 +72,7 @@ def train_worker(payload: Mapping[str, Any]) -> None:
         comm.barrier()
 
 
-def _fill(order: TrainingJob, payload: Mapping[str, Any]) -> None:
+def _fill(order: TrainingJob, payload: TrainLoopConfig) -> None:
     started, box, pools = time.monotonic(), payload["mailbox"], payload["pools"]
     job, device = local(order), ray.train.torch.get_device()
     source = source_of(order, job, device, pools)
