@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from distill_ray.config.fingerprint import identity as config_identity
 from distill_ray.config.schedule import scheduling
