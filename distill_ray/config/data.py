@@ -45,9 +45,9 @@ class RowSource(Section):
 
     @model_validator(mode="after")
     def _one_format(self) -> RowSource:
-        given = [key for key in FORMATS if getattr(self, key) is not None]
-        if len(given) != 1:
-            raise ValueError(f"needs exactly one of {', '.join(FORMATS)}, got {given or 'none'}")
+        formats = [key for key in FORMATS if getattr(self, key) is not None]
+        if len(formats) != 1:
+            raise ValueError(f"needs exactly one of {', '.join(FORMATS)}, got {formats or 'none'}")
         if self.callable is not None and self.callable.count(":") != 1:
             raise ValueError(f"callable {self.callable!r} is not of the form package.module:name")
         if hidden := sorted(key for key in self.options if SECRET_OPTION.fullmatch(key)):

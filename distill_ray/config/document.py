@@ -98,10 +98,10 @@ def parse(text: str) -> Any:
     Raises:
         yaml.YAMLError: it is none, has a key twice, or is too large or too deep.
     """
-    found = parse_all(text)
-    if len(found) > 1:
+    documents = parse_all(text)
+    if len(documents) > 1:
         raise yaml.YAMLError("it holds several documents")
-    return found[0] if found else None
+    return documents[0] if documents else None
 
 
 def parse_all(text: str) -> list[Any]:
@@ -112,12 +112,12 @@ def parse_all(text: str) -> list[Any]:
     """
     loader = _Loader(text)
     try:
-        found = []
+        documents = []
         while loader.check_node():
             if (node := loader.get_node()) is not None:
                 _measure(node)
-                found.append(loader.construct_document(node))
-        return found
+                documents.append(loader.construct_document(node))
+        return documents
     except (ValueError, OverflowError) as error:  # No such date, a number of too many digits.
         raise yaml.YAMLError(str(error)) from None
     finally:

@@ -32,14 +32,14 @@ class EnsembleConfig(Section):
 
     @model_validator(mode="after")
     def _known(self) -> EnsembleConfig:
-        chosen, own = self.strategy, ":" in self.strategy
-        if not own and chosen not in STRATEGY_NAMES:
-            hint = did_you_mean(chosen, STRATEGY_NAMES)
-            raise ValueError(f"strategy: no {chosen!r}. {hint}".rstrip("."))
+        strategy, own = self.strategy, ":" in self.strategy
+        if not own and strategy not in STRATEGY_NAMES:
+            hint = did_you_mean(strategy, STRATEGY_NAMES)
+            raise ValueError(f"strategy: no {strategy!r}. {hint}".rstrip("."))
         if self.options and not own:
-            raise ValueError(f"options: {chosen} takes none, got {', '.join(self.options)}")
-        if self.assignment and chosen != "by_domain":
-            raise ValueError(f"assignment is read by the strategy by_domain, and it is {chosen}")
+            raise ValueError(f"options: {strategy} takes none, got {', '.join(self.options)}")
+        if self.assignment and strategy != "by_domain":
+            raise ValueError(f"assignment is read by the strategy by_domain, and it is {strategy}")
         if self.teachers is not None:
             if len(set(self.teachers)) < len(self.teachers):
                 raise ValueError(f"teachers: each once, got {list(self.teachers)}")

@@ -66,8 +66,8 @@ def load_study(
     base, question, query = study.storage.partition("?")
     runs = {}
     for name, domain in study.domains.items():
-        whole = {"name": name, "storage": f"{base.rstrip('/')}/{study.name}{question}{query}"}
-        merged = _merged(study.run, domain) | whole
+        identity = {"name": name, "storage": f"{base.rstrip('/')}/{study.name}{question}{query}"}
+        merged = _merged(study.run, domain) | identity
         runs[name] = _valid(RunConfig, merged, f"{path}: domain {name} is not a valid run:")
     return study, runs
 
@@ -97,22 +97,23 @@ def load_arms(
 
 def _changed(domain: str, cfg: RunConfig, name: str, arm: ArmConfig) -> DistillConfig:
     title = f"domain {domain}: arm {name} can't be used:"
-    made = _valid(DistillConfig, _merged(cfg.distill.model_dump(), arm.distill), title)
-    if made.token_budget != cfg.distill.token_budget:
-        what = f"all arms have equal tokens, {cfg.distill.token_budget}, got {made.token_budget}."
+    changed = _valid(DistillConfig, _merged(cfg.distill.model_dump(), arm.distill), title)
+    if changed.token_budget != cfg.distill.token_budget:
+        budget = changed.token_budget
+        what = f"all arms have equal tokens, {cfg.distill.token_budget}, got {budget}."
         raise InputError(title, [Problem("token_budget", what)])
-    return made
+    return changed
 
 
 def _merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Mappings of one kind are merged key by key, anything else is replaced."""
-    both = {
+    nested = {
         key: _merged(shared[key], value)
         for key, value in own.items()
         if isinstance(value, dict) and isinstance(shared.get(key), dict)
         if value.get("kind") in (None, shared[key].get("kind"))
     }
-    return {**shared, **own, **both}
+    return {**shared, **own, **nested}
 
 
 def _overridden(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], list[Problem]]:
@@ -231,14 +232,14 @@ def _causes(errors: Sequence[ErrorDetails]) -> list[ErrorDetails]:
 def _problem(root: type[Section], details: ErrorDetails) -> Problem:
     location = [str(part) for part in details["loc"]]
     if details["type"] == "extra_forbidden":
-        given = f"unknown key, got {_short(details['input'])}."
+        what = f"unknown key, got {_short(details['input'])}."
         return Problem(
-            ".".join(location), given, did_you_mean(location[-1], _keys_at(root, location))
+            ".".join(location), what, did_you_mean(location[-1], _keys_at(root, location))
         )
     if details["type"] == "union_tag_not_found":
         place, key = ".".join(location), str(details.get("ctx", {})["discriminator"]).strip("'")
-        given = f"has no {key}, got {_short(details['input'])}."
-        return Problem(place, given, f"Set its {key}; `distill-ray schema` lists what there is.")
+        what = f"has no {key}, got {_short(details['input'])}."
+        return Problem(place, what, f"Set its {key}; `distill-ray schema` lists what there is.")
     message = details["msg"].removeprefix("Value error, ")
     if details["type"] in ("missing", "value_error"):
         return Problem(".".join(location) or "the config", message[:1].lower() + message[1:] + ".")
@@ -261,16 +262,16 @@ def _keys_at(root: type[Section], location: Sequence[str]) -> Iterable[str]:
 
 def _descend(annotation: Any, part: str) -> list[Any]:
     """What lies under `part`: a field's type, the items of a container, a union's member."""
-    found: list[Any] = []
+    below: list[Any] = []
     for section in _sections(annotation):
         if part in section.model_fields:
-            found.append(section.model_fields[part].rebuild_annotation())
+            below.append(section.model_fields[part].rebuild_annotation())
         kind = section.model_fields.get("kind")
         if kind is not None and kind.default == part:
-            found.append(section)
-    if not found:
-        found = [a for a in _containers(annotation) if a is not None]
-    return found
+            below.append(section)
+    if not below:
+        below = [a for a in _containers(annotation) if a is not None]
+    return below
 
 
 def _containers(annotation: Any) -> list[Any]:

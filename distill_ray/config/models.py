@@ -14,9 +14,9 @@ PACKAGE = "pkg://"
 
 
 def _exactly_one(section: Section, keys: tuple[str, ...]) -> None:
-    given = [key for key in keys if getattr(section, key) is not None]
-    if len(given) != 1:
-        raise ValueError(f"needs exactly one of {', '.join(keys)}, got {given or 'none'}")
+    present = [key for key in keys if getattr(section, key) is not None]
+    if len(present) != 1:
+        raise ValueError(f"needs exactly one of {', '.join(keys)}, got {present or 'none'}")
 
 
 class ModelSource(Section):

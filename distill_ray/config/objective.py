@@ -93,8 +93,8 @@ class ObjectiveConfig(Section):
         if ":" not in self.divergence and self.divergence not in DIVERGENCE_NAMES:
             hint = did_you_mean(self.divergence, DIVERGENCE_NAMES)
             raise ValueError(f"divergence: no {self.divergence!r}. {hint}".rstrip("."))
-        chosen = self.weighting
-        if chosen is not None and ":" not in chosen and chosen not in WEIGHTING_NAMES:
-            hint = did_you_mean(chosen, WEIGHTING_NAMES)
-            raise ValueError(f"weighting: no {chosen!r}. {hint}".rstrip("."))
+        weighting = self.weighting
+        if weighting is not None and ":" not in weighting and weighting not in WEIGHTING_NAMES:
+            hint = did_you_mean(weighting, WEIGHTING_NAMES)
+            raise ValueError(f"weighting: no {weighting!r}. {hint}".rstrip("."))
         return self

@@ -112,8 +112,8 @@ def _reserved_names(cfg: RunConfig) -> Iterator[str]:
 
 def _secret_problems(cfg: RunConfig) -> Iterator[str]:
     """The storage's URI is in logs and reports."""
-    user, at, _ = urlsplit(cfg.storage).netloc.rpartition("@")
-    if at and ":" in user:
+    user, separator, _ = urlsplit(cfg.storage).netloc.rpartition("@")
+    if separator and ":" in user:
         yield "storage: leave the password out of the URI, and give it by the environment"
 
 
@@ -135,12 +135,12 @@ def _recipe_problems(cfg: RunConfig) -> Iterator[str]:
 
 
 def _checkpoint_problems(cfg: RunConfig, teacher: TeacherConfig) -> Iterator[str]:
-    made = [
+    num_kept = [
         cfg.adapt.recipes[r].num_checkpoints for r in teacher.recipes[-1:] if r in cfg.adapt.recipes
     ]
-    if teacher.checkpoint is not None and made and teacher.checkpoint > made[0]:
+    if teacher.checkpoint is not None and num_kept and teacher.checkpoint > num_kept[0]:
         yield (
-            f"teachers.{teacher.name}.checkpoint: {teacher.checkpoint} of {made[0]} that "
+            f"teachers.{teacher.name}.checkpoint: {teacher.checkpoint} of {num_kept[0]} that "
             f"{teacher.recipes[-1]!r} keeps"
         )
 
@@ -226,10 +226,10 @@ def shifted_stream(task: TaskConfig, name: str) -> str:
 
 def all_sources(cfg: RunConfig) -> dict[str, RowSource]:
     """Every stream that is read, with its source."""
-    found = {corpus.name: corpus.source for corpus in cfg.corpora.sources}
+    sources = {corpus.name: corpus.source for corpus in cfg.corpora.sources}
     for task in cfg.tasks:
-        found[task.labelled_stream] = task.source
+        sources[task.labelled_stream] = task.source
         if task.prompts is not None:
-            found[task.prompts_stream] = task.prompts
-        found |= {shifted_stream(task, s.name): s.source for s in task.shifted}
-    return found
+            sources[task.prompts_stream] = task.prompts
+        sources |= {shifted_stream(task, s.name): s.source for s in task.shifted}
+    return sources

@@ -50,11 +50,11 @@ class StudyConfig(Section):
 
         A group without any is left out.
         """
-        found = {"all": list(domains)}
+        by_group = {"all": list(domains)}
         if self.held_out_domains:
-            found["chosen on"] = [name for name in domains if name not in self.held_out_domains]
-            found["held out"] = list(self.held_out_domains)
-        return {group: names for group, names in found.items() if names}
+            by_group["chosen on"] = [name for name in domains if name not in self.held_out_domains]
+            by_group["held out"] = list(self.held_out_domains)
+        return {group: names for group, names in by_group.items() if names}
 
 
 class RankingStudy(StudyConfig):

@@ -188,8 +188,8 @@ class _Walk:
         for uses in self._uses.values():
             node, places = uses.node, uses.places
             if len(places) > 1:
-                told = " and ".join(f"{name} at {place}" for name, place in places.items())
-                what = f"{node.value} is {told}, through one anchor."
+                where = " and ".join(f"{name} at {place}" for name, place in places.items())
+                what = f"{node.value} is {where}, through one anchor."
                 where = f"line {node.start_mark.line + 1}"
                 self.problems.append(Problem(where, what, "Write it out in each place."))
                 continue

@@ -27,8 +27,8 @@ def without_secrets(uri: str) -> str:
     if "://" not in uri:
         return uri
     parts = urlsplit(uri)
-    user, at, _ = parts.netloc.rpartition("@")
-    if at and (":" in user or parts.scheme == "s3"):
+    user, separator, _ = parts.netloc.rpartition("@")
+    if separator and (":" in user or parts.scheme == "s3"):
         raise ValueError(f"a {parts.scheme}:// URI with a user and a password; {FIX}")
     for key, _ in parse_qsl(parts.query, keep_blank_values=True):
         if SECRET.search(key):

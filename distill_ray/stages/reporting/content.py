@@ -174,8 +174,8 @@ def _who_taught(facts: Facts) -> str:
     entries = facts.inputs.ranking.leaderboard["early"]
     entry = next(e for e in entries if e.teacher == first)
     named = facts.inputs.run.cfg.distill.first_teacher is not None
-    chosen = "was named by the config to begin" if named else "was chosen to begin"
-    why = f"{first} {chosen}: score {number(entry.score)} at the early stage"
+    reason = "was named by the config to begin" if named else "was chosen to begin"
+    why = f"{first} {reason}: score {number(entry.score)} at the early stage"
     chance = f"best of {len(entries)} with probability {percent(entry.probability_best, 0)}"
     return f"{taught(facts.turns)} {why}, {chance}."
 

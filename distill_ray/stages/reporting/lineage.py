@@ -53,12 +53,12 @@ def lineage(inputs: Inputs) -> list[LineageEntry]:
     """Every artifact that the report rests on, in the order of the stages."""
     storage = inputs.run.storage
     names: dict[str, list[str]] = {}
-    entries, seen = [], set()
+    entries, visited = [], set()
     for kind, fingerprint in _wanted(inputs):
         paths = names.setdefault(kind, storage.children(kind))
         name = next((n for n in paths if n.rpartition("-")[2] == fingerprint), None)
-        if name is not None and (kind, name) not in seen:
-            seen.add((kind, name))
+        if name is not None and (kind, name) not in visited:
+            visited.add((kind, name))
             entries.append(_entry(storage, f"{kind}/{name}"))
     return entries
 
@@ -72,19 +72,19 @@ def phases(storage: Storage, last: str) -> list[str]:
     """Fingerprints of a teacher's recipes, first to last; none for one not trained here."""
     folders = {name.rpartition("-")[2]: name for name in storage.children("adapt")}
     chain: list[str] = []
-    at: str | None = last
-    while at in folders:
-        chain.insert(0, at)
-        manifest = Manifest.of(storage.sub(f"adapt/{folders[at]}"))
-        at = manifest.identity["model"].get("phase")
+    phase: str | None = last
+    while phase in folders:
+        chain.insert(0, phase)
+        manifest = Manifest.of(storage.sub(f"adapt/{folders[phase]}"))
+        phase = manifest.identity["model"].get("phase")
     return chain
 
 
 def _wanted(inputs: Inputs) -> Iterator[tuple[str, str]]:
     yield "shard", inputs.shards.artifact.fingerprint
-    yield from ((made.kind, made.fingerprint) for made in inputs.teachers.artifacts)
+    yield from ((artifact.kind, artifact.fingerprint) for artifact in inputs.teachers.artifacts)
     yield from _with_scores(inputs.audited.artifact)
-    yield from ((made.kind, made.fingerprint) for made in inputs.probed.artifacts)
+    yield from ((artifact.kind, artifact.fingerprint) for artifact in inputs.probed.artifacts)
     yield "rank", inputs.ranking.artifact.fingerprint
     yield "distill", inputs.students.distilled.fingerprint
     yield "distill", inputs.students.control.fingerprint
@@ -98,11 +98,11 @@ def _with_scores(artifact: Artifact) -> Iterator[tuple[str, str]]:
 
 
 def _entry(storage: Storage, path: str) -> LineageEntry:
-    found = Manifest.of(storage.sub(path))
+    manifest = Manifest.of(storage.sub(path))
     return LineageEntry(
-        stage=BESIDE.get(found.kind, found.kind.partition("-")[0]),
+        stage=BESIDE.get(manifest.kind, manifest.kind.partition("-")[0]),
         path=path,
-        **{k: getattr(found, k) for k in ("kind", "key", "fingerprint", "wall_s", "created")},
-        counts={k: v for k, v in found.counts.items() if not isinstance(v, dict)},
-        versions=found.versions,
+        **{k: getattr(manifest, k) for k in ("kind", "key", "fingerprint", "wall_s", "created")},
+        counts={k: v for k, v in manifest.counts.items() if not isinstance(v, dict)},
+        versions=manifest.versions,
     )

@@ -23,7 +23,7 @@ from distill_ray.stages.results.ranking import Ranking
 from distill_ray.stages.results.trial import FailedTrial
 
 
-def gains(found: Mapping[str, AdaptationGain]) -> Table:
+def gains(gains_by_teacher: Mapping[str, AdaptationGain]) -> Table:
     """What adaptation did for each teacher, on held-out questions."""
     columns = ["Teacher", "Accuracy, points", "NLL, nats", "NLL of text, raw → adapted", "Serves"]
     rows = [
@@ -34,7 +34,7 @@ def gains(found: Mapping[str, AdaptationGain]) -> Table:
             "; ".join(f"{c}: {number(a)} → {number(b)}" for c, (a, b) in row.text.items()),
             "adapted" if row.adapted_is_better else "raw: no gain shown",
         ]
-        for name, row in found.items()
+        for name, row in gains_by_teacher.items()
     ]
     note = "Adapted minus raw, question by question, on the validation split."
     return Table("What adaptation gained", columns, rows, note)
@@ -42,11 +42,11 @@ def gains(found: Mapping[str, AdaptationGain]) -> Table:
 
 def out_of_the_race(ranking: Ranking, failed: Sequence[FailedTrial]) -> list[str]:
     """Sentences on who can't serve, who isn't ranked and which probes failed."""
-    said = [f"{n} can't serve: {'; '.join(why)}." for n, why in ranking.ineligible.items()]
+    lines = [f"{n} can't serve: {'; '.join(why)}." for n, why in ranking.ineligible.items()]
     if ranking.ineligible and len(ranking.ineligible) == len(ranking.factors):
-        said.append("No teacher is without a mark, so the marks are passed over.")
-    said += [f"{n} is not ranked. {why}." for n, why in ranking.failed.items()]
-    return said + [
+        lines.append("No teacher is without a mark, so the marks are passed over.")
+    lines += [f"{n} is not ranked. {why}." for n, why in ranking.failed.items()]
+    return lines + [
         f"The probe of {trial.teacher} with seed {trial.seed} failed: {trial.reason}."
         for trial in failed
         if trial.teacher not in ranking.failed
@@ -139,7 +139,7 @@ def capacities(table: Mapping[str, AuditedModel]) -> Table:
     return Table("Audit: capacity gap", columns, rows, note)
 
 
-def estimates(found: Mapping[str, TeacherEstimates | None]) -> Table:
+def estimates(by_teacher: Mapping[str, TeacherEstimates | None]) -> Table:
     """What the initial student makes of each teacher's answers."""
     columns = ["Teacher", "RSR", "Surprisal, nats", "GRACE", "Gradient norm", "Answers"]
     rows = [
@@ -148,7 +148,7 @@ def estimates(found: Mapping[str, TeacherEstimates | None]) -> Table:
             *map(number, (row.rsr, row.surprisal, row.grace, row.gradient_norm)),
             str(row.samples),
         ]
-        for name, row in found.items()
+        for name, row in by_teacher.items()
         if row is not None
     ]
     note = "Of each, lower is said to suit the student better; `study ranking` tests that."

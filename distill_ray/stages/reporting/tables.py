@@ -71,19 +71,19 @@ def evidence(ranking: Ranking, tasks: Sequence[str], cfg: RunConfig) -> Table:
     columns = ["Teacher", "KL moved, nats", "Task gain, nats", "Taught accuracy", "Taught NLL"]
     columns += ["Taught Brier", "Domain NLL"]
     rows = []
-    for teacher, seen in ranking.evidence.items():
+    for teacher, evidence_of in ranking.evidence.items():
         moved, nll = (
-            zip(seen.kl_moved, seen.kl_removed),
-            zip(seen.domain_nll, seen.untrained_nll),
+            zip(evidence_of.kl_moved, evidence_of.kl_removed),
+            zip(evidence_of.domain_nll, evidence_of.untrained_nll),
         )
         rows.append(
             [
                 teacher,
                 " · ".join(f"{number(nats)} ({percent(share, 0)})" for nats, share in moved),
-                " · ".join(number(value) for value in seen.gain),
-                each(percent(task.accuracy) for task in seen.taught),
-                each(number(task.nll) for task in seen.taught),
-                each(number(task.brier) for task in seen.taught),
+                " · ".join(number(value) for value in evidence_of.gain),
+                each(percent(task.accuracy) for task in evidence_of.taught),
+                each(number(task.nll) for task in evidence_of.taught),
+                each(number(task.brier) for task in evidence_of.taught),
                 "; ".join(f"{number(a)} (untrained student {number(b)})" for a, b in nll),
             ]
         )
@@ -167,7 +167,7 @@ def _corpora(table: Mapping[str, AuditedModel] | Mapping[str, TestedModel]) -> l
     return list(dict.fromkeys(name for row in table.values() for name in row.text))
 
 
-def comparisons(found: Sequence[Comparison]) -> Table:
+def comparisons(compared: Sequence[Comparison]) -> Table:
     """The student against everyone."""
     columns = ["Against", "Set", "Accuracy difference, points", "Accuracy"]
     columns += ["NLL difference, nats", "NLL"]
@@ -180,13 +180,13 @@ def comparisons(found: Sequence[Comparison]) -> Table:
             difference(row.nll),
             row.nll_verdict,
         ]
-        for row in found
+        for row in compared
     ]
     note = "The student minus the other, question by question; verdicts are the student's."
     return Table("The student against everyone", columns, rows, note)
 
 
-def favourable_sets(found: Sequence[Comparison]) -> Table:
+def favourable_sets(compared: Sequence[Comparison]) -> Table:
     """Which questions the student does better, and which the other model."""
     columns = ["Against", "Set", "Student does better", "The other does better"]
     columns += ["Student's lead, nats", "The other's lead, nats", "Risk gap, nats"]
@@ -200,7 +200,7 @@ def favourable_sets(found: Sequence[Comparison]) -> Table:
             number(row.favourable_sets.loss),
             signed(row.favourable_sets.gap, 3),
         ]
-        for row in found
+        for row in compared
     ]
     note = (
         "By NLL of the right option; leads are means over all questions, and their difference is "
@@ -209,7 +209,7 @@ def favourable_sets(found: Sequence[Comparison]) -> Table:
     return Table("Who knows which questions better", columns, rows, note)
 
 
-def largest_gaps(found: Mapping[str, LargestGaps], teacher: str) -> Table:
+def largest_gaps(by_task: Mapping[str, LargestGaps], teacher: str) -> Table:
     """Questions on which the student and its teacher are farthest apart."""
     rows = [
         [
@@ -220,7 +220,7 @@ def largest_gaps(found: Mapping[str, LargestGaps], teacher: str) -> Table:
             number(row.student),
             number(row.teacher),
         ]
-        for name, gaps in found.items()
+        for name, gaps in by_task.items()
         for side, questions in (("student", gaps.student), (teacher, gaps.teacher))
         for row in questions
     ]
@@ -244,15 +244,15 @@ def probes(trials: Sequence[TrialResult]) -> Table:
     return Table("Probes", columns, rows)
 
 
-def turns(found: Sequence[Turn]) -> Table:
+def turns(sequence: Sequence[Turn]) -> Table:
     """Who taught when."""
     rows = [
-        [f"{r.first}–{r.last}", r.teacher, str(r.checkpoint_index + 1), r.reason] for r in found
+        [f"{r.first}–{r.last}", r.teacher, str(r.checkpoint_index + 1), r.reason] for r in sequence
     ]
     return Table("Who taught when", ["Steps", "Teacher", "Checkpoint", "Reason"], rows)
 
 
-def switches(found: Sequence[SwitchEntry]) -> Table:
+def switches(entries: Sequence[SwitchEntry]) -> Table:
     """Every switch and every assessment that changed nothing, with the numbers behind it."""
     rows = [
         [
@@ -263,7 +263,7 @@ def switches(found: Sequence[SwitchEntry]) -> Table:
             "; ".join(f"{name} {number(value)}" for name, value in row.numbers.items()),
             "–" if row.stall_s is None else f"{1000 * row.stall_s:.0f} ms",
         ]
-        for row in found
+        for row in entries
     ]
     columns = ["Step", "From", "To", "Reason", "Numbers", "Stall"]
     note = "A stall is what the first step with the new checkpoint waited for it."
@@ -378,9 +378,9 @@ def models(origins: Iterable[tuple[str, str]]) -> Table:
 
 def versions(entries: Sequence[LineageEntry]) -> Table:
     """Versions that the artifacts were made by."""
-    found: dict[str, dict[str, None]] = {}
+    by_package: dict[str, dict[str, None]] = {}
     for entry in entries:
         for package, version in entry.versions.items():
-            found.setdefault(package, {})[version] = None
-    rows = [[package, ", ".join(seen)] for package, seen in found.items()]
+            by_package.setdefault(package, {})[version] = None
+    rows = [[package, ", ".join(numbers)] for package, numbers in by_package.items()]
     return Table("Versions", ["Package", "Version"], rows)

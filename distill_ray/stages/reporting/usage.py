@@ -27,8 +27,8 @@ def usage(
     code = {"folder": repr(folder), "prompt": repr(task.prompt), "chat": task.chat}
     if isinstance(worded, Chat):
         system = {"system": repr(task.system)} if task.system is not None else {}
-        said = {**system, "user": "prompt"}
-        turns = [f'{{"role": "{role}", "content": {text}}}' for role, text in said.items()]
+        by_role = {**system, "user": "prompt"}
+        turns = [f'{{"role": "{role}", "content": {text}}}' for role, text in by_role.items()]
         # A chat's answers are given as tokens: what surrounds them decides how words are cut.
         return {
             **code,

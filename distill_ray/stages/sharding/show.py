@@ -76,9 +76,9 @@ def refuse_unknown(cfg: RunConfig, stream: str | None, split: str) -> None:
         InputError: with the nearest one that it has.
     """
     problems = [
-        Problem(flag, f"no {given!r}.", did_you_mean(given, known))
-        for flag, given, known in (("--stream", stream, cfg.streams()), ("--split", split, SPLITS))
-        if given is not None and given not in known
+        Problem(flag, f"no {name!r}.", did_you_mean(name, known))
+        for flag, name, known in (("--stream", stream, cfg.streams()), ("--split", split, SPLITS))
+        if name is not None and name not in known
     ]
     if problems:
         raise InputError("this can't be shown:", problems)
