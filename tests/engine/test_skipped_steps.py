@@ -76,7 +76,7 @@ def test_the_micro_batch_at_fault_is_set_aside_with_all_that_it_takes_to_run_it(
     Trouble((BAD,)).plant(session)
     session.skipped.quarantine = keeper(Storage(str(tmp_path)))
     list(distill(session))
-    (file,) = (tmp_path / "set-aside").iterdir()
+    (file,) = (tmp_path / "quarantine").iterdir()
     kept = json.loads(file.read_text())
     batch = session.source.batch(BAD, 0)
     assert file.stem == "step-000003-rank-0-micro-0"

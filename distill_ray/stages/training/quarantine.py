@@ -10,7 +10,7 @@ from distill_ray.config.errors import InputError, Problem
 from distill_ray.engine.skipped_steps import TooManySkippedStepsError
 from distill_ray.runtime.storage import Storage
 
-FOLDER = "set-aside"
+FOLDER = "quarantine"
 """Below the job's artifact; one JSON file a micro-batch."""
 
 REASON = "reason.json"
