@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from distill_ray.runtime.artifacts import Artifact, Manifest
 from distill_ray.runtime.run import Run
@@ -41,7 +41,7 @@ class Inputs:
             "shard": self.shards.artifact.fingerprint,
             "teachers": self.teachers.fingerprints(),
             "audit": self.audited.artifact.fingerprint,
-            "probe": [self.probed.fingerprints(), self.probed.failed],
+            "probe": [self.probed.fingerprints(), [asdict(trial) for trial in self.probed.failed]],
             "rank": self.ranking.artifact.fingerprint,
             "student": self.students.distilled.fingerprint,
             "control": self.students.control.fingerprint,
