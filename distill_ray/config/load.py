@@ -119,15 +119,16 @@ def _merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
 def _overridden(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], list[Problem]]:
     """The file's values with the flags', all in new words, and a problem for each old word."""
     data = _read(path)
-    in_file = dict(old_words(data))
+    in_file = old_words(data)
+    places = {problem.where for problem in in_file}
     for override in overrides:
         _override(data, override)
     in_flags = [
-        Problem(f"--set {place}", problem.what)
-        for place, problem in old_words(data)
-        if place not in in_file
+        Problem(f"--set {problem.where}", problem.what)
+        for problem in old_words(data)
+        if problem.where not in places
     ]
-    problems = [*in_file.values(), *in_flags]
+    problems = [*in_file, *in_flags]
     if in_file:
         what, fix = "is written for version 0.1.", f"Run {COMMAND} {shlex.quote(str(path))}"
         problems.append(Problem(str(path), what, fix))

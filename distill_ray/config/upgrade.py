@@ -72,9 +72,9 @@ def counts(changes: Sequence[Change]) -> dict[str, int]:
     return dict(Counter(f"{change.old} → {change.new}" for change in changes))
 
 
-def old_words(data: Mapping[str, Any]) -> list[tuple[str, Problem]]:
-    """The old keys and values in a run's or a study's values, each with its place as written."""
-    return [(problem.where, problem) for problem in _old_words(data, (), (), _renames(data))]
+def old_words(data: Mapping[str, Any]) -> list[Problem]:
+    """The old keys and values in a run's or a study's values, each at its place as written."""
+    return list(_old_words(data, (), (), _renames(data)))
 
 
 def _renames(keys: Any) -> Renames:

@@ -255,3 +255,11 @@ def test_a_file_that_can_not_be_read_ends_with_two(tmp_path):
     for name in ("nowhere.yaml", "binary.yaml"):
         code, told, error = command(tmp_path / name)
         assert (code, told) == (2, "") and f"{name} can't be read" in error
+
+
+def test_an_old_key_with_an_old_value_is_told_twice():
+    problems = old_words({"domains": {}, "arms": {"mine": {"begin": "strongest"}}})
+    assert [str(problem) for problem in problems] == [
+        "arms.mine.begin: renamed to first_teacher in 0.2.",
+        "arms.mine.begin: the value strongest is renamed to most_accurate in 0.2.",
+    ]
