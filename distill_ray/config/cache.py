@@ -17,7 +17,7 @@ def cache_folder() -> Path:
     return folder
 
 
-def kept(name: str, fill: Callable[[Path], None]) -> Path:
+def cached_folder(name: str, fill: Callable[[Path], None]) -> Path:
     """The cache's folder of this name: there whole or not at all, for any number of processes.
 
     Args:

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from distill_ray.config.cache import kept
+from distill_ray.config.cache import cached_folder
 from distill_ray.config.fingerprint import fingerprint, path_identity
 
 FORMATS = ("B", "b", "H", "h", "I", "i", "f", "?", "", "", "Q", "q", "d")
@@ -142,12 +142,12 @@ def _skip(stream: BinaryIO, length: int) -> None:
 
 def weights_folder(file: Path) -> Path:
     """The model as a Hugging Face folder with float32 safetensors; converted the first time."""
-    return kept(_name("model", file), lambda folder: _convert(file, folder))
+    return cached_folder(_name("model", file), lambda folder: _convert(file, folder))
 
 
 def tokenizer_folder(file: Path) -> Path:
     """The tokenizer as a Hugging Face folder; converted the first time."""
-    return kept(_name("tokenizer", file), lambda folder: _convert_tokenizer(file, folder))
+    return cached_folder(_name("tokenizer", file), lambda folder: _convert_tokenizer(file, folder))
 
 
 def _name(part: str, file: Path) -> str:

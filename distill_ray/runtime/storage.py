@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 
 from pyarrow import fs as pafs
 
-from distill_ray.config.cache import cache_folder as cache_folder
-from distill_ray.config.cache import kept
+from distill_ray.config.cache import cached_folder
 from distill_ray.config.checksums import stream_sha256
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.runtime.filesystems import open_uri
@@ -201,7 +200,7 @@ class Storage:
             return Path(self._root) / path
         digest = hashlib.sha256(f"{self.uri}/{path} {state}".encode()).hexdigest()[:16]
         source = f"{self._root}/{path}".rstrip("/")
-        return kept(digest, lambda part: self._copy_to(source, part))
+        return cached_folder(digest, lambda part: self._copy_to(source, part))
 
     def _forget(self, target: str) -> None:
         """Drop memoized values of the folders that contain a path, and of those below it."""

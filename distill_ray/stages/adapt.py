@@ -92,7 +92,7 @@ def _order(
     )
     return TrainingJob(
         stage="adapt",
-        job=job,
+        spec=job,
         artifact=run.artifact("adapt", name, identity),
         shards=shards.artifact,
         save_steps=cfg.adapt.save_steps,
@@ -109,8 +109,10 @@ def _teacher(cfg: TeacherConfig, raw: Weights, phases: Sequence[TrainingJob]) ->
     if not phases:
         return Teacher(cfg.name, raw, [raw.ref], [None], 0, raw.fingerprint)
     last = phases[-1]
-    losses = last.rung_losses()
+    losses = last.checkpoint_losses()
     best = min(range(len(losses)), key=lambda i: losses[i])
     if cfg.checkpoint is not None:  # Training may have stopped before it.
         best = min(cfg.checkpoint, len(losses)) - 1
-    return Teacher(cfg.name, raw, last.rung_refs(), [*losses], best, last.artifact.fingerprint)
+    return Teacher(
+        cfg.name, raw, last.checkpoint_refs(), [*losses], best, last.artifact.fingerprint
+    )

@@ -5,7 +5,7 @@ from threading import Barrier
 
 import pytest
 
-from distill_ray.config.cache import kept
+from distill_ray.config.cache import cached_folder
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def test_it_is_filled_once(cache):
         filled.append(folder)
         (folder / "file").write_text("content")
 
-    first, again = kept("name", fill), kept("name", fill)
+    first, again = cached_folder("name", fill), cached_folder("name", fill)
     assert first == again == cache / "name"
     assert (first / "file").read_text() == "content"
     assert len(filled) == 1
@@ -36,7 +36,7 @@ def test_of_several_at_once_one_wins_and_all_use_it(cache):
         together.wait(timeout=10)  # All of them have found the cache empty.
 
     with ThreadPoolExecutor(4) as pool:
-        found = set(pool.map(lambda _: kept("name", fill), range(4)))
+        found = set(pool.map(lambda _: cached_folder("name", fill), range(4)))
     assert found == {cache / "name"}
     assert [path.name for path in cache.iterdir()] == ["name"]
     assert [path.name for path in (cache / "name").iterdir()] == ["file"]
@@ -48,5 +48,5 @@ def test_a_failure_leaves_nothing_behind(cache):
         raise OSError("the disk is full")
 
     with pytest.raises(OSError, match="the disk is full"):
-        kept("name", fill)
+        cached_folder("name", fill)
     assert list(cache.iterdir()) == []

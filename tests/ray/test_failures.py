@@ -66,8 +66,8 @@ def test_a_killed_worker_costs_no_more_than_the_steps_since_the_committed_checkp
     assert again % 20 == 1, "it goes on from a checkpoint"
     # That of the last step but one may still be on its way when the worker dies.
     assert 1 < again <= last < again + 40, "no more steps are done again than since then"
-    expected = load_model(undisturbed.rung_refs()[-1]).state_dict()
-    found = load_model(killed.rung_refs()[-1]).state_dict()
+    expected = load_model(undisturbed.checkpoint_refs()[-1]).state_dict()
+    found = load_model(killed.checkpoint_refs()[-1]).state_dict()
     for name, weight in expected.items():
         torch.testing.assert_close(found[name], weight, rtol=0, atol=0)
     curves = [order.curve().history for order in (undisturbed, killed)]

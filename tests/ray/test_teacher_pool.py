@@ -37,7 +37,6 @@ from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.data_spec import data_spec
 from distill_ray.stages.results.shard_set import ShardSet
-from distill_ray.stages.results.students import local
 from distill_ray.stages.results.training_job import TrainingJob
 from distill_ray.stages.serving import pool as teacher_pool
 from distill_ray.stages.serving.pool import THREAD, Pool, PoolError, PoolRefusedError, teacher_pools
@@ -114,7 +113,7 @@ def work(
 def colocated(tiny: RunConfig, work: TrainingSpec, shards: ShardSet) -> list[dict[str, Any]]:
     """The curve of the same job with its teacher in the worker."""
     order = TrainingJob("distill", work, artifact(tiny, "colocated"), shards.artifact, 1000)
-    return curve(build_session(local(order), CPU))
+    return curve(build_session(order.local_spec(), CPU))
 
 
 def artifact(cfg: RunConfig, key: str) -> Any:
@@ -149,7 +148,7 @@ def served(cfg: RunConfig, *orders: TrainingJob) -> Iterator[list[Pool]]:
 
 def pooled(order: TrainingJob, pool: Pool) -> PoolTeacherSource:
     assert isinstance(order.serving, PoolServing)
-    return PoolTeacherSource(order.serving, local(order), pool, CPU)
+    return PoolTeacherSource(order.serving, order.local_spec(), pool, CPU)
 
 
 def assert_same_curve(
@@ -172,7 +171,7 @@ def test_a_pool_gives_the_loss_curve_of_the_teacher_in_the_worker(
     assert [row["checkpoint_index"] for row in colocated] == [0] * 20 + [1] * 20
     with served(tiny, hidden, top_k) as (first, second):
         for order, pool, rel in ((hidden, first, 1e-5), (top_k, second, 3e-3)):
-            session = build_session(local(order), CPU, pooled(order, pool))
+            session = build_session(order.local_spec(), CPU, pooled(order, pool))
             assert_same_curve(curve(session), colocated, rel)
 
 
@@ -221,7 +220,7 @@ def test_killed_actors_are_replaced_and_the_curve_stays_and_another_teacher_stop
     start = teacher_pool.start_actors
 
     def swapped(job: TrainingSpec, serving: PoolServing, nodes: Any = None) -> tuple[Any, ...]:
-        return start(with_other_teachers(job) if job is refused.job else job, serving, nodes)
+        return start(with_other_teachers(job) if job is refused.spec else job, serving, nodes)
 
     monkeypatch.setattr(teacher_pool, "start_actors", swapped)
     killer = Killer(8, 24)
@@ -237,7 +236,7 @@ def test_killed_actors_are_replaced_and_the_curve_stays_and_another_teacher_stop
 
 
 def first_batch(order: TrainingJob) -> tuple[Batch, SupervisedTokens]:
-    batch = build_session(replace(local(order), teaching=None), CPU).source.batch(0, 0)
+    batch = build_session(replace(order.local_spec(), teaching=None), CPU).source.batch(0, 0)
     return batch, SupervisedTokens.of(batch)
 
 
@@ -249,11 +248,11 @@ def test_a_pool_of_another_teacher_is_refused_and_one_without_its_files_fails_as
     missing = TeachingSpec({"a": [ModelRef("path", str(tmp_path / "gone"))]}, "a")
     gone = ordered(tiny, replace(work, teaching=missing), shards, "gone", num_parity_rows=0)
     with pytest.raises(OSError) as in_worker:
-        build_session(replace(local(gone), teaching=missing), CPU)
-    batch = build_session(replace(local(refused), teaching=None), CPU).source.batch(0, 0)
+        build_session(replace(gone.local_spec(), teaching=missing), CPU)
+    batch = build_session(replace(refused.local_spec(), teaching=None), CPU).source.batch(0, 0)
     with served(tiny, refused, gone) as (different, empty):
         with pytest.raises(PoolRefusedError) as unlike:
-            first_answer(pooled(replace(refused, job=work), different), batch)
+            first_answer(pooled(replace(refused, spec=work), different), batch)
         with pytest.raises(OSError) as caught:
             first_answer(pooled(gone, empty), batch)
     for part in ("teacher 'a', checkpoint 1", "actor 0", "nats apart", "num_parity_rows to 0"):
@@ -460,7 +459,7 @@ def test_every_actor_is_told_once_of_each_checkpoint_that_comes(
 def test_a_process_of_the_pool_answers_with_what_it_has_read_ahead(
     work: TrainingSpec, shards: ShardSet, tiny: RunConfig
 ) -> None:
-    here = local(ordered(tiny, work, shards, "ahead"))
+    here = ordered(tiny, work, shards, "ahead").local_spec()
     teachers = LazyTeacherBank(here, CPU)
     batch = first_batch(ordered(tiny, work, shards, "ahead"))[0]
     kept = SupervisedTokens.of(batch)
@@ -541,4 +540,4 @@ def test_a_worker_with_a_pool_fetches_no_teacher(
 ) -> None:
     teaching = TeachingSpec({"a": [ModelRef("path", "s3://nowhere/teacher")]}, "a")
     order = ordered(tiny, replace(work, teaching=teaching), shards, "remote")
-    assert local(order).teaching == teaching
+    assert order.local_spec().teaching == teaching

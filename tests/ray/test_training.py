@@ -26,7 +26,6 @@ from distill_ray.runtime.run import Run
 from distill_ray.stages.reporting.export import write_weights
 from distill_ray.stages.results.data_spec import data_spec
 from distill_ray.stages.results.shard_set import ShardSet
-from distill_ray.stages.results.students import local
 from distill_ray.stages.results.training_job import TrainingJob
 from distill_ray.stages.shard import shard
 from distill_ray.stages.training.quarantine import FOLDER
@@ -112,7 +111,7 @@ def assert_same_result(
     order: TrainingJob, history: list[dict[str, Any]], weights: dict[str, torch.Tensor]
 ) -> None:
     assert_same_curve(order, history)
-    exported = load_model(order.rung_refs()[-1]).state_dict()
+    exported = load_model(order.checkpoint_refs()[-1]).state_dict()
     for name, value in weights.items():
         torch.testing.assert_close(exported[name], value, rtol=1e-3, atol=1e-4)
 
@@ -157,7 +156,9 @@ def test_two_workers_at_two_stages_and_variants_of_the_job_give_the_curve_of_the
         assert_same_result(order, history, weights)
     for key, order in other.items():
         assert_same_curve(order, expected[key][0])
-    check_adapted(other["lora-3"].rung_refs()[-1], expected["lora-3"][1], tmp_path / "student")
+    check_adapted(
+        other["lora-3"].checkpoint_refs()[-1], expected["lora-3"][1], tmp_path / "student"
+    )
 
 
 def check_adapted(adapted: ModelRef, expected: dict[str, torch.Tensor], folder: Path) -> None:
@@ -183,7 +184,7 @@ def poisoned(work: TrainingSpec, student: ModelRef, token: int, folder: Path) ->
 
 def steps_with_each_token(work: TrainingSpec, order: TrainingJob) -> dict[int, list[int]]:
     """Token → the steps that read it, counted from 1."""
-    source, found = mixed_rows(replace(local(order), training=work.training)), {}
+    source, found = mixed_rows(replace(order.local_spec(), training=work.training)), {}
     for step in range(work.steps):
         for micro in range(source.num_micro):
             for token in source.batch(step, micro).input_ids.unique().tolist():

@@ -69,7 +69,7 @@ def test_checkpoints_are_those_of_the_last_recipe(tmp_path: Path) -> None:
     first, last = order(tmp_path, 3.0, 2.0, 1.0, 0.5), order(tmp_path, 9.0, 8.0, name="more")
     made = prepared(first, last)
     assert (made.fingerprint, made.best) == (last.artifact.fingerprint, 1)
-    assert made.rungs == last.rung_refs()
+    assert made.rungs == last.checkpoint_refs()
 
 
 def test_the_config_may_choose_the_checkpoint(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_teacher_that_gained_nothing_is_named_by_what_it_was(tmp_path: Path) -
 
 
 def test_a_softened_ladder_is_the_same_checkpoints_at_a_temperature(tmp_path: Path) -> None:
-    rungs = order(tmp_path, 3.0, 1.0).rung_refs()
+    rungs = order(tmp_path, 3.0, 1.0).checkpoint_refs()
     soft = softened(rungs, 1.5)
     assert [ref.temperature for ref in soft] == [1.5, 1.5]
     assert [ref.base for ref in soft] == rungs

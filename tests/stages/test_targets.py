@@ -111,15 +111,15 @@ def keys(order: TrainingJob, fingerprint: str = "teacher") -> list[str]:
     """The folders of an order's targets."""
     storage = order.artifact.storage
     run: Any = SimpleNamespace(artifact=lambda *given: Artifact(storage, *given))
-    data = replace(order.job.data, folder=order.shards.local(), cache=Path(storage.uri) / "cache")
-    needed = rows_needed(replace(order.job, data=data))
+    data = replace(order.spec.data, folder=order.shards.local(), cache=Path(storage.uri) / "cache")
+    needed = rows_needed(replace(order.spec, data=data))
     return [artifact_of(run, order, fingerprint, at, rows).path for at, rows in needed.items()]
 
 
 def changed(order: TrainingJob, **changes: Any) -> TrainingJob:
     """The order with another job, in part."""
-    training = order.job.training.model_copy(update=changes.pop("training", {}))
-    return replace(order, job=replace(order.job, training=training, **changes))
+    training = order.spec.training.model_copy(update=changes.pop("training", {}))
+    return replace(order, spec=replace(order.spec, training=training, **changes))
 
 
 def test_targets_are_keyed_by_all_that_they_depend_on(order: TrainingJob) -> None:
@@ -137,7 +137,7 @@ def test_targets_are_keyed_by_all_that_they_depend_on(order: TrainingJob) -> Non
         keys(replace(order, serving=CachedServing(targets=SampledTargets(num_samples=8)))),
         keys(replace(order, serving=CachedServing(rows_per_file=7))),
         keys(changed(order, objective=ObjectiveConfig(temperature=1.0))),
-        keys(changed(order, data=replace(order.job.data, num_validation_rows=3))),
+        keys(changed(order, data=replace(order.spec.data, num_validation_rows=3))),
         keys(changed(order, training={"token_budget": 8 * 4 * 16})),
         keys(changed(order, training={"precision": "bfloat16"})),
     ]

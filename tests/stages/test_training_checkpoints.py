@@ -44,7 +44,7 @@ def orders(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingJob]:
 
 
 def fresh(order: TrainingJob) -> Session:
-    return build_session(order.job, torch.device("cpu"))
+    return build_session(order.spec, torch.device("cpu"))
 
 
 def save_all(order: TrainingJob, folder: Path, names: dict[int, str]) -> list[float]:

@@ -47,14 +47,14 @@ def ordered(folder: Path, *, stopped_after: int = 4, lora: LoraConfig | None = N
 
 def test_an_order_has_a_checkpoint_at_every_rung(tmp_path: Path) -> None:
     order = ordered(tmp_path)
-    assert order.rung_losses() == list(LOSSES)
+    assert order.checkpoint_losses() == list(LOSSES)
     place = f"{order.artifact.uri}/checkpoints"
-    assert order.rung_refs() == [ModelRef("path", f"{place}/{i}") for i in range(4)]
+    assert order.checkpoint_refs() == [ModelRef("path", f"{place}/{i}") for i in range(4)]
 
 
 def test_an_order_that_stopped_early_has_fewer(tmp_path: Path) -> None:
     order = ordered(tmp_path, stopped_after=3)
-    assert order.rung_losses() == [3.0, 1.0, 2.0] and len(order.rung_refs()) == 3
+    assert order.checkpoint_losses() == [3.0, 1.0, 2.0] and len(order.checkpoint_refs()) == 3
 
 
 @pytest.mark.parametrize(("keep", "checkpoint_index"), [("last", 3), ("best", 1)])
@@ -65,9 +65,9 @@ def test_a_student_is_its_last_checkpoint_or_its_best(
     distill = DistillConfig.model_validate(
         training(mix={"findings": 1}, num_checkpoints=4, select_checkpoint=keep)
     )
-    order = replace(order, job=replace(order.job, training=distill))
-    assert order.kept() == checkpoint_index
-    assert order.kept_ref() == order.rung_refs()[checkpoint_index]
+    order = replace(order, spec=replace(order.spec, training=distill))
+    assert order.selected_checkpoint() == checkpoint_index
+    assert order.selected_ref() == order.checkpoint_refs()[checkpoint_index]
 
 
 def test_the_best_of_one_is_refused() -> None:
@@ -80,20 +80,20 @@ def test_the_losses_of_tasks_count_before_those_of_text(tmp_path: Path) -> None:
     rows = [{"step": s, "validation.text.ce": 9.0, "validation.task.ce": s} for s in (10, 20)]
     with order.artifact.building() as building:
         curve(history=rows).write(building, CURVE)
-    assert order.rung_losses() == [10, 20]
+    assert order.checkpoint_losses() == [10, 20]
 
 
 def test_an_adapter_is_on_top_of_the_model_that_was_trained(tmp_path: Path) -> None:
     order = ordered(tmp_path, lora=LoraConfig())
     place = f"{order.artifact.uri}/checkpoints"
-    assert order.rung_refs()[2] == ModelRef("path", "/wide", adapter=f"{place}/2")
+    assert order.checkpoint_refs()[2] == ModelRef("path", "/wide", adapter=f"{place}/2")
     assert local_ref(order.best_ref()) == ModelRef("path", "/wide", adapter=f"{place}/1")
 
 
 def test_the_best_checkpoint_is_named_before_it_is_there(tmp_path: Path) -> None:
     order = ordered(tmp_path)
     after = order.best_ref()
-    assert local_ref(after) == order.rung_refs()[1]
+    assert local_ref(after) == order.checkpoint_refs()[1]
     order.artifact.storage.delete(order.artifact.path)
     assert order.best_ref() == after, "what comes next can be planned with it"
 

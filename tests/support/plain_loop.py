@@ -9,13 +9,12 @@ import torch
 
 from distill_ray.engine.build import build_session
 from distill_ray.engine.loop import distill
-from distill_ray.stages.results.students import local
 from distill_ray.stages.results.training_job import TrainingJob
 
 
 def trained(order: TrainingJob) -> Any:
     """The session of an order's job at its end: no Ray, no ranks, no checkpoint."""
-    session = build_session(replace(local(order), backend="plain"), torch.device("cpu"))
+    session = build_session(replace(order.local_spec(), backend="plain"), torch.device("cpu"))
     for _ in distill(session):
         pass
     return session

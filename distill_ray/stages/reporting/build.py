@@ -92,7 +92,7 @@ def _card(facts: Facts) -> dict[str, object]:
         "origins": list(origins(facts)),
         "taught": taught(facts.turns),
         "turns": facts.turns,
-        "tokens": inputs.students.distilled.order.artifact.manifest().counts["tokens"],
+        "tokens": inputs.students.distilled.training_job.artifact.manifest().counts["tokens"],
         "length": cfg.corpora.sequence_length,
         "mix": shares_read(read),
         "distill": cfg.distill,

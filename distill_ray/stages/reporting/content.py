@@ -66,7 +66,7 @@ class Facts:
     def of(cls, inputs: Inputs) -> Facts:
         """Read the artifacts."""
         curve = inputs.students.distilled.curve
-        steps = inputs.students.distilled.order.job.steps
+        steps = inputs.students.distilled.training_job.spec.steps
         assert curve.schedule is not None
         return cls(
             inputs=inputs,
@@ -279,7 +279,7 @@ def _probe_cost(facts: Facts) -> str:
 def _training(facts: Facts) -> Section:
     teachers = facts.inputs.teachers.teachers
     best = {name: t.best for name, t in teachers.items()}
-    teaching = facts.inputs.students.distilled.order.job.teaching
+    teaching = facts.inputs.students.distilled.training_job.spec.teaching
     together = teaching.ensemble if teaching is not None else None
     assignment = together.options.get("assignment", {}) if together is not None else {}
     read = {"student": facts.student.streams, "control": facts.control.streams}
@@ -289,12 +289,12 @@ def _training(facts: Facts) -> Section:
     if facts.inputs.teachers.gains:
         parts.append(selection.gains(facts.inputs.teachers.gains))
     text = [_schedule(facts)]
-    distilled = facts.inputs.students.distilled.order
-    if distilled.job.num_checkpoints > 1:
+    distilled = facts.inputs.students.distilled.training_job
+    if distilled.spec.num_checkpoints > 1:
         text.append(
-            f"The student is checkpoint {distilled.kept() + 1} of "
-            f"{distilled.job.num_checkpoints}, the control "
-            f"{facts.inputs.students.control.order.kept() + 1}: "
+            f"The student is checkpoint {distilled.selected_checkpoint() + 1} of "
+            f"{distilled.spec.num_checkpoints}, the control "
+            f"{facts.inputs.students.control.training_job.selected_checkpoint() + 1}: "
             f"keep: {facts.inputs.run.cfg.distill.select_checkpoint}, by the validation loss."
         )
     if facts.adaptation:

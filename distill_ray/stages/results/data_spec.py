@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from distill_ray.config.cache import cache_folder
 from distill_ray.engine.job import DataSpec
+from distill_ray.runtime.artifacts import Artifact
 from distill_ray.stages.results.shard_set import ShardSet
 
 
 def data_spec(shards: ShardSet, seed: int, num_validation_rows: int) -> DataSpec:
-    """Where a job's rows are; folders are filled in on the worker."""
+    """Where a job's rows are; `local_data` fills the folders in."""
     cfg = shards.cfg
     return DataSpec(
         folder=Path(),
@@ -20,3 +23,8 @@ def data_spec(shards: ShardSet, seed: int, num_validation_rows: int) -> DataSpec
         num_validation_rows=num_validation_rows,
         vocabulary=shards.counts.tokenizer.vocab_size,
     )
+
+
+def local_data(data: DataSpec, shards: Artifact) -> DataSpec:
+    """The same rows on this machine: their folder is fetched where it lies elsewhere."""
+    return replace(data, folder=shards.local(), cache=cache_folder() / "rows")

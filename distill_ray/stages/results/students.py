@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from distill_ray.config.ensemble import ENSEMBLE
-from distill_ray.config.serving import PoolServing
-from distill_ray.engine.job import TrainingSpec
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
-from distill_ray.runtime.storage import cache_folder
 from distill_ray.stages.results.curve import SWITCHES, Curve, SwitchEntry, SwitchLog
-from distill_ray.stages.results.local_files import local_ref
 from distill_ray.stages.results.training_job import TrainingJob
 
 
@@ -19,27 +15,27 @@ from distill_ray.stages.results.training_job import TrainingJob
 class Student:
     """A trained student."""
 
-    order: TrainingJob
+    training_job: TrainingJob
 
     @property
     def ref(self) -> ModelRef:
         """Its weights."""
-        return self.order.kept_ref()
+        return self.training_job.selected_ref()
 
     @property
     def curve(self) -> Curve:
         """The course of its training."""
-        return self.order.curve()
+        return self.training_job.curve()
 
     @property
     def switch_log(self) -> list[SwitchEntry]:
         """Every switch and assessment of its training, in order."""
-        return SwitchLog.read(self.order.artifact, SWITCHES).entries
+        return SwitchLog.read(self.training_job.artifact, SWITCHES).entries
 
     @property
     def fingerprint(self) -> str:
         """Identity of its weights."""
-        return f"{self.order.artifact.fingerprint}/{self.order.kept()}"
+        return f"{self.training_job.artifact.fingerprint}/{self.training_job.selected_checkpoint()}"
 
     @property
     def teacher(self) -> str:
@@ -61,12 +57,4 @@ class Students:
     @property
     def artifacts(self) -> list[Artifact]:
         """What the stage left."""
-        return [self.distilled.order.artifact, self.control.order.artifact]
-
-
-def local(order: TrainingJob) -> TrainingSpec:
-    """The job with everything it reads on this machine."""
-    data = replace(order.job.data, folder=order.shards.local(), cache=cache_folder() / "rows")
-    if isinstance(order.serving, PoolServing):  # Its actors read the teachers.
-        return replace(order.job, data=data, student=local_ref(order.job.student))
-    return replace(order.job.with_refs(local_ref), data=data)
+        return [self.distilled.training_job.artifact, self.control.training_job.artifact]

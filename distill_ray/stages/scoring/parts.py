@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -24,7 +24,7 @@ from distill_ray.engine.job import DataSpec
 from distill_ray.models.load import load_frozen
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.artifacts import Artifact
-from distill_ray.runtime.storage import cache_folder
+from distill_ray.stages.results.data_spec import local_data
 from distill_ray.stages.results.local_files import local_ref
 from distill_ray.stages.results.model_scores import RowLosses, ScoresRecord, TextScores
 from distill_ray.stages.results.record import Record
@@ -124,7 +124,7 @@ def score_part(
 
 def _text_scores(model: Any, teacher: ModelRef | None, scoring: ScoringInputs) -> TextScores:
     device, vocabulary = torch.device(scoring.device), scoring.data.vocabulary
-    data = replace(scoring.data, folder=scoring.shards.local(), cache=cache_folder() / "rows")
+    data = local_data(scoring.data, scoring.shards)
     streams = load_streams(data, scoring.split, data.num_validation_rows)
     scores = {
         name: text_score(model, in_order({name: s}, batch_size=BATCH_ROWS), device, vocabulary)

@@ -18,7 +18,7 @@ from distill_ray.stages.serving.targets import with_targets
 
 def is_weighted(order: TrainingJob) -> bool:
     """Whether an order's samples are weighted by a frozen student."""
-    return order.job.objective is not None and order.job.objective.weighting is not None
+    return order.spec.objective is not None and order.spec.objective.weighting is not None
 
 
 def with_frozen_student(run: Run, order: TrainingJob, control: TrainingJob) -> TrainingJob:
@@ -34,12 +34,12 @@ def with_frozen_student(run: Run, order: TrainingJob, control: TrainingJob) -> T
     """
     if order.artifact.is_complete():
         return order
-    checkpoints = {FROZEN_STUDENT: [control.kept_ref()]}
+    checkpoints = {FROZEN_STUDENT: [control.selected_ref()]}
     # A token's own -log p is kept with its targets, so the least of those will do.
     request = replace(
         order,
-        job=replace(
-            order.job,
+        spec=replace(
+            order.spec,
             teaching=TeachingSpec(checkpoints, FROZEN_STUDENT),
             objective=ObjectiveConfig(),
         ),

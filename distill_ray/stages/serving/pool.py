@@ -116,7 +116,9 @@ def teacher_pools(
     Raises:
         InputError: workers and actors together don't fit.
     """
-    pending = [order for order in orders if order.job.teaching and not order.artifact.is_complete()]
+    pending = [
+        order for order in orders if order.spec.teaching and not order.artifact.is_complete()
+    ]
     needs_pool = {
         o.artifact.path: (o, o.serving) for o in pending if isinstance(o.serving, PoolServing)
     }
@@ -126,7 +128,7 @@ def teacher_pools(
     pools: dict[str, Pool] = {}
     try:
         for path, (order, serving) in needs_pool.items():
-            actors = start_actors(order.job, serving, teacher_nodes(run.cfg.cluster))
+            actors = start_actors(order.spec, serving, teacher_nodes(run.cfg.cluster))
             pools[path] = Pool(actors, mailbox, order.stage, timeout_s)
         yield pools
     finally:

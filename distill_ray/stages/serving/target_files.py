@@ -110,9 +110,9 @@ class TargetDataset:
 
 def spec_of(order: TrainingJob, split: str) -> TargetSpec:
     """What is kept of the teacher on rows of a split."""
-    assert isinstance(order.serving, CachedServing) and order.job.objective is not None
+    assert isinstance(order.serving, CachedServing) and order.spec.objective is not None
     targets = order.serving.targets
-    temperature = order.job.objective.temperature if split == "train" else MEASURED_AT
+    temperature = order.spec.objective.temperature if split == "train" else MEASURED_AT
     k = targets.k if isinstance(targets, TopKTargets) else targets.num_samples
     return TargetSpec(targets.kind, k, temperature)
 
@@ -138,8 +138,8 @@ def artifact_of(
         "checkpoint_index": checkpoint_index,
         "shard": order.shards.fingerprint,
         "targets": {split: spec_of(order, split) for split in rows},
-        "precision": order.job.training.precision,
-        "seed": order.job.data.seed if is_drawn else None,
+        "precision": order.spec.training.precision,
+        "seed": order.spec.data.seed if is_drawn else None,
         "rows_per_file": order.serving.rows_per_file,
         "rows": {
             split: {n: sha256(numbers.tobytes()).hexdigest() for n, numbers in streams.items()}
@@ -175,4 +175,4 @@ def bytes_left(order: TrainingJob, shelves: Sequence[TargetDataset]) -> int:
     if num_written:
         return missing * sum(shelf.size_bytes for shelf in shelves) // num_written
     rows = missing * order.serving.rows_per_file if isinstance(order.serving, CachedServing) else 0
-    return targets_bytes(rows * order.job.data.sequence_length, spec_of(order, "train").k)
+    return targets_bytes(rows * order.spec.data.sequence_length, spec_of(order, "train").k)

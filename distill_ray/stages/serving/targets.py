@@ -12,12 +12,12 @@ from dataclasses import replace
 
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.serving import CachedServing
-from distill_ray.engine.job import TrainingSpec
 from distill_ray.engine.row_plan import rows_needed
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
-from distill_ray.runtime.storage import PART, Storage, cache_folder, is_full
+from distill_ray.runtime.storage import PART, Storage, is_full
+from distill_ray.stages.results.data_spec import local_data
 from distill_ray.stages.results.training_job import TrainingJob
 from distill_ray.stages.serving.target_files import (
     TargetDataset,
@@ -42,11 +42,12 @@ def with_targets(run: Run, order: TrainingJob, fingerprints: Mapping[str, str]) 
     Raises:
         InputError: the disk is full, or the teacher can't be used.
     """
-    is_cached = isinstance(order.serving, CachedServing) and order.job.teaching is not None
+    is_cached = isinstance(order.serving, CachedServing) and order.spec.teaching is not None
     if not is_cached or order.artifact.is_complete():
         return order
+    job = replace(order.spec, data=local_data(order.spec.data, order.shards))
     shelves = []
-    for key, rows in rows_needed(_job_here(order)).items():
+    for key, rows in rows_needed(job).items():
         shelves.append(
             TargetDataset(key, artifact_of(run, order, fingerprints[key[0]], key, rows), rows)
         )
@@ -54,12 +55,6 @@ def with_targets(run: Run, order: TrainingJob, fingerprints: Mapping[str, str]) 
     if pending:
         _fill(run, order, pending)
     return replace(order, targets={s.checkpoint: s.artifact for s in shelves})
-
-
-def _job_here(order: TrainingJob) -> TrainingSpec:
-    """The job with its rows on this machine."""
-    data = replace(order.job.data, folder=order.shards.local(), cache=cache_folder() / "rows")
-    return replace(order.job, data=data)
 
 
 def _fill(run: Run, order: TrainingJob, shelves: Sequence[TargetDataset]) -> None:

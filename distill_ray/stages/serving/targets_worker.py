@@ -35,7 +35,6 @@ from distill_ray.runtime.cluster import (
 )
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import Storage, is_full
-from distill_ray.stages.results.students import local
 from distill_ray.stages.results.training_job import TrainingJob
 from distill_ray.stages.serving.target_files import (
     TargetFile,
@@ -115,7 +114,7 @@ class Writer:
     """Writes files of targets, with the teacher of the last one in memory."""
 
     def __init__(self, order: TrainingJob, device: str) -> None:
-        self._order, self._job, self._device = order, local(order), torch.device(device)
+        self._order, self._job, self._device = order, order.local_spec(), torch.device(device)
         self._bank = teacher_bank(self._job, self._device)
         self._streams: dict[str, dict[str, Stream]] = {}
 

@@ -30,7 +30,6 @@ from distill_ray.stages.results.curve import (
     SwitchEntry,
     SwitchLog,
 )
-from distill_ray.stages.results.students import local
 from distill_ray.stages.results.training_job import TrainingJob
 from distill_ray.stages.serving.pool import Pool, PoolRefusedError
 from distill_ray.stages.serving.source import frozen_student_of, source_of
@@ -62,7 +61,7 @@ def train_worker(payload: TrainLoopConfig) -> None:
                 _fill(order, payload)
             except TooManySkippedStepsError as error:  # On every rank, at the same step.
                 if comm.rank() == 0:
-                    job, place = f"{order.stage} {order.job.name}", order.artifact.uri
+                    job, place = f"{order.stage} {order.spec.name}", order.artifact.uri
                     record_stop_reason(payload["stopped"], job, error, f"{place}/{FOLDER}")
                 return
             except PoolRefusedError as error:  # On every rank too, before the first step.
@@ -74,7 +73,7 @@ def train_worker(payload: TrainLoopConfig) -> None:
 
 def _fill(order: TrainingJob, payload: TrainLoopConfig) -> None:
     started, box, pools = time.monotonic(), payload["mailbox"], payload["pools"]
-    job, device = local(order), ray.train.torch.get_device()
+    job, device = order.local_spec(), ray.train.torch.get_device()
     source = source_of(order, job, device, pools)
     session = build_session(job, device, source, frozen_student_of(order, device))
     session.skipped.quarantine = keeper(order.artifact.storage.sub(order.artifact.path))
@@ -82,11 +81,11 @@ def _fill(order: TrainingJob, payload: TrainLoopConfig) -> None:
     saving = CheckpointPolicy.of(order, payload["cluster"])
     if comm.rank() == 0:
         for line in resumed:
-            box.push.remote(Event("progress", order.stage, f"{order.job.name}: {line}"))
+            box.push.remote(Event("progress", order.stage, f"{order.spec.name}: {line}"))
     for step in distill(session):
         if (checkpoint_index := _checkpoint_index(order, step)) is not None:
             _export(session, order, f"checkpoints/{checkpoint_index}")
-        if step.number < order.job.steps and saving.due(step.number):
+        if step.number < order.spec.steps and saving.due(step.number):
             save(session, order, step)
         if comm.rank() == 0:
             box.push.remote(_event(order, step, session.skipped.total))
@@ -98,7 +97,7 @@ def _fill(order: TrainingJob, payload: TrainLoopConfig) -> None:
 
 
 def _checkpoint_index(order: TrainingJob, step: Step) -> int | None:
-    ends = order.job.checkpoint_steps
+    ends = order.spec.checkpoint_steps
     return ends.index(step.number) if step.number in ends else None
 
 
@@ -109,20 +108,20 @@ def _export(session: Session, order: TrainingJob, path: str) -> None:
 
 
 def _event(order: TrainingJob, step: Step, num_skipped: int) -> Event:
-    text = f"{order.job.name}: loss {step.loss:.3f}"
+    text = f"{order.spec.name}: loss {step.loss:.3f}"
     if num_skipped:
         text += f", {num_skipped} step{'s' * (num_skipped > 1)} left out"
     if step.switch is not None:
         switch = step.switch
         served = f"{switch.to_teacher} checkpoint {switch.to_checkpoint + 1}"
         text += f", from here {served} ({switch.reason})"
-    return Event("progress", order.stage, text, completed=step.number, total=order.job.steps)
+    return Event("progress", order.stage, text, completed=step.number, total=order.spec.steps)
 
 
 def _finish(session: Session, order: TrainingJob, wall_s: float) -> None:
     """Rank 0 writes the curve and the manifest: the artifact is whole."""
     teaching = session.teaching
-    losses = checkpoint_losses(session.history, order.job.checkpoint_steps)
+    losses = checkpoint_losses(session.history, order.spec.checkpoint_steps)
     source, streams = session.source, {}
     if isinstance(source, MixedRows):
         streams = {n: StreamRead(**read) for n, read in source.read(session.step).items()}
@@ -142,8 +141,8 @@ def _finish(session: Session, order: TrainingJob, wall_s: float) -> None:
         entries = [SwitchEntry.model_validate(row) for row in teaching.switch_log()]
         SwitchLog(entries=entries).write(building, SWITCHES)
     validation = validation_of(session.history[-1])
-    tokens = session.step * order.job.training.global_batch_size * order.job.data.sequence_length
+    tokens = session.step * order.spec.training.global_batch_size * order.spec.data.sequence_length
     counts = {"steps": session.step, "tokens": tokens, "validation_loss": task_loss(validation)}
-    if session.step < order.job.steps:
-        counts["stopped_early_of"] = order.job.steps
+    if session.step < order.spec.steps:
+        counts["stopped_early_of"] = order.spec.steps
     order.artifact.commit({**counts, "skipped_steps": session.skipped.total}, wall_s)

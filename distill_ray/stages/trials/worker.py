@@ -41,8 +41,8 @@ from distill_ray.runtime.external_errors import outside_cause
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.ray_private import keep_aws_keys_out_of_trials
 from distill_ray.runtime.run import Run
-from distill_ray.runtime.storage import cache_folder
 from distill_ray.stages.results.curve import StreamRead
+from distill_ray.stages.results.data_spec import local_data
 from distill_ray.stages.results.local_files import local_ref
 from distill_ray.stages.results.trial import (
     ANSWERS,
@@ -173,7 +173,7 @@ def _trial(
 
 
 def _fill(trial: Trial, questions: EvalQuestions, device: str) -> TrialOutcome:
-    data = replace(trial.job.data, folder=trial.shards.local(), cache=cache_folder() / "rows")
+    data = local_data(trial.job.data, trial.shards)
     job = replace(trial.job.with_refs(local_ref), data=data)
     with trial.artifact.building() as building:
         session = build_session(job, torch.device(device))
