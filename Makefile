@@ -33,7 +33,7 @@ test: $(VENV)/.dev  ## the suite: 6 minutes on 2 cores, over twice that on slow 
 	$(BIN)/python -m pytest $(BESIDE) -m "not slow"
 
 test-slow: $(VENV)/.dev  ## what there is no time for in it: 45 to 100 minutes, with nothing beside it
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(if $(MINUTES),--minutes $(MINUTES)) $(FOLDERS)
 
 test-fast: $(VENV)/.dev  ## what is quick and needs no Ray: 90 seconds at most
 	$(BIN)/python -m pytest $(BESIDE) -m "not ray and not heavy and not slow and not gpu"

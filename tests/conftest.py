@@ -14,6 +14,8 @@ from distill_ray.runtime.environment import prepare
 # Ray reads it when it is imported, so before the test modules are.
 prepare(None)
 
+pytest_plugins = ["time_limit"]
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():

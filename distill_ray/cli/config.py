@@ -49,7 +49,10 @@ def upgrade_file(
 
     Nothing but the renamed words changes: comments, order, quotes, anchors and spaces stay.
     """
-    text = _read(file)
+    try:
+        text = document.read_text(file)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{file} can't be read:", [Problem(str(file), f"{error}.")]) from None
     upgraded, changes = upgrade(text, str(file))
     for rename, count in counts(changes).items():
         sys.stdout.write(f"{rename}" + (f" ({count} times)\n" if count > 1 else "\n"))
@@ -60,18 +63,11 @@ def upgrade_file(
     if check:
         sys.stdout.write(f"{file} would change in {places}.\n")
         raise typer.Exit(1)
-    _write(file, upgraded)
+    _replace_content(file, upgraded)
     sys.stdout.write(f"{file} is upgraded in {places}.\n")
 
 
-def _read(file: Path) -> str:
-    try:
-        return document.read_text(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{file} can't be read:", [Problem(str(file), f"{error}.")]) from None
-
-
-def _write(file: Path, text: str) -> None:
+def _replace_content(file: Path, text: str) -> None:
     """Replace a file's content at once, never a part of it. Follows links."""
     target = file.resolve()
     try:

@@ -110,7 +110,7 @@ def rank(
 
 
 @data.command("show")
-def data_print_result(
+def show_rows(
     config: ConfigFile,
     rows: Annotated[
         int, typer.Option("--rows", min=1, metavar="N", help="Rows of each stream.")

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import closing, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,13 @@ def joined(cfg: RunConfig) -> RunConfig:
 @contextmanager
 def working(as_json: bool, out: Console) -> Iterator[Any]:
     """Show progress while the block runs; afterwards disconnect from Ray and end interruptions."""
-    with _libraries_quiet(), _progress(as_json, out) as progress:
+    from distill_ray.console.output import reporter
+
+    # Events report the progress: of libraries, warnings are enough.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.basicConfig(level=logging.WARNING)
+    with closing(reporter(as_json, out)) as progress:
         # Libraries print to standard output (Ray: dead workers), where JSON alone belongs.
         stdout = redirect_stdout(sys.stderr) if as_json else nullcontext()
         try:
@@ -53,23 +59,3 @@ def working(as_json: bool, out: Console) -> Iterator[Any]:
                 from distill_ray.runtime.cluster import shutdown
 
                 shutdown()
-
-
-@contextmanager
-def _progress(as_json: bool, out: Console) -> Iterator[Any]:
-    from distill_ray.console.output import reporter
-
-    listener = reporter(as_json, out)
-    try:
-        yield listener
-    finally:
-        listener.close()
-
-
-@contextmanager
-def _libraries_quiet() -> Iterator[None]:
-    """Limit libraries to warnings, since events report the progress."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    logging.basicConfig(level=logging.WARNING)
-    yield

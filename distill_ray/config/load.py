@@ -20,7 +20,7 @@ from distill_ray.config.errors import InputError, Problem, did_you_mean
 from distill_ray.config.run import RunConfig
 from distill_ray.config.study import ARMS, ArmConfig, ScheduleStudy, StudyConfig
 from distill_ray.config.training import DistillConfig
-from distill_ray.config.upgrade import COMMAND, old_words, with_new_words
+from distill_ray.config.upgrade import COMMAND, renew
 
 Config = TypeVar("Config", bound=Section)
 Study = TypeVar("Study", bound=StudyConfig)
@@ -119,20 +119,21 @@ def _merged(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
 def _overridden(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], list[Problem]]:
     """The file's values with the flags', all in new words, and a problem for each old word."""
     data = _read(path)
-    in_file = old_words(data)
+    _, in_file = renew(data)
     places = {problem.where for problem in in_file}
     for override in overrides:
         _override(data, override)
+    renewed, old_words = renew(data)
     in_flags = [
         Problem(f"--set {problem.where}", problem.what)
-        for problem in old_words(data)
+        for problem in old_words
         if problem.where not in places
     ]
     problems = [*in_file, *in_flags]
     if in_file:
         what, fix = "is written for version 0.1.", f"Run {COMMAND} {shlex.quote(str(path))}"
         problems.append(Problem(str(path), what, fix))
-    return with_new_words(data) if problems else data, problems
+    return renewed, problems
 
 
 def _valid(
@@ -235,7 +236,7 @@ def _problem(root: type[Section], details: ErrorDetails) -> Problem:
     if details["type"] == "extra_forbidden":
         what = f"unknown key, got {_short(details['input'])}."
         return Problem(
-            ".".join(location), what, did_you_mean(location[-1], _keys_at(root, location))
+            ".".join(location), what, did_you_mean(location[-1], keys_at(root, location))
         )
     if details["type"] == "union_tag_not_found":
         place, key = ".".join(location), str(details.get("ctx", {})["discriminator"]).strip("'")
@@ -252,7 +253,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _keys_at(root: type[Section], location: Sequence[str]) -> Iterable[str]:
+def keys_at(root: type[Section], location: Sequence[str]) -> Iterable[str]:
     """The allowed keys beside the last one of an error's location."""
     candidates: list[Any] = [root]
     for part in location[:-1]:

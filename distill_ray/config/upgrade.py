@@ -72,58 +72,51 @@ def counts(changes: Sequence[Change]) -> dict[str, int]:
     return dict(Counter(f"{change.old} → {change.new}" for change in changes))
 
 
-def old_words(data: Mapping[str, Any]) -> list[Problem]:
-    """The old keys and values in a run's or a study's values, each at its place as written."""
-    return list(_old_words(data, (), (), _renames(data)))
+def renew(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """A run's or a study's values under new names, and a problem for each old word in them.
+
+    What else is wrong with the values can so be reported beside the old words. An old key beside
+    its new name stays out of the values. The problems' places are as written.
+    """
+    problems: list[Problem] = []
+    renewed: dict[str, Any] = _renewed(data, (), (), _renames(data), problems)
+    return renewed, problems
 
 
 def _renames(keys: Any) -> Renames:
     return STUDY if "domains" in keys else RUN
 
 
-def _old_words(
-    node: Any, written: tuple[str, ...], path: tuple[str, ...], renames: Renames
-) -> Iterator[Problem]:
-    """Below `written`, which is `path` in new names."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            new = renames.key(path, key) if isinstance(key, str) else None
-            place = (*written, str(key))
-            if new is not None:
-                yield Problem(_dotted(place), f"renamed to {new} in 0.2.")
-            if key not in FREE or _is_name(path):
-                yield from _old_words(value, place, (*path, new or str(key)), renames)
-    elif isinstance(node, list):
-        for i, item in enumerate(node):
-            yield from _old_words(item, (*written, str(i)), (*path, str(i)), renames)
-    elif isinstance(node, str) and (new := renames.value(path, node)) is not None:
-        yield Problem(_dotted(written), f"the value {node} is renamed to {new} in 0.2.")
-
-
-def with_new_words(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The values under new names, so that what else is wrong can be reported with the old words.
-
-    An old key beside its new name stays out.
-    """
-    renewed: dict[str, Any] = _renewed(data, (), _renames(data))
-    return renewed
-
-
-def _renewed(node: Any, path: tuple[str, ...], renames: Renames) -> Any:
+def _renewed(
+    node: Any,
+    written: tuple[str, ...],
+    path: tuple[str, ...],
+    renames: Renames,
+    problems: list[Problem],
+) -> Any:
+    """What is at `written`, which is `path` in new names; adds to `problems`."""
     if isinstance(node, Mapping):
         renewed = {}
         for key, value in node.items():
             new = renames.key(path, key) if isinstance(key, str) else None
-            if new is not None and new in node:
-                continue
-            if key in FREE and not _is_name(path):
-                renewed[key] = value
-            else:
-                renewed[new or key] = _renewed(value, (*path, new or str(key)), renames)
+            place = (*written, str(key))
+            if new is not None:
+                problems.append(Problem(_dotted(place), f"renamed to {new} in 0.2."))
+            if key not in FREE or _is_name(path):
+                value = _renewed(value, place, (*path, new or str(key)), renames, problems)
+            if new is None or new not in node:
+                renewed[new or key] = value
         return renewed
     if isinstance(node, list):
-        return [_renewed(item, (*path, str(i)), renames) for i, item in enumerate(node)]
-    return (renames.value(path, node) if isinstance(node, str) else None) or node
+        return [
+            _renewed(item, (*written, str(i)), (*path, str(i)), renames, problems)
+            for i, item in enumerate(node)
+        ]
+    if isinstance(node, str) and (new := renames.value(path, node)) is not None:
+        what = f"the value {node} is renamed to {new} in 0.2."
+        problems.append(Problem(_dotted(written), what))
+        return new
+    return node
 
 
 @dataclass

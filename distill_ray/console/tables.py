@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from rich.text import Text
 
 from distill_ray.console.output import size
 from distill_ray.core.memory import MemoryEstimate
-from distill_ray.stages.preflight.plan import Plan, Work
+from distill_ray.stages.preflight.plan import Plan
 from distill_ray.stages.sharding.show import PADDING, RowShown, SampleShown, counts
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ VISIBLE = {code: chr(0x2400 + code) for code in range(32)} | {ord("\n"): "⏎", 
 
 
 def plan_table(plan: Plan) -> Table:
-    """Work and memory of every stage."""
+    """Work and memory of every stage; below the work, the tokens of each stream."""
     table = Table(title=f"Plan of {plan.name}: {plan.workers} workers", title_justify="left")
     table.add_column("stage")
     table.add_column("work")
@@ -44,20 +44,14 @@ def plan_table(plan: Plan) -> Table:
     for work in plan.work:
         numbers = [work.tokens, work.steps, work.trials]
         cells = ["" if n is None else f"{n:,}" for n in numbers]
-        table.add_row(work.stage, _what(work), *cells, _memory(work))
+        read = ", ".join(f"{count:,} {name}" for name, count in (work.streams or {}).items())
+        if work.need is not None:
+            memory = size(work.need.total)
+        else:
+            memory = "" if work.tokens is None else "size not known before loading"
+        what = f"{work.what}\n{read}" if read else work.what
+        table.add_row(work.stage, what, *cells, memory)
     return table
-
-
-def _what(work: Work) -> str:
-    """The work, and below it the tokens of each stream."""
-    read = ", ".join(f"{count:,} {name}" for name, count in (work.streams or {}).items())
-    return "\n".join(filter(None, [work.what, read]))
-
-
-def _memory(work: Work) -> str:
-    if work.need is None:
-        return "" if work.tokens is None else "size not known before loading"
-    return size(work.need.total)
 
 
 def memory_table(plan: Plan) -> Table:
@@ -103,26 +97,26 @@ def disk(plan: Plan) -> str:
     if plan.short_of_disk:
         lines.append(
             "That may be too little: free space, set storage elsewhere, keep fewer entries "
-            "(distill.serving.targets), or lower distill.tokens."
+            "(distill.serving.targets), or lower distill.token_budget."
         )
     return " ".join(lines)
 
 
 def leaderboard(ranking: Ranking, places: Mapping[str, Sequence[LeaderboardEntry]]) -> Group:
-    """Teachers at each stage of training, best first; below, who can't serve or failed.
+    """Teachers in each phase of training, best first; below, who can't serve or failed.
 
     Args:
         ranking: what they are of.
         places: phase, or progress → its leaderboard.
     """
-    table = Table(title="Teachers, by stage of training", title_justify="left")
-    for name in ("stage", "teacher", "score", "interval", "best with probability", "decided by"):
-        table.add_column(name, justify="left" if name in ("stage", "teacher") else "right")
-    for stage, rows in places.items():
+    table = Table(title="Teachers, by phase of training", title_justify="left")
+    for name in ("phase", "teacher", "score", "interval", "best with probability", "decided by"):
+        table.add_column(name, justify="left" if name in ("phase", "teacher") else "right")
+    for place, rows in places.items():
         for i, row in enumerate(rows):
             mark = " *" if row.teacher in ranking.ineligible else ""
             table.add_row(
-                stage if i == 0 else "",
+                place if i == 0 else "",
                 f"{row.teacher}{mark}",
                 f"{row.score:.3f}",
                 f"{row.low:.3f} to {row.high:.3f}",
@@ -130,16 +124,12 @@ def leaderboard(ranking: Ranking, places: Mapping[str, Sequence[LeaderboardEntry
                 row.decided_by,
                 end_section=i == len(rows) - 1,
             )
-    return Group(table, *(Text(line) for line in _below(ranking)))
-
-
-def _below(ranking: Ranking) -> Iterator[str]:
-    for phase, verdict in ranking.verdicts.items():
-        yield f"{phase}: {verdict}"
-    for teacher, reasons in ranking.ineligible.items():
-        yield f"* {teacher} can't serve: {'; '.join(reasons)}"
-    for teacher, reason in ranking.failed.items():
-        yield f"{teacher} is left out: {reason}"
+    below = [
+        *(f"{phase}: {verdict}" for phase, verdict in ranking.verdicts.items()),
+        *(f"* {name} can't serve: {'; '.join(why)}" for name, why in ranking.ineligible.items()),
+        *(f"{teacher} is left out: {reason}" for teacher, reason in ranking.failed.items()),
+    ]
+    return Group(table, *(Text(line) for line in below))
 
 
 def ranking(result: Ranking) -> dict[str, object]:
@@ -174,7 +164,16 @@ def print_rows(rows: Sequence[RowShown], out: Console) -> None:
         for number, sample in enumerate(row.samples, start=1):
             out.print(_sample_line(number, sample, coloured), soft_wrap=True)
         out.print()
-    out.print(_legend(coloured), soft_wrap=True)
+    legend = Text("Each mark is on the token that is predicted: the mask before it, ")
+    legend.append(
+        "at i, speaks of token i + 1. A line is a sample; samples never see each other.\n"
+    )
+    for by, (*_, words) in SUPERVISED.items():
+        _append(legend, " token ", by, coloured)
+        legend.append(f" {words}   ")
+    _append(legend.append("\n"), "?", "teacher", coloured)
+    legend.append(" behind a prompt: the teacher alone says what comes next. ⏎: a new line.")
+    out.print(legend, soft_wrap=True)
     out.print(_supervision_table(rows))
 
 
@@ -196,18 +195,6 @@ def _append(line: Text, text: str, by: str, coloured: bool, bold: bool = False) 
         line.append(text, f"bold {style}" if bold and style else style)
     else:
         line.append(f"{opening}{text}{closing}", "")
-
-
-def _legend(coloured: bool) -> Text:
-    legend = Text("Each mark is on the token that is predicted: the mask before it, ")
-    legend.append(
-        "at i, speaks of token i + 1. A line is a sample; samples never see each other.\n"
-    )
-    for by, (*_, words) in SUPERVISED.items():
-        _append(legend, " token ", by, coloured)
-        legend.append(f" {words}   ")
-    _append(legend.append("\n"), "?", "teacher", coloured)
-    return legend.append(" behind a prompt: the teacher alone says what comes next. ⏎: a new line.")
 
 
 def _supervision_table(rows: Sequence[RowShown]) -> Table:

@@ -11,7 +11,7 @@ from distill_ray.config import InputError, load_config
 from distill_ray.config.load import load_study
 from distill_ray.config.renamed import RUN, STUDY
 from distill_ray.config.study import STUDIES, ScheduleStudy
-from distill_ray.config.upgrade import counts, old_words, upgrade, with_new_words
+from distill_ray.config.upgrade import counts, renew, upgrade
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 OLD_RUN = """\
@@ -158,9 +158,11 @@ def test_no_new_name_is_an_old_one_in_its_section():
 @pytest.mark.parametrize("old", [OLD_RUN, OLD_STUDY])
 def test_errors_know_what_the_upgrade_knows(old):
     data = yaml.safe_load(old)
-    assert old_words(data)
-    assert with_new_words(data) == yaml.safe_load(upgrade(old, "old.yaml")[0])
-    assert old_words(yaml.safe_load(upgrade(old, "old.yaml")[0])) == []
+    upgraded = yaml.safe_load(upgrade(old, "old.yaml")[0])
+    renewed, problems = renew(data)
+    assert renewed == upgraded
+    assert problems
+    assert renew(upgraded) == (upgraded, [])
 
 
 def test_shipped_configs_need_no_upgrade():
@@ -258,7 +260,7 @@ def test_a_file_that_can_not_be_read_ends_with_two(tmp_path):
 
 
 def test_an_old_key_with_an_old_value_is_told_twice():
-    problems = old_words({"domains": {}, "arms": {"mine": {"begin": "strongest"}}})
+    _, problems = renew({"domains": {}, "arms": {"mine": {"begin": "strongest"}}})
     assert [str(problem) for problem in problems] == [
         "arms.mine.begin: renamed to first_teacher in 0.2.",
         "arms.mine.begin: the value strongest is renamed to most_accurate in 0.2.",

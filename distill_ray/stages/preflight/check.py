@@ -137,7 +137,9 @@ def _schedule(cfg: RunConfig) -> Iterator[Problem]:
     steps = cfg.distill.num_steps(cfg.corpora.sequence_length)
     if isinstance(schedule, AtStepsSchedule) and schedule.steps[-1] >= steps:
         what = f"step {schedule.steps[-1]} is never reached, the run has {steps} steps."
-        yield Problem("distill.schedule.steps", what, "Raise distill.tokens or lower the step.")
+        yield Problem(
+            "distill.schedule.steps", what, "Raise distill.token_budget or lower the step."
+        )
     if isinstance(schedule, PluginSchedule):
         yield from _function("distill.schedule", schedule.function, schedule.options)
 

@@ -1,0 +1,42 @@
+"""pytest's `--minutes N`: begin no test that might end later."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+LONGEST_S = 900.0
+"""A test with a longer limit of its own counts as this: such limits are for stuck machines."""
+DEFAULT_S = 300.0
+_began = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--minutes",
+        type=float,
+        metavar="N",
+        help="skip tests whose timeout could end later than N minutes after the first one began",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests with long timeouts run first, while there is time for them."""
+    if config.getoption("minutes") is not None:
+        items.sort(key=_timeout_s, reverse=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    minutes = item.config.getoption("minutes")
+    if minutes is None:
+        return
+    left = 60 * minutes - (time.monotonic() - _began)
+    if left < min(_timeout_s(item), LONGEST_S):
+        pytest.skip(f"no time left of {minutes:g} minutes")
+
+
+def _timeout_s(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0]) if marker is not None and marker.args else DEFAULT_S
