@@ -33,7 +33,7 @@ def test_no_test_begins_that_might_end_after_the_limit(tmp_path):
     )
 
     def output(minutes: str) -> str:
-        command = [sys.executable, "-m", "pytest", "-p", "time_limit", "-v", "--rootdir", tmp_path]
+        command = [sys.executable, "-m", "pytest", "-p", "time_limit", "-v", "-rs", "--rootdir", tmp_path]
         return subprocess.run(
             [*command, "--minutes", minutes, tmp_path],
             env={**os.environ, "PYTHONPATH": str(SUPPORT)},
@@ -44,7 +44,7 @@ def test_no_test_begins_that_might_end_after_the_limit(tmp_path):
 
     enough, little = output("20"), output("4")
     assert "3 passed" in enough
-    names = ("test_first", "test_last", "test_short")
-    assert sorted(names, key=lambda name: enough.index(f"::{name}")) == list(names)
+    order = ("test_first", "test_last", "test_short")
+    assert sorted(order, key=lambda name: enough.index(f"::{name}")) == list(order)
     assert "1 passed, 2 skipped" in little
     assert "no time left of 4 minutes" in little
