@@ -33,9 +33,9 @@ def test_no_test_begins_that_might_end_after_the_limit(tmp_path):
     )
 
     def output(minutes: str) -> str:
-        command = [sys.executable, "-m", "pytest", "-p", "time_limit", "-v", "-rs", "--rootdir", tmp_path]
+        pytest = [sys.executable, "-m", "pytest", "-p", "time_limit", "-vrs"]
         return subprocess.run(
-            [*command, "--minutes", minutes, tmp_path],
+            [*pytest, "--rootdir", tmp_path, "--minutes", minutes, tmp_path],
             env={**os.environ, "PYTHONPATH": str(SUPPORT)},
             capture_output=True,
             text=True,
