@@ -23,20 +23,20 @@ def adapt(run: Run, shards: ShardSet) -> TeacherSet:
     cfg = run.cfg
     phases = {t.name: _phases(run, shards, t.name, t.model, t.recipes) for t in cfg.teachers}
     phases[STUDENT] = _phases(run, shards, STUDENT, cfg.student.model, cfg.student.recipes)
-    orders = {order.artifact.path: order for chain in phases.values() for order in chain}
-    if all(order.artifact.is_complete() for order in orders.values()):
+    training_jobs = {job.artifact.path: job for chain in phases.values() for job in chain}
+    if all(job.artifact.is_complete() for job in training_jobs.values()):
         run.reused("adapt")
     else:
         from distill_ray.stages.training.run import train
 
         with run.stage("adapt"):
-            train(run, [*orders.values()])
+            train(run, [*training_jobs.values()])
     raw = {name: _raw(shards, model) for name, model in _models(run).items()}
     return TeacherSet(
         student=_student(raw[STUDENT], phases[STUDENT]),
         teachers={t.name: _teacher(t, raw[t.name], phases[t.name]) for t in cfg.teachers},
-        curves={t.name: [order.curve() for order in phases[t.name]] for t in cfg.teachers},
-        artifacts=[order.artifact for order in orders.values()],
+        curves={t.name: [job.curve() for job in phases[t.name]] for t in cfg.teachers},
+        artifacts=[job.artifact for job in training_jobs.values()],
     )
 
 
@@ -52,19 +52,19 @@ def _raw(shards: ShardSet, source: ModelSource) -> Weights:
 def _phases(
     run: Run, shards: ShardSet, model: str, source: ModelSource, recipes: Sequence[str]
 ) -> list[TrainingJob]:
-    """One order for each recipe; two models that begin alike share those artifacts."""
+    """One job for each recipe; two models that begin alike share those artifacts."""
     ref = _raw(shards, source).ref
     made_from: Mapping[str, object] = source_identity(source)
-    orders = []
+    training_jobs = []
     for name in recipes:
-        order = _order(run, shards, model, name, ref, made_from)
-        ref = order.best_ref()
-        made_from = {"phase": order.artifact.fingerprint}
-        orders.append(order)
-    return orders
+        training_job = _training_job(run, shards, model, name, ref, made_from)
+        ref = training_job.best_ref()
+        made_from = {"phase": training_job.artifact.fingerprint}
+        training_jobs.append(training_job)
+    return training_jobs
 
 
-def _order(
+def _training_job(
     run: Run,
     shards: ShardSet,
     model: str,
@@ -81,7 +81,7 @@ def _order(
         "num_validation_rows": cfg.adapt.num_validation_rows,
         "seed": cfg.seed,
     }
-    job = TrainingSpec(
+    training_spec = TrainingSpec(
         name=f"{model}, {name}",
         student=ref,
         training=recipe,
@@ -92,7 +92,7 @@ def _order(
     )
     return TrainingJob(
         stage="adapt",
-        spec=job,
+        spec=training_spec,
         artifact=run.artifact("adapt", name, identity),
         shards=shards.artifact,
         save_steps=cfg.adapt.save_steps,

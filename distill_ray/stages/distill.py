@@ -67,16 +67,16 @@ def _distilled(
     }
     if cfg.objective.weighting is not None:
         identity["frozen_student"] = [control.artifact.fingerprint, cfg.select_checkpoint]
-    return _order(run, shards, teachers, "student", identity, cfg, teaching)
+    return _training_job(run, shards, teachers, "student", identity, cfg, teaching)
 
 
 def _control(run: Run, shards: ShardSet, teachers: TeacherSet) -> TrainingJob:
     training = control_config(run)
     identity = {"distill": config_identity(training, has_teacher=False)}
-    return _order(run, shards, teachers, "control", identity, training, None)
+    return _training_job(run, shards, teachers, "control", identity, training, None)
 
 
-def _order(
+def _training_job(
     run: Run,
     shards: ShardSet,
     teachers: TeacherSet,
@@ -87,7 +87,7 @@ def _order(
 ) -> TrainingJob:
     cfg = run.cfg
     data = data_spec(shards, cfg.seed, cfg.distill.num_validation_rows)
-    job = TrainingSpec(
+    training_spec = TrainingSpec(
         name=name,
         student=teachers.student.ref,
         training=training,
@@ -108,4 +108,6 @@ def _order(
     }
     artifact = run.artifact("distill", name, identity)
     serving = cfg.distill.serving
-    return TrainingJob("distill", job, artifact, shards.artifact, cfg.distill.save_steps, serving)
+    return TrainingJob(
+        "distill", training_spec, artifact, shards.artifact, cfg.distill.save_steps, serving
+    )

@@ -285,7 +285,7 @@ def test_teachers_that_fail_or_kill_their_process_are_named_and_the_others_audit
 
     again = audit(replace(run, retry_failed=True), shards, teachers)
     assert set(again.rows) == {INITIAL, "fine", "deadly"}, "nobody kills it any more"
-    unlucky = replace(teachers, student=teachers.teachers["gone"].raw)
+    unlucky = replace(teachers, student=teachers.teachers["gone"].base_model)
     with pytest.raises(RuntimeError, match=f"{INITIAL} can't be scored: .*nothing here"):
         audit(run, shards, unlucky)
 

@@ -60,8 +60,8 @@ def test_the_checkpoint_with_the_least_loss_serves(
 ) -> None:
     made = prepared(order(tmp_path, *losses))
     assert made.best == best and made.losses == list(losses)
-    assert made.serving.ref == made.rungs[best]
-    assert made.checkpoints == made.rungs[: best + 1] and len(made.rungs) == 4
+    assert made.serving.ref == made.all_checkpoints[best]
+    assert made.checkpoints == made.all_checkpoints[: best + 1] and len(made.all_checkpoints) == 4
     assert made.is_trained
 
 
@@ -69,7 +69,7 @@ def test_checkpoints_are_those_of_the_last_recipe(tmp_path: Path) -> None:
     first, last = order(tmp_path, 3.0, 2.0, 1.0, 0.5), order(tmp_path, 9.0, 8.0, name="more")
     made = prepared(first, last)
     assert (made.fingerprint, made.best) == (last.artifact.fingerprint, 1)
-    assert made.rungs == last.checkpoint_refs()
+    assert made.all_checkpoints == last.checkpoint_refs()
 
 
 def test_the_config_may_choose_the_checkpoint(tmp_path: Path) -> None:
@@ -83,13 +83,13 @@ def test_the_config_may_choose_the_checkpoint(tmp_path: Path) -> None:
 
 def test_a_checkpoint_beyond_an_early_stop_is_the_last_that_was_made(tmp_path: Path) -> None:
     made = prepared(order(tmp_path, 3.0, 1.0, 2.0), checkpoint=4)
-    assert made.best == 2 and made.serving.ref == made.rungs[-1]
+    assert made.best == 2 and made.serving.ref == made.all_checkpoints[-1]
 
 
 def test_a_teacher_that_gained_nothing_is_named_by_what_it_was(tmp_path: Path) -> None:
     phase = order(tmp_path, 3.0, 1.0)
     gained = prepared(phase)
-    lost = replace(gained, gained=False)
+    lost = replace(gained, adapted_is_better=False)
     made = TeacherSet(RAW, {"gained": gained, "lost": lost}, {}, [])
     assert made.fingerprints() == {"gained": phase.artifact.fingerprint, "lost": "raw"}
     assert lost.serving == RAW and lost.adapted == gained.adapted

@@ -62,11 +62,11 @@ def run(tmp_path: Path) -> Run:
 
 def test_a_teacher_that_gained_serves_as_it_was_trained(run: Run) -> None:
     before = teacher("a")
-    scored(run, before.raw, BAD, text=3.0)
+    scored(run, before.base_model, BAD, text=3.0)
     scored(run, before.adapted, GOOD, text=2.0)
     made = judged(run, before)
     found = made.teachers["a"]
-    assert found.gained and made.failed == {}
+    assert found.adapted_is_better and made.failed == {}
     assert found.serving == found.adapted == Weights(ModelRef("path", "/a/1"), "trained a/1")
     assert [ref.location for ref in found.checkpoints] == ["/a/0", "/a/1"], "up to the best"
     assert made.fingerprints() == {"a": "trained a"}
@@ -79,13 +79,13 @@ def test_a_teacher_that_gained_serves_as_it_was_trained(run: Run) -> None:
 @pytest.mark.parametrize("after", [BAD, answers(60, 4, 0, right=0.2)])
 def test_a_teacher_that_gained_nothing_serves_as_it_came(run: Run, after: Asked) -> None:
     before = teacher("a")
-    scored(run, before.raw, BAD)
+    scored(run, before.base_model, BAD)
     scored(run, before.adapted, after)
     made = judged(run, before)
     found = made.teachers["a"]
-    assert not found.gained and not made.gains["a"].adapted_is_better
-    assert found.serving == before.raw
-    assert found.checkpoints == [before.raw.ref]
+    assert not found.adapted_is_better and not made.gains["a"].adapted_is_better
+    assert found.serving == before.base_model
+    assert found.checkpoints == [before.base_model.ref]
     assert made.fingerprints() == {"a": "raw a"}
     assert found.adapted == before.adapted and found.is_trained, "what was trained is still known"
 
@@ -95,15 +95,15 @@ def test_an_untrained_teacher_has_no_gain_to_prove(run: Run) -> None:
     scored(run, as_it_came.adapted, BAD)
     made = judged(run, as_it_came)
     assert made.gains == {} and made.failed == {}
-    assert made.teachers["b"] == as_it_came and as_it_came.gained
-    assert made.teachers["b"].serving.ref == as_it_came.raw.ref
+    assert made.teachers["b"] == as_it_came and as_it_came.adapted_is_better
+    assert made.teachers["b"].serving.ref == as_it_came.base_model.ref
 
 
 def test_a_teacher_whose_weights_cannot_be_scored_is_left_out_by_name(run: Run) -> None:
     broken, well = teacher("a"), teacher("b")
-    scored(run, broken.raw, BAD)
+    scored(run, broken.base_model, BAD)
     scored(run, broken.adapted, "its weights were cut off")
-    scored(run, well.raw, BAD)
+    scored(run, well.base_model, BAD)
     scored(run, well.adapted, GOOD)
     made = judged(run, broken, well)
     assert set(made.teachers) == set(made.gains) == {"b"}
@@ -112,23 +112,23 @@ def test_a_teacher_whose_weights_cannot_be_scored_is_left_out_by_name(run: Run) 
 
 def test_a_teacher_of_which_only_the_raw_model_cannot_be_scored_serves_trained(run: Run) -> None:
     before = teacher("a")
-    scored(run, before.raw, "out of memory")
+    scored(run, before.base_model, "out of memory")
     scored(run, before.adapted, GOOD)
     made = judged(run, before)
     assert made.gains == {} and made.failed == {}
-    assert made.teachers["a"].gained and made.teachers["a"].serving == before.adapted
+    assert made.teachers["a"].adapted_is_better and made.teachers["a"].serving == before.adapted
 
 
 def test_gains_are_an_artifact_that_is_found_again(run: Run) -> None:
     before = teacher("a")
-    scored(run, before.raw, BAD)
+    scored(run, before.base_model, BAD)
     scored(run, before.adapted, GOOD)
     first, second = judged(run, before), judged(run, before)
     (kept,) = first.artifacts
     assert kept.kind == "adaptation-gain" and kept.manifest().counts == {"a": True}
     assert second == first
     assert kept.manifest().identity["scores"] == {
-        "a": [place(run, w).fingerprint for w in (before.raw, before.adapted)]
+        "a": [place(run, w).fingerprint for w in (before.base_model, before.adapted)]
     }
 
 

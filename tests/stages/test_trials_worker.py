@@ -66,7 +66,7 @@ def made_of(run: Run, plan: TrialSpec) -> Trial:
     shards = ShardSet(run.artifact("shard", "", {}), run.cfg)
     found = trial(run, shards, STUDENT, "a", 0, plan)
     data = DataSpec(Path(), Path(), KINDS, LENGTH, 0, 4, tiny.VOCAB)
-    return replace(found, job=replace(found.job, data=data))
+    return replace(found, training_spec=replace(found.training_spec, data=data))
 
 
 def questions(name: str, seed: int) -> Questions:

@@ -102,37 +102,42 @@ def test_arms_that_come_to_the_same_thing_share_a_training(made: Made) -> None:
 
 
 def test_scd_and_ordered_checkpoints_reset_the_optimiser_others_keep_it(made: Made) -> None:
-    switches = {name: made.trial(name).job.on_switch for name in ("scd", "equal_periods", "ranked")}
+    switches = {
+        name: made.trial(name).training_spec.on_switch
+        for name in ("scd", "equal_periods", "ranked")
+    }
     assert (switches["scd"].reset, switches["equal_periods"].reset) == (True, True)
     assert not switches["ranked"].reset
 
 
 def test_every_arm_has_the_same_tokens_and_batches_and_another_order_each_seed(made: Made) -> None:
-    jobs = [made.trial(name).job for name in ("strong 1", "scd", "ranked", "default", CONTROL)]
+    jobs = [
+        made.trial(name).training_spec for name in ("strong 1", "scd", "ranked", "default", CONTROL)
+    ]
     assert len({job.steps for job in jobs}) == 1 and len({job.data.seed for job in jobs}) == 1
     assert {str(job.training.mix) for job in jobs[:-1]} == {str(made.run.cfg.distill.mix)}
-    assert made.trial("scd", 1).job.data.seed == jobs[0].data.seed + 1
+    assert made.trial("scd", 1).training_spec.data.seed == jobs[0].data.seed + 1
 
 
 def test_the_control_learns_from_labels_alone_and_its_weights_stay(made: Made) -> None:
     control = made.trial(CONTROL)
-    assert control.job.teaching is None and control.save.weights
-    assert set(control.job.training.mix) == {"organ.labelled"}
+    assert control.training_spec.teaching is None and control.save.weights
+    assert set(control.training_spec.training.mix) == {"organ.labelled"}
     assert not made.trial("scd").save.weights and made.trial("scd").save.answers
 
 
 def test_weighted_arms_are_anchored_at_the_control_of_their_seed(made: Made) -> None:
     control = made.control()
     aw = made.trial("aw", control=control)
-    assert aw.job.frozen_student == control.weights.ref
+    assert aw.training_spec.frozen_student == control.weights.ref
     assert aw.artifact.identity["frozen_student"] == control.artifact.fingerprint
-    assert made.trial("scd").job.frozen_student is None
+    assert made.trial("scd").training_spec.frozen_student is None
 
 
 def test_progress_is_measured_only_where_it_decides(tmp_path: Path) -> None:
     made = Made(tmp_path, distill={"reassess": {"at_progress": [0.5]}, "eval_steps": 7})
-    assert made.trial("default").job.eval_steps == 7
-    assert made.trial("ranked").job.eval_steps is None, "its probes tell it"
+    assert made.trial("default").training_spec.eval_steps == 7
+    assert made.trial("ranked").training_spec.eval_steps is None, "its probes tell it"
     assert made.arms["default"].settings()["reassess"]["at_progress"] == [0.5]
 
 

@@ -26,33 +26,37 @@ class Teacher:
     """A teacher ready to serve."""
 
     name: str
-    raw: Weights
-    """As it came, before any recipe."""
-    rungs: list[ModelRef]
-    """Every checkpoint of its last recipe, in order of training; the raw model without one."""
+    base_model: Weights
+    """Its weights before any recipe."""
+    all_checkpoints: list[ModelRef]
+    """Checkpoints of its last recipe, in order of training; the base model without one."""
     losses: list[float | None]
     """Validation loss at each checkpoint; None for a teacher that was not trained here."""
     best: int
     """The checkpoint that serves: the config's, else the one with the least validation loss."""
     fingerprint: str
     """Identity of its checkpoints."""
-    gained: bool = True
-    """Whether its adaptation was worth it; else it serves as it came."""
+    adapted_is_better: bool = True
+    """Whether its adapted weights serve; else its base model does, see `AdaptationGain`."""
 
     @property
     def checkpoints(self) -> list[ModelRef]:
-        """The checkpoints that may serve: up to the best one, or the raw model alone."""
-        return self.rungs[: self.best + 1] if self.gained else [self.raw.ref]
+        """The checkpoints that may serve: up to the best one, or the base model alone."""
+        return (
+            self.all_checkpoints[: self.best + 1]
+            if self.adapted_is_better
+            else [self.base_model.ref]
+        )
 
     @property
     def serving(self) -> Weights:
         """The checkpoint that is audited and probed."""
-        return self.adapted if self.gained else self.raw
+        return self.adapted if self.adapted_is_better else self.base_model
 
     @property
     def adapted(self) -> Weights:
-        """Its best checkpoint, whether or not it gained."""
-        return Weights(self.rungs[self.best], f"{self.fingerprint}/{self.best}")
+        """Its best checkpoint, whether or not it is better than the base model."""
+        return Weights(self.all_checkpoints[self.best], f"{self.fingerprint}/{self.best}")
 
     @property
     def is_trained(self) -> bool:
@@ -79,10 +83,11 @@ class TeacherSet:
     def fingerprints(self) -> dict[str, str]:
         """Teacher → identity of its weights."""
         return {
-            n: t.fingerprint if t.gained else t.raw.fingerprint for n, t in self.teachers.items()
+            n: t.fingerprint if t.adapted_is_better else t.base_model.fingerprint
+            for n, t in self.teachers.items()
         }
 
 
 def softened(checkpoints: Sequence[ModelRef], temperature: float) -> list[ModelRef]:
     """The same checkpoints, which as teachers divide their logits by a temperature."""
-    return [replace(checkpoint_index, temperature=temperature) for checkpoint_index in checkpoints]
+    return [replace(checkpoint, temperature=temperature) for checkpoint in checkpoints]

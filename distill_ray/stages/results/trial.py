@@ -160,7 +160,7 @@ class Trial:
 
     teacher: str
     seed: int
-    job: TrainingSpec
+    training_spec: TrainingSpec
     artifact: Artifact
     shards: Artifact
     save: SaveOptions = SaveOptions()
@@ -177,8 +177,8 @@ class Trial:
     def weights(self) -> Weights:
         """The trained student, where its weights are stored."""
         folder = self.artifact.storage.sub(f"{self.artifact.path}/{WEIGHTS}").uri
-        lora = self.job.lora is not None
-        ref = self.job.student.with_adapter(folder) if lora else ModelRef("path", folder)
+        lora = self.training_spec.lora is not None
+        ref = self.training_spec.student.with_adapter(folder) if lora else ModelRef("path", folder)
         return Weights(ref, self.artifact.fingerprint)
 
     def answers(self, split: str) -> Answers:
@@ -249,7 +249,7 @@ def trial(
         **spec.identity,
         **spec.non_default(),
     }
-    job = TrainingSpec(
+    training_spec = TrainingSpec(
         name=f"{name}, seed {seed}",
         student=student.ref,
         training=spec.training,
@@ -264,7 +264,7 @@ def trial(
         backend="plain",
     )
     artifact = run.artifact(spec.kind, f"{name}-s{seed}", identity)
-    return Trial(name, seed, job, artifact, shards.artifact, spec.save)
+    return Trial(name, seed, training_spec, artifact, shards.artifact, spec.save)
 
 
 @dataclass(frozen=True)

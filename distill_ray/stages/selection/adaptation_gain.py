@@ -55,7 +55,9 @@ def keep_if_improved(run: Run, shards: ShardSet, teachers: TeacherSet) -> Teache
             building.counts |= {name: gain.adapted_is_better for name, gain in computed.items()}
     gains = AdaptationGains.read(artifact, ADAPTATION_GAIN).teachers
     scorable = {
-        name: replace(teacher, gained=gains[name].adapted_is_better if name in gains else True)
+        name: replace(
+            teacher, adapted_is_better=gains[name].adapted_is_better if name in gains else True
+        )
         for name, teacher in teachers.teachers.items()
         if name not in failed
     }
@@ -70,7 +72,7 @@ def _base(name: str) -> str:
 
 def _models_of(teacher: Teacher) -> list[ModelToScore]:
     """A teacher's adapted weights and its base model; one model where it wasn't trained."""
-    base, adapted = teacher.raw, teacher.adapted
+    base, adapted = teacher.base_model, teacher.adapted
     models = [ModelToScore(teacher.name, adapted.ref, adapted.fingerprint)]
     if teacher.is_trained:
         models.append(ModelToScore(_base(teacher.name), base.ref, base.fingerprint))

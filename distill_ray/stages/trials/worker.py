@@ -154,6 +154,7 @@ def _trial(
     device: str,
 ) -> None:
     trial = trials[config["number"]]
+    name = trial.training_spec.name
     try:
         result = _fill(trial, questions, device)
     except Exception as error:
@@ -161,10 +162,10 @@ def _trial(
             raise
         reason = f"{type(error).__name__}: {error}"
         trial.artifact.record_failure(reason)
-        text, reported = f"{trial.job.name} failed: {reason}", {"failed": 1.0}
+        text, reported = f"{name} failed: {reason}", {"failed": 1.0}
     else:
         removed, gain = result.kl_removed, result.gain
-        text = f"{trial.job.name}: {removed:.0%} of the KL removed, task gain {gain:.3f} nats"
+        text = f"{name}: {removed:.0%} of the KL removed, task gain {gain:.3f} nats"
         reported = {"kl_removed": removed, "gain": gain}
     box.push.remote(
         Event("progress", stage, text, completed=config["number"] + 1, total=len(trials))
@@ -173,36 +174,42 @@ def _trial(
 
 
 def _fill(trial: Trial, questions: EvalQuestions, device: str) -> TrialOutcome:
-    data = local_data(trial.job.data, trial.shards)
-    job = replace(trial.job.with_refs(local_ref), data=data)
+    data = local_data(trial.training_spec.data, trial.shards)
+    training_spec = replace(trial.training_spec.with_refs(local_ref), data=data)
     with trial.artifact.building() as building:
-        session = build_session(job, torch.device(device))
+        session = build_session(training_spec, torch.device(device))
         session.skipped.quarantine = keeper(building.storage)
-        result = _train(session, questions.at_checkpoints, job, building)
+        result = _train(session, questions.at_checkpoints, training_spec, building)
         if isinstance(session.source, MixedRows):
             streams = session.source.read(session.step).items()
             read = {name: StreamRead(**counts) for name, counts in streams}
             result = result.model_copy(update={"streams": read})
         result.write(building, OUTCOME)
         _save(session, trial, questions, building)
-        building.counts |= {"steps": session.step, "tokens": session.step * _tokens_a_step(job)}
+        building.counts |= {
+            "steps": session.step,
+            "tokens": session.step * _tokens_a_step(training_spec),
+        }
         building.counts |= {"skipped_steps": session.skipped.total}
     return result
 
 
 def _train(
-    session: Session, questions: Sequence[Questions], job: TrainingSpec, building: Building
+    session: Session,
+    questions: Sequence[Questions],
+    training_spec: TrainingSpec,
+    building: Building,
 ) -> TrialOutcome:
     """Train to the end; the outcome, from the metrics at every checkpoint."""
     started = time.monotonic()
     before = StudentMetrics(validation=validate(session), **_answer_metrics(session, questions))
     points, measuring_s = [], time.monotonic() - started
     for step in distill(session):
-        if step.validation is not None and step.number in job.checkpoint_steps:
+        if step.validation is not None and step.number in training_spec.checkpoint_steps:
             measuring_since = time.monotonic()
             points.append(
                 CheckpointMetrics(
-                    tokens=step.number * _tokens_a_step(job),
+                    tokens=step.number * _tokens_a_step(training_spec),
                     validation=step.validation,
                     **_answer_metrics(session, questions),
                 )
@@ -217,8 +224,8 @@ def _train(
     return result.model_copy(update={"schedule": _schedule(session.teaching)})
 
 
-def _tokens_a_step(job: TrainingSpec) -> int:
-    return job.training.global_batch_size * job.data.sequence_length
+def _tokens_a_step(training_spec: TrainingSpec) -> int:
+    return training_spec.training.global_batch_size * training_spec.data.sequence_length
 
 
 def _schedule(teaching: Teaching) -> TrialSchedule:
