@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from distill_ray.config import InputError, load_config
+from distill_ray.config import load_config
 from distill_ray.config.load import flags
 from distill_ray.console.output import size, wide, write_json
 from distill_ray.stages import STAGES
 
 if TYPE_CHECKING:
     from distill_ray.runtime.jobs import Jobs
-    from distill_ray.runtime.submission import Attempt, Submission
+    from distill_ray.runtime.submission import Attempt
     from distill_ray.runtime.working_dir import Package
 
 STOP_TIMEOUT_S = 90.0
@@ -76,14 +76,20 @@ def submit(
 
     prepare_client()
     from distill_ray.runtime.jobs import Jobs
-    from distill_ray.runtime.submission import next_attempt
+    from distill_ray.runtime.submission import Submission, next_attempt
+    from distill_ray.runtime.working_dir import MIB, survey
+    from distill_ray.stages.preflight.check import check_submission
 
-    submission = _submission(cfg, config, stage, words)
+    job, root = cfg.cluster.job, Path.cwd()
+    package = survey(root, job.excludes, job.max_file_mib * MIB)
+    check_submission(cfg, config, package)
+    inside = config.resolve().relative_to(root.resolve()).as_posix()
+    submission = Submission(cfg, inside, stage, tuple(words), package)
     jobs = Jobs(address)
     job_id = next_attempt(jobs.attempts(), cfg.name)
     jobs.submit(submission, job_id)
     out = Console(stderr=as_json)
-    _print_line(out, f"Submitted {job_id}: {_package_summary(submission.package)}.")
+    _print_line(out, f"Submitted {job_id}: {_package_summary(package)}.")
     if as_json:
         write_json({"submitted": job_id})
     if follow:
@@ -148,25 +154,6 @@ def stop(name: Named, address: Address, as_json: AsJson = False) -> None:
         )
     if not attempt.over:
         sys.exit(1)
-
-
-def _submission(cfg: Any, config: Path, stage: str, words: list[str]) -> Submission:
-    """A submission that passes every check on this machine.
-
-    Raises:
-        InputError: a check failed; nothing has been sent.
-    """
-    from distill_ray.runtime.submission import Submission
-    from distill_ray.runtime.working_dir import MIB, survey
-    from distill_ray.stages.preflight.submit import submit_problems
-
-    job, root = cfg.cluster.job, Path.cwd()
-    package = survey(root, job.excludes, job.max_file_mib * MIB)
-    problems = list(submit_problems(cfg, config, package))
-    if problems:
-        raise InputError("run can't be submitted:", problems)
-    inside = config.resolve().relative_to(root.resolve()).as_posix()
-    return Submission(cfg, inside, stage, tuple(words), package)
 
 
 def _follow(jobs: Jobs, job_id: str, out: Console) -> None:

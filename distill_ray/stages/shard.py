@@ -29,7 +29,7 @@ from distill_ray.models.vocab import tokenizer_file
 from distill_ray.runtime.artifacts import Building
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import Storage
-from distill_ray.stages.preflight.check import chat_problems
+from distill_ray.stages.preflight.check_tokenizers import chat_problems
 from distill_ray.stages.results.shard_set import ShardCounts, ShardSet, TokenizerSummary
 from distill_ray.stages.sharding.vocabulary import vocabulary_fits
 

@@ -22,7 +22,7 @@ from distill_ray.runtime.submission import (
     storage_problems,
 )
 from distill_ray.runtime.working_dir import MIB, Package, survey
-from distill_ray.stages.preflight.submit import elsewhere, submit_problems
+from distill_ray.stages.preflight.check import paths_elsewhere, submit_problems
 
 ROOT = Path(__file__).parents[2]
 
@@ -157,7 +157,7 @@ def test_what_only_the_cluster_has_is_left_to_the_job_and_the_rest_is_checked_he
     data["cluster"]["num_workers"] = 1  # Of a size that this machine may not have.
     data["cluster"]["cpus_per_worker"] = 1000
     cfg = RunConfig.model_validate(data)
-    assert len(elsewhere(cfg)) == 2
+    assert len(paths_elsewhere(cfg)) == 2
     file = tmp_path / "run.yaml"
     package = Package(tmp_path, {"run.yaml": 1, "task.jsonl": 1}, {}, ())
     found = [str(problem) for problem in submit_problems(cfg, file, package)]

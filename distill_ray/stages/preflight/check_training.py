@@ -1,4 +1,4 @@
-"""How models compute and what of them is matched, held against this machine and these models."""
+"""Whether this machine has the kernels, and the models the layers, that a training asks for."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import product
 
 from distill_ray.config.errors import Problem
 from distill_ray.config.models import ModelSource
-from distill_ray.config.objective import HiddenMatch, MatchConfig, ObjectiveConfig
+from distill_ray.config.objective import HiddenMatch
 from distill_ray.config.run import RunConfig
 from distill_ray.config.training import TrainingConfig
 from distill_ray.core.matching import pairs_of
@@ -31,7 +32,7 @@ class Kernels:
 
     @classmethod
     def here(cls, gpus_per_worker: float) -> Kernels:
-        """Those of this machine."""
+        """Look for them on this machine."""
         compiler = shutil.which(os.environ.get("CXX", "g++"))
         return cls(gpus_per_worker > 0, compiler is not None, find_spec("flash_attn") is not None)
 
@@ -68,40 +69,31 @@ def kernel_problems(where: str, training: TrainingConfig, kernels: Kernels) -> I
 def match_problems(cfg: RunConfig) -> Iterator[Problem]:
     """Layers that aren't there and sizes that differ, of models that can be read here."""
     objectives = {"probe": cfg.probe.objective, "distill": cfg.distill.objective}
-    matching = {
-        where: objective for where, objective in objectives.items() if objective.match.wanted
-    }
-    if not matching:
+    matches = {where: each.match for where, each in objectives.items() if each.match.wanted}
+    student = _shape(cfg.student.model) if matches else None
+    if student is None:
         return
-    student = _sizes(cfg.student.model)
-    teachers = {teacher.name: _sizes(teacher.model) for teacher in cfg.teachers}
-    for where, objective in matching.items():
-        for name, teacher in teachers.items():
-            if student is not None and teacher is not None:
-                yield from _unmatched(f"{where}.objective.match", objective, student, name, teacher)
+    shapes = [(teacher.name, _shape(teacher.model)) for teacher in cfg.teachers]
+    teachers = [(name, shape) for name, shape in shapes if shape is not None]
+    for (place, match), (name, teacher) in product(matches.items(), teachers):
+        for kind, section in (("hidden", match.hidden), ("attention", match.attention)):
+            if section is None:
+                continue
+            where = f"{place}.objective.match.{kind}"
+            try:
+                pairs_of(section.layers, student.layers, teacher.layers)
+            except ValueError as error:
+                yield Problem(f"{where}.layers", f"{name}: {error}.")
+            projected = not isinstance(section, HiddenMatch) or section.projection
+            if not projected and student.hidden != teacher.hidden:
+                what = f"{name}'s hidden size is {teacher.hidden}, the student's {student.hidden}."
+                yield Problem(f"{where}.projection", what, "Set projection: true.")
 
 
-def _sizes(source: ModelSource) -> ModelShape | None:
+def _shape(source: ModelSource) -> ModelShape | None:
     """A model's sizes, where its config tells them; another check says what is wrong with it."""
     try:
-        sizes = shape_of(source, None)
+        shape = shape_of(source, None)
     except (OSError, ValueError):
         return None
-    return sizes if sizes is not None and sizes.layers and sizes.hidden else None
-
-
-def _unmatched(
-    where: str, objective: ObjectiveConfig, student: ModelShape, name: str, teacher: ModelShape
-) -> Iterator[Problem]:
-    match: MatchConfig = objective.match
-    for kind, section in (("hidden", match.hidden), ("attention", match.attention)):
-        if section is None:
-            continue
-        try:
-            pairs_of(section.layers, student.layers, teacher.layers)
-        except ValueError as error:
-            yield Problem(f"{where}.{kind}.layers", f"{name}: {error}.")
-        projected = not isinstance(section, HiddenMatch) or section.projection
-        if not projected and student.hidden != teacher.hidden:
-            what = f"{name}'s hidden size is {teacher.hidden}, the student's {student.hidden}."
-            yield Problem(f"{where}.{kind}.projection", what, "Set projection: true.")
+    return shape if shape is not None and shape.layers and shape.hidden else None

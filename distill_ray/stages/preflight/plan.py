@@ -9,8 +9,8 @@ from distill_ray.config.fingerprint import canonical
 from distill_ray.config.models import ModelSource
 from distill_ray.config.run import RunConfig
 from distill_ray.config.schedule import RankedSchedule, scheduling
-from distill_ray.config.serving import CachedServing, ColocatedServing, PoolServing, TopKTargets
-from distill_ray.config.training import RecipeConfig, TrainingConfig, without
+from distill_ray.config.serving import CachedServing, PoolServing, TopKTargets
+from distill_ray.config.training import TrainingConfig, without
 from distill_ray.core.memory import (
     MemoryEstimate,
     ModelShape,
@@ -25,7 +25,7 @@ from distill_ray.models.inspect import shape_of
 from distill_ray.runtime.capacity import machine
 from distill_ray.runtime.storage import Storage
 
-WIDTHS = {"float32": 4, "bfloat16": 2}
+BYTES_PER_PARAM = {"float32": 4, "bfloat16": 2}
 
 
 @dataclass(frozen=True)
@@ -80,62 +80,108 @@ class Plan:
 
 
 def plan(cfg: RunConfig) -> Plan:
-    """Work and memory of every stage."""
+    """List the work of every stage, in the order of the route, with what it needs."""
+    sources = len(cfg.corpora.sources) + len(cfg.tasks)
+    questions = sum(task.max_examples for task in cfg.tasks)
+    models = len(cfg.teachers)
+    base = len({canonical(teacher.model) for teacher in cfg.teachers if teacher.recipes})
+    work = [
+        Work("shard", f"{sources} sources → rows of {cfg.corpora.sequence_length} tokens"),
+        *_adaptations(cfg),
+        Work("audit", f"{models + base + 1} models x at most {questions} questions"),
+        _probes(cfg),
+        Work("rank", f"{models} teachers at 3 stages of training, {cfg.rank.num_draws} draws"),
+        *_distillation(cfg),
+        Work("evaluate", f"{models + 3} models x at most {questions} questions"),
+        Work("report", "report.html, report.md, report.json, the student's folder"),
+    ]
+    available = None
+    if cfg.cluster.memory_gib_per_worker is not None:
+        available = int(cfg.cluster.memory_gib_per_worker * 2**30)
+    elif not cfg.cluster.gpus_per_worker and cfg.cluster.address is None:
+        # Actors on GPUs of their own leave the machine's memory to the workers.
+        actors = sum(0 if pool.gpus_per_actor else pool.num_actors for pool in cfg.distill.pools())
+        available = machine().memory_bytes // (cfg.cluster.num_workers + actors)
     # A bucket has room, and isn't asked: a plan needs no network.
     remote = "://" in cfg.storage and not cfg.storage.startswith("file://")
     free = None if remote else Storage(cfg.storage).free_bytes()
-    return Plan(cfg.name, list(_work(cfg)), cfg.cluster.num_workers, _available(cfg), free)
+    return Plan(cfg.name, work, cfg.cluster.num_workers, available, free)
 
 
-def _available(cfg: RunConfig) -> int | None:
-    stated = cfg.cluster.memory_gib_per_worker
-    if stated is not None:
-        return int(stated * 2**30)
-    if cfg.cluster.gpus_per_worker or cfg.cluster.address is not None:
-        return None
-    # Actors on GPUs of their own leave the machine's memory to the workers.
-    actors = sum(0 if pool.gpus_per_actor else pool.num_actors for pool in cfg.distill.pools())
-    return machine().memory_bytes // (cfg.cluster.num_workers + actors)
+def _adaptations(cfg: RunConfig) -> Iterator[Work]:
+    """Every recipe of every model once; teachers that begin alike share them."""
+    chains = [(t.name, t.model, t.recipes) for t in cfg.teachers]
+    chains.append(("student", cfg.student.model, cfg.student.recipes))
+    planned = set()
+    for model_name, model, names in chains:
+        for i, name in enumerate(names):
+            chain, recipe = canonical([model, names[: i + 1]]), cfg.adapt.recipes[name]
+            if chain in planned:
+                continue
+            planned.add(chain)
+            shape, setup = _shape(cfg, model), _setup(cfg, recipe)
+            if shape is not None and recipe.method == "lora":
+                # Two factors of this rank on each layer's seven linear maps, at about its width.
+                added = 14 * recipe.lora.rank * shape.hidden * shape.layers
+                setup = replace(setup, trained=min(1.0, added / shape.parameters))
+            what = f"{model_name}: {name} ({recipe.method}), {recipe.num_checkpoints} checkpoints"
+            yield _training(cfg, "adapt", what, recipe, _need(shape, setup))
 
 
-def _work(cfg: RunConfig) -> Iterator[Work]:
-    sources = len(cfg.corpora.sources) + len(cfg.tasks)
-    yield Work("shard", f"{sources} sources → rows of {cfg.corpora.sequence_length} tokens")
-    yield from _adaptations(cfg)
-    questions = sum(task.max_examples for task in cfg.tasks)
-    models = len(cfg.teachers)
-    raw = len({canonical(teacher.model) for teacher in cfg.teachers if teacher.recipes})
-    yield Work("audit", f"{models + raw + 1} models x at most {questions} questions")
-    yield _probe(cfg)
-    yield Work("rank", f"{models} teachers at 3 stages of training, {cfg.rank.num_draws} draws")
-    student, largest = _sizes(cfg, cfg.student.model), _teaching(cfg)
-    known = student if largest is not None else None
-    several = cfg.distill.ensemble
-    text = f"student, schedule {scheduling(cfg.distill.schedule)[0]}"
-    text += f", several teachers: {several.strategy}" if several is not None else ""
+def _probes(cfg: RunConfig) -> Work:
+    """Trials on one worker each, several at a time."""
+    trials = len(cfg.teachers) * len(cfg.probe.seeds)
+    what = f"{len(cfg.teachers)} teachers x {len(cfg.probe.seeds)} seeds"
+    if cfg.probe.race is not None and cfg.probe.race.max_seeds > len(cfg.probe.seeds):
+        what += f", up to {cfg.probe.race.max_seeds} where the order is open"
+    teacher = largest_teacher(cfg)
+    student = _shape(cfg, cfg.student.model) if teacher is not None else None
+    setup = replace(_setup(cfg, cfg.probe), workers=1, teacher=teacher)
+    work = _training(cfg, "probe", what, cfg.probe, _need(student, setup))
+    at_once = min(cfg.probe.max_concurrent_trials or cfg.cluster.num_workers, trials)
+    return replace(work, trials=trials, workers=at_once)
+
+
+def _distillation(cfg: RunConfig) -> Iterator[Work]:
+    """What serves the teacher and the frozen student, then the student, then its control."""
+    distill, serving, ensemble = cfg.distill, cfg.distill.serving, cfg.distill.ensemble
+    student, teacher = _shape(cfg, cfg.student.model), _teaching(cfg)
+    in_worker, is_known = teacher, teacher is not None
+    if isinstance(serving, CachedServing):
+        yield _cached_targets(cfg, serving, teacher)
+        in_worker, is_known = None, True
+    elif isinstance(serving, PoolServing):
+        device = "cuda" if serving.gpus_per_actor else "cpu"
+        need = _serving_need(cfg, teacher, not serving.is_exact, device)
+        actors = f"{serving.num_actors} actor{'s' * (serving.num_actors > 1)} beside the workers"
+        what = f"teacher pool: {actors}, {serving.targets.kind} targets"
+        yield Work("distill", what, need=need, workers=serving.num_actors, beside=True)
+        in_worker, is_known = None, is_known or not serving.is_exact
+        if teacher is not None and serving.is_exact:  # Its output weights read hidden states.
+            in_worker = replace(teacher, parameters=teacher.vocabulary * teacher.hidden)
+    elif teacher is not None and serving.shard:  # Its output weights stay whole.
+        head = teacher.vocabulary * teacher.hidden
+        part = -(-(teacher.parameters - head) // cfg.cluster.num_workers)
+        in_worker = replace(teacher, parameters=head + part)
+    if distill.objective.weighting is not None:  # The control's losses are targets of one id.
+        tokens = _target_tokens(cfg, 1)
+        what = f"losses of the control, for at most {tokens:,} tokens"
+        yield Work("frozen-student", what, disk_bytes=targets_bytes(tokens, 1))
+    what = f"student, schedule {scheduling(distill.schedule)[0]}"
+    what += f", several teachers: {ensemble.strategy}" if ensemble is not None else ""
     undone = _undone_steps(cfg)
-    text += f", at most {undone:,} more steps in its probes" if undone else ""
-    if isinstance(cfg.distill.serving, CachedServing):
-        yield _targets(cfg, cfg.distill.serving, largest)
-        known, largest = student, None  # It isn't in the workers.
-    for pool in cfg.distill.pools():
-        yield _pool(cfg, pool, largest)
-        known, largest = (known, _head(largest)) if pool.is_exact else (student, None)
-    if isinstance(cfg.distill.serving, ColocatedServing) and cfg.distill.serving.shard:
-        largest = _part(largest, cfg.cluster.num_workers)
-    if cfg.distill.objective.weighting is not None:
-        yield _frozen_student(cfg)
-    uses = {"mixed": several is not None, "probing": undone is not None}
-    work = _training(cfg, "distill", text, cfg.distill, known, largest, **uses)
-    yield replace(work, undone_steps=undone)
-    control = without(cfg.distill, {task.prompts_stream for task in cfg.tasks})
-    yield _training(cfg, "distill", "control without a teacher", control, student, None)
-    yield Work("evaluate", f"{models + 3} models x at most {questions} questions")
-    yield Work("report", "report.html, report.md, report.json, the student's folder")
+    what += f", at most {undone:,} more steps in its probes" if undone else ""
+    setup = replace(_setup(cfg, distill), teacher=in_worker, mixed=ensemble is not None)
+    setup = replace(setup, probing=undone is not None)
+    need = _need(student, setup) if is_known else None
+    yield replace(_training(cfg, "distill", what, distill, need), undone_steps=undone)
+    control = without(distill, {task.prompts_stream for task in cfg.tasks})
+    need = _need(student, _setup(cfg, control))
+    yield _training(cfg, "distill", "control without a teacher", control, need)
 
 
 def _undone_steps(cfg: RunConfig) -> int | None:
-    """Of the schedule `ranked`, which assesses each teacher's best; none where it never does."""
+    """Count what the schedule `ranked` assesses each teacher's best with; None if it never does."""
     schedule, steps = cfg.distill.schedule, cfg.distill.num_steps(cfg.corpora.sequence_length)
     if not isinstance(schedule, RankedSchedule) or len(cfg.teachers) < 2:
         return None
@@ -145,115 +191,64 @@ def _undone_steps(cfg: RunConfig) -> int | None:
     return int((steps - 1) // apart) * len(cfg.teachers) * schedule.probe_steps or None
 
 
-def _adaptations(cfg: RunConfig) -> Iterator[Work]:
-    """Every recipe of every model once; teachers that begin alike share them."""
-    chains = [(t.name, t.model, t.recipes) for t in cfg.teachers]
-    chains.append(("student", cfg.student.model, cfg.student.recipes))
-    planned = set()
-    for name, model, recipes in chains:
-        for i, recipe in enumerate(recipes):
-            chain = canonical([model, recipes[: i + 1]])
-            if chain not in planned:
-                planned.add(chain)
-                yield _adapt(cfg, name, model, recipe, cfg.adapt.recipes[recipe])
-
-
-def _adapt(
-    cfg: RunConfig, teacher: str, model: ModelSource, name: str, recipe: RecipeConfig
-) -> Work:
-    sizes = _sizes(cfg, model)
-    trained = 1.0
-    if sizes is not None and recipe.method == "lora":
-        # Two factors of this rank on the seven linear maps of each layer, at about its width.
-        added = 14 * recipe.lora.rank * sizes.hidden * sizes.layers
-        trained = min(1.0, added / sizes.parameters)
-    text = f"{teacher}: {name} ({recipe.method}), {recipe.num_checkpoints} checkpoints"
-    return _training(cfg, "adapt", text, recipe, sizes, None, trained=trained)
-
-
-def _probe(cfg: RunConfig) -> Work:
-    trials = len(cfg.teachers) * len(cfg.probe.seeds)
-    text = f"{len(cfg.teachers)} teachers x {len(cfg.probe.seeds)} seeds"
-    if cfg.probe.race is not None and cfg.probe.race.max_seeds > len(cfg.probe.seeds):
-        text += f", up to {cfg.probe.race.max_seeds} where the order is open"
-    student = _sizes(cfg, cfg.student.model)
-    teacher = largest_teacher(cfg)
-    student = student if teacher is not None else None
-    return _training(cfg, "probe", text, cfg.probe, student, teacher, trials=trials, workers=1)
-
-
 def _training(
-    cfg: RunConfig,
-    stage: str,
-    text: str,
-    training: TrainingConfig,
-    sizes: ModelShape | None,
-    teacher: ModelShape | None,
-    *,
-    trained: float = 1.0,
-    trials: int | None = None,
-    workers: int | None = None,
-    mixed: bool = False,
-    probing: bool = False,
+    cfg: RunConfig, stage: str, what: str, training: TrainingConfig, need: MemoryEstimate | None
 ) -> Work:
+    """A training on all workers."""
     length = cfg.corpora.sequence_length
     steps = training.num_steps(length)
-    need = None
-    if sizes is not None:
-        setup = TrainingSetup(
-            rows=training.micro_batch_size,
-            length=length,
-            workers=workers or cfg.cluster.num_workers,
-            zero_stage=training.zero_stage,
-            bytes_per_param=WIDTHS[training.precision],
-            trained=trained,
-            teacher=teacher,
-            mixed=mixed,
-            probing=probing,
-            checkpointing=training.activation_checkpointing,
-            offload=(training.offload.optimizer, training.offload.parameters),
-            device="cuda" if cfg.cluster.gpus_per_worker else "cpu",
-        )
-        need = training_need(sizes, setup)
     tokens = steps * training.global_batch_size * length
     shares = mean_shares(training, steps)
     streams = {name: round(share * tokens) for name, share in shares.items()}
-    if trials is not None:
-        at_once = min(cfg.probe.max_concurrent_trials or cfg.cluster.num_workers, trials)
-    else:
-        at_once = cfg.cluster.num_workers
-    work = Work(stage, text, tokens, steps, trials=trials, streams=streams, need=need)
-    return replace(work, workers=at_once)
+    work = Work(stage, what, tokens, steps, streams=streams, need=need)
+    return replace(work, workers=cfg.cluster.num_workers)
 
 
-def _targets(cfg: RunConfig, serving: CachedServing, teacher: ModelShape | None) -> Work:
-    """Every token supervised and no row read twice: what data and schedule make of it is less."""
-    targets, length = serving.targets, cfg.corpora.sequence_length
+def _setup(cfg: RunConfig, training: TrainingConfig) -> TrainingSetup:
+    """What determines the memory of a training on all workers, of all weights, by itself."""
+    return TrainingSetup(
+        rows=training.micro_batch_size,
+        length=cfg.corpora.sequence_length,
+        workers=cfg.cluster.num_workers,
+        zero_stage=training.zero_stage,
+        bytes_per_param=BYTES_PER_PARAM[training.precision],
+        checkpointing=training.activation_checkpointing,
+        offload=(training.offload.optimizer, training.offload.parameters),
+        device="cuda" if cfg.cluster.gpus_per_worker else "cpu",
+    )
+
+
+def _need(student: ModelShape | None, setup: TrainingSetup) -> MemoryEstimate | None:
+    """Memory of one worker; None where the student's size isn't known."""
+    return training_need(student, setup) if student is not None else None
+
+
+def _cached_targets(cfg: RunConfig, serving: CachedServing, teacher: ModelShape | None) -> Work:
+    """The pass that computes a teacher's targets: at most all checkpoints are asked."""
+    targets = serving.targets
     k = targets.k if isinstance(targets, TopKTargets) else targets.num_samples
+    checkpoints = 1
+    if cfg.distill.schedule.kind != "fixed":
+        recipes = [cfg.adapt.recipes[t.recipes[-1]] for t in cfg.teachers if t.recipes]
+        checkpoints = max((recipe.num_checkpoints for recipe in recipes), default=1)
+    tokens = _target_tokens(cfg, checkpoints + len(cfg.teachers) - 1)
+    what = f"{targets.kind} of {k}, for at most {tokens:,} tokens"
+    need = _serving_need(cfg, teacher, True, "cuda" if cfg.cluster.gpus_per_worker else "cpu")
+    disk = targets_bytes(tokens, k)
+    return Work("targets", what, need=need, workers=serving.num_actors, disk_bytes=disk)
+
+
+def _target_tokens(cfg: RunConfig, checkpoints: int) -> int:
+    """Tokens that have targets at most: all are supervised, and no row is read twice.
+
+    Args:
+        cfg: the run's.
+        checkpoints: how many have targets for the held-out rows.
+    """
+    length = cfg.corpora.sequence_length
     trained = cfg.distill.num_steps(length) * cfg.distill.global_batch_size * length
     held_out = len(cfg.streams()) * cfg.distill.num_validation_rows * length
-    tokens = trained + _checkpoints_measured(cfg) * held_out
-    text = f"{targets.kind} of {k}, for at most {tokens:,} tokens"
-    need = _serving_need(cfg, teacher, True, "cuda" if cfg.cluster.gpus_per_worker else "cpu")
-    room = targets_bytes(tokens, k)
-    return Work("targets", text, need=need, workers=serving.num_actors, disk_bytes=room)
-
-
-def _frozen_student(cfg: RunConfig) -> Work:
-    """The control's losses, by which samples are weighted, kept as targets of one id a token."""
-    length = cfg.corpora.sequence_length
-    tokens = cfg.distill.num_steps(length) * cfg.distill.global_batch_size * length
-    tokens += len(cfg.streams()) * cfg.distill.num_validation_rows * length
-    text = f"losses of the control, for at most {tokens:,} tokens"
-    return Work("frozen-student", text, disk_bytes=targets_bytes(tokens, 1))
-
-
-def _pool(cfg: RunConfig, pool: PoolServing, teacher: ModelShape | None) -> Work:
-    device = "cuda" if pool.gpus_per_actor else "cpu"
-    need = _serving_need(cfg, teacher, not pool.is_exact, device)
-    actors = f"{pool.num_actors} actor{'s' * (pool.num_actors > 1)} beside the workers"
-    text = f"teacher pool: {actors}, {pool.targets.kind} targets"
-    return Work("distill", text, need=need, workers=pool.num_actors, beside=True)
+    return trained + checkpoints * held_out
 
 
 def _serving_need(
@@ -266,39 +261,16 @@ def _serving_need(
         teacher,
         rows=cfg.distill.micro_batch_size,
         length=cfg.corpora.sequence_length,
-        bytes_per_param=WIDTHS[cfg.distill.precision],
+        bytes_per_param=BYTES_PER_PARAM[cfg.distill.precision],
         is_sparse=is_sparse,
         device=device,
     )
 
 
-def _head(teacher: ModelShape | None) -> ModelShape | None:
-    """What of a teacher is in each worker when a pool sends its hidden states."""
-    if teacher is None:
-        return None
-    return replace(teacher, parameters=teacher.vocabulary * teacher.hidden)
-
-
-def _part(teacher: ModelShape | None, workers: int) -> ModelShape | None:
-    """What of a teacher is in each of the workers that share it: its output weights stay whole."""
-    if teacher is None:
-        return None
-    head = teacher.vocabulary * teacher.hidden
-    return replace(teacher, parameters=head + -(-(teacher.parameters - head) // workers))
-
-
-def _checkpoints_measured(cfg: RunConfig) -> int:
-    """Teacher checkpoints that held-out rows are asked of, at most."""
-    recipes = [t.recipes[-1:] for t in cfg.teachers]
-    rungs = [cfg.adapt.recipes[name].num_checkpoints for last in recipes for name in last]
-    longest = 1 if cfg.distill.schedule.kind == "fixed" else max(rungs, default=1)
-    return longest + len(cfg.teachers) - 1
-
-
 def largest_teacher(cfg: RunConfig) -> ModelShape | None:
     """The teacher that takes the most memory, or None where a size isn't known before loading."""
-    known = _known(cfg, [teacher.name for teacher in cfg.teachers])
-    return max(known, key=lambda s: s.parameters) if known else None
+    shapes = _known_shapes(cfg, [teacher.name for teacher in cfg.teachers])
+    return max(shapes, key=lambda shape: shape.parameters) if shapes else None
 
 
 def _teaching(cfg: RunConfig) -> ModelShape | None:
@@ -306,26 +278,25 @@ def _teaching(cfg: RunConfig) -> ModelShape | None:
 
     Of several, the sum is that of parameters, and of the output weights that stay whole.
     """
-    several = cfg.distill.ensemble
-    if several is None:
+    ensemble = cfg.distill.ensemble
+    if ensemble is None:
         return largest_teacher(cfg)
-    known = _known(cfg, several.teachers or [teacher.name for teacher in cfg.teachers])
-    if not known:
+    shapes = _known_shapes(cfg, ensemble.teachers or [teacher.name for teacher in cfg.teachers])
+    if not shapes:
         return None
-    parameters, hidden = (
-        sum(getattr(s, field) for s in known) for field in ("parameters", "hidden")
-    )
-    return replace(known[0], parameters=parameters, hidden=hidden)
+    parameters, hidden = sum(s.parameters for s in shapes), sum(s.hidden for s in shapes)
+    return replace(shapes[0], parameters=parameters, hidden=hidden)
 
 
-def _known(cfg: RunConfig, names: Sequence[str]) -> list[ModelShape]:
+def _known_shapes(cfg: RunConfig, names: Sequence[str]) -> list[ModelShape]:
     """The sizes of some teachers; none unless all are known."""
-    sizes = [_sizes(cfg, cfg.teacher(name).model) for name in names]
-    known = [size for size in sizes if size is not None]
-    return known if len(known) == len(sizes) else []
+    shapes = [_shape(cfg, cfg.teacher(name).model) for name in names]
+    known = [shape for shape in shapes if shape is not None]
+    return known if len(known) == len(shapes) else []
 
 
-def _sizes(cfg: RunConfig, model: ModelSource) -> ModelShape | None:
+def _shape(cfg: RunConfig, model: ModelSource) -> ModelShape | None:
+    """A model's sizes, with the student's tokenizer; None where only the hub knows them."""
     tokenizer = cfg.student.tokenizer
     trained = tokenizer.train if tokenizer is not None else None
     return shape_of(model, trained.vocab_size if trained else None)
