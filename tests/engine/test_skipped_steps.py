@@ -16,7 +16,7 @@ from distill_ray.engine.loop import distill, train_step
 from distill_ray.engine.skipped_steps import TooManySkippedStepsError
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.storage import Storage
-from distill_ray.stages.training.quarantine import keeper
+from distill_ray.stages.training.quarantine import quarantine_writer
 
 BAD = 2
 """The step that goes wrong, counted from 0."""
@@ -74,7 +74,7 @@ def test_the_micro_batch_at_fault_is_set_aside_with_all_that_it_takes_to_run_it(
 ):
     session = builder.session(steps=6, student=bad_ref, micro_batch_size=4)
     Trouble((BAD,)).plant(session)
-    session.skipped.quarantine = keeper(Storage(str(tmp_path)))
+    session.skipped.quarantine = quarantine_writer(Storage(str(tmp_path)))
     list(distill(session))
     (file,) = (tmp_path / "quarantine").iterdir()
     kept = json.loads(file.read_text())

@@ -22,7 +22,7 @@ from distill_ray.engine.session import Session
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.storage import Storage
 from distill_ray.stages.results.training_job import TrainingJob
-from distill_ray.stages.training.checkpoints import NUM_TO_KEEP, prepare, resume
+from distill_ray.stages.training.checkpoints import NUM_TO_KEEP, prune, resume
 
 LENGTH = 16
 
@@ -117,7 +117,7 @@ def test_each_job_s_newest_checkpoints_stay_and_its_older_ones_are_deleted(
     for name, step in (("checkpoint_e", 1), ("checkpoint_f", 5), ("checkpoint_g", 3)):
         write(name, {"job": "adapt/two", "step": step})
     write("checkpoint_torn", {"step": 11})
-    prepare(Storage(str(tmp_path)))
+    prune(Storage(str(tmp_path)))
     assert NUM_TO_KEEP == 2
     remaining = {path.name for path in tmp_path.iterdir() if (path / checkpoint.STATE).is_file()}
     assert remaining == {"checkpoint_c", "checkpoint_b", "checkpoint_f", "checkpoint_g"}

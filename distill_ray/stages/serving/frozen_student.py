@@ -16,34 +16,35 @@ from distill_ray.stages.results.training_job import TrainingJob
 from distill_ray.stages.serving.targets import with_targets
 
 
-def is_weighted(order: TrainingJob) -> bool:
-    """Whether an order's samples are weighted by a frozen student."""
-    return order.spec.objective is not None and order.spec.objective.weighting is not None
+def is_weighted(training_job: TrainingJob) -> bool:
+    """Whether a job's samples are weighted by a frozen student."""
+    objective = training_job.spec.objective
+    return objective is not None and objective.weighting is not None
 
 
-def with_frozen_student(run: Run, order: TrainingJob, control: TrainingJob) -> TrainingJob:
-    """The order with the losses of its frozen student on disk, made now or found made.
+def with_frozen_student(run: Run, training_job: TrainingJob, control: TrainingJob) -> TrainingJob:
+    """Compute the losses of a job's frozen student, unless they are on disk, and name them in it.
 
     Args:
         run: of both.
-        order: a distillation whose samples are weighted; one that is done comes back as it is.
+        training_job: a distillation whose samples are weighted; one that is done stays as it is.
         control: the training without a teacher, done.
 
     Raises:
         InputError: the disk is full, or the control can't be used.
     """
-    if order.artifact.is_complete():
-        return order
+    if training_job.artifact.is_complete():
+        return training_job
     checkpoints = {FROZEN_STUDENT: [control.selected_ref()]}
     # A token's own -log p is kept with its targets, so the least of those will do.
     request = replace(
-        order,
+        training_job,
         spec=replace(
-            order.spec,
+            training_job.spec,
             teaching=TeachingSpec(checkpoints, FROZEN_STUDENT),
             objective=ObjectiveConfig(),
         ),
         serving=CachedServing(targets=TopKTargets(k=1), num_actors=run.cfg.cluster.num_workers),
     )
     filled = with_targets(run, request, {FROZEN_STUDENT: control.artifact.fingerprint})
-    return replace(order, frozen_student=filled.targets[FROZEN_STUDENT, 0])
+    return replace(training_job, frozen_student=filled.targets[FROZEN_STUDENT, 0])

@@ -15,35 +15,35 @@ Losses = Mapping[str, Mapping[str, float]]
 """Corpus or task → teacher → nats."""
 
 
-def members_of(several: EnsembleConfig, ranking: Ranking) -> list[str]:
-    """Those that teach together, best first at the middle of training.
+def members_of(ensemble: EnsembleConfig, ranking: Ranking) -> list[str]:
+    """Name the teachers that teach together, best first at the middle of training.
 
-    Whom the config names teaches, marked or not; one that isn't ranked can't.
+    A teacher that the config names teaches, eligible or not; one that isn't ranked can't.
 
     Raises:
         InputError: none of them is left.
     """
-    if several.teachers is None:
+    if ensemble.teachers is None:
         return ranking.eligible
     ranked = [entry.teacher for entry in ranking.leaderboard["middle"]]
-    members = [name for name in ranked if name in several.teachers]
+    members = [name for name in ranked if name in ensemble.teachers]
     if not members:
-        why = "; ".join(f"{n}: {ranking.failed[n]}" for n in several.teachers)
+        why = "; ".join(f"{n}: {ranking.failed[n]}" for n in ensemble.teachers)
         problem = Problem("distill.ensemble.teachers", f"none of them is ranked: {why}.")
         raise InputError("nobody is left to teach:", [problem])
     return members
 
 
 def ensemble_of(cfg: RunConfig, ranking: Ranking) -> EnsembleSpec | None:
-    """How several teach together; none where one does."""
-    several = cfg.distill.ensemble
-    if several is None:
+    """How several teach together; None where one teaches at a time."""
+    ensemble = cfg.distill.ensemble
+    if ensemble is None:
         return None
-    if several.strategy != "by_domain":
-        return EnsembleSpec(several.strategy, several.options)
-    members = members_of(several, ranking)
-    assignment = assigned(cfg, several.assignment, ranking.evidence, members)
-    return EnsembleSpec(several.strategy, {"assignment": assignment})
+    if ensemble.strategy != "by_domain":
+        return EnsembleSpec(ensemble.strategy, ensemble.options)
+    members = members_of(ensemble, ranking)
+    assignment = assigned(cfg, ensemble.assignment, ranking.evidence, members)
+    return EnsembleSpec(ensemble.strategy, {"assignment": assignment})
 
 
 def assigned(

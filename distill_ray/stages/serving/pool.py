@@ -45,7 +45,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Pool:
-    """The actors that serve one order, as its workers see them."""
+    """The actors that serve one job, as its workers see them."""
 
     actors: tuple[Any, ...]
     mailbox: Any
@@ -60,11 +60,11 @@ class Pool:
         return Call(actor, remote_method.remote(*what))
 
     def cancel(self, call: Call) -> None:
-        """What waits in an actor's queue is not done; what it does, it ends."""
+        """Take a call out of its actor's queue; one that the actor is busy with goes on."""
         ray.cancel(call.ref)
 
     def wait(self, call: Call) -> Any:
-        """What a call gave.
+        """Wait for what a call returns.
 
         Raises:
             PoolError: its actor is out of reach, or died in every attempt.
@@ -88,12 +88,12 @@ class Pool:
         return [self.wait(call) for call in calls]
 
     def end(self) -> None:
-        """Give back what the actors take; those that have ended already stay so."""
+        """End the actors, whose resources become free."""
         for actor in self.actors:
             ray.kill(actor)
 
     def say(self, text: str) -> None:
-        """Tell whoever watches the run."""
+        """Add a note to the run's progress."""
         self.mailbox.push.remote(Event("note", self.stage, text))
 
     def _require_reachable(self, actor: int) -> None:
@@ -109,27 +109,28 @@ class Pool:
 
 @contextmanager
 def teacher_pools(
-    run: Run, orders: Sequence[TrainingJob], mailbox: Any
+    run: Run, training_jobs: Sequence[TrainingJob], mailbox: Any
 ) -> Iterator[Mapping[str, Pool]]:
-    """Artifact path → its pool, for the orders that need one; the actors end with the block.
+    """Start a pool for each job that needs one, by artifact path; the actors end with the block.
 
     Raises:
         InputError: workers and actors together don't fit.
     """
-    pending = [
-        order for order in orders if order.spec.teaching and not order.artifact.is_complete()
-    ]
     needs_pool = {
-        o.artifact.path: (o, o.serving) for o in pending if isinstance(o.serving, PoolServing)
+        job.artifact.path: (job, job.serving)
+        for job in training_jobs
+        if isinstance(job.serving, PoolServing)
+        and job.spec.teaching
+        and not job.artifact.is_complete()
     }
     servings = [serving for _, serving in needs_pool.values()]
     check_capacity(run.cfg.cluster, servings, run.progress)
     timeout_s = run.cfg.cluster.worker_timeout_s
     pools: dict[str, Pool] = {}
     try:
-        for path, (order, serving) in needs_pool.items():
-            actors = start_actors(order.spec, serving, teacher_nodes(run.cfg.cluster))
-            pools[path] = Pool(actors, mailbox, order.stage, timeout_s)
+        for path, (job, serving) in needs_pool.items():
+            actors = start_actors(job.spec, serving, teacher_nodes(run.cfg.cluster))
+            pools[path] = Pool(actors, mailbox, job.stage, timeout_s)
         yield pools
     finally:
         for pool in pools.values():
@@ -137,10 +138,10 @@ def teacher_pools(
 
 
 def start_actors(
-    job: TrainingSpec, serving: PoolServing, nodes: Mapping[str, str] | None = None
+    training_spec: TrainingSpec, serving: PoolServing, nodes: Mapping[str, str] | None = None
 ) -> tuple[Any, ...]:
-    """The actors of a pool, on nodes with such labels; they start in the background."""
-    kind = ray.remote(
+    """Start a pool's actors in the background, on nodes with such labels."""
+    actor_class = ray.remote(
         num_cpus=serving.cpus_per_actor,
         num_gpus=serving.gpus_per_actor,
         max_restarts=-1,
@@ -148,4 +149,4 @@ def start_actors(
         concurrency_groups={THREAD: 1},
         label_selector=dict(nodes) if nodes else None,
     )(TeacherActor)
-    return tuple(kind.remote(job, serving) for _ in range(serving.num_actors))
+    return tuple(actor_class.remote(training_spec, serving) for _ in range(serving.num_actors))

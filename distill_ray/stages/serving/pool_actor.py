@@ -17,31 +17,32 @@ from distill_ray.stages.results.local_files import local_ref
 
 
 class LazyTeacherBank:
-    """The teachers of a job; the files of each are brought here when it is asked for."""
+    """A training's teachers; a checkpoint's files come to this machine when it is asked for."""
 
-    def __init__(self, job: TrainingSpec, device: torch.device) -> None:
-        assert job.teaching is not None
-        self._checkpoints = {name: list(rungs) for name, rungs in job.teaching.checkpoints.items()}
-        teaching = replace(job.teaching, checkpoints=self._checkpoints)
-        self._bank = teacher_bank(replace(job, teaching=teaching), device)
+    def __init__(self, training_spec: TrainingSpec, device: torch.device) -> None:
+        teaching = training_spec.teaching
+        assert teaching is not None
+        self._checkpoints = {name: list(refs) for name, refs in teaching.checkpoints.items()}
+        teaching = replace(teaching, checkpoints=self._checkpoints)
+        self._bank = teacher_bank(replace(training_spec, teaching=teaching), device)
 
     def bank(self, teacher: str, checkpoint_index: int) -> TeacherBank:
         """The bank, which can load this checkpoint now."""
-        rungs = self._checkpoints[teacher]
-        rungs[checkpoint_index] = local_ref(rungs[checkpoint_index])
+        refs = self._checkpoints[teacher]
+        refs[checkpoint_index] = local_ref(refs[checkpoint_index])
         return self._bank
 
 
 class TeacherActor:
-    """A process that answers for the teachers of a job.
+    """A process that answers for the teachers of a training.
 
     It keeps nothing that a call needs: a new process in its place gives the same answers.
     """
 
-    def __init__(self, job: TrainingSpec, serving: PoolServing) -> None:
+    def __init__(self, training_spec: TrainingSpec, serving: PoolServing) -> None:
         torch.set_num_threads(max(1, int(serving.cpus_per_actor)))
         self._device = torch.device("cuda" if serving.gpus_per_actor else "cpu")
-        self._teachers = LazyTeacherBank(job, self._device)
+        self._teachers = LazyTeacherBank(training_spec, self._device)
         self._targets = serving.targets
         self._is_new = bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
@@ -71,5 +72,5 @@ class TeacherActor:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that decide what a teacher says."""
+    """Versions of the packages that decide what a teacher says."""
     return {"torch": torch.__version__, "transformers": transformers.__version__}

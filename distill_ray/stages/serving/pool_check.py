@@ -1,4 +1,4 @@
-"""What is looked at before a pool's first answer is used."""
+"""Checks before a pool's first answer is used: its packages, and its log-probabilities."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def say_versions(pool: Pool) -> None:
 
 def difference(
     pool: Pool,
-    job: TrainingSpec,
+    training_spec: TrainingSpec,
     request: Request,
     read: Callable[[Answer], OneTeacher],
     device: torch.device,
@@ -37,7 +37,7 @@ def difference(
 
     Args:
         pool: the actors.
-        job: what is trained.
+        training_spec: what is trained.
         request: on which predictions to compare.
         read: makes a reference of an answer.
         device: this process's.
@@ -46,31 +46,28 @@ def difference(
         What differs by more than rounding; None where nothing does.
     """
     calls = [pool.call(i, "targets", request) for i in range(len(pool.actors))]
-    local = _own_head(job, request, device)
-    gold = torch.tensor(request.labels, dtype=torch.int64, device=device)
+    local = _own_head(training_spec, request, device)
+    labels = torch.tensor(request.labels, dtype=torch.int64, device=device)
     for call in calls:
         remote = read(pool.wait(call))
-        gap = largest_gap(local, remote, gold, temperature=request.temperature)
-        allowed = tolerance(job.training.precision, remote)
+        gap = largest_gap(local, remote, labels, temperature=request.temperature)
+        allowed = tolerance(training_spec.training.precision, remote)
         if gap > allowed:
-            return _differs(request, call.actor, pool, gap, allowed)
+            node = pool.describe()[call.actor]
+            about = f"{node['device']}, torch {node['torch']}, transformers {node['transformers']}"
+            return (
+                f"teacher {request.teacher!r}, checkpoint {request.checkpoint_index + 1}: actor "
+                f"{call.actor} of the teacher pool ({about}) gives other log-probabilities than "
+                f"the same teacher in a worker, up to {gap:.2g} nats apart; rounding explains "
+                f"{allowed:.2g}. Its files may have changed, or the machines' packages differ. "
+                "Make them alike, or set distill.serving.num_parity_rows to 0 to train on what "
+                "the pool gives."
+            )
     return None
 
 
-def _own_head(job: TrainingSpec, request: Request, device: torch.device) -> Head:
-    """The exact answer, computed here; the teacher is let go on return."""
-    training = job.training.model_copy(update={"torch_compile": False})
-    teachers = LazyTeacherBank(replace(job, training=training), device)
+def _own_head(training_spec: TrainingSpec, request: Request, device: torch.device) -> Head:
+    """The exact answer, computed here; the teacher leaves the memory on return."""
+    training = training_spec.training.model_copy(update={"torch_compile": False})
+    teachers = LazyTeacherBank(replace(training_spec, training=training), device)
     return head_for(teachers.bank(request.teacher, request.checkpoint_index), request, device)
-
-
-def _differs(request: Request, actor: int, pool: Pool, gap: float, allowed: float) -> str:
-    node = pool.describe()[actor]
-    about = f"{node['device']}, torch {node['torch']}, transformers {node['transformers']}"
-    return (
-        f"teacher {request.teacher!r}, checkpoint {request.checkpoint_index + 1}: actor {actor} of "
-        f"the teacher pool ({about}) gives other log-probabilities than the same teacher in a "
-        f"worker, up to {gap:.2g} nats apart; rounding explains {allowed:.2g}. Its files may have "
-        "changed, or the machines' packages differ. Make them alike, or set "
-        "distill.serving.num_parity_rows to 0 to train on what the pool gives."
-    )

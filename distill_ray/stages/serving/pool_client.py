@@ -39,11 +39,13 @@ class PoolTeacherSource:
     """
 
     def __init__(
-        self, serving: PoolServing, job: TrainingSpec, pool: Pool, device: torch.device
+        self, serving: PoolServing, training_spec: TrainingSpec, pool: Pool, device: torch.device
     ) -> None:
         self.lookahead = serving.lookahead
-        self._serving, self._job, self._pool, self._device = serving, job, pool, device
-        self._temperature = job.objective.temperature if job.objective else 1.0
+        self._serving, self._pool, self._device = serving, pool, device
+        self._training_spec = training_spec
+        objective = training_spec.objective
+        self._temperature = objective.temperature if objective else 1.0
         self._checkpoint: tuple[str, int] | None = None
         self._expected: tuple[str, int] | None = None
         self._coming: deque[_PendingBatch] = deque()
@@ -132,7 +134,7 @@ class PoolTeacherSource:
         return pending.call
 
     def _reference(self, answer: Answer) -> OneTeacher:
-        known = self._job.data.vocabulary
+        known = self._training_spec.data.vocabulary
         if known not in (None, answer.vocabulary):
             what = f"the teacher's head has {answer.vocabulary} outcomes, the tokenizer {known}"
             raise PoolError(what)
@@ -156,4 +158,4 @@ class PoolTeacherSource:
             return None
         part, supervised = sample_of(batch, self._serving.num_parity_rows)
         request = self._request(part, supervised, self._temperature)
-        return difference(self._pool, self._job, request, self._reference, self._device)
+        return difference(self._pool, self._training_spec, request, self._reference, self._device)

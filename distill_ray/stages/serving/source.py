@@ -16,39 +16,37 @@ from distill_ray.stages.results.training_job import TrainingJob
 
 
 def source_of(
-    order: TrainingJob, job: TrainingSpec, device: torch.device, pools: Mapping[str, Any]
+    training_job: TrainingJob,
+    local_spec: TrainingSpec,
+    device: torch.device,
+    pools: Mapping[str, Any],
 ) -> TeacherSource | None:
     """The teacher's side of a job on a worker; None for one that is loaded whole in the worker.
 
     Args:
-        order: what is trained.
-        job: the same with everything it reads on this machine.
+        training_job: what is trained.
+        local_spec: its spec, with everything that it reads on this machine.
         device: the worker's.
         pools: artifact path → the actors that were started for its teacher.
     """
-    if job.teaching is None:
+    if local_spec.teaching is None:
         return None
-    if isinstance(order.serving, PoolServing):
+    if isinstance(training_job.serving, PoolServing):
         from distill_ray.stages.serving.pool_client import PoolTeacherSource
 
-        return PoolTeacherSource(order.serving, job, pools[order.artifact.path], device)
-    if isinstance(order.serving, CachedServing):
-        pass
-
-        return cached_source(order, device)
-    if order.serving.shard:
-        return colocated(job, device, shard=True)
+        return PoolTeacherSource(
+            training_job.serving, local_spec, pools[training_job.artifact.path], device
+        )
+    if isinstance(training_job.serving, CachedServing):
+        targets = {at: artifact.local() for at, artifact in training_job.targets.items()}
+        return Cached(targets, device)
+    if training_job.serving.shard:
+        return colocated(local_spec, device, shard=True)
     return None
 
 
-def frozen_student_of(order: TrainingJob, device: torch.device) -> Cached | None:
-    """Reads the losses of an order's frozen student on a worker; None where it has none."""
-    if order.frozen_student is None:
+def frozen_student_of(training_job: TrainingJob, device: torch.device) -> Cached | None:
+    """Read the losses of a job's frozen student on a worker; None where it has none."""
+    if training_job.frozen_student is None:
         return None
-    return Cached({(FROZEN_STUDENT, 0): order.frozen_student.local()}, device)
-
-
-def cached_source(order: TrainingJob, device: torch.device) -> Cached:
-    """Reads an order's targets on a worker."""
-    folders = {checkpoint: artifact.local() for checkpoint, artifact in order.targets.items()}
-    return Cached(folders, device)
+    return Cached({(FROZEN_STUDENT, 0): training_job.frozen_student.local()}, device)

@@ -85,7 +85,7 @@ class TargetDataset:
         self.digests[result["file"]] = result["sha256"]
 
     def summary(self, kind: str) -> dict[str, int | float]:
-        """What is worth knowing at a glance."""
+        """Count what the manifest tells of the files."""
         tokens = max(1, self.counts.tokens)
         known: dict[str, int | float] = {
             "rows": self.counts.rows,
@@ -98,8 +98,8 @@ class TargetDataset:
         captured = {"captured_mass": round(self.counts.captured / tokens, 5)}
         return known | (captured if kind == "top_k" else {})
 
-    def told(self, kind: str) -> str:
-        """The summary for people."""
+    def describe(self, kind: str) -> str:
+        """Say the summary in one line."""
         summary = self.summary(kind)
         text = f"targets of {self.name}: {summary['tokens']:,} tokens, "
         text += f"{summary['bytes_per_token']:.0f} bytes a token, "
@@ -108,39 +108,41 @@ class TargetDataset:
         return f"{text}{summary['ids_per_token']:.1f} ids a token"
 
 
-def spec_of(order: TrainingJob, split: str) -> TargetSpec:
+def spec_of(training_job: TrainingJob, split: str) -> TargetSpec:
     """What is kept of the teacher on rows of a split."""
-    assert isinstance(order.serving, CachedServing) and order.spec.objective is not None
-    targets = order.serving.targets
-    temperature = order.spec.objective.temperature if split == "train" else MEASURED_AT
+    assert (
+        isinstance(training_job.serving, CachedServing) and training_job.spec.objective is not None
+    )
+    targets = training_job.serving.targets
+    temperature = training_job.spec.objective.temperature if split == "train" else MEASURED_AT
     k = targets.k if isinstance(targets, TopKTargets) else targets.num_samples
     return TargetSpec(targets.kind, k, temperature)
 
 
 def artifact_of(
-    run: Run, order: TrainingJob, fingerprint: str, checkpoint: Checkpoint, rows: Rows
+    run: Run, training_job: TrainingJob, fingerprint: str, checkpoint: Checkpoint, rows: Rows
 ) -> Artifact:
-    """Where a checkpoint's targets go: another place for whatever changes them.
+    """Name the artifact of a checkpoint's targets: another one for whatever changes them.
 
     Args:
-        run: of the order.
-        order: what is trained.
+        run: the job's.
+        training_job: what is trained.
         fingerprint: identity of the teacher's weights.
         checkpoint: which of them.
         rows: that it is asked about.
     """
-    assert isinstance(order.serving, CachedServing)
+    assert isinstance(training_job.serving, CachedServing)
     name, checkpoint_index = checkpoint
-    is_drawn = order.serving.targets.kind == "samples"
+    is_drawn = training_job.serving.targets.kind == "samples"
     identity = {
         "version": VERSION,
         "teacher": fingerprint,
         "checkpoint_index": checkpoint_index,
-        "shard": order.shards.fingerprint,
-        "targets": {split: spec_of(order, split) for split in rows},
-        "precision": order.spec.training.precision,
-        "seed": order.spec.data.seed if is_drawn else None,
-        "rows_per_file": order.serving.rows_per_file,
+        "shard": training_job.shards.fingerprint,
+        "targets": {split: spec_of(training_job, split) for split in rows},
+        "precision": training_job.spec.training.precision,
+        "seed": training_job.spec.data.seed if is_drawn else None,
+        "rows_per_file": training_job.serving.rows_per_file,
         "rows": {
             split: {n: sha256(numbers.tobytes()).hexdigest() for n, numbers in streams.items()}
             for split, streams in rows.items()
@@ -149,16 +151,16 @@ def artifact_of(
     return run.artifact("targets", f"{name}-{checkpoint_index}", identity)
 
 
-def items_of(order: TrainingJob, shelf: TargetDataset) -> Iterator[TargetItem]:
-    """The files that a shelf needs: up to so many rows of one stream and split each."""
-    assert isinstance(order.serving, CachedServing)
-    size = order.serving.rows_per_file
-    teacher, checkpoint_index = shelf.checkpoint
-    for split, streams in shelf.rows.items():
+def items_of(training_job: TrainingJob, dataset: TargetDataset) -> Iterator[TargetItem]:
+    """Divide a dataset into files: up to so many rows of one stream and split each."""
+    assert isinstance(training_job.serving, CachedServing)
+    size = training_job.serving.rows_per_file
+    teacher, checkpoint_index = dataset.checkpoint
+    for split, streams in dataset.rows.items():
         for stream, numbers in streams.items():
             for i, start in enumerate(range(0, len(numbers), size)):
                 yield {
-                    "folder": shelf.artifact.uri,
+                    "folder": dataset.artifact.uri,
                     "file": f"{split}/{stream}/{i:05d}.parquet",
                     "teacher": teacher,
                     "checkpoint_index": checkpoint_index,
@@ -168,11 +170,14 @@ def items_of(order: TrainingJob, shelf: TargetDataset) -> Iterator[TargetItem]:
                 }
 
 
-def bytes_left(order: TrainingJob, shelves: Sequence[TargetDataset]) -> int:
-    """What the files that are missing take: as much each as the others, or at most."""
-    num_written = sum(len(shelf.digests) for shelf in shelves)
-    missing = sum(shelf.files for shelf in shelves) - num_written
+def bytes_left(training_job: TrainingJob, datasets: Sequence[TargetDataset]) -> int:
+    """Estimate what the missing files take: as much each as the others, or the most possible."""
+    num_written = sum(len(dataset.digests) for dataset in datasets)
+    missing = sum(dataset.files for dataset in datasets) - num_written
     if num_written:
-        return missing * sum(shelf.size_bytes for shelf in shelves) // num_written
-    rows = missing * order.serving.rows_per_file if isinstance(order.serving, CachedServing) else 0
-    return targets_bytes(rows * order.spec.data.sequence_length, spec_of(order, "train").k)
+        return missing * sum(dataset.size_bytes for dataset in datasets) // num_written
+    assert isinstance(training_job.serving, CachedServing)
+    rows = missing * training_job.serving.rows_per_file
+    return targets_bytes(
+        rows * training_job.spec.data.sequence_length, spec_of(training_job, "train").k
+    )

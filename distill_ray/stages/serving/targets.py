@@ -13,7 +13,6 @@ from dataclasses import replace
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.serving import CachedServing
 from distill_ray.engine.row_plan import rows_needed
-from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import PART, Storage, is_full
@@ -31,92 +30,81 @@ from distill_ray.stages.serving.targets_worker import FULL
 FULL_FIX = "Free some space, or set storage to another place. Rerun the same command to resume."
 
 
-def with_targets(run: Run, order: TrainingJob, fingerprints: Mapping[str, str]) -> TrainingJob:
-    """The order with its teacher's targets on disk, made now or found made.
+def with_targets(
+    run: Run, training_job: TrainingJob, fingerprints: Mapping[str, str]
+) -> TrainingJob:
+    """Compute the targets of a job's teacher, unless they are on disk, and name them in the job.
 
     Args:
-        run: of the order.
-        order: any; one that isn't served from a cache, or is done, comes back as it is.
+        run: the job's.
+        training_job: any; one that isn't served from a cache, or is done, stays as it is.
         fingerprints: teacher → identity of its weights.
 
     Raises:
         InputError: the disk is full, or the teacher can't be used.
     """
-    is_cached = isinstance(order.serving, CachedServing) and order.spec.teaching is not None
-    if not is_cached or order.artifact.is_complete():
-        return order
-    job = replace(order.spec, data=local_data(order.spec.data, order.shards))
-    shelves = []
-    for key, rows in rows_needed(job).items():
-        shelves.append(
-            TargetDataset(key, artifact_of(run, order, fingerprints[key[0]], key, rows), rows)
-        )
-    pending = [shelf for shelf in shelves if not shelf.artifact.is_complete()]
-    if pending:
-        _fill(run, order, pending)
-    return replace(order, targets={s.checkpoint: s.artifact for s in shelves})
+    is_cached = isinstance(training_job.serving, CachedServing)
+    if not (is_cached and training_job.spec.teaching) or training_job.artifact.is_complete():
+        return training_job
+    data = local_data(training_job.spec.data, training_job.shards)
+    datasets = []
+    for key, rows in rows_needed(replace(training_job.spec, data=data)).items():
+        artifact = artifact_of(run, training_job, fingerprints[key[0]], key, rows)
+        datasets.append(TargetDataset(key, artifact, rows))
+    incomplete = [dataset for dataset in datasets if not dataset.artifact.is_complete()]
+    if incomplete:
+        _compute(run, training_job, incomplete)
+    return replace(training_job, targets={each.checkpoint: each.artifact for each in datasets})
 
 
-def _fill(run: Run, order: TrainingJob, shelves: Sequence[TargetDataset]) -> None:
-    """Compute the files that are missing, and commit each shelf when it has all of its own."""
+def _compute(run: Run, training_job: TrainingJob, datasets: Sequence[TargetDataset]) -> None:
+    """Compute the files that are missing, and commit each dataset when it has all of its own."""
     from distill_ray.stages.serving.targets_worker import over_items
 
     run.ray()
-    items = [item for shelf in shelves for item in items_of(order, shelf)]
-    by_folder = {shelf.artifact.uri: shelf for shelf in shelves}
+    items = [item for dataset in datasets for item in items_of(training_job, dataset)]
+    by_folder = {dataset.artifact.uri: dataset for dataset in datasets}
     for item in items:
         by_folder[item["folder"]].files += 1
-    for shelf in shelves:
-        _clear(shelf.artifact)
-    kind, started = spec_of(order, "train").kind, time.monotonic()
-    what = ", ".join(f"targets of {shelf.name}" for shelf in shelves)
-    run.note(order.stage, f"computing {what}", completed=0, total=len(items))
-    for number, result in enumerate(over_items(run, order, items), start=1):
+    for folder in map(Storage, by_folder):
+        for path in folder.files():
+            if path.endswith(PART):  # A killed process has left it.
+                folder.delete(path)
+    stage, kind = training_job.stage, spec_of(training_job, "train").kind
+    started, total = time.monotonic(), len(items)
+    names = ", ".join(f"targets of {dataset.name}" for dataset in datasets)
+    run.note(stage, f"computing {names}", completed=0, total=total)
+    for number, result in enumerate(over_items(run, training_job, items), start=1):
         run.raise_if_interrupted()
-        shelf = by_folder[result["folder"]]
+        dataset = by_folder[result["folder"]]
         if result["problem"] == FULL:
-            raise _full(order, shelf, shelves)
+            raise _full(training_job, dataset, datasets)
         if result["problem"]:
-            raise _unusable(shelf, result["problem"])
-        shelf.add(result)
-        run.note(order.stage, shelf.told(kind), completed=number, total=len(items))
-        if len(shelf.digests) == shelf.files:
-            _commit(order, shelf, shelves, time.monotonic() - started)
-            run.progress.emit(Event("note", order.stage, shelf.told(kind)))
+            what = f"{dataset.name}: {result['problem']}."
+            problem = Problem("distill", what, "Look at that teacher, or leave it out.")
+            raise InputError("the teacher's targets can't be computed:", [problem])
+        dataset.add(result)
+        run.note(stage, dataset.describe(kind), completed=number, total=total)
+        if len(dataset.digests) == dataset.files:
+            wall_s = time.monotonic() - started
+            try:
+                dataset.artifact.commit(dataset.summary(kind), wall_s, dataset.digests)
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                raise _full(training_job, dataset, datasets) from error
+            run.progress.emit(Event("note", stage, dataset.describe(kind)))
 
 
-def _clear(artifact: Artifact) -> None:
-    """Remove what a killed process has left of a file."""
-    folder = Storage(artifact.uri)
-    for path in folder.files():
-        if path.endswith(PART):
-            folder.delete(path)
-
-
-def _commit(
-    order: TrainingJob, shelf: TargetDataset, shelves: Sequence[TargetDataset], wall_s: float
-) -> None:
-    summary = shelf.summary(spec_of(order, "train").kind)
-    try:
-        shelf.artifact.commit(summary, wall_s, shelf.digests)
-    except OSError as error:
-        if not is_full(error):
-            raise
-        raise _full(order, shelf, shelves) from error
-
-
-def _full(order: TrainingJob, shelf: TargetDataset, shelves: Sequence[TargetDataset]) -> InputError:
-    free = Storage(shelf.artifact.uri).free_bytes()
+def _full(
+    training_job: TrainingJob, dataset: TargetDataset, datasets: Sequence[TargetDataset]
+) -> InputError:
+    free = Storage(dataset.artifact.uri).free_bytes()
     has = "has no room left" if free is None else f"has {_mib(free)} left"
-    files = f"{sum(len(s.digests) for s in shelves)} of {sum(s.files for s in shelves)} files"
-    need = f"the teacher's targets need about {_mib(bytes_left(order, shelves))} more"
-    what = f"{shelf.artifact.uri} {has}, {need} ({files} are there)."
+    files = f"{sum(len(s.digests) for s in datasets)} of {sum(s.files for s in datasets)} files"
+    need = f"the teacher's targets need about {_mib(bytes_left(training_job, datasets))} more"
+    what = f"{dataset.artifact.uri} {has}, {need} ({files} are there)."
     return InputError("disk full:", [Problem("storage", what, FULL_FIX)])
-
-
-def _unusable(shelf: TargetDataset, why: str) -> InputError:
-    problem = Problem("distill", f"{shelf.name}: {why}.", "Look at that teacher, or leave it out.")
-    return InputError("the teacher's targets can't be computed:", [problem])
 
 
 def _mib(count: int) -> str:

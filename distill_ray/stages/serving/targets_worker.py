@@ -47,10 +47,14 @@ log = logging.getLogger(__name__)
 
 MAX_BLOCKS = 1000
 """Parts that Ray Data is given; more would cost it more than they even out."""
+FULL = "full"
+"""What a worker says of a file that the storage had no room for."""
 
 
-def over_items(run: Run, order: TrainingJob, items: Sequence[TargetItem]) -> Iterator[TargetResult]:
-    """Make the file of each item, or find it made; yields what each holds as it is done.
+def over_items(
+    run: Run, training_job: TrainingJob, items: Sequence[TargetItem]
+) -> Iterator[TargetResult]:
+    """Make the file of each item, or find it made, and yield what each holds as it is done.
 
     Raises:
         InputError: the cluster can't hold the actors.
@@ -61,7 +65,7 @@ def over_items(run: Run, order: TrainingJob, items: Sequence[TargetItem]) -> Ite
     pending, failures = {(item["folder"], item["file"]): item for item in items}, 0
     while pending:
         try:
-            for result in _pass(run, order, list(pending.values())):
+            for result in _pass(run, training_job, list(pending.values())):
                 del pending[result["folder"], result["file"]]
                 yield result
         except ray.exceptions.RayActorError:
@@ -75,19 +79,20 @@ def over_items(run: Run, order: TrainingJob, items: Sequence[TargetItem]) -> Ite
             gc.collect()
 
 
-def _pass(run: Run, order: TrainingJob, items: list[TargetItem]) -> Iterator[TargetResult]:
-    """Items come checkpoint by checkpoint, so an actor seldom changes its teacher."""
-    assert isinstance(order.serving, CachedServing)
-    cfg, actors = run.cfg.cluster, min(order.serving.num_actors, len(items))
-    _require_room(run, actors)
-    resources = worker_resources(cfg)
+def _pass(run: Run, training_job: TrainingJob, items: list[TargetItem]) -> Iterator[TargetResult]:
+    """Give all items to a new pool of actors, checkpoint by checkpoint: teachers seldom change."""
+    assert isinstance(training_job.serving, CachedServing)
+    cfg, actors = run.cfg.cluster, min(training_job.serving.num_actors, len(items))
+    resources, available = worker_resources(cfg), ray.cluster_resources()
+    problems = actor_problems(cfg, actors, available.get("CPU", 0), available.get("GPU", 0))
+    require_capacity(problems, [resources] * actors, teacher_nodes(cfg), run.progress)
     data = ray.data.from_items(items, override_num_blocks=min(len(items), MAX_BLOCKS))
     with warnings.catch_warnings():
         # How to say it from Ray 2.64 on isn't known yet; ours is pinned.
         warnings.simplefilter("ignore", DeprecationWarning)
         results = data.map(
             Writer,
-            fn_constructor_args=(order, worker_device(cfg)),
+            fn_constructor_args=(training_job, worker_device(cfg)),
             compute=ray.data.ActorPoolStrategy(size=actors),
             num_cpus=resources["CPU"],
             num_gpus=resources.get("GPU"),
@@ -100,12 +105,6 @@ def _pass(run: Run, order: TrainingJob, items: list[TargetItem]) -> Iterator[Tar
     yield from results.iter_rows()
 
 
-def _require_room(run: Run, actors: int) -> None:
-    cfg, available = run.cfg.cluster, ray.cluster_resources()
-    problems = actor_problems(cfg, actors, available.get("CPU", 0), available.get("GPU", 0))
-    require_capacity(problems, [worker_resources(cfg)] * actors, teacher_nodes(cfg), run.progress)
-
-
 class _FullError(Exception):
     """The storage has no room."""
 
@@ -113,26 +112,30 @@ class _FullError(Exception):
 class Writer:
     """Writes files of targets, with the teacher of the last one in memory."""
 
-    def __init__(self, order: TrainingJob, device: str) -> None:
-        self._order, self._job, self._device = order, order.local_spec(), torch.device(device)
-        self._bank = teacher_bank(self._job, self._device)
+    def __init__(self, training_job: TrainingJob, device: str) -> None:
+        self._training_job, self._device = training_job, torch.device(device)
+        self._local_spec = training_job.local_spec()
+        self._bank = teacher_bank(self._local_spec, self._device)
         self._streams: dict[str, dict[str, Stream]] = {}
 
     def __call__(self, item: TargetItem) -> TargetResult:
-        """The item's file: what it holds, or why there is none."""
+        """Write the item's file, and say what it holds, or why there is none."""
         problem = ""
         try:
-            content = self._done(item)
+            content = self._write(item)
         except (_FullError, FloatingPointError) as error:
             content, problem = _describe(b"", TargetCounts()), str(error)
         return {"folder": item["folder"], "file": item["file"], **content, "problem": problem}
 
-    def _done(self, item: TargetItem) -> TargetFile:
+    def _write(self, item: TargetItem) -> TargetFile:
         folder, path = Storage(item["folder"]), item["file"]
-        earlier = _read_complete(folder.read_bytes(path)) if folder.exists(path) else None
-        if earlier is not None:
-            return earlier
-        data, counts = file_of(self._targets(item), spec_of(self._order, item["split"]))
+        if folder.exists(path):
+            data = folder.read_bytes(path)
+            try:
+                return _describe(data, read_footer(pq.ParquetFile(pa.BufferReader(data)))[1])
+            except (OSError, ValueError):  # It is torn; ArrowInvalid is a ValueError.
+                pass
+        data, counts = file_of(self._targets(item), spec_of(self._training_job, item["split"]))
         try:
             folder.write_bytes(path, data)
         except OSError as error:
@@ -141,10 +144,10 @@ class Writer:
 
     def _targets(self, item: TargetItem) -> Iterator[RowTargets]:
         self._bank.use(item["teacher"], int(item["checkpoint_index"]))
-        stream, spec = self._stream(item), spec_of(self._order, item["split"])
+        stream, spec = self._stream(item), spec_of(self._training_job, item["split"])
         generator = torch.Generator(self._device)
-        generator.manual_seed(zlib.crc32(f"{self._job.data.seed} {item['file']}".encode()))
-        size = self._job.training.micro_batch_size
+        generator.manual_seed(zlib.crc32(f"{self._local_spec.data.seed} {item['file']}".encode()))
+        size = self._local_spec.training.micro_batch_size
         # Rows of similar length share a batch.
         numbers = sorted(map(int, item["numbers"]), key=lambda n: stream.rows.lengths[n])
         for start in range(0, len(numbers), size):
@@ -154,17 +157,8 @@ class Writer:
     def _stream(self, item: TargetItem) -> Stream:
         split = item["split"]
         if split not in self._streams:
-            self._streams[split] = load_streams(self._job.data, split)
+            self._streams[split] = load_streams(self._local_spec.data, split)
         return self._streams[split][item["stream"]]
-
-
-def _read_complete(data: bytes) -> TargetFile | None:
-    """What a file that is there holds; None for one that is torn."""
-    try:
-        _, counts = read_footer(pq.ParquetFile(pa.BufferReader(data)))
-    except (OSError, ValueError):  # ArrowInvalid is a ValueError.
-        return None
-    return _describe(data, counts)
 
 
 def _describe(data: bytes, counts: TargetCounts) -> TargetFile:
@@ -176,7 +170,3 @@ def _describe(data: bytes, counts: TargetCounts) -> TargetFile:
         "bytes": len(data),
         "sha256": bytes_sha256(data),
     }
-
-
-FULL = "full"
-"""What a worker says of a file that the storage had no room for."""

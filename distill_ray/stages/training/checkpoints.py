@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import ray.train
 
@@ -48,12 +47,12 @@ class CheckpointPolicy:
     _leaving: bool = False
 
     @classmethod
-    def of(cls, order: TrainingJob, cfg: ClusterConfig) -> CheckpointPolicy:
-        """For an order."""
+    def of(cls, training_job: TrainingJob, cfg: ClusterConfig) -> CheckpointPolicy:
+        """Make the policy of a job on this cluster."""
         watched = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") != "0"
-        return cls(order.save_steps, cfg.save_interval_s, watched)
+        return cls(training_job.save_steps, cfg.save_interval_s, watched)
 
-    def due(self, number: int) -> bool:
+    def should_save(self, number: int) -> bool:
         """Whether to save after this many steps. Every rank asks after every step."""
         late = self.every_s is not None and time.monotonic() - self._saved >= self.every_s
         look = self.watched and time.monotonic() - self._looked >= NOTICE_S
@@ -70,11 +69,11 @@ class CheckpointPolicy:
         return self._leaving and not before
 
 
-def save(session: Session, order: TrainingJob, step: Step) -> None:
+def save(session: Session, training_job: TrainingJob, step: Step) -> None:
     """Write a checkpoint, and have it uploaded while training goes on. Every rank calls it."""
     folder = Path(tempfile.mkdtemp(prefix="distill-ray-"))
     try:
-        checkpoint.save(session, folder, job=order.artifact.path)
+        checkpoint.save(session, folder, job=training_job.artifact.path)
         seal(folder, comm.rank(), comm.world())
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -87,39 +86,34 @@ def save(session: Session, order: TrainingJob, step: Step) -> None:
     )
 
 
-def resume(session: Session, order: TrainingJob, state: Storage) -> list[str]:
-    """Go on from the newest whole checkpoint of an order, if there is one. Every rank calls it.
+def resume(session: Session, training_job: TrainingJob, state: Storage) -> list[str]:
+    """Go on from the newest whole checkpoint of a job, if there is one. Every rank calls it.
 
     Args:
         session: freshly built.
-        order: what is trained.
+        training_job: what is trained.
         state: the folder of its training's checkpoints.
 
     Returns:
         What is worth telling of it, a line each.
     """
     lines: list[str] = []
-    for name in comm.from_rank_zero(_newest_first(state, order.artifact.path)):
-        with _checkpoint(state.sub(name)).as_directory() as folder:
-            problem = _problem(Path(folder), session)
+    own = training_job.artifact.path
+    saved = [(*read, name) for name in _checkpoints(state) if (read := _read(state, name))]
+    newest_first = [name for step, job, name in sorted(saved, reverse=True) if job == own]
+    for name in comm.from_rank_zero(newest_first):
+        place = state.sub(name).place
+        saved_checkpoint = ray.train.Checkpoint(
+            place["storage_path"], place.get("storage_filesystem")
+        )
+        with saved_checkpoint.as_directory() as folder:
+            problem = _unsound_reason(Path(folder))
             if not problem:
-                checkpoint.restore(session, Path(folder), job=order.artifact.path)
+                checkpoint.restore(session, Path(folder), job=own)
                 workers = f"{comm.world()} worker{'s' * (comm.world() > 1)}"
                 return [*lines, f"goes on after step {session.step}, with {workers}"]
         lines.append(f"{name} is passed over: {problem}")
     return lines
-
-
-def _checkpoint(folder: Storage) -> Any:
-    return ray.train.Checkpoint(
-        folder.place["storage_path"], folder.place.get("storage_filesystem")
-    )
-
-
-def _newest_first(state: Storage, job: str) -> list[str]:
-    """Names of a job's checkpoints, the one of the latest step first."""
-    saved = [(*read, name) for name in _checkpoints(state) if (read := _read(state, name))]
-    return [name for step, owner, name in sorted(saved, reverse=True) if owner == job]
 
 
 def _checkpoints(state: Storage) -> Iterator[str]:
@@ -127,7 +121,7 @@ def _checkpoints(state: Storage) -> Iterator[str]:
 
 
 def _read(state: Storage, name: str) -> tuple[int, str] | None:
-    """A checkpoint's step and job; none where it says neither."""
+    """A checkpoint's step and job; None where it says neither."""
     try:
         saved = json.loads(state.read_bytes(f"{name}/{checkpoint.STATE}"))
         return int(saved["step"]), str(saved["job"])
@@ -135,7 +129,7 @@ def _read(state: Storage, name: str) -> tuple[int, str] | None:
         return None
 
 
-def _problem(folder: Path, session: Session) -> str:
+def _unsound_reason(folder: Path) -> str:
     """Why a checkpoint can't be loaded, on any rank; nothing where it can."""
     reason = ""
     if os.environ.get("LOCAL_RANK", "0") == "0":  # Of those that share the files, one reads them.
@@ -146,8 +140,8 @@ def _problem(folder: Path, session: Session) -> str:
     return next((text for text in comm.of_all_ranks(reason) if text), "")
 
 
-def prepare(state: Storage) -> None:
-    """Before a training: nothing but its newest checkpoints, all found by us and not by Ray."""
+def prune(state: Storage) -> None:
+    """Leave each job its newest checkpoints before a training; Ray finds none to go on from."""
     state.delete(SNAPSHOT)
     jobs: dict[str, list[tuple[int, str]]] = {}
     for name in _checkpoints(state):
@@ -159,8 +153,3 @@ def prepare(state: Storage) -> None:
     for names in jobs.values():
         for _, name in sorted(names, reverse=True)[NUM_TO_KEEP:]:
             state.delete(name)
-
-
-def kept() -> Any:
-    """What Ray Train keeps."""
-    return ray.train.CheckpointConfig(num_to_keep=NUM_TO_KEEP)

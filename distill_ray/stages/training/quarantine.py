@@ -17,13 +17,13 @@ REASON = "reason.json"
 FIX = "Lower the learning rate, or look at these rows."
 
 
-def keeper(artifact: Storage) -> Callable[[str, Mapping[str, object]], None]:
-    """Writes a batch that is set aside, under a name, into an artifact's folder."""
+def quarantine_writer(artifact: Storage) -> Callable[[str, Mapping[str, object]], None]:
+    """Make what writes the batch of a skipped step, under a name, into an artifact's folder."""
 
-    def keep(name: str, content: Mapping[str, object]) -> None:
+    def write(name: str, content: Mapping[str, object]) -> None:
         artifact.write_bytes(f"{FOLDER}/{name}.json", json.dumps(content).encode())
 
-    return keep
+    return write
 
 
 def record_stop_reason(

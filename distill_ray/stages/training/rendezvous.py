@@ -27,18 +27,14 @@ def listen_at_address() -> None:
 def store(host_name: str, port: int, *arguments: Any, **options: Any) -> TCPStore:
     """A `TCPStore`; where it is the server, it listens at `host_name` alone."""
     if options.get("is_master") and port:
-        options["master_listen_fd"] = _listening(host_name, port)
+        found = socket.getaddrinfo(host_name, port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = found[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(BACKLOG)
+        options["master_listen_fd"] = listening.detach()  # The store closes it.
     return TCPStore(host_name, port, *arguments, **options)
-
-
-def _listening(host: str, port: int) -> int:
-    """A listening socket, which its user closes."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listening = socket.socket(family, kind, protocol)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind(address)
-    listening.listen(BACKLOG)
-    return listening.detach()
 
 
 class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]

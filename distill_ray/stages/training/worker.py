@@ -34,13 +34,18 @@ from distill_ray.stages.results.training_job import TrainingJob
 from distill_ray.stages.serving.pool import Pool, PoolRefusedError
 from distill_ray.stages.serving.source import frozen_student_of, source_of
 from distill_ray.stages.training.checkpoints import CheckpointPolicy, resume, save
-from distill_ray.stages.training.quarantine import FOLDER, keeper, leave_problem, record_stop_reason
+from distill_ray.stages.training.quarantine import (
+    FOLDER,
+    leave_problem,
+    quarantine_writer,
+    record_stop_reason,
+)
 
 
 class TrainLoopConfig(TypedDict):
     """What every worker of a group is given."""
 
-    orders: list[TrainingJob]
+    training_jobs: list[TrainingJob]
     mailbox: Any
     """The driver's event queue, an actor."""
     pools: Mapping[str, Pool]
@@ -53,16 +58,17 @@ class TrainLoopConfig(TypedDict):
 
 
 def train_worker(payload: TrainLoopConfig) -> None:
-    """One rank. All ranks go through the same orders and report at the same steps."""
-    for order in payload["orders"]:
+    """Train as one rank. All ranks go through the same jobs and report at the same steps."""
+    for training_job in payload["training_jobs"]:
         # Decided once: a slow rank must not see what a fast one has just finished.
-        if not comm.from_rank_zero(order.artifact.is_complete()):
+        if not comm.from_rank_zero(training_job.artifact.is_complete()):
             try:
-                _fill(order, payload)
+                _train(training_job, payload)
             except TooManySkippedStepsError as error:  # On every rank, at the same step.
                 if comm.rank() == 0:
-                    job, place = f"{order.stage} {order.spec.name}", order.artifact.uri
-                    record_stop_reason(payload["stopped"], job, error, f"{place}/{FOLDER}")
+                    name = f"{training_job.stage} {training_job.spec.name}"
+                    place = f"{training_job.artifact.uri}/{FOLDER}"
+                    record_stop_reason(payload["stopped"], name, error, place)
                 return
             except PoolRefusedError as error:  # On every rank too, before the first step.
                 if comm.rank() == 0:
@@ -71,57 +77,54 @@ def train_worker(payload: TrainLoopConfig) -> None:
         comm.barrier()
 
 
-def _fill(order: TrainingJob, payload: TrainLoopConfig) -> None:
-    started, box, pools = time.monotonic(), payload["mailbox"], payload["pools"]
-    job, device = order.local_spec(), ray.train.torch.get_device()
-    source = source_of(order, job, device, pools)
-    session = build_session(job, device, source, frozen_student_of(order, device))
-    session.skipped.quarantine = keeper(order.artifact.storage.sub(order.artifact.path))
-    resumed = resume(session, order, payload["state"])
-    saving = CheckpointPolicy.of(order, payload["cluster"])
+def _train(training_job: TrainingJob, payload: TrainLoopConfig) -> None:
+    """Fill one job's artifact."""
+    started, mailbox, pools = time.monotonic(), payload["mailbox"], payload["pools"]
+    spec, device, stage = training_job.spec, ray.train.torch.get_device(), training_job.stage
+    artifact_folder = training_job.artifact.storage.sub(training_job.artifact.path)
+    local_spec = training_job.local_spec()
+    source = source_of(training_job, local_spec, device, pools)
+    frozen_student = frozen_student_of(training_job, device)
+    session = build_session(local_spec, device, source, frozen_student)
+    session.skipped.quarantine = quarantine_writer(artifact_folder)
+    resumed = resume(session, training_job, payload["state"])
+    policy = CheckpointPolicy.of(training_job, payload["cluster"])
     if comm.rank() == 0:
         for line in resumed:
-            box.push.remote(Event("progress", order.stage, f"{order.spec.name}: {line}"))
+            mailbox.push.remote(Event("progress", stage, f"{spec.name}: {line}"))
     for step in distill(session):
-        if (checkpoint_index := _checkpoint_index(order, step)) is not None:
-            _export(session, order, f"checkpoints/{checkpoint_index}")
-        if step.number < order.spec.steps and saving.due(step.number):
-            save(session, order, step)
+        if step.number in spec.checkpoint_steps:
+            checkpoint_index = spec.checkpoint_steps.index(step.number)
+            with artifact_folder.folder(f"checkpoints/{checkpoint_index}") as folder:
+                checkpoint.export(session, folder)
+        if step.number < spec.steps and policy.should_save(step.number):
+            save(session, training_job, step)
         if comm.rank() == 0:
-            box.push.remote(_event(order, step, session.skipped.total))
+            text = f"{spec.name}: {_summary(step, session.skipped.total)}"
+            event = Event("progress", stage, text, completed=step.number, total=spec.steps)
+            mailbox.push.remote(event)
     comm.barrier()
     if comm.rank() == 0:
-        _finish(session, order, time.monotonic() - started)
-        if order.artifact.path in pools:
-            pools[order.artifact.path].end()  # The orders that follow don't need it.
+        _finish(session, training_job, time.monotonic() - started)
+        if training_job.artifact.path in pools:
+            pools[training_job.artifact.path].end()  # The jobs that follow don't need it.
 
 
-def _checkpoint_index(order: TrainingJob, step: Step) -> int | None:
-    ends = order.spec.checkpoint_steps
-    return ends.index(step.number) if step.number in ends else None
-
-
-def _export(session: Session, order: TrainingJob, path: str) -> None:
-    storage = order.artifact.storage.sub(order.artifact.path)
-    with storage.folder(path) as folder:
-        checkpoint.export(session, folder)
-
-
-def _event(order: TrainingJob, step: Step, num_skipped: int) -> Event:
-    text = f"{order.spec.name}: loss {step.loss:.3f}"
+def _summary(step: Step, num_skipped: int) -> str:
+    """A step's loss, and what else happened at it."""
+    text = f"loss {step.loss:.3f}"
     if num_skipped:
         text += f", {num_skipped} step{'s' * (num_skipped > 1)} left out"
-    if step.switch is not None:
-        switch = step.switch
-        served = f"{switch.to_teacher} checkpoint {switch.to_checkpoint + 1}"
-        text += f", from here {served} ({switch.reason})"
-    return Event("progress", order.stage, text, completed=step.number, total=order.spec.steps)
+    if (switch := step.switch) is not None:
+        to_checkpoint = f"{switch.to_teacher} checkpoint {switch.to_checkpoint + 1}"
+        text += f", from here {to_checkpoint} ({switch.reason})"
+    return text
 
 
-def _finish(session: Session, order: TrainingJob, wall_s: float) -> None:
+def _finish(session: Session, training_job: TrainingJob, wall_s: float) -> None:
     """Rank 0 writes the curve and the manifest: the artifact is whole."""
-    teaching = session.teaching
-    losses = checkpoint_losses(session.history, order.spec.checkpoint_steps)
+    teaching, spec = session.teaching, training_job.spec
+    losses = checkpoint_losses(session.history, spec.checkpoint_steps)
     source, streams = session.source, {}
     if isinstance(source, MixedRows):
         streams = {n: StreamRead(**read) for n, read in source.read(session.step).items()}
@@ -135,14 +138,14 @@ def _finish(session: Session, order: TrainingJob, wall_s: float) -> None:
         best=min(range(len(losses)), key=lambda i: losses[i]),
         streams=streams,
     )
-    building = Building(order.artifact.folder)
+    building = Building(training_job.artifact.folder)
     curve.write(building, CURVE)
     if teaching is not None:
         entries = [SwitchEntry.model_validate(row) for row in teaching.switch_log()]
         SwitchLog(entries=entries).write(building, SWITCHES)
     validation = validation_of(session.history[-1])
-    tokens = session.step * order.spec.training.global_batch_size * order.spec.data.sequence_length
+    tokens = session.step * spec.training.global_batch_size * spec.data.sequence_length
     counts = {"steps": session.step, "tokens": tokens, "validation_loss": task_loss(validation)}
-    if session.step < order.spec.steps:
-        counts["stopped_early_of"] = order.spec.steps
-    order.artifact.commit({**counts, "skipped_steps": session.skipped.total}, wall_s)
+    if session.step < spec.steps:
+        counts["stopped_early_of"] = spec.steps
+    training_job.artifact.commit({**counts, "skipped_steps": session.skipped.total}, wall_s)

@@ -57,7 +57,7 @@ from distill_ray.stages.results.trial import (
     TrialSwitch,
     outcome,
 )
-from distill_ray.stages.training.quarantine import keeper
+from distill_ray.stages.training.quarantine import quarantine_writer
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _fill(trial: Trial, questions: EvalQuestions, device: str) -> TrialOutcome:
     training_spec = replace(trial.training_spec.with_refs(local_ref), data=data)
     with trial.artifact.building() as building:
         session = build_session(training_spec, torch.device(device))
-        session.skipped.quarantine = keeper(building.storage)
+        session.skipped.quarantine = quarantine_writer(building.storage)
         result = _train(session, questions.at_checkpoints, training_spec, building)
         if isinstance(session.source, MixedRows):
             streams = session.source.read(session.step).items()
