@@ -29,7 +29,7 @@ def pipeline(run: Run) -> Iterator[Any]:
     """From corpora and candidate teachers to a student and the reasons for it, stage by stage.
 
     Each stage reads artifacts and leaves one. An artifact that exists is reused, so an interrupted
-    route resumes where it stopped. Yields each stage's result, in the order of `PHASES`.
+    route resumes where it stopped. Yields each stage's result, in the order of `STAGES`.
     """
     yield (shards := shard(run))
     yield (teachers := keep_if_improved(run, shards, adapt(run, shards)))

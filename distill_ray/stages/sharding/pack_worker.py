@@ -36,17 +36,16 @@ def over_buckets(buckets: int, work: Any) -> Counts:
     items = [{"bucket": i} for i in range(buckets)]
     data = ray.data.from_items(items, override_num_blocks=buckets)
     totals: Counts = defaultdict(Counter)
-    for row in data.flat_map(lambda item: _flat(work(item["bucket"]))).iter_rows():
+    rows = data.flat_map(
+        lambda item: [
+            {"table": table, "entry": entry, "count": count}
+            for table, counter in work(item["bucket"]).items()
+            for entry, count in counter.items()
+        ]
+    )
+    for row in rows.iter_rows():
         totals[row["table"]][row["entry"]] += row["count"]
     return totals
-
-
-def _flat(counts: Counts) -> list[dict[str, str | int]]:
-    return [
-        {"table": table, "entry": entry, "count": count}
-        for table, counter in counts.items()
-        for entry, count in counter.items()
-    ]
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,8 @@ class PackBucket:
 
     def _samples(self, rows: Iterable[Row], tokenizer: Any) -> Iterator[tuple[str, str, Sample]]:
         start, end = start_ids(tokenizer), end_id(tokenizer)
-        tasks = [_TokenizedTask.of(plan, tokenizer) for plan in self.tasks]
-        by_stream = {name: t for t in tasks for name in (t.plan.labelled, t.plan.prompts)}
+        tasks = [_TokenizedTask.of(spec, tokenizer) for spec in self.tasks]
+        by_stream = {name: t for t in tasks for name in (t.spec.labelled, t.spec.prompts)}
         for row in rows:
             stream, split = row["stream"], row["split"]
             if stream in self.corpora:
@@ -142,26 +141,26 @@ class PackBucket:
 class _TokenizedTask:
     """A task whose texts can become tokens."""
 
-    plan: TaskSpec
+    spec: TaskSpec
     prompt_format: PromptFormat
     answers: Mapping[str, Answer]
 
     @classmethod
-    def of(cls, plan: TaskSpec, tokenizer: Any) -> _TokenizedTask:
-        prompt_format = make_prompt_format(tokenizer, chat=plan.chat, system=plan.system)
-        answers = {label: prompt_format.answer(text) for label, text in plan.answers.items()}
-        return cls(plan, prompt_format, answers)
+    def of(cls, spec: TaskSpec, tokenizer: Any) -> _TokenizedTask:
+        prompt_format = make_prompt_format(tokenizer, chat=spec.chat, system=spec.system)
+        answers = {label: prompt_format.answer(text) for label, text in spec.answers.items()}
+        return cls(spec, prompt_format, answers)
 
     def sample(self, row: Row) -> tuple[str, Sample]:
-        """A labelled row, or a prompt: one without a label, or beyond the budget of labels."""
-        plan = self.plan
-        prompt = self.prompt_format.prompt(plan.template.format(text=row["text"]))
-        in_budget = row["split"] != "train" or row["key"] <= plan.last_key
-        if row["stream"] == plan.labelled and row["label"] is not None and in_budget:
+        """Make a labelled sample, or a prompt of a row without a label or beyond their budget."""
+        spec = self.spec
+        prompt = self.prompt_format.prompt(spec.template.format(text=row["text"]))
+        in_budget = row["split"] != "train" or row["key"] <= spec.last_key
+        if row["stream"] == spec.labelled and row["label"] is not None and in_budget:
             answer = self.answers[row["label"]]
             sample = labelled_sample(row["row_id"], prompt, answer.ids, answer.end, answer.trailing)
-            return plan.labelled, sample
-        return plan.prompts, prompt_sample(row["row_id"], prompt)
+            return spec.labelled, sample
+        return spec.prompts, prompt_sample(row["row_id"], prompt)
 
 
 def write_parquet(storage: Storage, path: str, rows: Sequence[Row], schema: pa.Schema) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ BY = {
     (False, True): "teacher",
     (True, True): "both",
 }
-"""(gold, distill) of a prediction → who supervises it."""
+"""(label_mask, teacher_mask) of a prediction → who supervises it."""
 PADDING = "padding"
 
 
@@ -85,7 +85,7 @@ def refuse_unknown(cfg: RunConfig, stream: str | None, split: str) -> None:
 
 
 def show(shards: ShardSet, *, rows: int, split: str, stream: str | None = None) -> list[RowShown]:
-    """The first rows of each stream that has some in this split, or of one stream.
+    """Read the first rows of each stream that has some in this split, or of one stream.
 
     Raises:
         InputError: there is no row to show.
@@ -93,11 +93,14 @@ def show(shards: ShardSet, *, rows: int, split: str, stream: str | None = None) 
     refuse_unknown(shards.cfg, stream, split)
     tokenizer = shards.tokenizer()
     names = [stream] if stream is not None else list(shards.cfg.streams())
-    shown = [
-        RowShown(name, split, row, samples_of(row, tokenizer))
-        for name in names
-        for row in _first(shards, f"{name}/{split}", rows)
-    ]
+    shown = []
+    for name in names:
+        folder, remaining = shards.artifact.local() / "packed" / name / split, rows
+        for file in sorted(folder.glob("*.parquet")):
+            if remaining > 0:
+                packed = pq.read_table(file, schema=PACKED).slice(0, remaining).to_pylist()
+                remaining -= len(packed)
+                shown += [RowShown(name, split, row, samples_of(row, tokenizer)) for row in packed]
     if not shown:
         streams = ", ".join(sorted(shards.counts.packed))
         problem = Problem(
@@ -107,18 +110,8 @@ def show(shards: ShardSet, *, rows: int, split: str, stream: str | None = None) 
     return shown
 
 
-def _first(shards: ShardSet, place: str, count: int) -> Iterator[Row]:
-    folder = shards.artifact.local() / "packed" / place
-    remaining = count
-    for file in sorted(folder.glob("*.parquet")):
-        if remaining > 0:
-            rows = pq.read_table(file, schema=PACKED).slice(0, remaining).to_pylist()
-            remaining -= len(rows)
-            yield from rows
-
-
 def samples_of(row: Row, tokenizer: Any) -> list[SampleShown]:
-    """A row of the PACKED contract, cut at its samples' borders."""
+    """Cut a row of the PACKED contract at its samples' borders."""
     ids, by = row["input_ids"], [BY[masks] for masks in zip(row["label_mask"], row["teacher_mask"])]
     starts = [i for i, position in enumerate(row["position_ids"]) if position == 0]
     samples = []
@@ -159,7 +152,7 @@ def counts(rows: Sequence[RowShown]) -> dict[str, dict[str, int]]:
 def plain(rows: Sequence[RowShown]) -> dict[str, object]:
     """The rows as plain values.
 
-    `gold` and `distill` are as training reads them: at i they speak of token i + 1.
+    `label_mask` and `teacher_mask` are as training reads them: at i they speak of token i + 1.
     `supervised_by` is shifted: at i it says who supervises the prediction of token i itself.
     """
     plain_rows = [

@@ -45,19 +45,15 @@ def write_fragments(cfg: RunConfig, uri: str) -> None:
         rows = parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]
         rows.write_parquet(uri, partition_cols=["bucket"], mode=ray.data.SaveMode.OVERWRITE)
     except (ray.exceptions.RayTaskError, *READ_ERRORS) as error:
-        raise _whose(error) from error
-
-
-def _whose(error: BaseException) -> BaseException:
-    if is_full(error):
-        return outside_cause(error) or error
-    cause = getattr(error, "cause", error)
-    if isinstance(cause, READ_ERRORS):
+        if is_full(error):
+            raise (outside_cause(error) or error) from error
+        cause = getattr(error, "cause", error)
+        if not isinstance(cause, READ_ERRORS):
+            raise
         # Ray adds lines of its own on retries; the first is the cause's.
         reason = str(cause).partition("\n")[0]
         problem = Problem("corpora, tasks", f"{type(cause).__name__}: {reason}")
-        return InputError("the input can't be read:", [problem])
-    return error
+        raise InputError("the input can't be read:", [problem]) from error
 
 
 def _read(source: RowSource) -> Any:

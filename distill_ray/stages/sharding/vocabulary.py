@@ -16,7 +16,7 @@ FIT = "fit.json"
 
 
 def vocabulary_fits(run: Run, shards: ShardSet) -> dict[str, float]:
-    """Teacher → share of the student's tokens that are in its vocabulary, which must be all.
+    """Find the share of the student's tokens that each teacher has; it must have all of them.
 
     Raises:
         InputError: a teacher's tokenizer can't be loaded, or differs from the student's.
