@@ -48,7 +48,7 @@ class PoolTeacherSource:
         self._temperature = objective.temperature if objective else 1.0
         self._checkpoint: tuple[str, int] | None = None
         self._expected: tuple[str, int] | None = None
-        self._coming: deque[_PendingBatch] = deque()
+        self._announced: deque[_PendingBatch] = deque()
         self._steps = 0
         self._output: Call | None = None
         self._head: Head | None = None
@@ -60,17 +60,17 @@ class PoolTeacherSource:
     @property
     def outstanding(self) -> int:
         """Announced micro-batches that were asked for and not used yet."""
-        return sum(one.call is not None for one in self._coming)
+        return sum(pending.call is not None for pending in self._announced)
 
     def use(self, teacher: str, checkpoint_index: int) -> None:
         """Answer for this checkpoint from now on; what was announced is asked of it anew."""
         if self._checkpoint == (teacher, checkpoint_index):
             return
-        for call in (self._output, *(one.call for one in self._coming)):
+        for call in (self._output, *(pending.call for pending in self._announced)):
             if call is not None:
                 self._pool.cancel(call)
-        for one in self._coming:
-            one.call = None
+        for pending in self._announced:
+            pending.call = None
         self._checkpoint, self._output, self._head = (teacher, checkpoint_index), None, None
         self._expected = None
         if self._serving.is_exact:
@@ -78,7 +78,7 @@ class PoolTeacherSource:
         self._ask_due()
 
     def expect(self, teacher: str, checkpoint_index: int) -> None:
-        """Every actor is told once, and reads the weights while it answers for another."""
+        """Tell every actor once; it reads the weights while it answers for another checkpoint."""
         if self._expected == (teacher, checkpoint_index):
             return
         self._expected = (teacher, checkpoint_index)
@@ -86,24 +86,24 @@ class PoolTeacherSource:
             self._pool.call(actor, "expect", teacher, checkpoint_index)
 
     def forget(self) -> None:
-        """What was announced is not asked any more."""
-        for one in self._coming:
-            if one.call is not None:
-                self._pool.cancel(one.call)
-        self._coming.clear()
+        """Drop what was announced."""
+        for pending in self._announced:
+            if pending.call is not None:
+                self._pool.cancel(pending.call)
+        self._announced.clear()
 
     def announce(self, batches: Sequence[Batch]) -> None:
-        """The micro-batches of a coming step; asks without waiting."""
+        """Ask for the micro-batches of a later step, without waiting."""
         self._steps += 1
-        self._coming += [_PendingBatch(batch, self._steps) for batch in batches]
+        self._announced += [_PendingBatch(batch, self._steps) for batch in batches]
         self._ask_due()
 
     def reference(
         self, batch: Batch, supervised: SupervisedTokens, *, temperature: float
     ) -> OneTeacher:
-        """The answer to a batch, announced or not."""
+        """Wait for the answer to a batch, announced or not."""
         self._check_once(batch)
-        call = self._taken(batch, temperature) or self._ask(batch, supervised, temperature)
+        call = self._take(batch, temperature) or self._ask(batch, supervised, temperature)
         self._ask_due()
         answer: Answer = self._pool.wait(call)
         if answer.by_new_process:
@@ -111,9 +111,11 @@ class PoolTeacherSource:
         return self._reference(answer)
 
     def _ask_due(self) -> None:
-        for one in self._coming:
-            if one.call is None and one.step <= self._coming[0].step + self.lookahead:
-                one.call = self._ask(one.batch, SupervisedTokens.of(one.batch), self._temperature)
+        for pending in self._announced:
+            if pending.call is None and pending.step <= self._announced[0].step + self.lookahead:
+                pending.call = self._ask(
+                    pending.batch, SupervisedTokens.of(pending.batch), self._temperature
+                )
 
     def _ask(self, batch: Batch, supervised: SupervisedTokens, temperature: float) -> Call:
         request = self._request(batch, supervised, temperature)
@@ -124,13 +126,13 @@ class PoolTeacherSource:
             raise RuntimeError("no teacher in use: call use() first")
         return Request.of(*self._checkpoint, batch, supervised, temperature=temperature)
 
-    def _taken(self, batch: Batch, temperature: float) -> Call | None:
-        """The call for an announced batch, if it is one."""
+    def _take(self, batch: Batch, temperature: float) -> Call | None:
+        """Take an announced batch off the list, and return its call; None for another batch."""
         # The very object: rows of validation may bear the same names.
-        pending = next((one for one in self._coming if one.batch is batch), None)
+        pending = next((pending for pending in self._announced if pending.batch is batch), None)
         if pending is None or temperature != self._temperature:
             return None
-        self._coming.remove(pending)
+        self._announced.remove(pending)
         return pending.call
 
     def _reference(self, answer: Answer) -> OneTeacher:

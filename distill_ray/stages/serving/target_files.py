@@ -109,12 +109,11 @@ class TargetDataset:
 
 
 def spec_of(training_job: TrainingJob, split: str) -> TargetSpec:
-    """What is kept of the teacher on rows of a split."""
-    assert (
-        isinstance(training_job.serving, CachedServing) and training_job.spec.objective is not None
-    )
-    targets = training_job.serving.targets
-    temperature = training_job.spec.objective.temperature if split == "train" else MEASURED_AT
+    """What is stored of the teacher on rows of a split."""
+    serving, objective = training_job.serving, training_job.spec.objective
+    assert isinstance(serving, CachedServing) and objective is not None
+    targets = serving.targets
+    temperature = objective.temperature if split == "train" else MEASURED_AT
     k = targets.k if isinstance(targets, TopKTargets) else targets.num_samples
     return TargetSpec(targets.kind, k, temperature)
 
@@ -178,6 +177,5 @@ def bytes_left(training_job: TrainingJob, datasets: Sequence[TargetDataset]) -> 
         return missing * sum(dataset.size_bytes for dataset in datasets) // num_written
     assert isinstance(training_job.serving, CachedServing)
     rows = missing * training_job.serving.rows_per_file
-    return targets_bytes(
-        rows * training_job.spec.data.sequence_length, spec_of(training_job, "train").k
-    )
+    tokens = rows * training_job.spec.data.sequence_length
+    return targets_bytes(tokens, spec_of(training_job, "train").k)

@@ -45,24 +45,26 @@ def teaching_of(
     teachers: TeacherSet,
     ranking: Ranking,
     first: str,
-    together: EnsembleSpec | None = None,
+    ensemble: EnsembleSpec | None = None,
 ) -> TeachingSpec:
-    """The checkpoints of all teachers that may serve, and what changes the checkpoint.
+    """Collect the checkpoints of all eligible teachers, and what changes the checkpoint.
 
     Args:
         cfg: the schedule, and what goes with it.
         teachers: all that there are.
         ranking: of them.
         first: the teacher that begins, where one teaches at a time.
-        together: how several do.
+        ensemble: how several do.
     """
-    (schedule, options), reassess, several = scheduling(cfg.schedule), cfg.reassess, cfg.ensemble
-    names = ranking.eligible if several is None else members_of(several, ranking)
+    (schedule, options), reassess = scheduling(cfg.schedule), cfg.reassess
+    names = ranking.eligible if cfg.ensemble is None else members_of(cfg.ensemble, ranking)
     eligible = {n: teachers.teachers[n] for n in names}
-    soft = ranking.temperatures if cfg.objective.calibrate else {}
+    temperatures = ranking.temperatures if cfg.objective.calibrate else {}
     return TeachingSpec(
-        checkpoints={n: softened(t.checkpoints, soft.get(n, 1.0)) for n, t in eligible.items()},
-        first_teacher=first if several is None else ENSEMBLE,
+        checkpoints={
+            n: softened(t.checkpoints, temperatures.get(n, 1.0)) for n, t in eligible.items()
+        },
+        first_teacher=first if cfg.ensemble is None else ENSEMBLE,
         schedule=schedule,
         options=options,
         ranking=ranking.ranking_weights,
@@ -70,7 +72,7 @@ def teaching_of(
             Reassessment(reassess.at_progress, reassess.margin),
             Smoothing(cfg.progress.smoothing, cfg.progress.monotone),
         ),
-        ensemble=together,
+        ensemble=ensemble,
     )
 
 
