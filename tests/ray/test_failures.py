@@ -70,5 +70,5 @@ def test_a_killed_worker_costs_no_more_than_the_steps_since_the_committed_checkp
     found = load_model(killed.checkpoint_refs()[-1]).state_dict()
     for name, weight in expected.items():
         torch.testing.assert_close(found[name], weight, rtol=0, atol=0)
-    curves = [order.curve().history for order in (undisturbed, killed)]
+    curves = [training_job.curve().history for training_job in (undisturbed, killed)]
     assert [row["loss"] for row in curves[0]] == [row["loss"] for row in curves[1]]

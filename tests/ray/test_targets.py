@@ -77,9 +77,9 @@ def job(cfg: RunConfig, shards: ShardSet, folder: Path) -> TrainingSpec:
     )
 
 
-def files(order: TrainingJob) -> dict[Path, tuple[int, bytes]]:
-    """File of an order's targets → when it was written, and its bytes."""
-    folders = [artifact.local() for artifact in order.targets.values()]
+def files(training_job: TrainingJob) -> dict[Path, tuple[int, bytes]]:
+    """File of a job's targets → when it was written, and its bytes."""
+    folders = [artifact.local() for artifact in training_job.targets.values()]
     found = [path for folder in folders for path in folder.rglob("*.parquet")]
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
 
@@ -96,17 +96,17 @@ def test_what_was_cached_teaches_as_the_teacher_does_and_only_what_is_missing_is
         "distill", job(tiny, shards, tmp_path), artifact, shards.artifact, 1000, serving=serving
     )
 
-    order = with_targets(run, bare, FINGERPRINTS)
-    assert list(order.targets) == [("t", 0), ("t", 1)]
+    training_job = with_targets(run, bare, FINGERPRINTS)
+    assert list(training_job.targets) == [("t", 0), ("t", 1)]
     assert heard.killed
-    made = files(order)
+    made = files(training_job)
     assert len(made) > 6
-    assert all(artifact.is_complete() for artifact in order.targets.values())
+    assert all(artifact.is_complete() for artifact in training_job.targets.values())
     told = [event.text for event in heard.events if event.kind == "note"]
     assert all("bytes a token, 100.00% of the mass" in text for text in told) and len(told) == 2
 
     # Cut short: one file is gone, one torn, and a killed process has left its own.
-    target = order.targets["t", 1]
+    target = training_job.targets["t", 1]
     folder = target.local()
     manifest = target.manifest()
     digests = {p: sha256(data).hexdigest() for p, (_, data) in made.items()}
@@ -117,8 +117,8 @@ def test_what_was_cached_teaches_as_the_teacher_does_and_only_what_is_missing_is
     gone.unlink()
     torn.write_bytes(made[torn][1][:100])
     (folder / left).write_bytes(b"half")
-    order = with_targets(run, bare, FINGERPRINTS)
-    again = files(order)
+    training_job = with_targets(run, bare, FINGERPRINTS)
+    again = files(training_job)
     assert {p for p in made if again[p][0] != made[p][0]} == {gone, torn}
     assert {p: data for p, (_, data) in again.items()} == {p: data for p, (_, data) in made.items()}
     assert not (folder / left).exists()
@@ -127,14 +127,14 @@ def test_what_was_cached_teaches_as_the_teacher_does_and_only_what_is_missing_is
 
     # Asked again, nothing is done, in no time.
     heard.events.clear()
-    assert with_targets(run, bare, FINGERPRINTS).targets.keys() == order.targets.keys()
+    assert with_targets(run, bare, FINGERPRINTS).targets.keys() == training_job.targets.keys()
     assert heard.events == []
 
     session = trained(bare)
     # One worker starts sooner; test_training.py has two.
     cluster = tiny.cluster.model_copy(update={"num_workers": 1})
-    train(replace(run, cfg=tiny.model_copy(update={"cluster": cluster})), [order])
-    curve = order.curve().history
+    train(replace(run, cfg=tiny.model_copy(update={"cluster": cluster})), [training_job])
+    curve = training_job.curve().history
     assert [row["checkpoint_index"] for row in curve] == [
         row["checkpoint_index"] for row in session.history
     ]

@@ -112,8 +112,8 @@ def work(
 @pytest.fixture(scope="module")
 def colocated(tiny: RunConfig, work: TrainingSpec, shards: ShardSet) -> list[dict[str, Any]]:
     """The curve of the same job with its teacher in the worker."""
-    order = TrainingJob("distill", work, artifact(tiny, "colocated"), shards.artifact, 1000)
-    return curve(build_session(order.local_spec(), CPU))
+    training_job = TrainingJob("distill", work, artifact(tiny, "colocated"), shards.artifact, 1000)
+    return curve(build_session(training_job.local_spec(), CPU))
 
 
 def artifact(cfg: RunConfig, key: str) -> Any:
@@ -139,16 +139,16 @@ def with_cluster(cfg: RunConfig, **changes: Any) -> RunConfig:
 
 
 @contextmanager
-def served(cfg: RunConfig, *orders: TrainingJob) -> Iterator[list[Pool]]:
-    """The pools of some orders; this process is their worker."""
+def served(cfg: RunConfig, *training_jobs: TrainingJob) -> Iterator[list[Pool]]:
+    """The pools of some jobs; this process is their worker."""
     run = Run.open(with_cluster(cfg, num_workers=1, cpus_per_worker=0.5), "tiny.yaml")
-    with event_queue(run.progress) as box, teacher_pools(run, orders, box) as made:
-        yield [made[order.artifact.path] for order in orders]
+    with event_queue(run.progress) as box, teacher_pools(run, training_jobs, box) as made:
+        yield [made[training_job.artifact.path] for training_job in training_jobs]
 
 
-def pooled(order: TrainingJob, pool: Pool) -> PoolTeacherSource:
-    assert isinstance(order.serving, PoolServing)
-    return PoolTeacherSource(order.serving, order.local_spec(), pool, CPU)
+def pooled(training_job: TrainingJob, pool: Pool) -> PoolTeacherSource:
+    assert isinstance(training_job.serving, PoolServing)
+    return PoolTeacherSource(training_job.serving, training_job.local_spec(), pool, CPU)
 
 
 def assert_same_curve(
@@ -170,8 +170,8 @@ def test_a_pool_gives_the_loss_curve_of_the_teacher_in_the_worker(
     top_k = ordered(tiny, work, shards, "top-k", lookahead=1, targets=TopKTargets(k=320))
     assert [row["checkpoint_index"] for row in colocated] == [0] * 20 + [1] * 20
     with served(tiny, hidden, top_k) as (first, second):
-        for order, pool, rel in ((hidden, first, 1e-5), (top_k, second, 3e-3)):
-            session = build_session(order.local_spec(), CPU, pooled(order, pool))
+        for training_job, pool, rel in ((hidden, first, 1e-5), (top_k, second, 3e-3)):
+            session = build_session(training_job.local_spec(), CPU, pooled(training_job, pool))
             assert_same_curve(curve(session), colocated, rel)
 
 
@@ -235,8 +235,8 @@ def test_killed_actors_are_replaced_and_the_curve_stays_and_another_teacher_stop
     assert not left, "they end with the run"
 
 
-def first_batch(order: TrainingJob) -> tuple[Batch, SupervisedTokens]:
-    batch = build_session(replace(order.local_spec(), teaching=None), CPU).source.batch(0, 0)
+def first_batch(training_job: TrainingJob) -> tuple[Batch, SupervisedTokens]:
+    batch = build_session(replace(training_job.local_spec(), teaching=None), CPU).source.batch(0, 0)
     return batch, SupervisedTokens.of(batch)
 
 
@@ -276,9 +276,9 @@ def first_answer(source: PoolTeacherSource, batch: Batch) -> None:
 def test_workers_and_actors_that_don_t_fit_together_are_refused_at_once(
     tiny: RunConfig, work: TrainingSpec, shards: ShardSet
 ) -> None:
-    order = ordered(tiny, work, shards, "many", num_actors=500, cpus_per_actor=1)
+    training_job = ordered(tiny, work, shards, "many", num_actors=500, cpus_per_actor=1)
     with pytest.raises(InputError) as caught:
-        train(Run.open(tiny, "tiny.yaml"), [order])
+        train(Run.open(tiny, "tiny.yaml"), [training_job])
     assert "2 workers x 1 CPU + 500 actors x 1 CPU = 502 CPUs" in str(caught.value)
 
 
@@ -539,5 +539,5 @@ def test_a_worker_with_a_pool_fetches_no_teacher(
     tiny: RunConfig, work: TrainingSpec, shards: ShardSet
 ) -> None:
     teaching = TeachingSpec({"a": [ModelRef("path", "s3://nowhere/teacher")]}, "a")
-    order = ordered(tiny, replace(work, teaching=teaching), shards, "remote")
-    assert order.local_spec().teaching == teaching
+    training_job = ordered(tiny, replace(work, teaching=teaching), shards, "remote")
+    assert training_job.local_spec().teaching == teaching

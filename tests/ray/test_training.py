@@ -71,7 +71,7 @@ def job(cfg: RunConfig, shards: ShardSet, folder: Path) -> TrainingSpec:
     )
 
 
-def order_of(run: Run, shards: ShardSet, work: TrainingSpec, key: str, **how: Any) -> TrainingJob:
+def job_of(run: Run, shards: ShardSet, work: TrainingSpec, key: str, **how: Any) -> TrainingJob:
     made = run.artifact("parity", key, {"job": work, **how})
     return TrainingJob("distill", work, made, shards.artifact, 1000, **how)
 
@@ -89,14 +89,14 @@ def at_stage(work: TrainingSpec, stage: int, **changes: Any) -> TrainingSpec:
 
 def plainly(run: Run, shards: ShardSet, work: TrainingSpec) -> tuple[list[dict[str, Any]], Any]:
     """Curve and weights of the plain loop in this process."""
-    order = order_of(run, shards, work, "plain")
-    session = trained(order)
+    training_job = job_of(run, shards, work, "plain")
+    session = trained(training_job)
     with session.backend.unsharded() as model:
         return session.history, {name: w.detach().clone() for name, w in model.state_dict().items()}
 
 
-def assert_same_curve(order: TrainingJob, expected: list[dict[str, Any]]) -> None:
-    curve = order.curve().history
+def assert_same_curve(training_job: TrainingJob, expected: list[dict[str, Any]]) -> None:
+    curve = training_job.curve().history
     assert [row["checkpoint_index"] for row in curve] == [
         row["checkpoint_index"] for row in expected
     ]
@@ -104,14 +104,14 @@ def assert_same_curve(order: TrainingJob, expected: list[dict[str, Any]]) -> Non
     for name in NAMES:
         theirs = [row[name] for row in expected if name in row]
         found = [row[name] for row in curve if name in row]
-        assert found == pytest.approx(theirs, rel=CLOSE), (order.artifact.key, name)
+        assert found == pytest.approx(theirs, rel=CLOSE), (training_job.artifact.key, name)
 
 
 def assert_same_result(
-    order: TrainingJob, history: list[dict[str, Any]], weights: dict[str, torch.Tensor]
+    training_job: TrainingJob, history: list[dict[str, Any]], weights: dict[str, torch.Tensor]
 ) -> None:
-    assert_same_curve(order, history)
-    exported = load_model(order.checkpoint_refs()[-1]).state_dict()
+    assert_same_curve(training_job, history)
+    exported = load_model(training_job.checkpoint_refs()[-1]).state_dict()
     for name, value in weights.items():
         torch.testing.assert_close(exported[name], value, rtol=1e-3, atol=1e-4)
 
@@ -122,12 +122,12 @@ def test_one_worker_and_two_at_the_other_stages_give_the_curve_of_the_plain_loop
 ) -> None:
     run, work = with_workers(tiny, 2), job(tiny, shards, tmp_path)
     history, weights = plainly(run, shards, work)
-    alone = order_of(run, shards, work, "alone")
+    alone = job_of(run, shards, work, "alone")
     train(with_workers(tiny, 1), [alone])
-    both = [order_of(run, shards, at_stage(work, stage), f"stage-{stage}") for stage in (0, 2)]
+    both = [job_of(run, shards, at_stage(work, stage), f"stage-{stage}") for stage in (0, 2)]
     train(run, both)
-    for order in (alone, *both):
-        assert_same_result(order, history, weights)
+    for training_job in (alone, *both):
+        assert_same_result(training_job, history, weights)
 
 
 def test_two_workers_at_two_stages_and_variants_of_the_job_give_the_curve_of_the_plain_loop(
@@ -146,16 +146,14 @@ def test_two_workers_at_two_stages_and_variants_of_the_job_give_the_curve_of_the
     expected = {key: plainly(run, shards, made) for key, made in variants.items()}
 
     # One group of workers for all: starting it takes longer than the jobs.
-    same = [order_of(run, shards, made, key) for key, made in stages.items()]
+    same = [job_of(run, shards, made, key) for key, made in stages.items()]
     sharded = ColocatedServing(shard=True)
-    other = {
-        key: order_of(run, shards, made, key, serving=sharded) for key, made in variants.items()
-    }
+    other = {key: job_of(run, shards, made, key, serving=sharded) for key, made in variants.items()}
     train(run, [*same, *other.values()])
-    for order in same:
-        assert_same_result(order, history, weights)
-    for key, order in other.items():
-        assert_same_curve(order, expected[key][0])
+    for training_job in same:
+        assert_same_result(training_job, history, weights)
+    for key, training_job in other.items():
+        assert_same_curve(training_job, expected[key][0])
     check_adapted(
         other["lora-3"].checkpoint_refs()[-1], expected["lora-3"][1], tmp_path / "student"
     )
@@ -182,9 +180,9 @@ def poisoned(work: TrainingSpec, student: ModelRef, token: int, folder: Path) ->
     return replace(work, student=ModelRef("path", str(folder)))
 
 
-def steps_with_each_token(work: TrainingSpec, order: TrainingJob) -> dict[int, list[int]]:
+def steps_with_each_token(work: TrainingSpec, training_job: TrainingJob) -> dict[int, list[int]]:
     """Token → the steps that read it, counted from 1."""
-    source, found = mixed_rows(replace(order.local_spec(), training=work.training)), {}
+    source, found = mixed_rows(replace(training_job.local_spec(), training=work.training)), {}
     for step in range(work.steps):
         for micro in range(source.num_micro):
             for token in source.batch(step, micro).input_ids.unique().tolist():
@@ -203,7 +201,7 @@ def test_bad_steps_are_set_aside_and_too_many_in_a_row_end_the_run_at_once(
 ) -> None:
     run, work = with_workers(tiny, 2), at_stage(job(tiny, shards, tmp_path), 2)
     student = ref(tiny, shards, 16, 9, tie_word_embeddings=False)
-    read = steps_with_each_token(work, order_of(run, shards, work, "steps"))
+    read = steps_with_each_token(work, job_of(run, shards, work, "steps"))
     # The first few ids are the ones that a loaded model's head is tried on.
     rare = min((t for t in read if t > 4), key=lambda t: (longest_run(read[t]), t))
     common = max((t for t in read if t > 4), key=lambda t: len(read[t]))
@@ -214,7 +212,7 @@ def test_bad_steps_are_set_aside_and_too_many_in_a_row_end_the_run_at_once(
         "good": poisoned(work, student, rare, tmp_path / "rare"),
         "hopeless": poisoned(work, student, common, tmp_path / "common"),
     }
-    good, hopeless = (order_of(run, shards, made, key) for key, made in works.items())
+    good, hopeless = (job_of(run, shards, made, key) for key, made in works.items())
     seen = Listener()
     with pytest.raises(InputError) as stopped:
         train(replace(run, progress=seen), [good, hopeless])
@@ -239,16 +237,16 @@ class Listener:
         self.events.append(event)
 
 
-def check_kept(order: TrainingJob, steps: list[int], seen: Listener) -> None:
+def check_kept(training_job: TrainingJob, steps: list[int], seen: Listener) -> None:
     """A job that went on after some bad steps."""
-    assert order.curve().skipped_steps == len(steps)
-    assert order.artifact.manifest().counts["skipped_steps"] == len(steps)
-    folder = Path(order.artifact.uri) / FOLDER
+    assert training_job.curve().skipped_steps == len(steps)
+    assert training_job.artifact.manifest().counts["skipped_steps"] == len(steps)
+    folder = Path(training_job.artifact.uri) / FOLDER
     files = [json.loads(file.read_text()) for file in sorted(folder.iterdir())]
     assert sorted({file["step"] for file in files}) == steps
     for file in files:
         assert len(file["row_ids"]) == len(file["input_ids"]) == 2
     assert any(f"{len(steps)} steps left out" in event.text for event in seen.events)
-    history = {row["step"]: row for row in order.curve().history}
+    history = {row["step"]: row for row in training_job.curve().history}
     assert all("loss" not in history[step] for step in steps)
     assert all("loss" in row for step, row in history.items() if step not in steps)

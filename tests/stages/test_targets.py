@@ -85,7 +85,7 @@ def test_actors_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def order(tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
+def training_job(tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
     """Of a run whose storage holds a small shard set."""
     base = tmp_path_factory.mktemp("targets")
     shards = Artifact(Storage(str(base)), "shard", "", {"corpus": 1})
@@ -107,56 +107,62 @@ def order(tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
     return TrainingJob("distill", job, artifact, shards, 100, serving=CachedServing())
 
 
-def keys(order: TrainingJob, fingerprint: str = "teacher") -> list[str]:
-    """The folders of an order's targets."""
-    storage = order.artifact.storage
+def keys(training_job: TrainingJob, fingerprint: str = "teacher") -> list[str]:
+    """The folders of a job's targets."""
+    storage = training_job.artifact.storage
     run: Any = SimpleNamespace(artifact=lambda *given: Artifact(storage, *given))
-    data = replace(order.spec.data, folder=order.shards.local(), cache=Path(storage.uri) / "cache")
-    needed = rows_needed(replace(order.spec, data=data))
-    return [artifact_of(run, order, fingerprint, at, rows).path for at, rows in needed.items()]
+    data = replace(
+        training_job.spec.data,
+        folder=training_job.shards.local(),
+        cache=Path(storage.uri) / "cache",
+    )
+    needed = rows_needed(replace(training_job.spec, data=data))
+    return [
+        artifact_of(run, training_job, fingerprint, at, rows).path for at, rows in needed.items()
+    ]
 
 
-def changed(order: TrainingJob, **changes: Any) -> TrainingJob:
-    """The order with another job, in part."""
-    training = order.spec.training.model_copy(update=changes.pop("training", {}))
-    return replace(order, spec=replace(order.spec, training=training, **changes))
+def changed(training_job: TrainingJob, **changes: Any) -> TrainingJob:
+    """The job with another spec, in part."""
+    training = training_job.spec.training.model_copy(update=changes.pop("training", {}))
+    return replace(training_job, spec=replace(training_job.spec, training=training, **changes))
 
 
-def test_targets_are_keyed_by_all_that_they_depend_on(order: TrainingJob) -> None:
-    known = keys(order)
-    assert len(set(known)) == 2 and known == keys(order)
+def test_targets_are_keyed_by_all_that_they_depend_on(training_job: TrainingJob) -> None:
+    known = keys(training_job)
+    assert len(set(known)) == 2 and known == keys(training_job)
     assert [key.rpartition("-")[0] for key in known] == ["targets/big-0", "targets/big-1"]
-    shards = Artifact(order.shards.storage, "shard", "", {"corpus": 2})
-    shutil.copytree(order.shards.uri, shards.uri)
+    shards = Artifact(training_job.shards.storage, "shard", "", {"corpus": 2})
+    shutil.copytree(training_job.shards.uri, shards.uri)
     shards.commit({}, 0.0)
     few = TopKTargets(k=8)
     others = [
-        keys(order, "another teacher"),
-        keys(replace(order, shards=shards)),
-        keys(replace(order, serving=CachedServing(targets=few))),
-        keys(replace(order, serving=CachedServing(targets=SampledTargets(num_samples=8)))),
-        keys(replace(order, serving=CachedServing(rows_per_file=7))),
-        keys(changed(order, objective=ObjectiveConfig(temperature=1.0))),
-        keys(changed(order, data=replace(order.spec.data, num_validation_rows=3))),
-        keys(changed(order, training={"token_budget": 8 * 4 * 16})),
-        keys(changed(order, training={"precision": "bfloat16"})),
+        keys(training_job, "another teacher"),
+        keys(replace(training_job, shards=shards)),
+        keys(replace(training_job, serving=CachedServing(targets=few))),
+        keys(replace(training_job, serving=CachedServing(targets=SampledTargets(num_samples=8)))),
+        keys(replace(training_job, serving=CachedServing(rows_per_file=7))),
+        keys(changed(training_job, objective=ObjectiveConfig(temperature=1.0))),
+        keys(changed(training_job, data=replace(training_job.spec.data, num_validation_rows=3))),
+        keys(changed(training_job, training={"token_budget": 8 * 4 * 16})),
+        keys(changed(training_job, training={"precision": "bfloat16"})),
     ]
     found = {*known, *(key for other in others for key in other)}
     assert len(found) == 2 * (len(others) + 1)
 
 
-def test_what_does_not_change_targets_keeps_them(order: TrainingJob) -> None:
+def test_what_does_not_change_targets_keeps_them(training_job: TrainingJob) -> None:
     same = [
-        replace(order, serving=CachedServing(num_actors=3)),
-        changed(order, student=tiny.ref(9)),
-        changed(order, training={"learning_rate": 1.0, "micro_batch_size": 2}),
-        changed(order, objective=ObjectiveConfig(temperature=2.0, alpha=0.1)),
+        replace(training_job, serving=CachedServing(num_actors=3)),
+        changed(training_job, student=tiny.ref(9)),
+        changed(training_job, training={"learning_rate": 1.0, "micro_batch_size": 2}),
+        changed(training_job, objective=ObjectiveConfig(temperature=2.0, alpha=0.1)),
     ]
     for other in same:
-        assert keys(other) == keys(order)
+        assert keys(other) == keys(training_job)
 
 
-def test_an_order_without_a_cached_teacher_stays_as_it_is(order: TrainingJob) -> None:
-    control = changed(order, teaching=None)
+def test_a_job_without_a_cached_teacher_stays_as_it_is(training_job: TrainingJob) -> None:
+    control = changed(training_job, teaching=None)
     run: Any = None
     assert with_targets(run, control, {}) is control

@@ -28,7 +28,7 @@ LENGTH = 16
 
 
 @pytest.fixture(scope="module")
-def orders(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingJob]:
+def training_jobs(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingJob]:
     """Two jobs on the same data."""
     base = tmp_path_factory.mktemp("shards")
     for split in ("train", "validation"):
@@ -43,23 +43,23 @@ def orders(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingJob]:
     return [TrainingJob("adapt", job, each, each, save_steps=1) for each in artifacts]
 
 
-def fresh(order: TrainingJob) -> Session:
-    return build_session(order.spec, torch.device("cpu"))
+def fresh(training_job: TrainingJob) -> Session:
+    return build_session(training_job.spec, torch.device("cpu"))
 
 
-def save_all(order: TrainingJob, folder: Path, names: dict[int, str]) -> list[float]:
+def save_all(training_job: TrainingJob, folder: Path, names: dict[int, str]) -> list[float]:
     """Train up to the last of some steps, and save a checkpoint after each: step → its name.
 
     Returns:
         The loss of each step.
     """
-    session, losses = fresh(order), []
+    session, losses = fresh(training_job), []
     for step in distill(session):
         losses.append(step.loss)
         if step.number in names:
             place = folder / names[step.number]
             place.mkdir(parents=True)
-            checkpoint.save(session, place, job=order.artifact.path)
+            checkpoint.save(session, place, job=training_job.artifact.path)
             seal(place, 0, 1)
         if step.number == max(names):
             break
@@ -67,10 +67,10 @@ def save_all(order: TrainingJob, folder: Path, names: dict[int, str]) -> list[fl
 
 
 def test_a_training_resumes_from_its_own_newest_checkpoint(
-    orders: list[TrainingJob], tmp_path: Path
+    training_jobs: list[TrainingJob], tmp_path: Path
 ) -> None:
     """Names say nothing: the newest one has the first name, and another job is further on."""
-    one, two = orders
+    one, two = training_jobs
     losses = save_all(one, tmp_path, {1: "checkpoint_z", 2: "checkpoint_m", 3: "checkpoint_a"})
     save_all(two, tmp_path, {4: "checkpoint_zz"})
     session = fresh(one)
@@ -81,9 +81,9 @@ def test_a_training_resumes_from_its_own_newest_checkpoint(
 
 
 def test_a_training_without_a_checkpoint_of_its_own_starts_at_the_first_step(
-    orders: list[TrainingJob], tmp_path: Path
+    training_jobs: list[TrainingJob], tmp_path: Path
 ) -> None:
-    one, two = orders
+    one, two = training_jobs
     save_all(two, tmp_path, {2: "checkpoint_1"})
     session = fresh(one)
     assert resume(session, one, Storage(str(tmp_path))) == []
@@ -91,9 +91,9 @@ def test_a_training_without_a_checkpoint_of_its_own_starts_at_the_first_step(
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it(
-    orders: list[TrainingJob], tmp_path: Path
+    training_jobs: list[TrainingJob], tmp_path: Path
 ) -> None:
-    one, _ = orders
+    one, _ = training_jobs
     save_all(one, tmp_path, {1: "checkpoint_1", 2: "checkpoint_2"})
     weights = tmp_path / "checkpoint_2" / "plain.pt"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")

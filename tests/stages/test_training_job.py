@@ -22,8 +22,10 @@ LOSSES = (3.0, 1.0, 2.0, 2.5)
 """At each of four checkpoints."""
 
 
-def ordered(folder: Path, *, stopped_after: int = 4, lora: LoraConfig | None = None) -> TrainingJob:
-    """An order that has been carried out, of 40 steps; patience may have ended it before."""
+def trained_job(
+    folder: Path, *, stopped_after: int = 4, lora: LoraConfig | None = None
+) -> TrainingJob:
+    """A job that is done, of 40 steps; patience may have ended it before."""
     recipe = RecipeConfig.model_validate(training(mix={"findings": 1}))
     job = TrainingSpec(
         "wide, full",
@@ -45,29 +47,32 @@ def ordered(folder: Path, *, stopped_after: int = 4, lora: LoraConfig | None = N
     return TrainingJob("adapt", job, artifact, artifact, save_steps=10)
 
 
-def test_an_order_has_a_checkpoint_at_every_rung(tmp_path: Path) -> None:
-    order = ordered(tmp_path)
-    assert order.checkpoint_losses() == list(LOSSES)
-    place = f"{order.artifact.uri}/checkpoints"
-    assert order.checkpoint_refs() == [ModelRef("path", f"{place}/{i}") for i in range(4)]
+def test_a_job_has_a_checkpoint_at_every_index(tmp_path: Path) -> None:
+    training_job = trained_job(tmp_path)
+    assert training_job.checkpoint_losses() == list(LOSSES)
+    place = f"{training_job.artifact.uri}/checkpoints"
+    assert training_job.checkpoint_refs() == [ModelRef("path", f"{place}/{i}") for i in range(4)]
 
 
 def test_an_order_that_stopped_early_has_fewer(tmp_path: Path) -> None:
-    order = ordered(tmp_path, stopped_after=3)
-    assert order.checkpoint_losses() == [3.0, 1.0, 2.0] and len(order.checkpoint_refs()) == 3
+    training_job = trained_job(tmp_path, stopped_after=3)
+    assert (
+        training_job.checkpoint_losses() == [3.0, 1.0, 2.0]
+        and len(training_job.checkpoint_refs()) == 3
+    )
 
 
 @pytest.mark.parametrize(("keep", "checkpoint_index"), [("last", 3), ("best", 1)])
 def test_a_student_is_its_last_checkpoint_or_its_best(
     tmp_path: Path, keep: str, checkpoint_index: int
 ) -> None:
-    order = ordered(tmp_path)
+    training_job = trained_job(tmp_path)
     distill = DistillConfig.model_validate(
         training(mix={"findings": 1}, num_checkpoints=4, select_checkpoint=keep)
     )
-    order = replace(order, spec=replace(order.spec, training=distill))
-    assert order.selected_checkpoint() == checkpoint_index
-    assert order.selected_ref() == order.checkpoint_refs()[checkpoint_index]
+    training_job = replace(training_job, spec=replace(training_job.spec, training=distill))
+    assert training_job.selected_checkpoint() == checkpoint_index
+    assert training_job.selected_ref() == training_job.checkpoint_refs()[checkpoint_index]
 
 
 def test_the_best_of_one_is_refused() -> None:
@@ -76,26 +81,26 @@ def test_the_best_of_one_is_refused() -> None:
 
 
 def test_the_losses_of_tasks_count_before_those_of_text(tmp_path: Path) -> None:
-    order = ordered(tmp_path)
+    training_job = trained_job(tmp_path)
     rows = [{"step": s, "validation.text.ce": 9.0, "validation.task.ce": s} for s in (10, 20)]
-    with order.artifact.building() as building:
+    with training_job.artifact.building() as building:
         curve(history=rows).write(building, CURVE)
-    assert order.checkpoint_losses() == [10, 20]
+    assert training_job.checkpoint_losses() == [10, 20]
 
 
 def test_an_adapter_is_on_top_of_the_model_that_was_trained(tmp_path: Path) -> None:
-    order = ordered(tmp_path, lora=LoraConfig())
-    place = f"{order.artifact.uri}/checkpoints"
-    assert order.checkpoint_refs()[2] == ModelRef("path", "/wide", adapter=f"{place}/2")
-    assert local_ref(order.best_ref()) == ModelRef("path", "/wide", adapter=f"{place}/1")
+    training_job = trained_job(tmp_path, lora=LoraConfig())
+    place = f"{training_job.artifact.uri}/checkpoints"
+    assert training_job.checkpoint_refs()[2] == ModelRef("path", "/wide", adapter=f"{place}/2")
+    assert local_ref(training_job.best_ref()) == ModelRef("path", "/wide", adapter=f"{place}/1")
 
 
 def test_the_best_checkpoint_is_named_before_it_is_there(tmp_path: Path) -> None:
-    order = ordered(tmp_path)
-    after = order.best_ref()
-    assert local_ref(after) == order.checkpoint_refs()[1]
-    order.artifact.storage.delete(order.artifact.path)
-    assert order.best_ref() == after, "what comes next can be planned with it"
+    training_job = trained_job(tmp_path)
+    after = training_job.best_ref()
+    assert local_ref(after) == training_job.checkpoint_refs()[1]
+    training_job.artifact.storage.delete(training_job.artifact.path)
+    assert training_job.best_ref() == after, "what comes next can be planned with it"
 
 
 @pytest.mark.parametrize("query", ["", "?region=x&scheme=http"])

@@ -12,9 +12,11 @@ from distill_ray.engine.loop import distill
 from distill_ray.stages.results.training_job import TrainingJob
 
 
-def trained(order: TrainingJob) -> Any:
-    """The session of an order's job at its end: no Ray, no ranks, no checkpoint."""
-    session = build_session(replace(order.local_spec(), backend="plain"), torch.device("cpu"))
+def trained(training_job: TrainingJob) -> Any:
+    """The session of a job at its end: no Ray, no ranks, no checkpoint."""
+    session = build_session(
+        replace(training_job.local_spec(), backend="plain"), torch.device("cpu")
+    )
     for _ in distill(session):
         pass
     return session
