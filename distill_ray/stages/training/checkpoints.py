@@ -37,9 +37,9 @@ class CheckpointPolicy:
     """
 
     every: int
-    """Steps."""
+    """Steps between saves."""
     every_s: float | None
-    """Seconds, at most about this many of work are lost; none for any number."""
+    """Seconds between saves, so about this much work is lost at most; None for any number."""
     watched: bool = False
     """Whether anything tells of nodes that go."""
     _saved: float = field(default_factory=time.monotonic)
