@@ -7,7 +7,7 @@ import platform
 import shutil
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timezone
@@ -307,10 +307,14 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def versions() -> dict[str, str]:
-    """Versions of the packages that determine a result."""
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Versions of distill_ray, Python and those of these packages that are installed.
+
+    Args:
+        packages: by default, the packages that determine a result.
+    """
     by_package = {"distill_ray": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
+    for package in packages:
         try:
             by_package[package] = version(package)
         except PackageNotFoundError:
