@@ -1,4 +1,4 @@
-"""`distill-ray bench NAME`. Imports no torch: the processes of the arms do."""
+"""`distill-ray bench NAME`. Imports no torch: only the arms' processes do."""
 
 from __future__ import annotations
 
@@ -94,6 +94,8 @@ Bench = Callable[[Settings, StepWork], Report]
 
 
 def _add_command(name: str, bench: Bench, text: str) -> None:
+    """Register a command with the flags that all benchmarks of steps share."""
+
     @app.command(name, help=text)
     def command(
         pairs: Pairs = 5,
@@ -113,6 +115,7 @@ def _add_command(name: str, bench: Bench, text: str) -> None:
 
 
 def _packing(settings: Settings, work: StepWork) -> Report:
+    """The packing benchmark, with few and short samples where the figures aren't judged."""
     samples = SamplesWork(work)
     if not settings.judge:
         samples = replace(samples, samples=6, batch=4, shortest=3, longest=work.length, group=2)
@@ -138,7 +141,9 @@ def _run(
     json_file: Path | None,
     as_markdown: bool,
 ) -> None:
-    """Measure, telling every turn; show the report. Exit code 1 where the figures are void."""
+    """Run a benchmark and print its report; exit with 1 if an arm failed or did other work."""
+    from distill_ray.console.output import wide, write_json
+
     errors = Console(stderr=True)
     with errors.status("bench") as status:
 
@@ -149,22 +154,16 @@ def _run(
                 errors.print(line, highlight=False, markup=False, soft_wrap=True)
 
         report = bench(replace(settings, listen=tell))
-    _show(report, json_file, as_markdown)
-    if any(c.same_work is False or any(a.error for a in c.arms) for c in report.comparisons):
-        raise typer.Exit(FAILED)
-
-
-def _show(report: Report, json_file: Path | None, as_markdown: bool) -> None:
-    from distill_ray.console.output import wide, write_json
-
-    out = wide()
     if as_markdown:
         sys.stdout.write(markdown(report))
     else:
-        out.print(*tables(report))
+        console = wide()
+        console.print(*tables(report))
         for line in (*remarks(report), source(report)):
-            out.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     if json_file is None:
         write_json(report.to_dict())
     else:
         json_file.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
+    if any(c.same_work is False or any(a.error for a in c.arms) for c in report.comparisons):
+        raise typer.Exit(FAILED)

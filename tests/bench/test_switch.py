@@ -29,7 +29,10 @@ def test_reading_ahead_changes_no_loss_and_every_switch_is_told(arm):
 
 @pytest.mark.parametrize("kind", ["full", "adapter"])
 def test_the_checkpoints_take_turns_and_say_different_things(kind, tmp_path):
-    refs = switch._models(WORK, tmp_path, 2) if kind == "full" else switch._adapters(WORK, tmp_path)
+    if kind == "full":
+        refs = switch.model_checkpoints(WORK, tmp_path, 2)
+    else:
+        refs = switch.adapter_checkpoints(WORK, tmp_path)
     losses = {}
     for name, checkpoints in {"in turns": refs, "first": refs[:1], "second": refs[1:]}.items():
         session, _ = switch.session_with(direct.Turns(1), WORK, checkpoints, ahead=True)

@@ -1,1 +1,1 @@
-"""What takes turns in a benchmark. Each function runs in a process of its own."""
+"""The arms: functions that take turns in a benchmark, each in a process of its own."""

@@ -1,4 +1,4 @@
-"""Distillation steps whose teacher answered beforehand, against one that answers in the step."""
+"""Distillation steps that read cached teacher targets, and what they are compared with."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ SPEC = TargetSpec("top_k", 64)
 
 
 def step(turns: ArmClient, *, work: StepWork) -> None:
-    """Steps that read the teacher's likeliest tokens from a file, written off the clock."""
+    """Take steps that read the teacher's likeliest tokens from a file, written off the clock."""
     pair = load_pair(work, turns.device)
     with tempfile.TemporaryDirectory() as folder:
-        size = _write(pair, work, turns, Path(folder))
-        turns.tell(**pair.facts, bytes_per_token=size)
+        bytes_per_token = _write_targets(pair, work, turns, Path(folder))
+        turns.tell(**pair.facts, bytes_per_token=bytes_per_token)
         pair.teacher.to("meta")  # Not needed any more: its memory isn't part of this arm.
         session = session_of(pair, work, turns.device, turns.total)
         assert session.teaching is not None
@@ -35,7 +35,7 @@ def step(turns: ArmClient, *, work: StepWork) -> None:
 
 
 def truncated(turns: ArmClient, *, work: StepWork) -> None:
-    """Steps with the teacher beside the student, cut to the same likeliest tokens in memory."""
+    """Take steps with the teacher in this process, cut to the same likeliest tokens."""
     pair = load_pair(work, turns.device)
     turns.tell(**pair.facts)
     session = session_of(pair, work, turns.device, turns.total)
@@ -45,7 +45,7 @@ def truncated(turns: ArmClient, *, work: StepWork) -> None:
 
 
 class Truncated:
-    """A teacher in this process that says what a cache would hold."""
+    """A teacher in this process whose outputs are cut to what a cache would hold."""
 
     lookahead = 0
 
@@ -53,21 +53,21 @@ class Truncated:
         self._bank = bank
 
     def use(self, teacher: str, checkpoint_index: int) -> None:
-        """There is one."""
+        """Do nothing: there is one checkpoint."""
 
     def expect(self, teacher: str, checkpoint_index: int) -> None:
-        """There is no other."""
+        """Do nothing: no other checkpoint follows."""
 
     def announce(self, batches: object) -> None:
-        """Nothing works ahead."""
+        """Do nothing: no target is computed ahead."""
 
     def forget(self) -> None:
-        """Nothing was announced."""
+        """Do nothing: no batch was announced."""
 
     def reference(
         self, batch: Batch, supervised: SupervisedTokens, *, temperature: float
     ) -> TeacherOutput:
-        """Its likeliest tokens."""
+        """The teacher's likeliest tokens, as sparse targets."""
         head = self._bank.head(batch.input_ids, batch.position_ids, supervised.positions)
         return sparse_targets(head, supervised.next_tokens, SPEC)
 
@@ -79,8 +79,8 @@ def _take(turns: ArmClient, session: Session) -> None:
         turns.done([loss])
 
 
-def _write(pair: Pair, work: StepWork, turns: ArmClient, folder: Path) -> float:
-    """One file with the targets of all steps; returns bytes per token."""
+def _write_targets(pair: Pair, work: StepWork, turns: ArmClient, folder: Path) -> float:
+    """Write one file with the targets of all steps; return its bytes per token."""
     bank = TeacherBank.of(pair.teacher, pair.vocabulary)
     source = Rows(work, pair.vocabulary)
     rows = [

@@ -1,4 +1,4 @@
-"""Our engine at the same work: the loop's own step, the loss's own function."""
+"""Our engine's arms: the training loop's own step, and the loss's own function."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from distill_ray.models.teachers import TeacherBank
 
 
 class Rows:
-    """A batch source of the benchmark's rows."""
+    """The batch source of the benchmark's rows."""
 
     def __init__(self, work: StepWork, vocabulary: int) -> None:
         self._work, self._vocabulary = work, vocabulary
 
     def batch(self, step: int, micro: int) -> Batch:
-        """Micro-batch `micro` of a step."""
+        """Return micro-batch `micro` of a step."""
         return batch(self._work, step, self._vocabulary)
 
 
 def step(turns: ArmClient, *, work: StepWork) -> None:
-    """Distillation steps of the loop, on the plain backend."""
+    """Take distillation steps of the loop, on the plain backend."""
     pair = load_pair(work, turns.device)
     turns.tell(**pair.facts)
     session = session_of(pair, work, turns.device, turns.total)
@@ -43,14 +43,14 @@ def step(turns: ArmClient, *, work: StepWork) -> None:
 
 
 def one_step(session: Session) -> float:
-    """One step of the loop; its loss."""
+    """Take one step of the loop; return its loss."""
     loss, *_ = train_step(session)
     session.step += 1
     return loss
 
 
 def session_of(pair: Pair, work: StepWork, device: torch.device, steps: int) -> Session:
-    """A session around models that are there already; its learning rate is constant."""
+    """A session around loaded models, with a constant learning rate."""
     spec = OptimSpec(work.learning_rate, steps, 0.0, 1.0, work.weight_decay, work.clip)
     student = Student(pair.student, pair.vocabulary)
     mixed = work.precision == "bfloat16"
@@ -70,7 +70,7 @@ def session_of(pair: Pair, work: StepWork, device: torch.device, steps: int) -> 
 
 
 def loss(turns: ArmClient, *, work: LossWork) -> None:
-    """The loss alone, straight from hidden states; its gradients are checked, off the clock."""
+    """Compute the loss alone, straight from hidden states; gradients are checked off the clock."""
     pair_of_heads = heads(work, turns.device)
     for _ in turns:
         value = one_loss(pair_of_heads)
@@ -80,17 +80,17 @@ def loss(turns: ArmClient, *, work: LossWork) -> None:
 
 
 def one_loss(pair_of_heads: Heads) -> float:
-    """Mean KL of all tokens, and its gradients."""
+    """Compute the mean KL of all tokens and its gradients; return the mean."""
     count, vocabulary = len(pair_of_heads.hidden), len(pair_of_heads.weight)
     device = pair_of_heads.hidden.device
-    nothing = torch.zeros(count, device=device)
+    zeros = torch.zeros(count, device=device)
     target = LossTargets(
         labels=torch.zeros(count, dtype=torch.int64, device=device),
-        label_weight=nothing,
+        label_weight=zeros,
         reference=Head(
             (pair_of_heads.teacher_hidden,), (pair_of_heads.teacher_weight,), vocabulary
         ),
-        reference_weight=nothing + 1 / count,
+        reference_weight=zeros + 1 / count,
     )
     value = head_loss(
         Head((pair_of_heads.hidden,), (pair_of_heads.weight,), vocabulary), target

@@ -23,14 +23,13 @@ class Pair:
     student: Any
     """In training mode, its weights in float32."""
     vocabulary: int
-    """Token ids that both know."""
-
+    """Number of token ids that both models have."""
     step_flops: float
-    """Of the models, in one step."""
+    """FLOPs of both models in one step."""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Sizes, for the report."""
+        """Sizes of both models, for the report."""
         return {
             "teacher_parameters": num_parameters(self.teacher),
             "student_parameters": num_parameters(self.student),
@@ -40,7 +39,7 @@ class Pair:
 
 
 def _decoder(model: Any) -> Decoder:
-    """A loaded model, as far as its FLOPs go."""
+    """Describe a loaded model as far as its FLOPs go."""
     config, inputs = model.config, model.get_input_embeddings().weight
     tied = model.get_output_embeddings().weight is inputs
     heads = config.num_attention_heads
@@ -50,7 +49,7 @@ def _decoder(model: Any) -> Decoder:
 
 
 def load_pair(work: StepWork, device: torch.device) -> Pair:
-    """Both models; every page of their weights is in memory."""
+    """Load both models, with every page of their weights in memory."""
     teacher = load_frozen(work.teacher, precision=work.precision, device=device)
     student = load_model(work.student).to(device).train()
     for model in (teacher, student):
@@ -58,12 +57,12 @@ def load_pair(work: StepWork, device: torch.device) -> Pair:
             # Weights that are mapped from a file come in when they are first read.
             parameter.detach().sum()
     shared = min(model.config.vocab_size for model in (teacher, student))
-    sides = (_decoder(teacher), _decoder(student))
-    return Pair(teacher, student, shared, distillation_step(*sides, work.rows, work.length))
+    flops = distillation_step(_decoder(teacher), _decoder(student), work.rows, work.length)
+    return Pair(teacher, student, shared, flops)
 
 
 def batch(work: StepWork, number: int, vocabulary: int) -> Batch:
-    """Batch `number`, on the CPU: random ids; all but the last prediction of a row supervised."""
+    """Make batch `number`, on the CPU: random ids, all but a row's last prediction supervised."""
     generator = torch.Generator().manual_seed(work.seed * 1_000_003 + number)
     ids = torch.randint(0, vocabulary, (work.rows, work.length), generator=generator)
     mask = torch.ones(work.rows, work.length, dtype=torch.bool)
@@ -96,13 +95,13 @@ class Heads:
         self.hidden.grad = self.weight.grad = None
 
     def gradient_norms(self) -> list[float]:
-        """Of hidden states and output matrix: two numbers that tell gradients apart."""
+        """Norms of both gradients, of hidden states and output matrix, to compare arms by."""
         grads = [self.hidden.grad, self.weight.grad]
         return [float(torch.linalg.vector_norm(g.float())) for g in grads if g is not None]
 
 
 def heads(work: LossWork, device: torch.device) -> Heads:
-    """Logits have a standard deviation of about 1, as those of a model that has learnt a little."""
+    """Draw heads whose logits have a standard deviation of about 1, as of a trained model."""
     generator = torch.Generator().manual_seed(work.seed)
     dtype = DTYPES[work.precision]
 

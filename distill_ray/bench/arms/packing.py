@@ -1,9 +1,8 @@
-"""Short samples of unequal lengths, padded, grouped by length or packed: the same ones a step."""
+"""Arms on short samples of unequal lengths: padded, grouped by length, or packed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ END = 0
 
 
 def samples(work: SamplesWork, number: int, vocabulary: int) -> list[Sample]:
-    """The samples of a step: random ids, lengths log-uniform as those of short messages are."""
+    """Draw the samples of a step: random ids, lengths log-uniform as in short messages."""
     rng = np.random.default_rng([work.step.seed, number])
     low, high = np.log(work.shortest), np.log(work.longest)
     lengths = np.exp(rng.uniform(low, high, work.samples)).round().astype(int)
@@ -31,41 +30,38 @@ def samples(work: SamplesWork, number: int, vocabulary: int) -> list[Sample]:
 
 
 def cut(work: SamplesWork, texts: Sequence[Sample], way: str) -> list[Batch]:
-    """A step's micro-batches: `padded` in random order, `grouped` by length, or `packed`."""
+    """Make micro-batches: `padded` in random order, `grouped` by length, or `packed`."""
     if way == "packed":
         rows = list(pack(texts, work.step.length, END, "bench"))
     else:
         ordered = sorted(texts, key=lambda s: len(s.ids)) if way == "grouped" else texts
         rows = list(unpacked(ordered, "bench"))
     size = {"padded": work.batch, "grouped": work.group, "packed": work.step.rows}[way]
-    return [_batch(rows[start : start + size]) for start in range(0, len(rows), size)]
-
-
-def _batch(rows: Sequence[dict[str, Any]]) -> Batch:
-    return collate(rows, [False] * len(rows))
+    micro_batches = [rows[start : start + size] for start in range(0, len(rows), size)]
+    return [collate(micro_batch, [False] * len(micro_batch)) for micro_batch in micro_batches]
 
 
 class Cut:
-    """A batch source of samples that are cut in one way."""
+    """A batch source of samples that are all cut in one way."""
 
     def __init__(self, work: SamplesWork, vocabulary: int, way: str) -> None:
         self._work, self._vocabulary, self._way = work, vocabulary, way
-        self._number, self._made = -1, list[Batch]()
+        self._number, self._batches = -1, list[Batch]()
 
     def step(self, number: int) -> list[Batch]:
-        """All micro-batches of a step; the last one asked for is kept."""
+        """Return all micro-batches of a step; the latest step stays in memory."""
         if number != self._number:
             texts = samples(self._work, number, self._vocabulary)
-            self._number, self._made = number, cut(self._work, texts, self._way)
-        return self._made
+            self._number, self._batches = number, cut(self._work, texts, self._way)
+        return self._batches
 
     def batch(self, step: int, micro: int) -> Batch:
-        """One of them."""
+        """Return micro-batch `micro` of a step."""
         return self.step(step)[micro]
 
 
 def ours(turns: ArmClient, *, work: SamplesWork, way: str) -> None:
-    """Our engine's steps on the samples, cut in this way."""
+    """Take our engine's steps on samples that are cut in this way."""
     pair = load_pair(work.step, turns.device)
     turns.tell(**pair.facts)
     session = session_of(pair, work.step, turns.device, turns.total)
@@ -80,7 +76,7 @@ def ours(turns: ArmClient, *, work: SamplesWork, way: str) -> None:
 
 
 def floor(turns: ArmClient, *, work: SamplesWork) -> None:
-    """The plain loop on padded batches, whose gradients add up."""
+    """Take the plain loop's steps on padded micro-batches, whose gradients add up."""
     pair = load_pair(work.step, turns.device)
     turns.tell(**pair.facts)
     optimiser = plain.adamw(pair.student, work.step)

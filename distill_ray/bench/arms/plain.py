@@ -1,4 +1,4 @@
-"""The floor: what a competent user writes in PyTorch, with nothing of ours. V vocabulary.
+"""The plain loop: what a competent user writes in PyTorch, with none of our code. V vocabulary.
 
 Written by hand on purpose: a yardstick that shares code with what it measures shrinks with it.
 """
@@ -18,7 +18,7 @@ from distill_ray.data.batches import Batch
 
 
 def step(turns: ArmClient, *, work: StepWork) -> None:
-    """Distillation steps: both models' full logits, their KL, one backward pass, AdamW."""
+    """Take distillation steps: both models' full logits, their KL, one backward pass, AdamW."""
     pair = load_pair(work, turns.device)
     turns.tell(**pair.facts)
     optimiser = adamw(pair.student, work)
@@ -30,7 +30,7 @@ def step(turns: ArmClient, *, work: StepWork) -> None:
 def one_step(
     pair: Pair, optimiser: torch.optim.Optimizer, batches: Sequence[Batch], work: StepWork
 ) -> float:
-    """One step over its micro-batches; returns the loss before it."""
+    """Take one step over its micro-batches; return the loss before the update."""
     mixed = work.precision == "bfloat16"
     num_supervised = sum(int(rows.teacher_mask.sum()) for rows in batches)
     total = 0.0
@@ -49,7 +49,7 @@ def one_step(
 
 
 def sum_kl(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor) -> Tensor:
-    """KL(teacher ‖ student) of the kept tokens; logits [B, T, V], kept [B, T] bool."""
+    """Sum of KL(teacher ‖ student) where the mask is True; logits [B, T, V], mask [B, T] bool."""
     log_q = F.log_softmax(student_logits.float(), dim=-1)
     log_p = F.log_softmax(teacher_logits.float(), dim=-1)
     kl = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=-1)  # [B, T]
@@ -57,7 +57,7 @@ def sum_kl(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor) -> Tens
 
 
 def adamw(student: torch.nn.Module, work: StepWork) -> torch.optim.AdamW:
-    """AdamW, fused as transformers' trainer has it by default; matrices decay."""
+    """Make AdamW, fused as transformers' trainer has it; matrices alone have weight decay."""
     parameters = list(student.parameters())
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": work.weight_decay},
@@ -67,7 +67,7 @@ def adamw(student: torch.nn.Module, work: StepWork) -> torch.optim.AdamW:
 
 
 def loss(turns: ArmClient, *, work: LossWork) -> None:
-    """The loss alone, through full logits; its gradients are checked, off the clock."""
+    """Compute the loss alone, through full logits; gradients are checked off the clock."""
     pair_of_heads = heads(work, turns.device)
     for _ in turns:
         value = one_loss(pair_of_heads)
@@ -77,11 +77,11 @@ def loss(turns: ArmClient, *, work: LossWork) -> None:
 
 
 def one_loss(pair_of_heads: Heads) -> float:
-    """Mean KL of all tokens, and its gradients."""
+    """Compute the mean KL of all tokens and its gradients; return the mean."""
     student_logits = pair_of_heads.hidden @ pair_of_heads.weight.T  # [N, V]
     with torch.no_grad():
         teacher_logits = pair_of_heads.teacher_hidden @ pair_of_heads.teacher_weight.T  # [N, V]
-    every = torch.ones(student_logits.shape[0], dtype=torch.bool, device=student_logits.device)
-    value = sum_kl(student_logits, teacher_logits, every) / len(every)
+    mask = torch.ones(student_logits.shape[0], dtype=torch.bool, device=student_logits.device)
+    value = sum_kl(student_logits, teacher_logits, mask) / len(mask)
     value.backward()  # type: ignore[no-untyped-call]
     return value.item()

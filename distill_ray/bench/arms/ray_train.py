@@ -1,4 +1,4 @@
-"""The same steps in a Ray Train worker, its teacher beside it or in a pool."""
+"""Steps in a Ray Train worker, with the teacher in the worker or in a pool of actors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from distill_ray.bench.harness.memory import meter
 from distill_ray.bench.suites.work import StepWork
 from distill_ray.config.serving import PoolServing
 from distill_ray.engine.build import mixed_rows
-from distill_ray.engine.session import Session
 from distill_ray.models.load import config_of
 from distill_ray.runtime.cluster import EventQueue
 from distill_ray.runtime.progress import Event
@@ -34,7 +33,7 @@ from distill_ray.stages.serving.pool_client import PoolTeacherSource
 
 @dataclass(frozen=True)
 class Turn:
-    """What the worker did, by its own meters."""
+    """What the worker did in a turn, by its own meters."""
 
     losses: tuple[float, ...] = ()
     cpu_seconds: float = 0.0
@@ -42,12 +41,12 @@ class Turn:
 
 
 def step(turns: ArmClient, *, work: StepWork) -> None:
-    """Steps of the loop in a worker that reads Ray Data's Parquet; each is told as progress is."""
+    """Take steps in a worker that reads Ray Data's Parquet and reports each step as progress."""
     _take(turns, work, None)
 
 
 def pooled(turns: ArmClient, *, work: StepWork) -> None:
-    """The same, the teacher in an actor of as many threads as the worker has."""
+    """Take the same steps with the teacher in an actor of as many threads as the worker."""
     threads = float(torch.get_num_threads())
     _take(turns, work, PoolServing(cpus_per_actor=threads, lookahead=1, num_parity_rows=0))
 
@@ -60,7 +59,7 @@ class Gate:
         self._done: asyncio.Queue[Turn] = asyncio.Queue()
 
     async def turn(self, go: bool = True) -> Turn:
-        """Have the worker take a turn, or end."""
+        """Let the worker take a turn, or end."""
         await self._go.put(go)
         return await self._done.get() if go else Turn()
 
@@ -83,7 +82,7 @@ def _take(turns: ArmClient, work: StepWork, serving: PoolServing | None) -> None
         log_to_driver=False,
     )
     gate = ray.remote(num_cpus=0)(Gate).remote()
-    box = ray.remote(num_cpus=0)(EventQueue).remote()
+    events = ray.remote(num_cpus=0)(EventQueue).remote()
     steps = STEPS * turns.total
     with TemporaryDirectory() as base:
         shared = min(config_of(ref).vocab_size for ref in (work.teacher, work.student))
@@ -92,56 +91,41 @@ def _take(turns: ArmClient, work: StepWork, serving: PoolServing | None) -> None
         spec = job(work, Path(base), steps)
         pool = None
         if serving is not None:
-            pool = Pool(start_actors(spec, serving), box, "bench", 600.0)
+            pool = Pool(start_actors(spec, serving), events, "bench", 600.0)
         payload = {
             "work": work,
             "serving": serving,
             "job": spec,
             "pool": pool,
             "gate": gate,
-            "box": box,
+            "events": events,
             "threads": torch.get_num_threads(),
         }
-        _drive(turns, payload)
+        # `fit` blocks, so it runs in a thread while this one passes the turns on.
+        scaling = ray.train.ScalingConfig(num_workers=1, use_gpu=turns.device.type == "cuda")
+        trainer = ray.train.torch.TorchTrainer(
+            _worker, train_loop_config=payload, scaling_config=scaling
+        )
+        thread = threading.Thread(target=trainer.fit, daemon=True)
+        thread.start()
+        ray.get(gate.built.remote())
+        for _ in turns:
+            turn = ray.get(gate.turn.remote())
+            turns.done(
+                turn.losses,
+                amount=STEPS,
+                cpu_seconds=turn.cpu_seconds,
+                peak_bytes=turn.peak_bytes,
+            )
+        ray.get(gate.turn.remote(False))
+        thread.join(timeout=60)
     ray.shutdown()
 
 
-def _drive(turns: ArmClient, payload: Mapping[str, Any]) -> None:
-    gate = payload["gate"]
-    scaling = ray.train.ScalingConfig(num_workers=1, use_gpu=turns.device.type == "cuda")
-    trainer = ray.train.torch.TorchTrainer(
-        _worker, train_loop_config=dict(payload), scaling_config=scaling
-    )
-    thread = threading.Thread(target=trainer.fit, daemon=True)
-    thread.start()
-    ray.get(gate.built.remote())
-    for _ in turns:
-        turn = ray.get(gate.turn.remote())
-        turns.done(
-            turn.losses,
-            amount=STEPS,
-            cpu_seconds=turn.cpu_seconds,
-            peak_bytes=turn.peak_bytes,
-        )
-    ray.get(gate.turn.remote(False))
-    thread.join(timeout=60)
-
-
 def _worker(payload: Mapping[str, Any]) -> None:
+    """The Ray Train worker: builds a session, then takes turns when the gate says so."""
     torch.set_num_threads(payload["threads"])
     device = ray.train.torch.get_device()
-    session = _session(payload, device)
-    watch = meter(device)
-    watch.start()
-    turn = Turn()
-    while ray.get(payload["gate"].next.remote(turn)):
-        began = time.process_time()
-        session.optim = replace(session.optim, steps=session.step + STEPS)
-        losses = tuple(_one(session, payload["box"]) for _ in range(STEPS))
-        turn = Turn(losses, time.process_time() - began, watch.peak())
-
-
-def _session(payload: Mapping[str, Any], device: torch.device) -> Session:
     work, spec = payload["work"], payload["job"]
     pair = load_pair(work, device)
     session = session_of(pair, work, device, spec.steps)
@@ -151,10 +135,16 @@ def _session(payload: Mapping[str, Any], device: torch.device) -> Session:
         session.teaching.source = PoolTeacherSource(
             payload["serving"], spec, payload["pool"], device
         )
-    return session
-
-
-def _one(session: Session, box: Any) -> float:
-    loss = one_step(session)
-    box.push.remote(Event("progress", "bench", f"loss {loss:.3f}", completed=session.step))
-    return loss
+    watch = meter(device)
+    watch.start()
+    turn = Turn()
+    while ray.get(payload["gate"].next.remote(turn)):
+        began = time.process_time()
+        session.optim = replace(session.optim, steps=session.step + STEPS)
+        losses = []
+        for _ in range(STEPS):
+            loss = one_step(session)
+            progress = Event("progress", "bench", f"loss {loss:.3f}", completed=session.step)
+            payload["events"].push.remote(progress)
+            losses.append(loss)
+        turn = Turn(tuple(losses), time.process_time() - began, watch.peak())

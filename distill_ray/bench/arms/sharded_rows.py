@@ -1,4 +1,4 @@
-"""A run's own data path: packed rows in Parquet, drawn in the run's order."""
+"""A real run's data path: packed rows in Parquet, read in the run's order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ END = 0
 
 
 def rows(work: StepWork, vocabulary: int, steps: int) -> list[dict[str, Any]]:
-    """As many full rows of random ids as these steps take."""
+    """Make as many full rows of random ids as these steps take."""
     rng = np.random.default_rng(work.seed)
     ids = rng.integers(1, vocabulary, size=(steps * work.rows, work.length - 1)).tolist()
     samples = [text_sample(str(number), row, END) for number, row in enumerate(ids)]
@@ -36,12 +36,12 @@ def rows(work: StepWork, vocabulary: int, steps: int) -> list[dict[str, Any]]:
 
 
 def shard_folder(base: Path) -> Path:
-    """Where a job looks for the rows of its one stream."""
+    """The folder in which a job looks for the rows of its one stream."""
     return base / "packed" / "bench" / "train"
 
 
 def job(work: StepWork, base: Path, steps: int) -> TrainingSpec:
-    """The work as a job on the rows under `base`."""
+    """Describe the work as a training job on the rows under `base`."""
     training = TrainingConfig(
         token_budget=steps * work.tokens,
         global_batch_size=work.rows,
@@ -59,19 +59,19 @@ def job(work: StepWork, base: Path, steps: int) -> TrainingSpec:
 
 
 class InMemory:
-    """The batches of a job, all read before the first step."""
+    """A batch source that reads all of a job's batches before the first step."""
 
     def __init__(self, spec: TrainingSpec) -> None:
         source = mixed_rows(spec)
         self._batches = [source.batch(step, 0) for step in range(spec.steps)]
 
     def batch(self, step: int, micro: int) -> Batch:
-        """Micro-batch `micro` of a step."""
+        """Return micro-batch `micro` of a step."""
         return self._batches[step]
 
 
 def step(turns: ArmClient, *, work: StepWork) -> None:
-    """The plain engine: several steps a turn, with nothing to read meanwhile."""
+    """Take several steps a turn on the plain engine, with all rows in memory."""
     pair = load_pair(work, turns.device)
     turns.tell(**pair.facts)
     steps = STEPS * turns.total

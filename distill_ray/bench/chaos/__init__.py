@@ -1,1 +1,1 @@
-"""Kills at random moments, and what each of them costs."""
+"""A run is killed at random moments; how much work each kill costs."""

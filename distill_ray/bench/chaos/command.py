@@ -52,17 +52,17 @@ def command(
     def tell(line: str) -> None:
         errors.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    # Short: Ray's sockets lie below it, and their paths may have 107 characters.
+    # A short path: Ray's sockets lie below it, and theirs may have 107 characters.
     with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as scratch:
-        where = Path(scratch) if folder is None else folder.absolute()
-        report = chaos(where, kind or list(KINDS), kills, seed, tell)
+        work_folder = Path(scratch) if folder is None else folder.absolute()
+        report = chaos(work_folder, kind or list(KINDS), kills, seed, tell)
     if as_markdown:
         sys.stdout.write(page(report))
     else:
-        shown = wide()
-        shown.print(table(report))
+        console = wide()
+        console.print(table(report))
         for line in (*remarks(report), source(report)):
-            shown.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     if out is not None:
         out.write_text(page(report))
     if json_file is None:

@@ -1,56 +1,58 @@
-"""How far what a disturbed run made is from what the undisturbed one made. Imports no torch."""
+"""How far the results of a disturbed run are from the undisturbed run's. Imports no torch."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from distill_ray.bench.chaos.config import NAME
 
-MEANT = {"distill": "checkpoints/", "probe": "outcome.json"}
-"""Stage → beginning of the names of the files that are its result."""
-TIMES = ("_s", "seconds")
-"""Ends of the keys of figures that no two runs share."""
+RESULT_FILES = {"distill": "checkpoints/", "probe": "outcome.json"}
+"""Stage → prefix of the names of the files that are its result."""
+TIME_SUFFIXES = ("_s", "seconds")
+"""Suffixes of the keys of durations, which no two runs share."""
 
 
 def differences(stage: str, expected_folder: Path, actual_folder: Path) -> dict[str, float]:
-    """Of each file of a stage's results, below one undisturbed and one disturbed storage.
+    """Compare each file of a stage's results in an undisturbed and a disturbed storage.
 
     Returns:
-        Path → 0 for equal bytes (or equal figures, times apart), else the largest difference of
-        two weights as a share of the tensor's largest, infinity where files aren't of one kind.
+        File → 0 for equal digests, else its `file_difference`.
     """
-    result = {}
-    for place in sorted((expected_folder / NAME / stage).glob("*/manifest.json")):
-        own = actual_folder / place.relative_to(expected_folder)
-        expected_files = json.loads(place.read_text())["files"]
-        actual_files = json.loads(own.read_text())["files"] if own.is_file() else {}
+    by_file = {}
+    for expected_manifest in sorted((expected_folder / NAME / stage).glob("*/manifest.json")):
+        actual_manifest = actual_folder / expected_manifest.relative_to(expected_folder)
+        expected, actual = expected_manifest.parent, actual_manifest.parent
+        expected_files = json.loads(expected_manifest.read_text())["files"]
+        has_manifest = actual_manifest.is_file()
+        actual_files = json.loads(actual_manifest.read_text())["files"] if has_manifest else {}
         for name, digest in expected_files.items():
-            if name.startswith(MEANT[stage]):
+            if name.startswith(RESULT_FILES[stage]):
                 same = actual_files.get(name) == digest
-                apart = 0.0 if same else _apart(place.parent / name, own.parent / name)
-                result[f"{place.parent.name}/{name}"] = apart
-    return result
+                difference = 0.0 if same else file_difference(expected / name, actual / name)
+                by_file[f"{expected.name}/{name}"] = difference
+    return by_file
 
 
-def _apart(expected_file: Path, actual_file: Path) -> float:
+def file_difference(expected_file: Path, actual_file: Path) -> float:
+    """How far two files differ.
+
+    Returns:
+        Of weights, max |a - b| / max |a| over all tensors. Of JSON, 0 where all but durations is
+        equal. Otherwise infinity.
+    """
     if not actual_file.is_file():
         return math.inf
-    if expected_file.suffix == ".safetensors":
-        return _weights_apart(expected_file, actual_file)
     if expected_file.suffix == ".json":
-        same = timeless(json.loads(expected_file.read_text())) == timeless(
-            json.loads(actual_file.read_text())
+        expected_data, actual_data = (
+            timeless(json.loads(file.read_text())) for file in (expected_file, actual_file)
         )
-        return 0.0 if same else math.inf
-    return math.inf
+        return 0.0 if expected_data == actual_data else math.inf
+    if expected_file.suffix != ".safetensors":
+        return math.inf
 
-
-def _weights_apart(expected_file: Path, actual_file: Path) -> float:
-    """max |a - b| / max |a| over all tensors."""
     import numpy as np
     from safetensors.numpy import load_file
 
@@ -64,13 +66,7 @@ def _weights_apart(expected_file: Path, actual_file: Path) -> float:
 
 
 def timeless(value: Any) -> Any:
-    """Plain data without what tells how long something took."""
+    """Plain data without its durations."""
     if isinstance(value, dict):
-        return dict(_timeless_items(value))
+        return {k: timeless(inner) for k, inner in value.items() if not k.endswith(TIME_SUFFIXES)}
     return [timeless(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _timeless_items(value: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, inner in value.items():
-        if not key.endswith(TIMES):
-            yield key, timeless(inner)

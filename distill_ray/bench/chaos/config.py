@@ -1,11 +1,10 @@
-"""The small run that `bench chaos` disturbs: rows made on the spot, random weights, no download."""
+"""The small run that `bench chaos` disturbs: generated rows, random weights, no download."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,12 @@ WHEN = ("at the start", "under load", "at night", "after the service", "now and 
 
 
 def write(folder: Path) -> Path:
-    """Rows and config of the run; returns the config's file."""
-    rows = list(_rows())
+    """Write the run's rows and config; return the config's file."""
+    # Reports of faults; the label is the part.
+    rows = [
+        {"text": f"the {where} {part} {fault} {when}", "label": part}
+        for part, fault, where, when in product(PARTS, FAULTS, WHERE, WHEN)
+    ]
     (folder / "task.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "text.txt").write_text("\n".join(f"It says that {row['text']}." for row in rows))
     file = folder / FILE
@@ -32,15 +35,9 @@ def write(folder: Path) -> Path:
     return file
 
 
-def _rows() -> Iterator[dict[str, str]]:
-    """Reports of faults; the label is the part."""
-    for part, fault, where, when in product(PARTS, FAULTS, WHERE, WHEN):
-        yield {"text": f"the {where} {part} {fault} {when}", "label": part}
-
-
 def _config(folder: Path) -> dict[str, Any]:
-    """A whole run; of its budgets, only that of the student matters."""
-    taught = {"faults.labelled": 1, "faults.prompts": 2, "notes": 1}
+    """A config of all stages; only the student's training has a budget that matters."""
+    mix = {"faults.labelled": 1, "faults.prompts": 2, "notes": 1}
     return {
         "name": NAME,
         "storage": str(folder / "made"),
@@ -67,14 +64,14 @@ def _config(folder: Path) -> dict[str, Any]:
                 "all": _training(60, mix={"faults.labelled": 2, "notes": 1}, num_checkpoints=5)
             }
         },
-        "probe": _training(80, mix=taught, seeds=[0, 1], num_curve_points=2, race=None),
+        "probe": _training(80, mix=mix, seeds=[0, 1], num_curve_points=2, race=None),
         "distill": _training(
             STEPS,
-            mix=taught,
+            mix=mix,
             save_steps=SAVE_EVERY,
             eval_steps=40,
             zero_stage=2,
-            # Hands over by the number of steps alone: also a run with other sums does so then.
+            # Switches by the number of steps alone, so also where sums differ by rounding.
             schedule={"kind": "equal_periods"},
         ),
         "cluster": {"num_workers": WORKERS, "object_store_gib": 0.1, "max_failures": 20},
@@ -106,17 +103,17 @@ def _training(steps: int, **more: Any) -> dict[str, Any]:
 
 
 def copied(finished_run: Path, folder: Path, stage: str) -> Path:
-    """A copy of a finished run without what one of its stages has made.
+    """Copy a finished run without the artifacts of one of its stages.
 
     Args:
-        made: the finished run's storage.
-        folder: the copy's storage, not there yet. Files are hard links: whoever writes a file anew
-            takes another place for it first.
-        stage: that is to be made again.
+        finished_run: the finished run's storage.
+        folder: the copy's storage, which doesn't exist yet. Its files are hard links, which is safe
+            because storage never writes into an existing file.
+        stage: the stage to be run again.
     """
 
-    def passed_over(where: str, names: list[str]) -> set[str]:
-        return {stage, ".state"} if Path(where) == finished_run / NAME else set()
+    def ignored(source: str, names: list[str]) -> set[str]:
+        return {stage, ".state"} if Path(source) == finished_run / NAME else set()
 
-    shutil.copytree(finished_run, folder, copy_function=os.link, ignore=passed_over)
+    shutil.copytree(finished_run, folder, copy_function=os.link, ignore=ignored)
     return folder

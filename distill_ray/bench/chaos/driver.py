@@ -1,4 +1,4 @@
-"""The command line at work in a process of its own: its events as they come, its end."""
+"""The command line in a process of its own, whose events are read as they come."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from distill_ray.bench.chaos.outcomes import TimedEvent
 from distill_ray.bench.chaos.processes import below, end
 
 END_S = 60.0
-"""What Ray gets to end by itself once its driver is gone."""
+"""Seconds that Ray has to end by itself once its driver is gone."""
 TAIL = 2000
-"""Characters that are kept of what a run said that didn't survive."""
+"""Characters of a failed run's standard error that are reported."""
 
 
 class Driver:
-    """A command of `distill-ray`; started again after it was killed, its events go on."""
+    """A `distill-ray` command that can be killed and started again; its events add up."""
 
     def __init__(self, arguments: Sequence[str], env: dict[str, str], log: Path) -> None:
-        """Start it.
+        """Start the command.
 
         Args:
-            arguments: without the program and `--json`.
-            env: all of its environment.
-            log: what it says on standard error goes there.
+            arguments: those after the program's name, without `--json`.
+            env: its whole environment.
+            log: gets its standard error.
         """
         self._command = [sys.executable, "-m", "distill_ray", *arguments, "--json"]
         self._env, self._log = env, log
         self.events: list[TimedEvent] = []
-        self._told = threading.Condition()
+        self._changed = threading.Condition()
         self.start()
 
     def start(self) -> None:
-        """Start it, once more if it was killed."""
+        """Start the command, or start it again after it was killed."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -49,7 +49,7 @@ class Driver:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                start_new_session=True,  # Ctrl-C is the bench's, which then ends it.
+                start_new_session=True,  # Ctrl-C reaches the bench alone, which then ends this.
             )
         assert self._process.stdout is not None
         self._reader = threading.Thread(target=self._read, args=[self._process.stdout], daemon=True)
@@ -57,30 +57,35 @@ class Driver:
 
     def _read(self, stream: IO[str]) -> None:
         for line in stream:
-            event = _event(line)
-            if event is not None:
-                with self._told:
-                    self.events.append(event)
-                    self._told.notify_all()
-        with self._told:
-            self._told.notify_all()
+            try:
+                event = json.loads(line)["event"]
+                timed_event = TimedEvent(
+                    time.monotonic(), event["stage"], event.get("text", ""), event.get("completed")
+                )
+            except (ValueError, KeyError, TypeError):
+                continue  # A result, or a line that a kill has cut off.
+            with self._changed:
+                self.events.append(timed_event)
+                self._changed.notify_all()
+        with self._changed:
+            self._changed.notify_all()
 
     def wait_for(self, holds: Callable[[Sequence[TimedEvent]], bool], patience_s: float) -> bool:
-        """Wait until something holds of the events; False if the process ends, or time is over."""
-        until = time.monotonic() + patience_s
-        with self._told:
+        """Wait until a condition holds of the events; False if the process ends or time is up."""
+        deadline = time.monotonic() + patience_s
+        with self._changed:
             while not holds(self.events):
-                if self.over() or time.monotonic() > until:
+                if self.over() or time.monotonic() > deadline:
                     return False
-                self._told.wait(1.0)
+                self._changed.wait(1.0)
         return True
 
     def over(self) -> bool:
-        """Whether it has ended and everything that it said is there."""
+        """Whether the process has ended and all its output has been read."""
         return self._process.poll() is not None and not self._reader.is_alive()
 
     def kill(self) -> None:
-        """End it at once, as the system does, and wait until what it has started is gone too."""
+        """Send SIGKILL, and wait until the processes that it started are gone too."""
         survivors = below(self._process.pid)
         self._process.kill()
         self._process.wait()
@@ -88,7 +93,7 @@ class Driver:
         self._reader.join(END_S)
 
     def wait(self, patience_s: float) -> int | None:
-        """Its exit code; None if it is still at work after that time."""
+        """Wait for the exit code; None if the process is still running after that time."""
         try:
             code = self._process.wait(patience_s)
         except subprocess.TimeoutExpired:
@@ -97,7 +102,7 @@ class Driver:
         return code
 
     def close(self) -> None:
-        """Leave nothing of it behind."""
+        """End the process and all that it started."""
         if self._process.poll() is None:
             survivors = below(self._process.pid)
             os.kill(self._process.pid, signal.SIGINT)
@@ -106,16 +111,5 @@ class Driver:
             end(survivors, END_S)
 
     def last_words(self) -> str:
-        """The end of what it said on standard error."""
+        """The end of its standard error."""
         return self._log.read_text(errors="replace").strip()[-TAIL:]
-
-
-def _event(line: str) -> TimedEvent | None:
-    """The event of a line; None for a result, or what a kill has left of a line."""
-    try:
-        event = json.loads(line)["event"]
-        return TimedEvent(
-            time.monotonic(), event["stage"], event.get("text", ""), event.get("completed")
-        )
-    except (ValueError, KeyError, TypeError):
-        return None

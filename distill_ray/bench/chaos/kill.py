@@ -1,4 +1,4 @@
-"""One disturbed run: reaches its moments, kills what is to be killed, waits for its end."""
+"""One disturbed run: wait for each planned moment, kill something, wait for the run's end."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from distill_ray.bench.chaos.outcomes import Kill, KillPlan, Kind, TimedEvent, k
 from distill_ray.bench.chaos.processes import Process
 
 JOB = "student"
-"""The training that is disturbed; the control's behind it shows that work goes on."""
+"""The training that is disturbed; the control's, after it, shows that work goes on."""
 PATIENCE_S = 900.0
-"""For anything that a run is to come to."""
+"""Seconds to wait for anything that a run should reach."""
 NOTICE_S = 12
-"""Between the announcement that a node goes and its loss; clouds give 30 to 120 s. More than the
-run takes to look for it, less than the rest of the training."""
-LOOK_S = 0.002
-"""Between two looks for a checkpoint that is being uploaded."""
-STARTS = 3
-"""Of a run that fails before anything has been done to it."""
-AROUND = 8
-"""Kills at a switch fall at most so many steps before it, as far as events tell."""
+"""Seconds between the notice that a node goes and its loss; clouds give 30 to 120 s. The run takes
+less to see the notice, and its remaining training takes longer."""
+POLL_S = 0.002
+"""Seconds between two looks for a checkpoint that is being uploaded."""
+MAX_STARTS = 3
+"""Starts of a run that fails before anything was killed."""
+STEPS_BEFORE_SWITCH = 8
+"""Kills at a switch come fewer than this many steps before it, by the events."""
 TRIAL = "ImplicitFunc"
-"""What Ray calls the processes of its trials."""
+"""Ray Tune's name for the processes of its trials."""
 
 
 class RunUnderTest:
-    """A run at work, and what can be done to it."""
+    """A run in progress, with the ways to kill parts of it."""
 
     def __init__(
         self,
@@ -45,29 +45,29 @@ class RunUnderTest:
         trial_s: float,
         nodes: Nodes,
     ) -> None:
-        """Take over a run that has just been started.
+        """Take over a run that has just started.
 
         Args:
-            plan: what is to happen.
-            driver: the run.
-            storage: of the run.
-            steps: of the training.
+            plan: when to kill, and what.
+            driver: the run's command.
+            storage: the run's storage.
+            steps: steps of its training.
             switches: steps at which its teacher changes.
             trial_s: how long a probe takes.
-            nodes: of its cluster.
+            nodes: its cluster's nodes.
         """
         self.driver, self.nodes, self.kills = driver, nodes, list[Kill]()
         self._plan, self._storage, self._steps = plan, storage, steps
         self._switches, self._trial_s = switches, trial_s
-        self._draw = random.Random(plan.seed)
+        self._random = random.Random(plan.seed)
 
     def to_the_end(self, kind: Kind) -> int | None:
-        """Kill at every moment, and wait for the end.
+        """Kill at every planned moment, and wait for the run's end.
 
         Returns:
-            The exit code; None if it never ended.
+            The exit code; None if the run never ended.
         """
-        for _ in range(STARTS):
+        for _ in range(MAX_STARTS):
             self._go_through(kind)
             code = self.driver.wait(PATIENCE_S)
             if code in (0, None) or self.kills:
@@ -76,7 +76,7 @@ class RunUnderTest:
         return code
 
     def _go_through(self, kind: Kind) -> None:
-        """Kill at every moment, each time work goes on; ends early if the run does."""
+        """Kill at every planned moment, as long as work goes on after each kill."""
         kill = self._kill_trial if kind.stage == "probe" else self._kill_training
         for moment in self._plan.moments:
             result = kill(moment)
@@ -90,8 +90,8 @@ class RunUnderTest:
         step = ceil(moment * self._steps)
         if self._plan.kind == "switch":
             nearest = min(self._switches, key=lambda switch: abs(switch - step))
-            step = max(1, nearest - self._draw.randrange(AROUND))
-        if not self.driver.wait_for(lambda events: _step(events) >= step, PATIENCE_S):
+            step = max(1, nearest - self._random.randrange(STEPS_BEFORE_SWITCH))
+        if not self.driver.wait_for(lambda events: _latest_step(events) >= step, PATIENCE_S):
             return None
         outcome = KILLS[self._plan.kind](self)
         if outcome is None:
@@ -105,7 +105,7 @@ class RunUnderTest:
         return kill_of(self.driver.events, killed_at, JOB, **facts)
 
     def _kill_trial(self, moment: float) -> Kill | None:
-        """One of the probes' processes; it is known by its outcome alone how far it was."""
+        """Kill a probe's process. Its steps are not known, so recovery is a new process."""
         if not self._one_of(TRIAL):
             return None
         time.sleep(moment * self._trial_s)
@@ -122,16 +122,16 @@ class RunUnderTest:
         return Kill(0, None, None)
 
     def _one_of(self, word: str) -> Process | None:
-        """A process of the run, as soon as there is one; None if the run ends before."""
-        until = time.monotonic() + PATIENCE_S
-        while not self.driver.over() and time.monotonic() < until:
+        """Wait for a process with this word in its command; None if the run ends before."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not self.driver.over() and time.monotonic() < deadline:
             if processes := self.nodes.below(word):
-                return self._draw.choice(processes)
+                return self._random.choice(processes)
             time.sleep(0.2)
         return None
 
     def kill_worker(self) -> tuple[float, dict[str, object]] | None:
-        """One of those that train."""
+        """Kill a training worker."""
         victim = self._one_of("RayTrainWorker")
         if victim is None:
             return None
@@ -140,51 +140,49 @@ class RunUnderTest:
         return killed_at, {}
 
     def kill_uploading(self) -> tuple[float, dict[str, object]] | None:
-        """A worker as soon as the files of a new checkpoint begin to be there."""
+        """Kill a worker as soon as the first files of a new checkpoint appear."""
         workers, old = self.nodes.below("RayTrainWorker"), set(self._checkpoints())
         while not self.driver.over() and workers:
             new = [folder for folder in self._checkpoints() if folder not in old]
             if new:
                 killed_at = time.monotonic()
-                self._draw.choice(workers).kill()
-                time.sleep(0.5)  # What was on its way has come, or never comes.
+                self._random.choice(workers).kill()
+                time.sleep(0.5)  # For other workers' files that are on their way.
                 return killed_at, {"sealed": len(list(new[0].glob("seal-*.json"))) == len(workers)}
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
         return None
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self._storage / NAME / ".state").glob("train-*/checkpoint_*"))
 
     def kill_driver(self) -> tuple[float, dict[str, object]] | None:
-        """The command itself; it is given again."""
+        """Kill the command itself, and start it again."""
         killed_at = time.monotonic()
         self.driver.kill()
         self.driver.start()
         return killed_at, {}
 
     def kill_node(self) -> tuple[float, dict[str, object]] | None:
-        """The node beside the head; another one comes."""
+        """Lose the node beside the head, and add another."""
         killed_at = time.monotonic()
         self.nodes.ask("lose")
         self.nodes.ask("add")
         return killed_at, {}
 
     def kill_node_for_good(self) -> tuple[float, dict[str, object]] | None:
-        """The node beside the head; none comes."""
+        """Lose the node beside the head, without a replacement."""
         killed_at = time.monotonic()
         self.nodes.ask("lose")
         return killed_at, {}
 
     def drain_node(self) -> tuple[float, dict[str, object]] | None:
-        """As the spot market does it: announced, with another one in its place, then gone."""
+        """Lose a node as a spot market does: announce it, add another, then take it."""
         announced = time.monotonic()
         self.nodes.ask("drain", deadline_s=NOTICE_S)
         self.nodes.ask("add")
         time.sleep(max(0.0, announced + NOTICE_S - time.monotonic()))
-        last = max(
-            (event.time_s for event in self.driver.events if _is_step(event)), default=announced
-        )
-        killed_at = min(last, time.monotonic())
+        step_times = (event.time_s for event in self.driver.events if _is_step(event))
+        killed_at = min(max(step_times, default=announced), time.monotonic())
         self.nodes.ask("lose")
         return killed_at, {"notice_s": NOTICE_S}
 
@@ -198,13 +196,13 @@ KILLS: dict[str, Callable[[RunUnderTest], tuple[float, dict[str, object]] | None
     "fewer": RunUnderTest.kill_node_for_good,
     "drain": RunUnderTest.drain_node,
 }
-"""Kind → what is done at a moment of the training; when, and what else is known of it."""
+"""Kind → what kills something in training; returns when, with other facts about it."""
 
 
 def _is_step(event: TimedEvent) -> bool:
     return event.text.startswith(f"{JOB}: loss")
 
 
-def _step(events: Sequence[TimedEvent]) -> float:
-    """The latest step that was told."""
+def _latest_step(events: Sequence[TimedEvent]) -> float:
+    """The last step that was reported."""
     return next((event.completed or 0 for event in reversed(events) if _is_step(event)), 0)

@@ -1,4 +1,4 @@
-"""Nodes of a Ray of the bench's own, in a child process: imports no Ray."""
+"""A Ray cluster of the bench's own, in a child process. Imports no Ray."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ END_S = 60.0
 
 
 class Nodes:
-    """A head and nodes beside it, each with room for one worker."""
+    """A head and worker nodes, each with room for one worker."""
 
     def __init__(self, env: dict[str, str], log: Path) -> None:
         """Start the head.
 
         Args:
-            env: of all of them.
-            log: what they say goes there.
+            env: the environment of all nodes.
+            log: gets their standard error.
         """
         self._log = log
         with log.open("ab") as stream:
@@ -35,32 +35,32 @@ class Nodes:
                 start_new_session=True,
             )
 
-    def ask(self, what: str, **how: Any) -> dict[str, Any]:
-        """Have one of the methods of `arms.ray_nodes.Nodes` called.
+    def ask(self, method: str, **arguments: Any) -> dict[str, Any]:
+        """Call a method of `arms.ray_nodes.Nodes` in the child process.
 
         Raises:
-            RuntimeError: it failed, or the nodes are gone.
+            RuntimeError: the call failed, or the nodes are gone.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
-            self._process.stdin.write(json.dumps({"do": what, **how}) + "\n")
+            self._process.stdin.write(json.dumps({"do": method, **arguments}) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # Its missing answer tells.
-        answer = self._process.stdout.readline()
-        if not answer:
+            pass  # The missing reply below is the error.
+        line = self._process.stdout.readline()
+        if not line:
             raise RuntimeError(f"the nodes are gone:\n{self._log.read_text()[-2000:]}")
-        reply: dict[str, Any] = json.loads(answer)
+        reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
-            raise RuntimeError(f"{what}: {reply['error']}")
+            raise RuntimeError(f"{method}: {reply['error']}")
         return reply
 
     def below(self, word: str) -> list[Process]:
-        """Processes of all nodes with a word in their command."""
+        """Processes of all nodes that have a word in their command."""
         return [process for process in below(self._process.pid) if word in process.command]
 
     def close(self) -> None:
-        """End all of them."""
+        """End all nodes."""
         survivors = below(self._process.pid)
         assert self._process.stdin is not None
         self._process.stdin.close()

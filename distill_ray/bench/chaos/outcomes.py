@@ -1,4 +1,4 @@
-"""Kills, as plain data: when they are to come, what they cost, what their run came to."""
+"""Kills as plain data: when they are planned, what they cost, how their run ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 WENT_ON = re.compile(r"goes on after step (\d+), with (\d+) worker")
 EARLIEST, LATEST = 0.05, 0.85
-"""Shares of a training between which kills fall: told late, they must still find it at work."""
+"""Shares of a training between which kills fall: late events must still find it running."""
 
 
 @dataclass(frozen=True)
@@ -18,18 +18,19 @@ class Kind:
     """A kind of kill."""
 
     what: str
-    """Is killed, for people."""
+    """What is killed, for people."""
     stage: str = "distill"
-    """Is at work then."""
+    """The stage that is running then."""
     fewest: int | None = None
-    """Workers with which training goes on; none where it waits until all are there again."""
+    """Fewest workers that training goes on with; None where it waits for all of them."""
     per_run: int = 5
-    """Kills of one run at most."""
+    """Most kills in one run."""
     latest: float = LATEST
+    """Latest share of the work at which a kill falls."""
 
     @property
     def exact(self) -> bool:
-        """Whether the result must be the same bit for bit."""
+        """Whether the result must be equal bit for bit."""
         return self.fewest is None
 
 
@@ -47,37 +48,37 @@ KINDS: Mapping[str, Kind] = {
 
 @dataclass(frozen=True)
 class KillPlan:
-    """A run that is to be disturbed."""
+    """When and what to kill in one run."""
 
     kind: str
     moments: tuple[float, ...]
-    """Shares of the work, ascending: at each something is killed."""
+    """Shares of the work, ascending, at each of which something is killed."""
     seed: int
-    """Decides which of several is killed."""
+    """Decides which of several processes is killed."""
 
 
 def kill_plans(kinds: Sequence[str], kills: int, seed: int) -> list[KillPlan]:
-    """Kills spread over kinds as evenly as can be, at random moments.
+    """Spread kills over kinds as evenly as possible, at random moments.
 
     Args:
         kinds: names in `KINDS`.
-        kills: of all kinds together.
-        seed: equal seeds, equal moments.
+        kills: how many, of all kinds together.
+        seed: equal seeds give equal moments.
     """
-    draw, plans = random.Random(seed), []
-    for place, name in enumerate(kinds):
-        kind, remaining = KINDS[name], len(range(place, kills, len(kinds)))
+    rng, plans = random.Random(seed), []
+    for index, name in enumerate(kinds):
+        kind, remaining = KINDS[name], len(range(index, kills, len(kinds)))
         while remaining:
-            now = min(remaining, kind.per_run)
-            moments = sorted(draw.uniform(EARLIEST, kind.latest) for _ in range(now))
-            plans.append(KillPlan(name, tuple(moments), draw.randrange(2**32)))
-            remaining -= now
+            count = min(remaining, kind.per_run)
+            moments = sorted(rng.uniform(EARLIEST, kind.latest) for _ in range(count))
+            plans.append(KillPlan(name, tuple(moments), rng.randrange(2**32)))
+            remaining -= count
     return plans
 
 
 @dataclass(frozen=True)
 class TimedEvent:
-    """An event of a run, and when it was read."""
+    """An event of a run, with the time when it was read."""
 
     time_s: float
     """When it was read, by the monotonic clock."""
@@ -95,14 +96,14 @@ class Kill:
     lost: int | None
     """Steps that were repeated; None for work that has no steps."""
     recovery_s: float | None
-    """From the kill until work went on; None where it never did."""
+    """Seconds from the kill until work went on; None where it never did."""
     workers: int | None = None
     """The number of workers after the kill, where an event says it."""
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def kill_of(events: Sequence[TimedEvent], killed_at: float, job: str, **facts: Any) -> Kill:
-    """The cost of a kill, from the run's events.
+    """Compute the cost of a kill from the run's events.
 
     Args:
         events: all events of the run, in order.
@@ -142,7 +143,7 @@ class KillResult:
 
     @property
     def kind(self) -> Kind:
-        """Of its kills."""
+        """The kind of its kills."""
         return KINDS[self.plan.kind]
 
     @property
@@ -152,15 +153,15 @@ class KillResult:
 
     @property
     def difference(self) -> float | None:
-        """The largest one; none where nothing could be compared."""
+        """The largest difference; None where nothing could be compared."""
         return max(self.differences.values()) if self.differences else None
 
     def problems(self, save_steps: int, tolerance: float) -> list[str]:
-        """What should not have happened.
+        """Describe what should not have happened.
 
         Args:
             save_steps: steps between two checkpoints.
-            tolerance: difference that other sums may make where the number of workers changed.
+            tolerance: largest difference allowed where the number of workers changed.
         """
         problems = [] if self.survived else ["didn't survive"]
         if self.missed:
@@ -170,7 +171,7 @@ class KillResult:
         limit = 0.0 if self.kind.exact else tolerance
         if self.survived and (self.difference is None or not self.difference <= limit):
             problems.append(f"differs by {self.difference}, not at most {limit:g}")
-        # The newest checkpoint may still have been on its way.
+        # The newest checkpoint may not have been uploaded yet.
         lost = [kill.lost for kill in self.kills if kill.lost is not None]
         if max(lost, default=0) > 2 * save_steps:
             problems.append(f"{max(lost)} steps were lost, more than two intervals")
@@ -182,5 +183,5 @@ class KillResult:
 
 
 def of_kind(rounds: Sequence[KillResult], name: str) -> list[KillResult]:
-    """Rounds of a kind."""
+    """Filter rounds by kind."""
     return [result for result in rounds if result.plan.kind == name]

@@ -36,17 +36,17 @@ for one worker each.
 
 
 def table(report: ChaosReport) -> Table:
-    """A row a kind."""
+    """Make a table for the terminal, with a row for each kind of kill."""
     rich_table = Table(title=f"Chaos: {headline(report)}", title_justify="left")
-    for place, column in enumerate(COLUMNS):
-        rich_table.add_column(column, justify="left" if place == 0 else "right")
+    for index, column in enumerate(COLUMNS):
+        rich_table.add_column(column, justify="left" if index == 0 else "right")
     for cells in rows(report):
         rich_table.add_row(*cells)
     return rich_table
 
 
 def headline(report: ChaosReport) -> str:
-    """All of it in a line."""
+    """Sum up all kills in a line."""
     kills = [kill for result in report.rounds for kill in result.kills]
     lost = [kill.lost for kill in kills if kill.lost is not None]
     survived = sum(result.survived for result in report.rounds)
@@ -58,28 +58,28 @@ def headline(report: ChaosReport) -> str:
 
 
 def rows(report: ChaosReport) -> list[list[str]]:
-    """The cells of each kind that was tried."""
-    return [
-        [KINDS[name].what, *_cells(rounds)]
-        for name in report.settings["kinds"]
-        if (rounds := of_kind(report.rounds, name))
-    ]
-
-
-def _cells(rounds: Sequence[KillResult]) -> list[str]:
-    kills = [kill for result in rounds for kill in result.kills]
-    lost = [kill.lost for kill in kills if kill.lost is not None]
-    recovery = [kill.recovery_s for kill in kills if kill.recovery_s is not None]
-    return [
-        str(len(kills)),
-        str(len(rounds)),
-        str(sum(result.survived for result in rounds)),
-        f"{median(lost):g}" if lost else NONE,
-        str(max(lost)) if lost else NONE,
-        f"{median(recovery):.1f}" if recovery else NONE,
-        f"{max(recovery):.1f}" if recovery else NONE,
-        _result(rounds),
-    ]
+    """Make the cells of each kind that was tried."""
+    cells = []
+    for name in report.settings["kinds"]:
+        rounds = of_kind(report.rounds, name)
+        kills = [kill for result in rounds for kill in result.kills]
+        lost = [kill.lost for kill in kills if kill.lost is not None]
+        recovery = [kill.recovery_s for kill in kills if kill.recovery_s is not None]
+        if rounds:
+            cells.append(
+                [
+                    KINDS[name].what,
+                    str(len(kills)),
+                    str(len(rounds)),
+                    str(sum(result.survived for result in rounds)),
+                    f"{median(lost):g}" if lost else NONE,
+                    str(max(lost)) if lost else NONE,
+                    f"{median(recovery):.1f}" if recovery else NONE,
+                    f"{max(recovery):.1f}" if recovery else NONE,
+                    _result(rounds),
+                ]
+            )
+    return cells
 
 
 def _result(rounds: Sequence[KillResult]) -> str:
@@ -90,16 +90,16 @@ def _result(rounds: Sequence[KillResult]) -> str:
 
 
 def remarks(report: ChaosReport) -> list[str]:
-    """What the table has no column for."""
+    """List facts that the table has no column for."""
     uploads = [k for r in of_kind(report.rounds, "upload") for k in r.kills]
     torn = sum(not kill.facts["sealed"] for kill in uploads)
     sentences = [f"Of {len(uploads)} uploads, {torn} were cut off by the kill."] if uploads else []
-    took = f"The whole run up to its students takes {report.undisturbed_s:.0f} s undisturbed."
-    return [*sentences, took, *report.problems]
+    duration = f"The whole run up to its students takes {report.undisturbed_s:.0f} s undisturbed."
+    return [*sentences, duration, *report.problems]
 
 
 def source(report: ChaosReport) -> str:
-    """Machine, versions and command in a sentence."""
+    """Name command, machine and versions in a sentence."""
     machine, versions = report.environment["machine"], report.environment["versions"]
     packages = ", ".join(f"{name} {number}" for name, number in versions.items())
     return (
@@ -110,33 +110,29 @@ def source(report: ChaosReport) -> str:
 
 
 def page(report: ChaosReport) -> str:
-    """The page of the documentation."""
+    """Write the documentation's page, in Markdown."""
     from distill_ray.bench.chaos.kill import NOTICE_S
 
-    explained = EXPLAINED.format(**report.settings, notice_s=NOTICE_S)
-    lines = ["| " + " | ".join(cells) + " |" for cells in (COLUMNS, *rows(report))]
-    rule = "|---|" + "---:|" * (len(COLUMNS) - 1)
-    parts = [
-        "# Killed at random moments",
-        f"{headline(report)}.",
-        explained.strip(),
-        "\n".join([lines[0], rule, *lines[1:]]),
-        "\n".join(f"- {line}" for line in remarks(report)),
-        "## Every kill",
-        _every_kill(report),
-        source(report),
-    ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _every_kill(report: ChaosReport) -> str:
-    head = "| run | kind | at step | steps lost | workers then | recovery, s | result |"
-    lines = [head, "|---|---|" + "---:|" * 5]
+    explanation = EXPLAINED.format(**report.settings, notice_s=NOTICE_S)
+    by_kind = ["| " + " | ".join(cells) + " |" for cells in (COLUMNS, *rows(report))]
+    by_kind.insert(1, "|---|" + "---:|" * (len(COLUMNS) - 1))
+    by_kill = ["| run | kind | at step | steps lost | workers then | recovery, s | result |"]
+    by_kill.append("|---|---|" + "---:|" * 5)
     for number, result in enumerate(report.rounds, start=1):
         for kill in result.kills:
             step = NONE if result.kind.stage == "probe" else str(kill.at_step)
             lost, workers = (NONE if v is None else str(v) for v in (kill.lost, kill.workers))
             recovery = NONE if kill.recovery_s is None else f"{kill.recovery_s:.1f}"
             cells = [str(number), result.plan.kind, step, lost, workers, recovery]
-            lines.append("| " + " | ".join([*cells, _result([result])]) + " |")
-    return "\n".join(lines)
+            by_kill.append("| " + " | ".join([*cells, _result([result])]) + " |")
+    parts = [
+        "# Killed at random moments",
+        f"{headline(report)}.",
+        explanation.strip(),
+        "\n".join(by_kind),
+        "\n".join(f"- {line}" for line in remarks(report)),
+        "## Every kill",
+        "\n".join(by_kill),
+        source(report),
+    ]
+    return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""Processes below one that we started, as Linux tells of them; nothing else is ever signalled."""
+"""Descendants of a process that we started, from Linux's /proc; nothing else is ever signalled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Process:
-    """A process; its number may be given again, the time of its start tells it apart."""
+    """A process; its start time tells it apart from a later one with the same id."""
 
     pid: int
     parent: int
@@ -22,50 +22,50 @@ class Process:
     command: str
 
     def alive(self) -> bool:
-        """Whether it is still there, and not a zombie."""
-        now = _read(self.pid)
-        return now is not None and now.started == self.started
+        """Whether the process still exists and is no zombie."""
+        current = _read(self.pid)
+        return current is not None and current.started == self.started
 
     def kill(self) -> None:
-        """End it at once, if it is there."""
+        """Send SIGKILL, if the process is alive."""
         if self.alive():
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
 
 def below(pid: int) -> list[Process]:
-    """All children of a process, their children and so on."""
+    """List all children of a process, their children and so on."""
     numbers = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
-    every = [process for number in numbers if (process := _read(number)) is not None]
+    running = [process for number in numbers if (process := _read(number)) is not None]
     children: dict[int, list[Process]] = {}
-    for process in every:
+    for process in running:
         children.setdefault(process.parent, []).append(process)
-    family: list[Process] = []
+    descendants: list[Process] = []
     pending = [pid]
     while pending:
         new = children.get(pending.pop(), [])
-        family += new
+        descendants += new
         pending += [process.pid for process in new]
-    return family
+    return descendants
 
 
 def _read(pid: int) -> Process | None:
-    """None for one that is gone, or dead and not yet taken note of."""
+    """Read a process from /proc; None for one that is gone or a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
         command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
     except OSError:
         return None
-    state, parent, *fields = stat.rpartition(")")[2].split()  # Its name may hold anything.
+    state, parent, *fields = stat.rpartition(")")[2].split()  # The name may hold anything.
     if state == "Z":
         return None
     return Process(pid, int(parent), int(fields[17]), command.decode(errors="replace").strip())
 
 
 def end(processes: Iterable[Process], patience_s: float) -> None:
-    """Wait until all are gone; what is left then is killed."""
-    survivors, until = list(processes), time.monotonic() + patience_s
-    while survivors and time.monotonic() < until:
+    """Wait until all processes are gone; kill those that are left after that time."""
+    survivors, deadline = list(processes), time.monotonic() + patience_s
+    while survivors and time.monotonic() < deadline:
         time.sleep(0.1)
         survivors = [process for process in survivors if process.alive()]
     for process in survivors:

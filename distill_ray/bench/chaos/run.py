@@ -1,6 +1,6 @@
-"""`bench chaos`: a run is killed again and again at random moments. What does that cost?
+"""`bench chaos`: kill a run again and again at random moments, and measure what it costs.
 
-Imports neither torch nor Ray: the runs, and the nodes of their cluster, are processes of their own.
+Imports neither torch nor Ray: the runs and the nodes of their cluster are processes of their own.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from distill_ray.bench.chaos.outcomes import KINDS, KillPlan, KillResult, kill_p
 from distill_ray.bench.harness.machine import provenance
 
 TOLERANCE = 1e-4
-"""Of a tensor's largest weight: what other sums may come to where workers became fewer."""
+"""Share of a tensor's largest weight by which weights may differ where workers became fewer."""
 MADE = "made"
+"""Folder of the undisturbed run's storage."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class ChaosReport:
     rounds: tuple[KillResult, ...]
     settings: dict[str, Any]
     undisturbed_s: float
-    """How long the run under test takes to be made, all its stages, when nothing is killed."""
+    """Seconds that all stages of the run take when nothing is killed."""
     environment: dict[str, Any] = field(default_factory=provenance)
 
     @property
     def problems(self) -> list[str]:
-        """What should not have happened, a line each."""
+        """What should not have happened, as one line each."""
         return [
             f"run {number} ({result.plan.kind}): {text}"
             for number, result in enumerate(self.rounds, start=1)
@@ -64,23 +65,23 @@ class ChaosReport:
 def chaos(
     folder: Path, kinds: Sequence[str], kills: int, seed: int, tell: Callable[[str], None]
 ) -> ChaosReport:
-    """Make a small run undisturbed, then again and again while something is killed.
+    """Run a small run undisturbed, then again and again while something is killed.
 
     Args:
-        folder: for all of it; an undisturbed run that is whole there is taken as it is.
+        folder: holds all runs; a complete undisturbed run in it is reused.
         kinds: names in `KINDS`.
-        kills: of all kinds together.
-        seed: of the moments and the victims.
-        tell: gets a line now and then.
+        kills: how many, of all kinds together.
+        seed: decides the moments and the victims.
+        tell: gets a line after each run.
     """
-    planned = kill_plans(kinds, kills, seed)
+    plans = kill_plans(kinds, kills, seed)
     bench = _Bench(folder, tell)
-    took = bench.make()
+    undisturbed_s = bench.run_undisturbed()
     with closing(bench.start_nodes()):
-        rounds = [bench.disturb(number, plan) for number, plan in enumerate(planned, start=1)]
+        rounds = [bench.disturb(number, plan) for number, plan in enumerate(plans, start=1)]
     settings = {"kinds": list(kinds), "kills": kills, "seed": seed, "workers": WORKERS}
     settings |= {"steps": STEPS, "save_steps": SAVE_EVERY, "tolerance": TOLERANCE}
-    return ChaosReport(tuple(rounds), settings, took)
+    return ChaosReport(tuple(rounds), settings, undisturbed_s)
 
 
 class _Bench:
@@ -93,8 +94,8 @@ class _Bench:
         ours = {"RAY_TMPDIR": str(folder / "ray"), "DISTILL_RAY_CACHE": str(folder / "cache")}
         self._env = {**inherited, **ours}
 
-    def make(self) -> float:
-        """The undisturbed run, up to its students; how long it took."""
+    def run_undisturbed(self) -> float:
+        """Run up to the students without a kill, if not done yet; return the seconds it took."""
         config, note = write(self._folder), self._folder / "made.json"
         if note.is_file():
             return float(json.loads(note.read_text())["seconds"])
@@ -103,16 +104,16 @@ class _Bench:
         with closing(self._driver(["distill", str(config)], "made")) as driver:
             if driver.wait(PATIENCE_S) != 0:
                 raise RuntimeError(f"the undisturbed run failed:\n{driver.last_words()}")
-        took = time.monotonic() - began
-        note.write_text(json.dumps({"seconds": took}))
-        return took
+        seconds = time.monotonic() - began
+        note.write_text(json.dumps({"seconds": seconds}))
+        return seconds
 
     def start_nodes(self) -> Nodes:
-        """The cluster for all disturbed runs."""
+        """Start the cluster for all disturbed runs."""
         self._env |= {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(16),
-            # Looks for nodes that are about to go as often as a short notice needs it.
+            # Short, as the notices are.
             "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
         }
         self._nodes = Nodes(self._env, self._folder / "nodes.log")
@@ -122,7 +123,7 @@ class _Bench:
         return Driver(arguments, self._env, self._folder / f"{name}.log")
 
     def disturb(self, number: int, plan: KillPlan) -> KillResult:
-        """One run of the stage under test, with its kills."""
+        """Run the stage under test once, with its kills."""
         kind, name = KINDS[plan.kind], f"run-{number}"
         storage = copied(self._folder / MADE, self._folder / name, kind.stage)
         address = self._nodes.ask("have", count=WORKERS - 1)["address"]
@@ -142,14 +143,14 @@ class _Bench:
                 nodes=self._nodes,
             )
             code = disturbed.to_the_end(kind)
-        by_artifact = differences(kind.stage, self._folder / MADE, storage) if code == 0 else {}
+        by_file = differences(kind.stage, self._folder / MADE, storage) if code == 0 else {}
         survived = code == 0
-        words = "" if survived else f"exit code {code}\n{driver.last_words()}"
-        kills, took = tuple(disturbed.kills), time.monotonic() - began
-        result = KillResult(plan, kills, survived, by_artifact, took, words)
+        output = "" if survived else f"exit code {code}\n{driver.last_words()}"
+        kills, seconds = tuple(disturbed.kills), time.monotonic() - began
+        result = KillResult(plan, kills, survived, by_file, seconds, output)
         self._tell(f"{name}: {summary(result)}")
         if not result.problems(SAVE_EVERY, TOLERANCE):
-            shutil.rmtree(storage)  # Else it stays for a look at it, where the folder does.
+            shutil.rmtree(storage)  # A run with problems stays in the folder to be looked at.
         return result
 
     def _switches(self) -> list[int]:
@@ -158,18 +159,18 @@ class _Bench:
         return [switch["step"] for switch in json.loads(file.read_text())["switches"]]
 
     def _trial_s(self) -> float:
-        """How long a probe took."""
+        """Median seconds of a probe."""
         files = (self._folder / MADE / NAME / "probe").glob("*/manifest.json")
         return median(float(json.loads(file.read_text())["wall_s"]) for file in files)
 
 
 def summary(result: KillResult) -> str:
-    """A run in a line."""
+    """Describe a run in a line."""
     parts = [
         f"step {kill.at_step}: {kill.lost} lost, "
         + ("never went on" if kill.recovery_s is None else f"on after {kill.recovery_s:.1f} s")
         for kill in result.kills
     ]
     end = "survived" if result.survived else f"lost: {result.output}"
-    apart = "" if result.difference is None else f", difference {result.difference:.2g}"
-    return f"{result.plan.kind}, {'; '.join(parts) or 'no kill'}; {end}{apart}"
+    difference = "" if result.difference is None else f", difference {result.difference:.2g}"
+    return f"{result.plan.kind}, {'; '.join(parts) or 'no kill'}; {end}{difference}"

@@ -1,1 +1,1 @@
-"""Arms in processes of their own that take turns at the same work."""
+"""Runs arms in processes of their own, in turns at the same work."""

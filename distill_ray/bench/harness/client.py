@@ -1,4 +1,4 @@
-"""The side of an arm: what its process waits for, and what it tells."""
+"""An arm's side of the connection: wait for turns, report measurements."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from distill_ray.bench.harness.result import Unit
 
 
 class ArmClient:
-    """The turns of an arm: between two of them it sleeps, and another arm works.
+    """The turns of an arm, which sleeps between them while another arm works.
 
     An arm builds its state, then either iterates (`for number in turns: ...; turns.done([loss])`)
-    or, where a library owns the loop, calls `wait` and `done` from its callbacks. Memory counts
-    from the first wait on, time from a turn's beginning to `stop_clock` or `done`.
+    or, where a library owns the loop, calls `wait` and `done` from its callbacks. Memory is
+    measured from the first wait on, time from a turn's beginning to `stop_clock` or `done`.
     """
 
     def __init__(self, connection: Connection, start: Start) -> None:
@@ -39,14 +39,16 @@ class ArmClient:
             yield self._next
 
     def tell(self, **facts: Any) -> None:
-        """Facts that are known once the arm is built; plain values, before the first wait."""
+        """Add facts to the report: plain values, before the first wait."""
         self._facts |= facts
 
     def wait(self) -> bool:
         """Sleep until it is this arm's turn, then start the clock; False when all is done."""
         if not self._ready:
             self._meter.start()
-            self._connection.send(Ready(_device_name(self.device), self._facts))
+            on_gpu = self.device.type == "cuda"
+            device_name = torch.cuda.get_device_name() if on_gpu else self.device.type
+            self._connection.send(Ready(device_name, self._facts))
             self._ready = True
         if not self._connection.recv():
             return False
@@ -55,7 +57,7 @@ class ArmClient:
         return True
 
     def stop_clock(self) -> None:
-        """What follows in this turn is not part of the work."""
+        """Stop measuring time: the remaining part of this turn is not part of the work."""
         if self._began is not None:
             self._synchronize()
             wall, cpu = self._began
@@ -75,12 +77,12 @@ class ArmClient:
         """End the turn.
 
         Args:
-            losses: what must be equal in all arms: the loss, and more where there is more to check.
-            amount: of what was worked on, such as useful tokens, where arms differ in it.
-            seconds: that count, where they aren't all of the turn.
-            cpu_seconds: of the process that did the work, where that isn't this one.
-            peak_bytes: the same of its memory.
-            figures: what else was measured.
+            losses: numbers that must be equal in all arms; the loss comes first.
+            amount: how much work was done, such as useful tokens, where arms differ in it.
+            seconds: the time that counts, where it isn't the whole turn's.
+            cpu_seconds: CPU time of the process that did the work, where it isn't this one.
+            peak_bytes: peak memory of that process.
+            figures: other measurements.
         """
         self.stop_clock()
         own_seconds, own_cpu_seconds = self._took
@@ -102,7 +104,3 @@ class ArmClient:
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name() if device.type == "cuda" else device.type

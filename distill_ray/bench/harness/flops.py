@@ -1,7 +1,8 @@
-"""Model FLOPs of a training step, and what a device could do at best. Imports no torch.
+"""Model FLOPs of a training step, and a device's peak FLOP/s. Imports no torch.
 
 A multiplication and an addition count as two. Recomputation does not count, so that utilisation
-tells how much of the device went into the model (Chowdhery et al. 2022, arXiv 2204.02311, app. B).
+is the share of the device that went into the model (Chowdhery et al. 2022, arXiv 2204.02311,
+app. B).
 """
 
 from __future__ import annotations
@@ -20,26 +21,26 @@ BF16_PEAK = {
 
 @dataclass(frozen=True)
 class Decoder:
-    """A transformer, as far as its FLOPs go."""
+    """A transformer's sizes, as far as they decide its FLOPs."""
 
     weights: int
-    """Parameters of all matrix products: embeddings count only where they are the output too."""
+    """Parameters in matrix products; embeddings count only where the output layer shares them."""
     layers: int
     attention: int
-    """Heads times their size."""
+    """Number of heads times their size."""
 
     def forward(self, rows: int, length: int) -> float:
-        """FLOPs of a forward pass; causal attention sees half of the positions."""
+        """Count the FLOPs of a forward pass; causal attention covers half of the positions."""
         products = 2.0 * self.weights
         attention = 2.0 * self.layers * self.attention * length
         return rows * length * (products + attention)
 
 
 def distillation_step(teacher: Decoder, student: Decoder, rows: int, length: int) -> float:
-    """FLOPs of a step: one pass of the teacher, three of the student (backward is twice)."""
+    """Count a step's FLOPs: one pass of the teacher, three of the student (backward is two)."""
     return teacher.forward(rows, length) + 3 * student.forward(rows, length)
 
 
 def peak(device: str) -> float | None:
-    """FLOP/s in bfloat16 of the device of that name, if it is known."""
+    """Look up the bfloat16 FLOP/s of a device by its name; None where it is unknown."""
     return next((flops for name, flops in BF16_PEAK.items() if name in device), None)

@@ -20,7 +20,8 @@ PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Build the arm that the other end of the pipe names, and take its turns."""
-    _end_with_parent()
+    if sys.platform == "linux":  # Ends this process, whatever it does, when its parent is gone.
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     connection: Connection = Connection(int(sys.argv[1]))
     start: Start = connection.recv()
     torch.set_num_threads(start.threads)
@@ -28,20 +29,14 @@ def main() -> None:
         _touch_libraries()
         import_path(start.run)(ArmClient(connection, start), **start.options)
     except (EOFError, BrokenPipeError):
-        return  # Nobody is asking any more.
+        return  # The command is gone.
     except BaseException as error:
         traceback.print_exc()
         connection.send(Failed(f"{type(error).__name__}: {error}"))
 
 
-def _end_with_parent() -> None:
-    """Have Linux end this process, at work or not, when the one that asks is gone."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _touch_libraries() -> None:
-    """Make the first unit's memory its own: code pages and thread pools come in here."""
+    """Load code pages and start thread pools, so that the first unit's memory is its own."""
     layer = torch.nn.Linear(64, 512)
     optimiser = torch.optim.AdamW(layer.parameters())
     for dtype in (torch.float32, torch.bfloat16):

@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes above what was held before it. Sizes in bytes."""
+"""Measure the memory that work takes above the level before it. Sizes in bytes."""
 
 from __future__ import annotations
 
@@ -15,70 +15,70 @@ PROC = Path("/proc/self")
 
 
 class Meter(Protocol):
-    """Peak memory since `start`, above the level at `start`."""
+    """Measures peak memory since `start`, above the level at `start`."""
 
     def start(self) -> None:
-        """Give back what is free, and count from here."""
+        """Release free memory, and measure from here on."""
 
     def peak(self) -> int | None:
-        """The most that was held since, above that level; None where it can't be known."""
+        """The most memory held since `start`, above that level; None where it is unknown."""
 
 
 class ResidentMeter:
-    """Resident memory of this process, as Linux counts it."""
+    """Measures this process's resident memory, on Linux."""
 
     def __init__(self) -> None:
         self._base = 0
 
     def start(self) -> None:
-        """Give back what is free, and count from here."""
+        """Release free memory, and measure from here on."""
         gc.collect()
         release_freed_memory()
         (PROC / "clear_refs").write_text("5")  # Sets VmHWM to what is resident now.
         self._base = _status("VmRSS")
 
     def peak(self) -> int:
-        """The most that was resident since, above that level."""
+        """The most resident memory since `start`, above that level."""
         return max(0, _status("VmHWM") - self._base)
 
 
 class CudaMeter:
-    """What torch's allocator handed out on the current device."""
+    """Measures the memory that torch's allocator hands out on the current device."""
 
     def __init__(self) -> None:
         self._base = 0
 
     def start(self) -> None:
-        """Give back what is free, and count from here."""
+        """Release free memory, and measure from here on."""
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         self._base = torch.cuda.memory_allocated()
 
     def peak(self) -> int:
-        """The most that was allocated since, above that level."""
+        """The most allocated memory since `start`, above that level."""
         return torch.cuda.max_memory_allocated() - self._base
 
 
 class NoMeter:
-    """For systems that don't tell."""
+    """Stands in on systems where memory can't be measured."""
 
     def start(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def peak(self) -> None:
-        """Not known."""
+        """None: the peak is unknown."""
 
 
 def meter(device: torch.device) -> Meter:
-    """The meter of the memory that work on this device takes."""
+    """Choose the meter for work on this device."""
     if device.type == "cuda":
         return CudaMeter()
     return ResidentMeter() if sys.platform == "linux" else NoMeter()
 
 
 def _status(key: str) -> int:
-    """A size of `/proc/self/status`."""
+    """Read a size from `/proc/self/status`."""
     for line in (PROC / "status").read_text().splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024

@@ -1,4 +1,4 @@
-"""What is to be measured: arms, and how often they take a turn. Imports no torch."""
+"""What to measure: the arms, and how often each takes a turn. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to do the work."""
+    """One of the ways to do the work that are compared."""
 
     name: str
     run: str
@@ -17,24 +17,24 @@ class Arm:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Sent to the process: plain data or frozen dataclasses."""
     threads: int = 2
-    """Of each process."""
+    """Threads of each process."""
     ranks: int = 1
-    """Processes that do a unit together; it takes as long as the slowest."""
+    """Processes that do a unit together; a unit takes as long as the slowest."""
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How often, and how long to wait."""
+    """How many rounds to take, and how long to wait."""
 
     pairs: int = 5
     warmup: int = 1
     timeout_s: float = 1800.0
-    """For building an arm, and for one unit."""
+    """The longest that building an arm, or one unit, may take."""
     patience_s: float = 0.0
-    """Before each unit, how long to wait for other processes to leave the machine alone."""
+    """The longest to wait, before each unit, for other processes to leave the machine idle."""
 
     @property
     def rounds(self) -> int:
-        """Units of each arm."""
+        """Units that each arm does."""
         return self.warmup + self.pairs

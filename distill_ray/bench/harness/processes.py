@@ -1,4 +1,4 @@
-"""The processes of one arm, seen from the command that asks them. Imports no torch."""
+"""The processes of one arm, started and driven by the command. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing.connection import Pipe
 from pathlib import Path
@@ -26,9 +25,9 @@ QUIET = {
     "PYTHONWARNINGS": "ignore",
 }
 TAIL = 2000
-"""Characters of a dead process's output that are kept."""
+"""Characters of a dead process's output that are reported."""
 END_S = 20.0
-"""What an arm gets to end by itself."""
+"""Seconds that an arm has to end by itself."""
 
 
 class ArmProcesses:
@@ -44,13 +43,13 @@ class ArmProcesses:
         self._members = [_Process(arm, plan, folder, rank) for rank in range(arm.ranks)]
 
     def build(self) -> None:
-        """Wait until every process has its state."""
+        """Wait until every process has built its state."""
         ready = self._replies()
         if ready is not None:
             self._device, self._facts = ready[0].device, dict(ready[0].facts)
 
     def take_turn(self) -> None:
-        """One unit, unless the arm has failed."""
+        """Let the processes do one unit, unless the arm has failed."""
         if self._error is not None:
             return
         wait_for_quiet(self._plan.patience_s)
@@ -59,13 +58,22 @@ class ArmProcesses:
             member.send(True)
         units = self._replies()
         if units is not None:
-            unit = _slowest(units)
-            others_busy_s = busy_s() - busy - unit.cpu_seconds
+            # The slowest rank's time, the hungriest's memory, rank 0's losses.
+            peaks = [unit.peak_bytes for unit in units if unit.peak_bytes is not None]
+            cpu_seconds = sum(unit.cpu_seconds for unit in units)
+            others_busy_s = busy_s() - busy - cpu_seconds
             share = others_busy_s / (cores() * max(time.monotonic() - began, 1e-9))
-            self._units.append(replace(unit, other_load=min(1.0, max(0.0, share))))
+            unit = replace(
+                units[0],
+                seconds=max(unit.seconds for unit in units),
+                cpu_seconds=cpu_seconds,
+                peak_bytes=max(peaks) if peaks else None,
+                other_load=min(1.0, max(0.0, share)),
+            )
+            self._units.append(unit)
 
     def _replies(self) -> list[Any] | None:
-        """What every process says next; None, and the team is over, if one can't."""
+        """Receive a message from every process; None, and all are killed, if one has failed."""
         try:
             return [member.reply(self._plan.timeout_s) for member in self._members]
         except _ArmError as error:
@@ -78,19 +86,19 @@ class ArmProcesses:
             member.kill()
 
     def end(self) -> None:
-        """Let the processes end; those that don't are killed."""
+        """Let the processes end; kill those that don't."""
         for member in self._members:
             member.end()
 
     def last(self) -> str:
-        """How its last turn went, for people."""
+        """Describe the last turn, for people."""
         if self._error is not None:
             return f"{self._arm.name} failed: {self._error.splitlines()[0]}"
         unit = self._units[-1]
         return f"{self._arm.name} {unit.seconds:.3g} s ({unit.other_load:.0%} others)"
 
     def result(self) -> ArmResult:
-        """All that it did."""
+        """Collect all units of the arm."""
         return ArmResult(
             self._arm.name,
             tuple(self._units),
@@ -102,17 +110,6 @@ class ArmProcesses:
             device=self._device,
             facts=self._facts,
         )
-
-
-def _slowest(units: Sequence[Unit]) -> Unit:
-    """A team's unit: the time of the slowest, the memory of the hungriest, rank 0's losses."""
-    peaks = [unit.peak_bytes for unit in units if unit.peak_bytes is not None]
-    return replace(
-        units[0],
-        seconds=max(unit.seconds for unit in units),
-        cpu_seconds=sum(unit.cpu_seconds for unit in units),
-        peak_bytes=max(peaks) if peaks else None,
-    )
 
 
 class _ArmError(Exception):
@@ -134,20 +131,30 @@ class _Process:
                 stdout=self._log,
                 stderr=self._log,
             )
-        self.send(_start(arm, plan, folder, rank))
+        self.send(
+            Start(
+                run=arm.run,
+                options=dict(arm.options),
+                threads=arm.threads,
+                total=plan.rounds,
+                rank=rank,
+                ranks=arm.ranks,
+                rendezvous=str(folder / "rendezvous"),
+            )
+        )
 
     def send(self, message: Any) -> None:
-        """Say something; a process that is gone tells so by its missing reply."""
+        """Send a message; if the process is gone, `reply` raises."""
         try:
             self._connection.send(message)
         except (BrokenPipeError, OSError):
             return
 
     def reply(self, timeout_s: float) -> Any:
-        """What it says next.
+        """Receive the next message.
 
         Raises:
-            _ArmError: it failed, died or is stuck.
+            _ArmError: the process failed, died or is stuck.
         """
         try:
             if not self._connection.poll(timeout_s):
@@ -160,7 +167,7 @@ class _Process:
         return message
 
     def _last_words(self) -> str:
-        """Why it died, as far as can be told."""
+        """Why the process died, as far as is known."""
         code = self._process.wait()
         if code == -signal.SIGKILL:
             return "killed by the system, most likely out of memory"
@@ -169,7 +176,7 @@ class _Process:
         return f"ended with exit code {code}" + (f":\n{log_tail}" if log_tail else "")
 
     def end(self) -> None:
-        """Let it end, or kill it; may be called again."""
+        """Let the process end, or kill it; may be called again."""
         self.send(False)
         self._connection.close()
         try:
@@ -179,25 +186,13 @@ class _Process:
         self._log.close()
 
     def kill(self) -> None:
-        """End it now."""
+        """Kill the process."""
         self._process.kill()
         self._process.wait()
 
 
-def _start(arm: Arm, plan: Plan, folder: Path, rank: int) -> Start:
-    return Start(
-        run=arm.run,
-        options=dict(arm.options),
-        threads=arm.threads,
-        total=plan.rounds,
-        rank=rank,
-        ranks=arm.ranks,
-        rendezvous=str(folder / "rendezvous"),
-    )
-
-
 def environment(threads: int) -> dict[str, str]:
-    """Of an arm's process: the same for all, with nothing beside torch's own threads."""
+    """Make the environment of an arm's process: equal for all arms, but for torch's threads."""
     path = os.pathsep.join(entry for entry in sys.path if entry)
     count = str(threads)
     return {

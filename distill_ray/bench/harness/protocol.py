@@ -1,4 +1,4 @@
-"""What a bench command and the processes of its arms say to each other. Imports no torch."""
+"""Messages between a bench command and the processes of its arms. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Start:
-    """What a process is to do."""
+    """Tells a process which arm to build."""
 
     run: str
     """`package.module:function`; called with `ArmClient` and the options."""
     options: dict[str, Any]
     threads: int
     total: int
-    """Units that will be asked for at most."""
+    """The most units that will be requested."""
     rank: int = 0
     ranks: int = 1
     rendezvous: str = ""
-    """A path that the processes of one arm share, to find each other; nothing is there yet."""
+    """A path, without a file yet, by which the processes of one arm find each other."""
 
 
 @dataclass(frozen=True)
 class Ready:
-    """An arm is built and waits for its first turn."""
+    """Tells the command that an arm is built and waits for its first turn."""
 
     device: str
     facts: dict[str, Any] = field(default_factory=dict)
@@ -32,6 +32,6 @@ class Ready:
 
 @dataclass(frozen=True)
 class Failed:
-    """An arm raised."""
+    """Tells the command that an arm raised."""
 
     error: str

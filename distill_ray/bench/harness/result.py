@@ -1,9 +1,9 @@
-"""What was measured, and the arithmetic on it. Imports no torch."""
+"""Measurements, and the arithmetic on them. Imports no torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -14,35 +14,36 @@ class Unit:
     """One unit of work of one arm."""
 
     number: int
-    """Units that this arm did before."""
+    """Number of units that this arm did before."""
     seconds: float
     cpu_seconds: float
-    """Of all threads of its processes."""
+    """CPU time of all threads of its processes."""
     losses: tuple[float, ...]
-    """What must be equal in all arms; the loss comes first."""
+    """Numbers that must be equal in all arms; the loss comes first."""
     amount: float = 1.0
-    """Of what was worked on, where arms differ in it."""
+    """How much work was done, where arms differ in it."""
     peak_bytes: int | None = None
-    """Most memory so far, above the level before the first unit."""
+    """Peak memory so far, above the level before the first unit."""
     other_load: float = 0.0
     """Share of the machine's CPU time that other processes used meanwhile."""
     figures: Mapping[str, float] = field(default_factory=dict)
-    """What else was measured."""
+    """Other measurements."""
 
 
 @dataclass(frozen=True)
 class ArmResult:
-    """All that one arm did."""
+    """All units of one arm."""
 
     name: str
     units: tuple[Unit, ...]
-    """The warm-up included."""
+    """All units, the warm-up's included."""
     warmup: int
+    """Units that don't count."""
     note: str = ""
     error: str | None = None
-    """Why it ended early."""
+    """Why the arm ended early."""
     threads: int = 0
-    """Of each of its processes."""
+    """Threads of each of its processes."""
     ranks: int = 1
     device: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -58,7 +59,7 @@ class ArmResult:
         return median(self.costs) if self.costs else None
 
     def figures(self, name: str) -> tuple[float, ...]:
-        """What else was measured in each measured unit that has it."""
+        """Collect one of the other measurements from the measured units that have it."""
         units = self.units[self.warmup :]
         return tuple(unit.figures[name] for unit in units if name in unit.figures)
 
@@ -73,7 +74,7 @@ class ArmResult:
         return any(unit.figures for unit in self.units)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; the units' numbers as columns."""
+        """Plain data, with the units' numbers as columns."""
         measured = self.units[self.warmup :]
         return {
             "name": self.name,
@@ -96,7 +97,7 @@ class ArmResult:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far apart the losses of two arms are at most, at equal unit numbers."""
+    """The largest gap between two arms' losses at equal unit numbers."""
 
     absolute: float = 0.0
     relative: float = 0.0
@@ -109,41 +110,46 @@ class Comparison:
     title: str
     arms: tuple[ArmResult, ...]
     reference: str
-    """The arm that ratios are held against, unless another is named."""
+    """The arm that ratios are taken against, unless another is named."""
     tolerance: float = 1e-3
     """Relative loss difference up to which it is the same work."""
     unit: str = "seconds"
     """What costs are counted in."""
 
     def arm(self, name: str) -> ArmResult:
-        """The arm of that name."""
+        """Look up an arm by its name."""
         return next(arm for arm in self.arms if arm.name == name)
 
     def ratios(self, name: str, to: str | None = None) -> tuple[float, ...]:
-        """Cost over cost, one a round in which both took their turn."""
+        """Ratios of costs, one for each round in which both arms took their turn."""
         own, reference = self.arm(name).costs, self.arm(to or self.reference).costs
         return tuple(a / b for a, b in zip(own, reference))
 
     def ratio(self, name: str, to: str | None = None) -> float | None:
-        """The median of the rounds' ratios."""
+        """The median of the rounds' ratios; None without any."""
         ratios = self.ratios(name, to)
         return median(ratios) if ratios else None
 
     def memory_ratio(self, name: str, to: str | None = None) -> float | None:
-        """Peak over peak."""
+        """Ratio of peak memory; None where one is unknown."""
         own, reference = self.arm(name).peak_bytes, self.arm(to or self.reference).peak_bytes
         return own / reference if own is not None and reference else None
 
     def difference(self, name: str, to: str | None = None) -> Difference | None:
-        """Between the losses of two arms; None where they have no unit in common."""
+        """Compare the losses of two arms; None where they have no unit in common."""
         own, reference = self.arm(name).units, self.arm(to or self.reference).units
-        pairs = [pair for a, b in zip(own, reference) for pair in _paired(a.losses, b.losses)]
+        pairs: list[tuple[float, float]] = []
+        for a, b in zip(own, reference):
+            if len(a.losses) == len(b.losses):
+                pairs += zip(a.losses, b.losses)
+            else:
+                pairs.append((math.inf, 0.0))  # Unlike counts differ as far as can be.
         if not pairs:
             return None
-        # A number that is not finite is as far apart as can be.
-        apart = [abs(a - b) if math.isfinite(a - b) else math.inf for a, b in pairs]
-        scaled = [gap / max(abs(b), 1e-12) for gap, (_, b) in zip(apart, pairs)]
-        return Difference(max(apart), max(scaled))
+        # Numbers that are not finite differ as far as can be.
+        gaps = [abs(a - b) if math.isfinite(a - b) else math.inf for a, b in pairs]
+        relative = [gap / max(abs(b), 1e-12) for gap, (_, b) in zip(gaps, pairs)]
+        return Difference(max(gaps), max(relative))
 
     @property
     def other_load(self) -> float:
@@ -152,7 +158,7 @@ class Comparison:
         return median(shares) if shares else 0.0
 
     def largest_difference(self) -> Difference | None:
-        """The largest of any arm against the reference."""
+        """The largest difference of any arm from the reference; None without any."""
         differences = [self.difference(arm.name) for arm in self.arms if arm.name != self.reference]
         known = [difference for difference in differences if difference is not None]
         if not known:
@@ -169,15 +175,17 @@ class Comparison:
         """Plain data, with every ratio against the reference."""
         rows = []
         for arm in self.arms:
-            apart = self.difference(arm.name)
+            difference = self.difference(arm.name)
             rows.append(
                 arm.to_dict()
                 | {
                     "ratios": list(self.ratios(arm.name)),
                     "ratio": self.ratio(arm.name),
                     "memory_ratio": self.memory_ratio(arm.name),
-                    "loss_difference": None if apart is None else apart.absolute,
-                    "relative_loss_difference": None if apart is None else apart.relative,
+                    "loss_difference": None if difference is None else difference.absolute,
+                    "relative_loss_difference": (
+                        None if difference is None else difference.relative
+                    ),
                 }
             )
         return {
@@ -191,14 +199,9 @@ class Comparison:
         }
 
 
-def _paired(own: Sequence[float], reference: Sequence[float]) -> list[tuple[float, float]]:
-    """Losses side by side; unlike numbers of them are as far apart as can be."""
-    return list(zip(own, reference)) if len(own) == len(reference) else [(math.inf, 0.0)]
-
-
 @dataclass(frozen=True)
 class Target:
-    """A figure that is aimed at."""
+    """A bound that a measurement should meet."""
 
     what: str
     value: float | None
@@ -221,7 +224,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Report:
-    """What one bench command found."""
+    """All measurements of one bench command."""
 
     name: str
     comparisons: tuple[Comparison, ...]
@@ -244,7 +247,7 @@ class Report:
 
 
 def _finite(value: Any) -> Any:
-    """The same with `nan` and `inf` as text: JSON has no such numbers."""
+    """Replace `nan` and `inf` by text: JSON has no such numbers."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Reports as tables: for a terminal, and in Markdown for the documentation. Imports no torch."""
+"""Show reports as tables: in a terminal, or in Markdown. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ COLUMNS = ("arm", "", "from - to", "x time", "from - to", "memory", "x memory", 
 TARGET_COLUMNS = ("target", "measured", "aim", "met")
 NONE = "-"
 DISTURBED = 0.1
-"""Share of the machine that others may have before the report says so."""
+"""Share of the machine that other processes may have before the report says so."""
 
 
 def tables(report: Report) -> Iterator[Table]:
-    """One a comparison, and one of targets where there are some."""
+    """Make a table for each comparison, and one of targets if there are any."""
     for comparison in report.comparisons:
         yield _table(
             _title(comparison), columns(comparison), [row(comparison, a) for a in comparison.arms]
@@ -27,7 +27,7 @@ def tables(report: Report) -> Iterator[Table]:
 
 
 def remarks(report: Report) -> list[str]:
-    """What the tables have no column for: failures, unlike work, notes."""
+    """List facts that the tables have no column for: failures, unlike work, notes."""
     lines = []
     for comparison in report.comparisons:
         for arm in comparison.arms:
@@ -51,7 +51,7 @@ def remarks(report: Report) -> list[str]:
 
 
 def markdown(report: Report) -> str:
-    """The same for a file, with where the figures come from."""
+    """Write the tables and remarks in Markdown, with where the figures come from."""
     parts = []
     for comparison in report.comparisons:
         rows = [row(comparison, arm) for arm in comparison.arms]
@@ -64,7 +64,7 @@ def markdown(report: Report) -> str:
 
 
 def source(report: Report) -> str:
-    """Machine, versions and command in a sentence."""
+    """Name command, machine and versions in a sentence."""
     machine, versions = report.environment["machine"], report.environment["versions"]
     packages = ", ".join(f"{name} {number}" for name, number in versions.items())
     return (
@@ -74,13 +74,13 @@ def source(report: Report) -> str:
 
 
 def columns(comparison: Comparison) -> list[str]:
-    """Heads of the cells of an arm."""
+    """Make the heads of an arm's cells."""
     return [name or comparison.unit for name in COLUMNS]
 
 
 def row(comparison: Comparison, arm: ArmResult) -> list[str]:
-    """The cells of an arm."""
-    apart = comparison.difference(arm.name)
+    """Make the cells of an arm."""
+    difference = comparison.difference(arm.name)
     return [
         arm.name,
         _seconds(arm.cost),
@@ -89,31 +89,31 @@ def row(comparison: Comparison, arm: ArmResult) -> list[str]:
         _range([_ratio(ratio) for ratio in _ends(comparison.ratios(arm.name))]),
         size(arm.peak_bytes),
         _ratio(comparison.memory_ratio(arm.name)),
-        NONE if apart is None else f"{apart.absolute:.1g}",
+        NONE if difference is None else f"{difference.absolute:.1g}",
     ]
 
 
 def target_row(target: Target) -> list[str]:
-    """The cells of a target."""
+    """Make the cells of a target."""
     sign = "<=" if target.at_most else ">="
     met = {None: "not measured", True: "yes", False: "no"}[target.met]
     return [target.what, _ratio(target.value), f"{sign} {target.bound:g}", met]
 
 
 def utilisation(arm: ArmResult) -> str:
-    """FLOPs of the model against those of the device, where both are known."""
-    flops, best = arm.facts.get("step_flops"), peak(arm.device)
-    if flops is None or best is None or arm.cost is None:
+    """Compare the model's FLOP/s with the device's peak, where both are known."""
+    flops, peak_flops = arm.facts.get("step_flops"), peak(arm.device)
+    if flops is None or peak_flops is None or arm.cost is None:
         return ""
     rate = flops / arm.cost
     return (
         f"{flops / 1e12:.1f} TFLOP a step, {rate / 1e12:.0f} TFLOP/s: model FLOP utilisation "
-        f"{rate / best:.1%} of {best / 1e12:.0f} TFLOP/s in bfloat16"
+        f"{rate / peak_flops:.1%} of {peak_flops / 1e12:.0f} TFLOP/s in bfloat16"
     )
 
 
 def size(count: int | None) -> str:
-    """Bytes for people."""
+    """Format a number of bytes for people."""
     if count is None:
         return NONE
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -1,1 +1,1 @@
-"""What each benchmark compares."""
+"""The benchmarks: what each of them compares."""

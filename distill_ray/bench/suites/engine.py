@@ -1,4 +1,4 @@
-"""The benchmarks of our engine's own choices: rows, ranks, caches, pools. Imports no torch."""
+"""Benchmarks of our engine's own options: packing, ranks, caches, pools. Imports no torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TRUNCATION_NOTE = (
 
 
 def packing(settings: Settings, *, work: SamplesWork) -> Report:
-    """Useful tokens a second of short samples: padded, grouped by length, packed."""
+    """Compare useful tokens a second of short samples: padded, grouped by length, packed."""
     padded = f"{PLAIN}, padded"
     arms = [
         _arm(padded, "packing:floor", settings, work=work),
@@ -46,7 +46,7 @@ def packing(settings: Settings, *, work: SamplesWork) -> Report:
 
 
 def zero(settings: Settings, *, work: StepWork) -> Report:
-    """Two processes with ZeRO 0 to 3 against one with all the threads, at the same global batch."""
+    """Compare two processes with ZeRO 0 to 3 with one of all threads, at the same global batch."""
     settings = replace(settings, warmup=max(settings.warmup, TRACING))
     one = "one process"
     threads = max(1, settings.threads // 2)
@@ -75,14 +75,14 @@ def _zero(stage: int) -> str:
 
 
 def cache(settings: Settings, *, work: StepWork) -> Report:
-    """Steps whose teacher's targets are read from a file, against a teacher in the step."""
+    """Compare steps that read teacher targets from a file with a teacher in the step."""
     online = "online"
     pair = [
         _arm(online, "engine:step", settings, work=work),
         _arm(CACHED, "cache:step", settings, work=work),
     ]
     title = f"Step, {work.rows} x {work.length} tokens, {work.precision}"
-    # Another loss: the check that it is the same work is the comparison below.
+    # The losses differ, so the comparison after this one checks that it is the same work.
     comparison = compare(title, pair, settings.plan, tolerance=float("inf"), listen=settings.listen)
     exact = [
         _arm(TRUNCATED, "cache:truncated", settings, work=work),
@@ -95,10 +95,10 @@ def cache(settings: Settings, *, work: StepWork) -> Report:
 
 
 def pool(settings: Settings, *, work: StepWork) -> Report:
-    """A teacher in a process of its own, and the step inside a Ray Train worker."""
+    """Measure what Ray Train adds to a step, and a teacher in a process of its own."""
     half = replace(settings, threads=max(1, settings.threads // 2))
-    plain, beside = "plain engine", "colocated"
-    steady = _compare(
+    plain, colocated = "plain engine", "colocated"
+    train_worker = _compare(
         f"Step, {work.rows} x {work.length} tokens, {work.precision}: what Ray adds",
         [
             _arm(plain, "sharded_rows:step", settings, work=work),
@@ -107,50 +107,51 @@ def pool(settings: Settings, *, work: StepWork) -> Report:
         settings,
         work.precision,
     )
-    apart = _compare(
+    placement = _compare(
         f"Step, {work.rows} x {work.length} tokens, {work.precision}: where the teacher lives",
         [
-            _arm(beside, "ray_train:step", settings, work=work),
+            _arm(colocated, "ray_train:step", settings, work=work),
             _arm("pool of one, hidden states", "ray_train:pooled", half, work=work),
         ],
         settings,
         work.precision,
     )
-    targets = [Target(f"time of a step, {RAY} / {plain}", steady.ratio(RAY), 1.03)]
-    return _report("pool", [steady, apart], targets, settings, work)
+    targets = [Target(f"time of a step, {RAY} / {plain}", train_worker.ratio(RAY), 1.03)]
+    return _report("pool", [train_worker, placement], targets, settings, work)
 
 
 def switch(settings: Settings, *, work: StepWork) -> Report:
-    """What a change of the teacher's checkpoint costs, in steps of the same run."""
-    comparisons = [_switch(settings, work, kind) for kind in SWITCHED]
-    targets = [
-        Target(f"stall of a switch, {kind} {AHEAD}, in steps", comparison.arm(AHEAD).cost, bound)
-        for (kind, (_, bound)), comparison in zip(SWITCHED.items(), comparisons)
-    ]
-    notes = [line for comparison in comparisons for line in _beside(comparison)]
+    """Measure what a change of the teacher's checkpoint costs, in steps of the same run."""
+    comparisons, targets = [], []
+    for kind, (run, bound) in SWITCHED.items():
+        arms = [
+            _arm(name, f"switch:{run}", settings, work=work, ahead=name == AHEAD)
+            for name in (LATE, AHEAD)
+        ]
+        comparison = compare(
+            f"Stall of a switch of {kind}, {work.rows} x {work.length} tokens, {work.precision}",
+            arms,
+            settings.plan,
+            tolerance=TOLERANCE[work.precision],
+            unit="steps",
+            listen=settings.listen,
+        )
+        comparisons.append(comparison)
+        cost = comparison.arm(AHEAD).cost
+        targets.append(Target(f"stall of a switch, {kind} {AHEAD}, in steps", cost, bound))
+    notes = [line for comparison in comparisons for line in _other_steps(comparison)]
     return _report("switch", comparisons, targets, settings, work, (*notes, CACHED_PAGES))
 
 
 SWITCHED = {"full weights": ("full", 2.0), "an adapter": ("adapter", 1.0)}
-"""What is switched → its function among the arms, and how many steps a switch may take."""
+"""What is switched → its arm's function, and how many steps a switch may take."""
 CACHED_PAGES = (
     "Files were in the page cache; read from a disk, what is not read ahead takes longer."
 )
 
 
-def _switch(settings: Settings, work: StepWork, kind: str) -> Comparison:
-    run, _ = SWITCHED[kind]
-    arms = [
-        _arm(name, f"switch:{run}", settings, work=work, ahead=name == AHEAD)
-        for name in (LATE, AHEAD)
-    ]
-    title = f"Stall of a switch of {kind}, {work.rows} x {work.length} tokens, {work.precision}"
-    how = {"tolerance": TOLERANCE[work.precision], "unit": "steps", "listen": settings.listen}
-    return compare(title, arms, settings.plan, **how)  # type: ignore[arg-type]
-
-
-def _beside(comparison: Comparison) -> Iterator[str]:
-    """What other steps than those without a switch take, of each arm."""
+def _other_steps(comparison: Comparison) -> Iterator[str]:
+    """Describe how long each arm's other steps take, against its steps without a switch."""
     titles = {"beside": "a step beside the reading", "first": "the first step after a switch"}
     kind = comparison.title.split(", ")[0].rpartition(" of ")[2]
     for arm in comparison.arms:
@@ -177,5 +178,5 @@ def _report(
     work: StepWork | SamplesWork,
     notes: tuple[str, ...] = (),
 ) -> Report:
-    shown = settings.to_dict() | {"work": asdict(work)}
-    return Report(name, tuple(comparisons), settings.aims(targets), shown, provenance(), notes)
+    reported = settings.to_dict() | {"work": asdict(work)}
+    return Report(name, tuple(comparisons), settings.aims(targets), reported, provenance(), notes)

@@ -1,4 +1,4 @@
-"""The benchmarks: which arms take turns at which work. Imports no torch."""
+"""Benchmarks against other code: full logits, a plain loop, another library. Imports no torch."""
 
 from __future__ import annotations
 
@@ -29,34 +29,35 @@ NO_GPU = (
 LIVE_LOGITS = 7
 """Tensors of the size of the logits, in float32, that the plain loop holds at its peak."""
 LARGEST = 64 * 2**30
+"""Bytes of logits from which the plain loop is left out."""
 BAD = "This benchmark can't run:"
 TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
-"""Relative loss difference up to which it is the same work, by precision."""
+"""Precision → relative loss difference up to which it is the same work."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure, for every benchmark."""
+    """Options that every benchmark has."""
 
     pairs: int = 5
     warmup: int = 1
     """Rounds before those that count."""
     threads: int = 2
-    """Of one process."""
+    """Threads of one process."""
     patience_s: float = 0.0
-    """Before each unit, how long to wait for other processes to leave the machine alone."""
+    """The longest to wait, before each unit, for other processes to leave the machine idle."""
     judge: bool = True
-    """Whether to hold the figures against the targets; they are for the sizes by default."""
+    """Whether to check the targets, which are for the default sizes."""
     listen: Listener | None = None
     """Gets a line at every turn."""
 
     @property
     def plan(self) -> Plan:
-        """For the harness."""
+        """The harness's plan."""
         return Plan(self.pairs, self.warmup, patience_s=self.patience_s)
 
     def aims(self, targets: Sequence[Target]) -> tuple[Target, ...]:
-        """The targets, if the figures are held against them."""
+        """The targets, if they are checked; none otherwise."""
         return tuple(targets) if self.judge else ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -67,60 +68,54 @@ class Settings:
 def loss(
     settings: Settings, *, works: Sequence[LossWork] = (LossWork(49152), LossWork(128256))
 ) -> Report:
-    """The loss alone: from hidden states and output matrices to the gradients of both."""
-    comparisons = tuple(_loss(settings, work) for work in works)
-    shown = settings.to_dict() | {"works": [asdict(work) for work in works]}
-    targets = [target for comparison in comparisons for target in _loss_targets(comparison)]
-    return Report("loss", comparisons, settings.aims(targets), shown, provenance())
-
-
-def _loss(settings: Settings, work: LossWork) -> Comparison:
-    arms = [
-        _arm(NAIVE, "plain:loss", settings, work=work),
-        _arm(OURS, "engine:loss", settings, work=work),
-    ]
-    title = f"Loss, vocabulary {work.vocabulary}, {work.tokens} tokens, hidden {work.hidden}"
-    tolerance = TOLERANCE[work.precision]
-    return compare(title, arms, settings.plan, tolerance=tolerance, listen=settings.listen)
-
-
-def _loss_targets(comparison: Comparison) -> list[Target]:
-    what = ", ".join(comparison.title.split(", ")[:2])
-    return [
-        Target(f"{what}: time, {OURS} / {NAIVE}", comparison.ratio(OURS), 0.9),
-        Target(f"{what}: memory, {OURS} / {NAIVE}", comparison.memory_ratio(OURS), 0.08),
-    ]
+    """Compare the loss alone: from hidden states and output matrices to the gradients of both."""
+    comparisons, targets = [], []
+    for work in works:
+        arms = [
+            _arm(NAIVE, "plain:loss", settings, work=work),
+            _arm(OURS, "engine:loss", settings, work=work),
+        ]
+        what = f"Loss, vocabulary {work.vocabulary}"
+        comparison = compare(
+            f"{what}, {work.tokens} tokens, hidden {work.hidden}",
+            arms,
+            settings.plan,
+            tolerance=TOLERANCE[work.precision],
+            listen=settings.listen,
+        )
+        comparisons.append(comparison)
+        memory_ratio = comparison.memory_ratio(OURS)
+        targets += [
+            Target(f"{what}: time, {OURS} / {NAIVE}", comparison.ratio(OURS), 0.9),
+            Target(f"{what}: memory, {OURS} / {NAIVE}", memory_ratio, 0.08),
+        ]
+    reported = settings.to_dict() | {"works": [asdict(work) for work in works]}
+    return Report("loss", tuple(comparisons), settings.aims(targets), reported, provenance())
 
 
 def step(settings: Settings, *, work: StepWork, peer: str | None = None) -> Report:
-    """Optimiser steps against the plain loop, and against a peer if one of `PEERS` is named.
+    """Compare optimiser steps with the plain loop, and with one of `PEERS` if it is named.
 
     Raises:
         InputError: there is no such peer, or it isn't installed.
     """
-    arms = _step_arms(settings, work, peer)
-    title = f"Step, {work.rows} x {work.length} tokens, {work.precision}"
-    tolerance = TOLERANCE[work.precision]
-    comparison = compare(title, arms, settings.plan, tolerance=tolerance, listen=settings.listen)
-    shown = settings.to_dict() | {"work": asdict(work), "peer": peer}
-    targets = settings.aims(_step_targets(comparison, work))
-    return Report("step", (comparison,), targets, shown, provenance(), _step_notes(work))
-
-
-def _step_arms(settings: Settings, work: StepWork, peer: str | None) -> list[Arm]:
     arms = [_arm(OURS, "engine:step", settings, work=work)]
-    if not _too_large(work):
+    notes = [] if has_gpu() else [NO_GPU]
+    # The plain loop's logits may fill a large GPU, with nothing left for other arms.
+    vocabulary = (work.teacher.init or {}).get("vocab_size", 0)
+    if 4 * work.tokens * int(vocabulary) * LIVE_LOGITS > LARGEST:
+        notes.append(f"no {PLAIN}: its logits would fill the device")
+    else:
         arms.insert(0, _arm(PLAIN, "plain:step", settings, work=work))
     if peer is not None:
         _check_name("--peer", peer, PEERS)
         arms += PEERS[peer](settings, work)
-    return arms
-
-
-def _too_large(work: StepWork) -> bool:
-    """Whether the plain loop's logits fill a large GPU, with nothing left for other arms."""
-    vocabulary = (work.teacher.init or {}).get("vocab_size", 0)
-    return 4 * work.tokens * int(vocabulary) * LIVE_LOGITS > LARGEST
+    title = f"Step, {work.rows} x {work.length} tokens, {work.precision}"
+    tolerance = TOLERANCE[work.precision]
+    comparison = compare(title, arms, settings.plan, tolerance=tolerance, listen=settings.listen)
+    reported = settings.to_dict() | {"work": asdict(work), "peer": peer}
+    targets = settings.aims(_step_targets(comparison, work))
+    return Report("step", (comparison,), targets, reported, provenance(), tuple(notes))
 
 
 def _step_targets(comparison: Comparison, work: StepWork) -> list[Target]:
@@ -142,13 +137,6 @@ def _step_targets(comparison: Comparison, work: StepWork) -> list[Target]:
     return targets
 
 
-def _step_notes(work: StepWork) -> tuple[str, ...]:
-    notes = [] if has_gpu() else [NO_GPU]
-    if _too_large(work):
-        notes.append(f"no {PLAIN}: its logits would fill the device")
-    return tuple(notes)
-
-
 def step_work(
     preset: str | None = None,
     precision: str | None = None,
@@ -156,16 +144,16 @@ def step_work(
     teacher: str | None = None,
     student: str | None = None,
 ) -> StepWork:
-    """A preset's work, with other models where they are given.
+    """Build the work of a preset, with other models where they are given.
 
     Args:
-        preset: a name of `PRESETS`; by default, what suits this machine.
-        precision: `float32` or `bfloat16`; by default, what suits the preset.
+        preset: a name in `PRESETS`; the default suits this machine.
+        precision: `float32` or `bfloat16`; the default suits the preset.
         teacher: a folder, GGUF file or hub id; `PLACE:N` keeps its first N layers.
         student: likewise.
 
     Raises:
-        InputError: a name is unknown, or a model isn't there.
+        InputError: a name is unknown, or a model doesn't exist.
     """
     preset = preset or ("llama-1b" if has_gpu() else "smollm2-135m")
     precision = precision or ("bfloat16" if preset == "llama-1b" else "float32")
@@ -188,7 +176,7 @@ def _check_name(flag: str, value: str, allowed: Mapping[str, Any]) -> None:
 
 
 def _ref(flag: str, value: str) -> ModelRef:
-    """The model of a flag: `PLACE`, or `PLACE:N` for its first N layers."""
+    """Parse the model of a flag: `PLACE`, or `PLACE:N` for its first N layers."""
     place, _, count = value.rpartition(":")
     if not count.isdigit():
         place, count = value, ""
@@ -205,7 +193,7 @@ def _arm(name: str, run: str, settings: Settings, note: str = "", **options: Any
 
 
 def _trl(settings: Settings, work: StepWork) -> list[Arm]:
-    """TRL as it ships, and without gradient checkpointing."""
+    """Make two arms of TRL: as it ships, and without gradient checkpointing."""
     if find_spec("trl") is None:
         fix = "Install distill-ray[bench]; TRL needs Python 3.11."
         raise InputError(BAD, [Problem("--peer", "TRL is not installed.", fix)])
@@ -216,4 +204,4 @@ def _trl(settings: Settings, work: StepWork) -> list[Arm]:
 
 
 PEERS: dict[str, Callable[[Settings, StepWork], list[Arm]]] = {"trl": _trl}
-"""Name → the arms of another library, for the step benchmark."""
+"""Name → function that makes the arms of another library, for the step benchmark."""

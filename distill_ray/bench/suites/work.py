@@ -1,4 +1,4 @@
-"""The work that arms share, as plain data: models, rows, sizes. Imports no torch."""
+"""The work that arms are compared on, as plain data. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ class StepWork:
     """Optimiser steps of a distillation; the loss is the forward KL at temperature 1.
 
     AdamW with the betas (0.9, 0.95), weight decay 0.01 on matrices, clipping at norm 1, and a
-    constant learning rate. The teacher's weights are of the precision; the student's are float32,
-    and computed with in bfloat16 under autocast where that is the precision.
+    constant learning rate. The teacher's weights have the precision; the student's are float32,
+    and bfloat16 means autocast for the student.
     """
 
     teacher: ModelRef
     student: ModelRef
     rows: int = 4
     length: int = 256
-    """Tokens of a row; the teacher supervises all predictions but the one after the last."""
+    """Tokens of a row; the teacher supervises all predictions but the last token's."""
     precision: str = "float32"
     learning_rate: float = 1e-4
     betas: tuple[float, float] = (0.9, 0.95)
@@ -31,7 +31,7 @@ class StepWork:
 
     @property
     def tokens(self) -> int:
-        """Tokens of a step."""
+        """Number of tokens in a step."""
         return self.rows * self.length
 
 
@@ -40,16 +40,16 @@ class SamplesWork:
     """Optimiser steps on short samples of unequal lengths, running text of random ids."""
 
     step: StepWork
-    """Its `rows` are a micro-batch of packed ones, `length` is theirs."""
+    """Models and precision; `rows` and `length` are of a packed micro-batch."""
     samples: int = 32
-    """In a step."""
+    """Samples of a step."""
     batch: int = 16
     """Samples of a padded micro-batch."""
     shortest: int = 20
     longest: int = 200
-    """Tokens; lengths are log-uniform between the two."""
+    """Bounds of the length in tokens; lengths are log-uniform between them."""
     group: int = 8
-    """Samples of a micro-batch that are grouped by length."""
+    """Samples of a micro-batch that is grouped by length."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,14 @@ class LossWork:
     vocabulary: int = 49152
     tokens: int = 2048
     hidden: int = 576
-    """Of student and teacher."""
+    """Hidden size of student and teacher."""
     precision: str = "float32"
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Models of a known shape with random weights, and how many rows to feed them."""
+    """Models of a known shape with random weights, and how many rows each step has."""
 
     teacher: dict[str, Any]
     student_layers: int
@@ -74,7 +74,7 @@ class Preset:
     length: int
 
     def step(self, precision: str) -> StepWork:
-        """The step benchmark on these models."""
+        """Build the step benchmark's work on these models."""
         student = {**self.teacher, "num_hidden_layers": self.student_layers}
         return StepWork(
             ModelRef("init", init=self.teacher, seed=0),
@@ -123,4 +123,4 @@ PRESETS = {
     "llama-1b": Preset(LLAMA_1B, student_layers=16, rows=32, length=1024),
     "small": Preset(TINY, student_layers=1, rows=2, length=16),
 }
-"""Name → shapes. The first ones are of published models, the last one is for tests."""
+"""Name → preset. The first two have the shapes of published models; `small` is for tests."""
