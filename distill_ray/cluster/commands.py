@@ -46,7 +46,11 @@ def render_command(
 
     _require(provider, FILLS)
     cfg = load_config(config, flags(overrides, storage))
-    rendered = render(provider, cfg, str(config), _pairs(fill or []))
+    wrong = [pair for pair in fill or () if "=" not in pair]
+    if wrong:
+        raise typer.BadParameter(f"--fill needs NAME=VALUE, got {wrong[0]!r}")
+    fills = dict(pair.split("=", 1) for pair in fill or ())
+    rendered = render(provider, cfg, str(config), fills)
     for name, text in rendered.items():
         if out is None:
             sys.stdout.write(text if len(rendered) == 1 else f"# {name}\n{text}---\n")
@@ -128,10 +132,3 @@ def _print_line(out: Console, text: str) -> None:
 def _require(provider: str, known: Any) -> None:
     if provider not in known:
         raise typer.BadParameter(f"no provider {provider!r}; there are {', '.join(known)}")
-
-
-def _pairs(fills: list[str]) -> dict[str, str]:
-    wrong = [fill for fill in fills if "=" not in fill]
-    if wrong:
-        raise typer.BadParameter(f"--fill needs NAME=VALUE, got {wrong[0]!r}")
-    return dict(fill.split("=", 1) for fill in fills)

@@ -1,4 +1,4 @@
-"""Machines with GPUs that clouds rent out, as far as choosing one goes; no prices."""
+"""Machines with GPUs that clouds rent out, and the choice of one; no prices."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ SHARED = 0.3
 
 @dataclass(frozen=True)
 class Machine:
-    """One type."""
+    """One machine type of a cloud."""
 
     name: str
     gpus: int
     gpu: str
     gpu_gib: int
-    """Memory of each GPU that programs can have: what the driver reports, rounded down."""
+    """Memory of each GPU that programs can use: what the driver reports, rounded down."""
     cpus: int
     memory_gib: int
     """Main memory."""
     bfloat16: bool = True
-    """Whether the GPU computes in it."""
+    """Whether the GPU computes in bfloat16."""
 
     @property
     def shared_gib(self) -> int:
@@ -56,27 +56,27 @@ GCP = (
     Machine("a3-ultragpu-8g", 8, "H200", 139, 224, 2952),
 )
 MACHINES = {"aws": AWS, "gcp": GCP}
-"""Provider → its types, from the least memory of a GPU to the most, then by the number of GPUs."""
+"""Provider → its types, by the memory of a GPU, then by the number of GPUs."""
 
 
 def choose(
     provider: str, gpu_gib: float, gpus: int, cpus_per_gpu: float, *, bfloat16: bool = False
 ) -> Machine:
-    """The least machine that holds one worker.
+    """Choose the smallest machine that holds one worker.
 
     Args:
         provider: `aws` or `gcp`.
-        gpu_gib: memory that a worker needs of each of its GPUs.
+        gpu_gib: memory that a worker needs on each of its GPUs.
         gpus: GPUs of one worker, at least 1.
-        cpus_per_gpu: CPUs that workers ask for beside each GPU.
-        bfloat16: whether they compute in it.
+        cpus_per_gpu: CPUs that workers need for each GPU.
+        bfloat16: whether they compute in bfloat16.
 
     Raises:
-        InputError: there is none.
+        InputError: no machine fits.
     """
     for machine in MACHINES[provider]:
         fits = machine.gpu_gib * RESERVE >= gpu_gib and machine.gpus >= gpus
-        # One CPU stays for Ray Data, and the weights pass through the main memory.
+        # One CPU stays free for Ray Data, and the weights pass through the main memory.
         fits = fits and machine.cpus - 1 >= math.ceil(cpus_per_gpu * machine.gpus)
         if fits and machine.memory_gib >= gpu_gib and machine.bfloat16 >= bfloat16:
             return machine

@@ -1,9 +1,9 @@
-"""RunConfig, Plan → how many GPUs a run needs at a time, and how much memory each must have."""
+"""How many GPUs a run needs at a time, and how much memory each must have."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from distill_ray.config.errors import InputError, Problem
@@ -17,42 +17,42 @@ TEACHER, STUDENT = "teacher", "student"
 
 @dataclass(frozen=True)
 class Group:
-    """Equal GPUs for equal work."""
+    """Equal GPUs, for works with similar needs."""
 
     hosts: str
-    """`teacher`: whatever holds a whole teacher, or trains one. `student`: what doesn't."""
+    """`teacher` for works that hold or train a whole teacher, `student` for the others."""
     gpus: int
-    """At a time, at most."""
+    """The most GPUs in use at a time."""
     gpus_per_worker: int
-    """Of one worker, which can't be spread over machines; at least 1."""
+    """GPUs of one worker, which can't be spread over machines; at least 1."""
     gpu_gib: float
-    """Memory that the plan uses of each."""
+    """Memory that the plan uses on each GPU."""
     cpus_per_gpu: float
     bfloat16: bool
-    """Whether they compute in it."""
+    """Whether a training computes in bfloat16."""
     stages: tuple[str, ...]
-    """What they are for."""
+    """Stages that use these GPUs."""
 
 
 @dataclass(frozen=True)
-class _Ask:
-    """One work's GPUs."""
+class _Request:
+    """The GPUs that one work needs."""
 
     work: Work
     hosts: str
     gpus: float
     gib: float
-    each: float
-    cpus: float
+    gpus_per_worker: float
+    cpus_per_worker: float
 
 
 def groups(cfg: RunConfig, plan: Plan, *, apart: bool = True) -> list[Group]:
-    """The GPUs for teachers, and those for a student whose teacher is elsewhere.
+    """Group a run's GPUs: those for teachers, and those for a student whose teacher is elsewhere.
 
     Args:
         cfg: the run.
-        made: its plan.
-        apart: whether the student may have a kind of its own.
+        plan: its plan.
+        apart: whether the student may have a group of its own.
 
     Raises:
         InputError: the run uses no GPUs, or memory isn't known.
@@ -62,54 +62,7 @@ def groups(cfg: RunConfig, plan: Plan, *, apart: bool = True) -> list[Group]:
         problem = Problem("cluster.gpus_per_worker", "is 0, so there is nothing to rent.", fix)
         raise InputError("no cluster can be rendered:", [problem])
     measured = [work for work in plan.work if work.need is not None or work.steps is not None]
-    _require_known(measured, plan)
-    asks = [_ask(cfg, work, plan) for work in measured]
-    if not apart:
-        asks = [replace(ask, hosts=TEACHER) for ask in asks]
-    kinds = [(hosts, [a for a in asks if a.hosts == hosts]) for hosts in (TEACHER, STUDENT)]
-    narrow = any(training.precision == "bfloat16" for _, training in cfg.trainings())
-    return [_group(hosts, of_kind, narrow) for hosts, of_kind in kinds if of_kind]
-
-
-def _ask(cfg: RunConfig, work: Work, plan: Plan) -> _Ask:
-    pools = cfg.distill.pools()
-    each, cpus = cfg.cluster.gpus_per_worker, cfg.cluster.cpus_per_worker
-    if work.beside:
-        each, cpus = pools[0].gpus_per_actor, pools[0].cpus_per_actor
-    total = work.need.total if work.need is not None else plan.available_bytes or 0
-    # Workers that share a GPU share its memory; one that has several computes on the first.
-    sharers = max(1, math.floor(1 / each)) if each else 1
-    elsewhere = bool(pools) or isinstance(cfg.distill.serving, CachedServing)
-    student = work.stage == "distill" and not work.beside and elsewhere
-    gib = sharers * total / GIB
-    return _Ask(work, STUDENT if student else TEACHER, work.workers * each, gib, each, cpus)
-
-
-def _group(hosts: str, asks: Sequence[_Ask], narrow: bool) -> Group:
-    on_gpus = [ask for ask in asks if ask.each]
-    return Group(
-        hosts,
-        gpus=math.ceil(_at_once(on_gpus)),
-        gpus_per_worker=max(1, *(math.ceil(ask.each) for ask in on_gpus)),
-        gpu_gib=max(ask.gib for ask in on_gpus),
-        cpus_per_gpu=max(ask.cpus / ask.each for ask in on_gpus),
-        bfloat16=narrow,
-        stages=tuple(dict.fromkeys(ask.work.stage for ask in on_gpus)),
-    )
-
-
-def _at_once(asks: Sequence[_Ask]) -> float:
-    """Stages run one after the other; what is beside another work runs together with it."""
-    most = 0.0
-    for stage in {ask.work.stage for ask in asks}:
-        of_stage = [ask for ask in asks if ask.work.stage == stage]
-        beside = sum(ask.gpus for ask in of_stage if ask.work.beside)
-        most = max(most, beside + max((a.gpus for a in of_stage if not a.work.beside), default=0))
-    return most
-
-
-def _require_known(works: Iterable[Work], plan: Plan) -> None:
-    unknown = [work for work in works if work.need is None]
+    unknown = [work for work in measured if work.need is None]
     if unknown and plan.available_bytes is None:
         what = "the size of a hub model isn't known on this machine: " + "; ".join(
             f"{work.stage} ({work.what})" for work in unknown
@@ -117,3 +70,46 @@ def _require_known(works: Iterable[Work], plan: Plan) -> None:
         fix = "Fetch its config.json (`hf download org/model config.json`), or state the memory."
         problem = Problem("cluster.memory_gib_per_worker", f"{what}.", fix)
         raise InputError("no cluster can be rendered:", [problem])
+    requests = [_request(cfg, work, plan) for work in measured]
+    if not apart:
+        requests = [replace(request, hosts=TEACHER) for request in requests]
+    bfloat16 = any(training.precision == "bfloat16" for _, training in cfg.trainings())
+    result = []
+    for hosts in [h for h in (TEACHER, STUDENT) if any(r.hosts == h for r in requests)]:
+        on_gpus = [r for r in requests if r.hosts == hosts and r.gpus_per_worker]
+        group = Group(
+            hosts,
+            gpus=math.ceil(_most_at_a_time(on_gpus)),
+            gpus_per_worker=max(1, *(math.ceil(r.gpus_per_worker) for r in on_gpus)),
+            gpu_gib=max(r.gib for r in on_gpus),
+            cpus_per_gpu=max(r.cpus_per_worker / r.gpus_per_worker for r in on_gpus),
+            bfloat16=bfloat16,
+            stages=tuple(dict.fromkeys(r.work.stage for r in on_gpus)),
+        )
+        result.append(group)
+    return result
+
+
+def _request(cfg: RunConfig, work: Work, plan: Plan) -> _Request:
+    """What one work of the plan needs."""
+    pools = cfg.distill.pools()
+    gpus, cpus = cfg.cluster.gpus_per_worker, cfg.cluster.cpus_per_worker
+    if work.beside:
+        gpus, cpus = pools[0].gpus_per_actor, pools[0].cpus_per_actor
+    total = work.need.total if work.need is not None else plan.available_bytes or 0
+    # Workers that share a GPU share its memory; one that has several computes on the first.
+    sharers = max(1, math.floor(1 / gpus)) if gpus else 1
+    elsewhere = bool(pools) or isinstance(cfg.distill.serving, CachedServing)
+    student = work.stage == "distill" and not work.beside and elsewhere
+    gib = sharers * total / GIB
+    return _Request(work, STUDENT if student else TEACHER, work.workers * gpus, gib, gpus, cpus)
+
+
+def _most_at_a_time(requests: Sequence[_Request]) -> float:
+    """GPUs of the hungriest stage, whose works follow each other but for those beside another."""
+    most = 0.0
+    for stage in {request.work.stage for request in requests}:
+        of_stage = [request for request in requests if request.work.stage == stage]
+        beside = sum(request.gpus for request in of_stage if request.work.beside)
+        most = max(most, beside + max((r.gpus for r in of_stage if not r.work.beside), default=0))
+    return most

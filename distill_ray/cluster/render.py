@@ -43,17 +43,17 @@ FILLS: dict[str, dict[str, str]] = {
     },
     "kuberay": {"image": IMAGE, "service_account": "distill-ray", "namespace": "default"},
 }
-"""Provider → what a plan can't know → its default; `<...>` is for the user to fill in."""
+"""Provider → values that a plan can't know → default; `<...>` is for the user to fill in."""
 KUBERAY = ("raycluster", "rayjob", "kueue", "network")
 DISK_GIB = 150
-"""The system, the image and Ray's spilled objects."""
+"""Disk space for the system, the image and Ray's spilled objects."""
 HEAD_POD = {"cpus": 5.0, "memory_gib": 18, "disk_gib": 50}
-"""What head and submitter ask for, for Kueue's quota."""
+"""Requests of head and submitter, for Kueue's quota."""
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """Equal nodes of one group."""
+    """The equal nodes of one group."""
 
     hosts: str
     nodes: int
@@ -66,12 +66,12 @@ class Nodes:
 
     @property
     def cache_gib(self) -> int:
-        """Room for weights: what the system and Ray leave."""
+        """Disk space for weights, beside the system's and Ray's."""
         return self.disk_gib - 100
 
     @property
     def requests(self) -> str:
-        """What a pod of it asks for, as YAML."""
+        """Resource requests of a pod on such a node, as YAML."""
         requested = {
             "cpu": str(self.machine.cpus),
             "memory": f"{self.machine.memory_gib}Gi",
@@ -86,24 +86,32 @@ class Nodes:
 def render(
     provider: str, cfg: RunConfig, config: str, fills: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """The cluster files of one provider.
+    """Render the cluster files of one provider.
 
     Args:
         provider: a key of FILLS.
         cfg: the run.
         config: its file, as the cluster's image has it.
-        fills: what the plan can't know, by the names of FILLS.
+        fills: values that the plan can't know, by the names of FILLS.
 
     Returns:
         path below the folder → text.
 
     Raises:
         InputError: a model can't be used or its memory isn't known, no machine fits, the storage
-            is one node's own, or a fill has a name that there isn't.
+            is one node's own, or a fill has an unknown name.
     """
     filled = _filled(provider, fills or {})
-    _require_models(cfg)
-    _require_shared(cfg.storage)
+    # The sizes of models on this machine are read, so they must be sound.
+    models = {f"teachers.{i}.model": teacher.model for i, teacher in enumerate(cfg.teachers)}
+    models["student.model"] = cfg.student.model
+    problems = [p for where, model in models.items() for p in check_model(model, where)]
+    if not problems and ("://" not in cfg.storage or cfg.storage.startswith("file://")):
+        what = f"{cfg.storage!r} may be one node's own folder, and nodes come and go."
+        fix = "Give a URI that all nodes reach: --storage s3://bucket/runs, or gs://bucket/runs."
+        problems = [Problem("storage", what, fix)]
+    if problems:
+        raise InputError("no cluster can be rendered:", problems)
     nodes = _nodes(provider, cfg)
     context: dict[str, Any] = {
         "name": "distill-ray",
@@ -122,17 +130,20 @@ def render(
         return {f"{provider}.yaml": fill_in(f"cluster/{provider}.yaml.j2", context)}
     command = ["distill-ray", "run", config, "--storage", cfg.storage, "--set"]
     context["entrypoint"] = " ".join([*command, "cluster.address=auto"])
-    return {f"kuberay/{kind}.yaml": _kuberay(kind, context, nodes) for kind in KUBERAY}
+    context["quota"] = _quota(nodes)
+    return {f"kuberay/{kind}.yaml": _kuberay(kind, context) for kind in KUBERAY}
 
 
-def _kuberay(kind: str, context: Mapping[str, Any], nodes: Sequence[Nodes]) -> str:
-    parts = {**context, "autoscaling": kind != "kueue", "quota": _quota(nodes)}
+def _kuberay(kind: str, context: Mapping[str, Any]) -> str:
+    """Render one of KubeRay's files."""
+    parts = {**context, "autoscaling": kind != "kueue"}
     parts["spec"] = fill_in("cluster/cluster_spec.yaml.j2", parts).rstrip()
     parts["job"] = fill_in("cluster/job_spec.yaml.j2", parts).rstrip()
     return fill_in(f"cluster/{kind}.yaml.j2", parts)
 
 
 def _filled(provider: str, fills: Mapping[str, str]) -> dict[str, str]:
+    """The provider's defaults, replaced by the user's values."""
     known = FILLS[provider]
     wrong = [name for name in fills if name not in known]
     if wrong:
@@ -144,25 +155,13 @@ def _filled(provider: str, fills: Mapping[str, str]) -> dict[str, str]:
     return {**known, **fills}
 
 
-def _require_models(cfg: RunConfig) -> None:
-    """Those on this machine are sound: their sizes are read."""
-    sources = {f"teachers.{i}.model": teacher.model for i, teacher in enumerate(cfg.teachers)}
-    sources["student.model"] = cfg.student.model
-    problems = [p for where, source in sources.items() for p in check_model(source, where)]
-    if problems:
-        raise InputError("no cluster can be rendered:", problems)
-
-
-def _require_shared(storage: str) -> None:
-    if "://" not in storage or storage.startswith("file://"):
-        what = f"{storage!r} may be one node's own folder, and nodes come and go."
-        fix = "Give a URI that all nodes reach: --storage s3://bucket/runs, or gs://bucket/runs."
-        raise InputError("no cluster can be rendered:", [Problem("storage", what, fix)])
-
-
 def _nodes(provider: str, cfg: RunConfig) -> list[Nodes]:
-    """A machine for each group; one kind for all where the student's would be the same."""
-    run_plan, disk_gib = plan(cfg), _disk_gib(cfg)
+    """Choose a machine for each group; one group for all if they would have the same."""
+    run_plan = plan(cfg)
+    # Beside the system's, space for the weights of every teacher in float32, in steps of 50.
+    teacher = largest_teacher(cfg)
+    weights = len(cfg.teachers) * 4 * teacher.parameters / GIB if teacher is not None else 0.0
+    disk_gib = math.ceil((DISK_GIB + weights) / 50) * 50
     nodes = [_nodes_of(provider, group, disk_gib) for group in groups(cfg, run_plan)]
     if len({group.machine for group in nodes}) == len(nodes):
         return nodes
@@ -171,7 +170,10 @@ def _nodes(provider: str, cfg: RunConfig) -> list[Nodes]:
 
 def _nodes_of(provider: str, group: Group, disk_gib: int) -> Nodes:
     if provider == "kuberay":
-        machine = _pod(group)
+        # A pod of one worker fits on any node with such GPUs.
+        gib = math.ceil(group.gpu_gib / RESERVE)
+        cpus = math.ceil(group.cpus_per_gpu * group.gpus_per_worker) + 1
+        machine = Machine("pod", group.gpus_per_worker, "GPU", gib, cpus, 2 * max(16, gib))
     else:
         machine = choose(
             provider,
@@ -191,21 +193,9 @@ def _nodes_of(provider: str, group: Group, disk_gib: int) -> Nodes:
     )
 
 
-def _pod(group: Group) -> Machine:
-    """What a pod of one worker asks for: any node with such GPUs will do."""
-    gib = math.ceil(group.gpu_gib / RESERVE)
-    cpus = math.ceil(group.cpus_per_gpu * group.gpus_per_worker) + 1
-    return Machine("pod", group.gpus_per_worker, "GPU", gib, cpus, 2 * max(16, gib))
-
-
-def _disk_gib(cfg: RunConfig) -> int:
-    """Room for the weights of every teacher in float32 beside the system's, in steps of 50."""
-    teacher = largest_teacher(cfg)
-    weights = len(cfg.teachers) * 4 * teacher.parameters / GIB if teacher is not None else 0.0
-    return math.ceil((DISK_GIB + weights) / 50) * 50
-
-
 def _quota(nodes: Sequence[Nodes]) -> dict[str, int]:
+    """Sum the requests of all pods, for Kueue."""
+
     def total(resource: str) -> int:
         return sum(group.nodes * int(getattr(group.machine, resource)) for group in nodes)
 

@@ -1,7 +1,7 @@
-"""What may stand where in the cluster files: JSON Schemas, with nothing allowed that isn't listed.
+"""JSON Schemas of the cluster files, which allow only the keys that they list.
 
-Ray's own schema leaves open what a provider and a node may have; those are here. KubeRay, Kueue and
-Kubernetes are in crds.json, which names its sources.
+Ray's own schema leaves open which keys a provider and a node may have, so those are here. KubeRay,
+Kueue and Kubernetes are in crds.json, which names its sources.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FREE_MAP = {"type": "object", "additionalProperties": {"type": "string"}}
 
 
 def closed(required: tuple[str, ...] = (), **properties: Any) -> dict[str, Any]:
-    """An object with these keys and no others."""
+    """Make the schema of an object with these keys and no others."""
     return {
         "type": "object",
         "properties": properties,
@@ -31,7 +31,7 @@ def _list_of(**properties: Any) -> dict[str, Any]:
     return {"type": "array", "items": closed(**properties)}
 
 
-# The parameters of RunInstances in boto3 that a cluster has a use for, and Ray's own `SubnetIds`.
+# The parameters of boto3's RunInstances that a cluster may need, and Ray's own `SubnetIds`.
 _EBS = closed(
     VolumeSize=COUNT,
     VolumeType={"enum": ["gp2", "gp3", "io1", "io2", "st1", "sc1", "standard"]},
@@ -73,7 +73,7 @@ AWS_NODE = closed(
     TagSpecifications=_list_of(ResourceType=STRING, Tags=_list_of(Key=STRING, Value=STRING)),
     UserData=STRING,
 )
-# The fields of an instance in the Compute Engine API v1 that a cluster has a use for.
+# The fields of an instance in the Compute Engine API v1 that a cluster may need.
 GCP_NODE = closed(
     ("machineType", "networkInterfaces", "disks"),
     machineType=STRING,
@@ -111,20 +111,20 @@ PROVIDERS = {
         ("type", "region", "project_id", "use_internal_ips"), **_COMMON, project_id=STRING
     ),
 }
-"""Provider → its section. No public addresses, and no security group of Ray's making."""
+"""Provider → schema of its section: no public addresses, no security group made by Ray."""
 NODES = {"aws": AWS_NODE, "gcp": GCP_NODE}
-"""Provider → a node type's `node_config`."""
+"""Provider → schema of a node type's `node_config`."""
 RESOURCES = ("CPU", "GPU", "memory", "object_store_memory")
 
 METADATA = closed(("name",), name=STRING, namespace=STRING, labels=FREE_MAP, annotations=FREE_MAP)
 GPU = "nvidia.com/gpu"
 POD_RESOURCES = ("cpu", "memory", "ephemeral-storage")
-"""What a pod may ask for by a name without a `/`."""
+"""Resources that a pod may request by a name without a `/`."""
 
 
 @cache
 def kinds() -> dict[str, dict[str, Any]]:
-    """`apiVersion kind` → the schema of such an object."""
+    """Load the schemas of Kubernetes objects, by `apiVersion kind`."""
     text = (files("distill_ray.cluster") / "crds.json").read_text(encoding="utf-8")
     loaded = _strict(json.loads(text))
     return {
@@ -143,7 +143,7 @@ def kinds() -> dict[str, dict[str, Any]]:
 
 
 def _strict(node: Any) -> Any:
-    """A schema in which objects that list their keys may have no others."""
+    """Tighten a schema, so that objects that list their keys may have no others."""
     if isinstance(node, list):
         return [_strict(item) for item in node]
     if not isinstance(node, dict):

@@ -1,4 +1,4 @@
-"""Cluster files, checked before nodes are paid for: misspelt keys, forgotten places, open doors."""
+"""Check cluster files before nodes are paid for: misspelt keys, placeholders, open doors."""
 
 from __future__ import annotations
 
@@ -20,30 +20,21 @@ PLACE = re.compile(r"<[a-z][a-z-]*>")
 
 @dataclass(frozen=True)
 class Checked:
-    """A file that is well formed."""
+    """A valid cluster file."""
 
     file: Path
     objects: tuple[str, ...]
-    """What it describes."""
+    """Kinds and names of what it describes."""
     open_places: tuple[str, ...]
-    """`<...>` that is still to be filled in."""
+    """Placeholders `<...>` that are still to be filled in."""
 
 
 def validate(file: Path) -> Checked:
     """Check one cluster file.
 
     Raises:
-        InputError: it can't be used; carries every problem that was found.
+        InputError: the file can't be used; lists every problem.
     """
-    documents = _read(file)
-    problems = [problem for document in documents for problem in document_problems(document)]
-    if problems:
-        raise InputError(f"{file} is not a valid cluster file:", problems)
-    places = dict.fromkeys(PLACE.findall("\n".join(map(str, _leaves(documents)))))
-    return Checked(file, tuple(map(_name, documents)), tuple(places))
-
-
-def _read(file: Path) -> list[dict[str, Any]]:
     try:
         documents = parse_all(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -53,17 +44,21 @@ def _read(file: Path) -> list[dict[str, Any]]:
     if not documents or not all(isinstance(document, dict) for document in documents):
         problem = Problem(str(file), "is not a mapping.", "`distill-ray cluster render` makes one.")
         raise InputError("a cluster file can't be used:", [problem])
-    return documents
-
-
-def _name(document: Mapping[str, Any]) -> str:
-    if "kind" in document:
-        return f"{document['kind']} {document['metadata']['name']}"
-    return f"{document['provider']['type']} cluster {document['cluster_name']}"
+    problems = [problem for document in documents for problem in document_problems(document)]
+    if problems:
+        raise InputError(f"{file} is not a valid cluster file:", problems)
+    places = dict.fromkeys(PLACE.findall("\n".join(map(str, _leaves(documents)))))
+    objects = tuple(
+        f"{document['kind']} {document['metadata']['name']}"
+        if "kind" in document
+        else f"{document['provider']['type']} cluster {document['cluster_name']}"
+        for document in documents
+    )
+    return Checked(file, objects, tuple(places))
 
 
 def document_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
-    """What is wrong with one document of a cluster file, as it was read."""
+    """Check one parsed document of a cluster file."""
     if "apiVersion" in document or "kind" in document:
         yield from _kubernetes(document)
     else:
@@ -71,6 +66,7 @@ def document_problems(document: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _launcher(config: Mapping[str, Any]) -> Iterator[Problem]:
+    """Check a file of Ray's cluster launcher."""
     provider = config.get("provider")
     kind = provider.get("type") if isinstance(provider, dict) else None
     if kind not in PROVIDERS:
@@ -97,6 +93,7 @@ def _launcher(config: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _kubernetes(document: Mapping[str, Any]) -> Iterator[Problem]:
+    """Check a Kubernetes object."""
     kind = f"{document.get('apiVersion')} {document.get('kind')}"
     if kind not in kinds():
         yield Problem("kind", f"{kind!r} is not known.", did_you_mean(kind, kinds()))
@@ -104,7 +101,11 @@ def _kubernetes(document: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _of_schema(kinds()[kind], document, "")
     for where, key, value in _mappings(document, ""):
         if key in ("requests", "limits"):
-            yield from _pod_resources(where, value)
+            # Names without a `/` are Kubernetes' own; others are a device's, of which one is known.
+            for name in (n for n in value if "/" not in n and n not in POD_RESOURCES):
+                fix = did_you_mean(name, POD_RESOURCES)
+                yield Problem(f"{where}.{name}", "no such resource.", fix)
+            yield from _near(where, {name: 0 for name in value if "/" in name}, [GPU])
         if key == "rayStartParams":
             from distill_ray.runtime.ray_launcher import start_options
 
@@ -114,15 +115,8 @@ def _kubernetes(document: Mapping[str, Any]) -> Iterator[Problem]:
                 yield Problem(f"{where}.{name}", "ray start has no such option.", fix)
 
 
-def _pod_resources(where: str, value: Mapping[str, Any]) -> Iterator[Problem]:
-    """Names without a `/` are Kubernetes' own; others are a device's, of which we know one."""
-    for name in (name for name in value if "/" not in name and name not in POD_RESOURCES):
-        yield Problem(f"{where}.{name}", "no such resource.", did_you_mean(name, POD_RESOURCES))
-    yield from _near(where, {name: 0 for name in value if "/" in name}, [GPU])
-
-
 def _near(where: str, value: Any, known: Iterable[str]) -> Iterator[Problem]:
-    """Names that are nearly one of those that mean something; others may be a user's own."""
+    """Report names that are nearly a known one; other names may be a user's own."""
     for name in value if isinstance(value, dict) else ():
         hint = did_you_mean(name, known)
         if name not in known and hint.startswith("Did you mean"):
@@ -142,7 +136,7 @@ def _of_schema(schema: Mapping[str, Any], value: Any, where: str) -> Iterator[Pr
 
 
 def _mappings(node: Any, where: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Place, key and value of every mapping in a document."""
+    """Yield place, key and value of every mapping in a document."""
     items = node.items() if isinstance(node, dict) else enumerate(node)
     for key, value in items:
         place = f"{where}.{key}".lstrip(".")
