@@ -58,12 +58,12 @@ _NO_WORD = re.compile(r"\[\w+\]|[^a-z ]")
 
 
 def labelled(*, rows: int = 12000) -> Iterator[Row]:
-    """Utterances of customers with the key of their act, `A` to `Q`."""
+    """Yield utterances of customers with the key of their act, `A` to `Q`."""
     yield from islice(_rows(), rows)
 
 
 def text() -> Iterator[Row]:
-    """What the assistant says, an utterance a row; acts are not named."""
+    """Yield what the assistant says, an utterance a row; acts are not named."""
     utterances = {
         plain(u) for slots in _read(_ASSISTANT).values() for us in slots.values() for u in us
     }
@@ -72,18 +72,18 @@ def text() -> Iterator[Row]:
 
 
 def plain(utterance: str) -> str:
-    """The utterance with its blanks named by their slot alone: the rest of a name is the label."""
+    """Name an utterance's blanks by their slot alone: the rest of a name is the label."""
     return " ".join(_BLANK.sub(lambda blank: f"[{blank[1].lower()}]", utterance).split())
 
 
 def key_of(act: str) -> str:
-    """The label of one of `ACTS`."""
+    """Look up the label of one of `ACTS`."""
     return chr(ord("A") + ACTS.index(act))
 
 
 @cache
 def _rows() -> tuple[Row, ...]:
-    """Utterances in a fixed shuffled order, without those that appear under several acts."""
+    """Make rows in a fixed shuffled order, without utterances that appear under several acts."""
     acts: defaultdict[str, set[str]] = defaultdict(set)
     for act, slots in _read(_CUSTOMER).items():
         for utterance in (u for utterances in slots.values() for u in utterances):
@@ -96,19 +96,12 @@ def _rows() -> tuple[Row, ...]:
 
 
 def _wording(utterance: str) -> str:
-    """Letters only, so that copies which differ by a value, a number or a comma share it."""
+    """Keep letters only, so that near copies that differ by a value or a comma share a wording."""
     return " ".join(_NO_WORD.sub(" ", utterance.lower()).split()) or "no words"
 
 
 def _read(member: str) -> Utterances:
-    with tarfile.open(_archive()) as archive:
-        file = archive.extractfile(member)
-        assert file is not None, f"{member} is a folder"
-        templates: Utterances = json.load(file)
-        return templates
-
-
-def _archive() -> Path:
+    """Read a file in the archive."""
     default = Path(__file__).parents[2] / "data" / ARCHIVE
     path = Path(os.environ.get(PLACE, default))
     if not path.is_file():
@@ -116,7 +109,11 @@ def _archive() -> Path:
             f"The dialogue acts example needs {path}. In the checkout, fetch it (21 MB) with\n"
             f"  {FETCH}\nor name the archive in {PLACE}."
         )
-    return path
+    with tarfile.open(path) as archive:
+        file = archive.extractfile(member)
+        assert file is not None, f"{member} is a folder"
+        templates: Utterances = json.load(file)
+        return templates
 
 
 def _shuffle_key(name: str) -> bytes:

@@ -34,19 +34,19 @@ PACKAGES = (
     "torch",
     "transformers",
 )
-"""All come with this project, as dependencies or with its tests, keyed `A` to `N`."""
+"""Packages, keyed `A` to `N`; all come with this project or with its tests."""
 
 PER_MODULE = 20
-"""Rows of one file; without it a few long modules would be a package."""
+"""Most rows of one file; without it a few long modules would be most of a package."""
 
 MAX_BYTES = 100_000
-"""Longer files are not parsed: they take long, and rows of one file are alike."""
+"""Larger files are not parsed: they take long, and rows of one file are alike."""
 
 MAX_CHARS = 320
-"""The start of a docstring or message that a row keeps."""
+"""Length to which a row's docstring or message is cut."""
 
 MIN_LETTERS = 30
-"""Shorter ones ("Returns self.") say nothing of their package."""
+"""Shorter texts ("Returns self.") say nothing about their package."""
 
 _NOT_ITS_OWN = re.compile(
     r"/(?:tests?|_?testing|conftest|test_\w+|externals?|_?vendor\w*|third_?party\w*"
@@ -69,26 +69,35 @@ _DOCUMENTED = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def labelled(*, rows: int = 6000) -> Iterator[Row]:
-    """First paragraphs of docstrings with the key of their package, `A` to `N`."""
+    """Yield first paragraphs of docstrings with the key of their package, `A` to `N`."""
     yield from islice(_distinct("docstrings"), rows)
 
 
 def shifted(*, rows: int = 3000) -> Iterator[Row]:
-    """Messages of the errors that the same packages raise, with the key of the package."""
+    """Yield messages of the errors that the same packages raise, with the package's key."""
     yield from islice(_distinct("messages"), rows)
 
 
 def text(*, rows: int = 800) -> Iterator[Row]:
-    """The rest of the docstrings, a file a row: arguments, notes, examples. Labels are blanked."""
-    files = _in_turn([iter(_files(package)) for package in PACKAGES])
-    texts = ((file, "\n\n".join(_rests(file))) for file in files)
-    documents = ((file, document) for file, document in texts if len(_letters(document)) > 200)
-    for file, document in islice(documents, rows):
-        yield {"text": document, "group": file}
+    """Yield the rest of the docstrings, a file a row: arguments, notes, examples.
+
+    Names of packages are blanked.
+    """
+    num_documents = 0
+    for file in _in_turn([iter(_files(package)) for package in PACKAGES]):
+        if num_documents >= rows:
+            return
+        # What the docstrings say after the start that `labelled` takes.
+        blanked = [_blanked(docstring) for docstring in _parsed(file)[0]]
+        remainders = [docstring[len(_start(docstring)) :].strip() for docstring in blanked]
+        document = "\n\n".join(filter(None, remainders))
+        if len(_letters(document)) > 200:
+            num_documents += 1
+            yield {"text": document, "group": file}
 
 
 def _distinct(kind: str) -> Iterator[Row]:
-    """Rows of all packages in turn, as long as each has some; read file by file, as asked for."""
+    """Yield rows of all packages in turn; files are read one by one, as rows are needed."""
     known: set[str] = set()
     for row in _in_turn([_package_rows(package, kind) for package in PACKAGES]):
         key = _letters(row["text"])
@@ -98,6 +107,7 @@ def _distinct(kind: str) -> Iterator[Row]:
 
 
 def _package_rows(package: str, kind: str) -> Iterator[Row]:
+    """Yield a package's rows, at most `PER_MODULE` of each file."""
     for file in _files(package):
         raw = _parsed(file)[kind == "messages"]
         starts = dict.fromkeys(_start(_blanked(text)) for text in raw)
@@ -106,11 +116,12 @@ def _package_rows(package: str, kind: str) -> Iterator[Row]:
 
 
 def key_of(package: str) -> str:
-    """The label of one of `PACKAGES`."""
+    """Look up the label of one of `PACKAGES`."""
     return chr(ord("A") + PACKAGES.index(package))
 
 
 def _in_turn(streams: list[Iterator[T]]) -> Iterator[T]:
+    """Yield an item of each stream in turn, as long as any has items."""
     while streams:
         for stream in list(streams):
             try:
@@ -121,7 +132,7 @@ def _in_turn(streams: list[Iterator[T]]) -> Iterator[T]:
 
 @cache
 def _files(package: str) -> tuple[str, ...]:
-    """The package's own modules in a fixed shuffled order, as paths below the site's folder."""
+    """List a package's own modules in a fixed shuffled order, as paths below site-packages."""
     site = _site(package)
     files = (path for path in (site / package).rglob("*.py") if path.stat().st_size < MAX_BYTES)
     names = (path.relative_to(site).as_posix() for path in files)
@@ -140,7 +151,7 @@ def _site(package: str) -> Path:
 
 @cache
 def _parsed(file: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Docstrings and error messages of a file."""
+    """Parse a file's docstrings and error messages."""
     tree = ast.parse((_site(file.split("/")[0]) / file).read_bytes())
     statements = list(_statements(tree))
     documented = [tree, *(s for s in statements if isinstance(s, _DOCUMENTED))]
@@ -150,7 +161,7 @@ def _parsed(file: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _statements(node: ast.AST) -> Iterator[ast.stmt]:
-    """All statements below a node; expressions, the bulk of a tree, are not entered."""
+    """Yield all statements below a node; expressions, the bulk of a tree, are not entered."""
     for field in ("body", "handlers", "orelse", "finalbody"):
         for child in getattr(node, field, []):
             if isinstance(child, ast.stmt):
@@ -159,7 +170,7 @@ def _statements(node: ast.AST) -> Iterator[ast.stmt]:
 
 
 def _message(statement: ast.Raise) -> str | None:
-    """The literal that is raised, with `...` for what is filled in."""
+    """The literal message of a raise, with `...` for what is filled in."""
     match statement.exc:
         case ast.Call(args=[ast.Constant(value=str(message)), *_]):
             return message
@@ -168,17 +179,8 @@ def _message(statement: ast.Raise) -> str | None:
     return None
 
 
-def _rests(file: str) -> Iterator[str]:
-    """What the docstrings of a file say after the start that `labelled` takes."""
-    for docstring in _parsed(file)[0]:
-        blanked = _blanked(docstring)
-        remainder = blanked[len(_start(blanked)) :].strip()
-        if remainder:
-            yield remainder
-
-
 def _start(text: str) -> str:
-    """The first paragraphs, as many as fit; at least the start of the first."""
+    """Cut a text to the first paragraphs that fit; at least to the start of the first."""
     cut = text[: MAX_CHARS + 1]
     if len(cut) <= MAX_CHARS:
         return cut

@@ -16,7 +16,7 @@ from types import ModuleType
 Row = dict[str, str]
 
 PER_CATEGORY = 8
-"""Diagnoses kept of one category; without it injuries alone would be a quarter of the rows."""
+"""Most diagnoses of one category; without it injuries would be a quarter of the rows."""
 
 _CODE = re.compile(r"\b[A-Z]\d[0-9A-Z](?:\.[0-9A-Z]+)?(?:\.?-)?(?![a-z])")
 _EMPTY_BRACKETS = re.compile(r"\s*[(\[][\s,;-]*[)\]]")
@@ -35,20 +35,20 @@ class Diagnosis:
 
 
 def labelled(*, rows: int = 3000) -> Iterator[Row]:
-    """Diagnoses with the key of their chapter, `A` for chapter 1 to `V` for chapter 22."""
+    """Yield diagnoses with the key of their chapter, `A` for chapter 1 to `V` for chapter 22."""
     for item in _diagnoses()[:rows]:
         yield {"text": item.text, "label": item.label, "group": item.group}
 
 
 def prompts(*, skip: int = 3000, rows: int | None = None) -> Iterator[Row]:
-    """Diagnoses without a label: those that follow the first `skip`, which `labelled` yields."""
+    """Yield diagnoses without a label: those after the first `skip`, which `labelled` yields."""
     stop = None if rows is None else skip + rows
     for item in _diagnoses()[skip:stop]:
         yield {"text": item.text, "group": item.group}
 
 
 def shifted(*, rows: int | None = None) -> Iterator[Row]:
-    """The synonyms that coders meet in practice, with the chapter of the diagnosis they stand for.
+    """Yield synonyms that coders meet in practice, with the chapter of their diagnosis.
 
     They are the inclusion terms of the classification ("Indigestion" for "Functional dyspepsia").
     """
@@ -66,46 +66,34 @@ def shifted(*, rows: int | None = None) -> Iterator[Row]:
 
 
 def text() -> Iterator[Row]:
-    """The classification as prose: each entry under its block, with its notes and children.
+    """Yield the classification as prose: each entry under its block, with notes and children.
 
     Neither the codes nor the chapters are named, so the labels cannot be read from it.
     """
     icd = _icd()
     for code in _codes():
-        entry = "\n".join(_entry(icd, code))
+        notes = {
+            "Includes": icd.get_includes(code),
+            "Also called": icd.get_inclusion_term(code),
+            "Not": icd.get_excludes1(code) + icd.get_excludes2(code),
+        }
+        lines = [f"{heading}: {'; '.join(terms)}" for heading, terms in notes.items() if terms]
+        lines += [
+            f"- {icd.get_description(child)}"
+            for child in icd.get_children(code)
+            if not icd.is_extended_subcategory(child)
+        ]
+        if not lines:
+            continue  # The parent's entry has its title already.
+        title = f"{icd.get_description(icd.get_parent(code))}: {icd.get_description(code)}"
+        entry = "\n".join([title, *lines])
         document = _EMPTY_BRACKETS.sub("", _CODE.sub("", entry)).strip()
         if document:
             yield {"text": document, "group": code[:3]}
 
 
-def _entry(icd: ModuleType, code: str) -> Iterator[str]:
-    """The lines of one entry; empty where its parent's lines already say all there is."""
-    title = icd.get_description(code)
-    children = [
-        icd.get_description(child)
-        for child in icd.get_children(code)
-        if not icd.is_extended_subcategory(child)
-    ]
-    notes = list(_notes(icd, code))
-    if not (children or notes):
-        return
-    yield f"{icd.get_description(icd.get_parent(code))}: {title}"
-    yield from notes
-    yield from (f"- {child}" for child in children)
-
-
-def _notes(icd: ModuleType, code: str) -> Iterator[str]:
-    for heading, lines in (
-        ("Includes", icd.get_includes(code)),
-        ("Also called", icd.get_inclusion_term(code)),
-        ("Not", icd.get_excludes1(code) + icd.get_excludes2(code)),
-    ):
-        if lines:
-            yield f"{heading}: {'; '.join(lines)}"
-
-
 def _is_rewording(term: str, description: str) -> bool:
-    """True if `term` says a diagnosis, and not in the words of `description`."""
+    """Whether a term names a diagnosis in other words than its description."""
     if _CODING_RULE.search(term.lower()) or _CODE.search(term):
         return False
     return not _words(term) <= _words(description)
@@ -117,7 +105,7 @@ def _words(text: str) -> set[str]:
 
 @cache
 def _diagnoses() -> tuple[Diagnosis, ...]:
-    """Up to `PER_CATEGORY` diagnoses of each category, in a fixed shuffled order."""
+    """Choose up to `PER_CATEGORY` diagnoses of each category, in a fixed shuffled order."""
     icd = _icd()
     by_group: defaultdict[str, list[str]] = defaultdict(list)
     for code in sorted(_codes(), key=_shuffle_key):
@@ -136,7 +124,7 @@ def _diagnoses() -> tuple[Diagnosis, ...]:
 
 @cache
 def _codes() -> tuple[str, ...]:
-    """Categories and subcategories, without the encounter suffixes ("initial encounter")."""
+    """List categories and subcategories, without encounter suffixes ("initial encounter")."""
     icd = _icd()
     return tuple(
         code

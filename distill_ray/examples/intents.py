@@ -17,7 +17,6 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
-from types import ModuleType
 from typing import Any
 
 Row = dict[str, str]
@@ -55,13 +54,13 @@ PER_INTENT = 800
 """Commands drawn of one intent, evenly from its templates; repeated ones are dropped."""
 
 PER_TEMPLATE = 60
-"""At most so many of one template, which bounds the intents with few."""
+"""Most commands of one template, which bounds the intents that have few."""
 
 LINES = 12
 """Commands in one document of `text`."""
 
 POLITE = ("{}", "{} please", "please {}", "{} for me")
-"""Ways to ask, of words that the package tells a recogniser to skip."""
+"""Polite forms, of words that the package has a recogniser skip."""
 
 _OPTIONAL = re.compile(r"\[[^\[\]]*\]")
 _FILLED = re.compile(r"\{[^}]*\}|<the>")
@@ -69,7 +68,7 @@ _FILLED = re.compile(r"\{[^}]*\}|<the>")
 
 @dataclass(frozen=True)
 class Home:
-    """What a household says that no template knows: its rooms, its devices, its own words."""
+    """Words of one household that templates leave open: its rooms, its devices, its own words."""
 
     areas: tuple[str, ...]
     floors: tuple[str, ...]
@@ -79,7 +78,7 @@ class Home:
     """List of the package that takes any words → words."""
 
     def words(self, slot: str, domains: tuple[str, ...]) -> tuple[str, ...]:
-        """What may stand in a slot that the package leaves open."""
+        """List the words for a slot that the package leaves open."""
         if slot == "name":
             return tuple(name for domain in domains for name in self.devices[domain])
         return {"area": self.areas, "floor": self.floors, **self.open_words}[slot]
@@ -95,22 +94,22 @@ class Template:
     domains: tuple[str, ...]
     """Domains whose devices `{name}` stands for."""
     response: str | None
-    """What the assistant answers; None where that depends on the state of the home."""
+    """The assistant's answer; None where it depends on the state of the home."""
 
 
 @dataclass(frozen=True)
 class Grammar:
-    """The templates of one folder of the package, and all that is needed to say them."""
+    """The templates of one folder of the package, and all that is needed to fill them."""
 
     templates: tuple[Template, ...]
     lists: dict[str, Any]
     rules: dict[str, str]
     home: Home
     number: Callable[[int], str]
-    """How a number is said."""
+    """Writes a number."""
 
     def sentence(self, template: Template, draw: int) -> str:
-        """One way through the template's alternatives, its slots filled; `draw` says which."""
+        """Fill a template's slots and choose among its alternatives; `draw` is the seed."""
         random = Random(f"{template.intent} {template.text} {draw}")
         return " ".join(self._say(_parse(template.text), template, random).split())
 
@@ -175,7 +174,7 @@ TRAINING_HOME = Home(
         "todo_list_item": ("call the dentist", "wash the car"),
     },
 )
-"""The household of `labelled` and `text`."""
+"""The household that `labelled` and `text` use."""
 
 OTHER_HOME = Home(
     areas=("den", "nursery", "dining room", "attic", "pantry", "guest room", "porch", "studio"),
@@ -195,7 +194,7 @@ OTHER_HOME = Home(
     },
     open_words={},
 )
-"""The household of `shifted`."""
+"""The household that `shifted` uses."""
 
 # fmt: off
 _ONES = (
@@ -209,7 +208,7 @@ _MISSING = "The intents example needs its packages: pip install 'distill-ray[stu
 
 
 def labelled(*, rows: int = 12000) -> Iterator[Row]:
-    """Commands with the key of their intent, `A` to `X`; fewer than `rows` if there are fewer."""
+    """Yield commands with the key of their intent, `A` to `X`; at most `rows`."""
     for count, row in enumerate(_distinct(_typed(), PER_INTENT)):
         if count >= rows:
             return
@@ -217,7 +216,7 @@ def labelled(*, rows: int = 12000) -> Iterator[Row]:
 
 
 def shifted(*, rows: int | None = None) -> Iterator[Row]:
-    """Commands as a speech recogniser hears them in another household.
+    """Yield commands as a speech recogniser hears them in another household.
 
     The templates are those the package keeps for recognisers, numbers are words, and most commands
     are wrapped in politeness.
@@ -230,7 +229,7 @@ def shifted(*, rows: int | None = None) -> Iterator[Row]:
 
 
 def text(*, per_template: int = 4) -> Iterator[Row]:
-    """Commands of all intents, with the assistant's answer where it is the same in every home.
+    """Yield commands of all intents, with the assistant's answer where every home has the same.
 
     A document has the commands of one template and its group, so what a split holds out of
     `labelled` it holds out here too. No intent is named.
@@ -247,7 +246,7 @@ def text(*, per_template: int = 4) -> Iterator[Row]:
 
 
 def _distinct(grammar: Grammar, per_intent: int) -> Iterator[Row]:
-    """Draws of the labelled intents in a fixed shuffled order; made one by one, as asked for."""
+    """Yield distinct commands of the labelled intents in a fixed shuffled order."""
     draws = []
     for intent in INTENTS:
         templates = [t for t in grammar.templates if t.intent == intent]
@@ -263,7 +262,7 @@ def _distinct(grammar: Grammar, per_intent: int) -> Iterator[Row]:
 
 
 def key_of(intent: str) -> str:
-    """The label of one of `INTENTS`."""
+    """Look up the label of one of `INTENTS`."""
     return chr(ord("A") + INTENTS.index(intent))
 
 
@@ -278,36 +277,41 @@ def _spoken() -> Grammar:
 
 
 def _grammar(folder: str, home: Home, number: Callable[[int], str]) -> Grammar:
-    raw = json.loads((_package() / folder / "en.json").read_text(encoding="utf-8"))
-    templates = tuple(
-        Template(
-            intent=intent,
-            text=sentence,
-            group=_group(sentence),
-            domains=tuple(entry.get("requires_context", {}).get("domain", ())),
-            response=_plain(raw["responses"]["intents"], intent, entry.get("response")),
-        )
-        for intent, content in raw["intents"].items()
-        for entry in content["data"]
-        for sentence in entry["sentences"]
-    )
-    return Grammar(templates, raw["lists"], raw["expansion_rules"], home, number)
+    """Read the templates of one of the package's folders."""
+    spec = find_spec("home_assistant_intents")
+    if spec is None or spec.origin is None:
+        raise ImportError(_MISSING)
+    file = Path(spec.origin).parent / folder / "en.json"
+    raw = json.loads(file.read_text(encoding="utf-8"))
+    templates = []
+    for intent, content in raw["intents"].items():
+        responses = raw["responses"]["intents"].get(intent, {})
+        for entry in content["data"]:
+            response = responses.get(entry.get("response") or "default", "").strip()
+            if "{" in response:
+                response = ""  # It is filled in from the state of the home.
+            templates += [
+                Template(
+                    intent=intent,
+                    text=sentence,
+                    group=_group(sentence),
+                    domains=tuple(entry.get("requires_context", {}).get("domain", ())),
+                    response=response or None,
+                )
+                for sentence in entry["sentences"]
+            ]
+    return Grammar(tuple(templates), raw["lists"], raw["expansion_rules"], home, number)
 
 
 def _group(sentence: str) -> str:
+    """A template without what is optional and what fills the slots."""
     while (shorter := _OPTIONAL.sub(" ", sentence)) != sentence:
         sentence = shorter
     return " ".join(_FILLED.sub("_", sentence).split())
 
 
-def _plain(responses: dict[str, dict[str, str]], intent: str, name: str | None) -> str | None:
-    """The response, unless it is filled in from the state of the home."""
-    response = responses.get(intent, {}).get(name or "default", "").strip()
-    return None if "{" in response else response or None
-
-
 def _in_words(number: int) -> str:
-    """0 to 100 as they are said."""
+    """Write a number from 0 to 100 in words."""
     if number < 20:
         return _ONES[number]
     if number == 100:
@@ -322,18 +326,8 @@ def _shuffle_key(name: str) -> bytes:
 
 @cache
 def _parse(template: str) -> Any:
-    return _hassil().parse_sentence(template).expression
-
-
-def _hassil() -> ModuleType:
     try:
-        return import_module("hassil.parse_expression")
+        hassil = import_module("hassil.parse_expression")
     except ImportError as error:
         raise ImportError(_MISSING) from error
-
-
-def _package() -> Path:
-    spec = find_spec("home_assistant_intents")
-    if spec is None or spec.origin is None:
-        raise ImportError(_MISSING)
-    return Path(spec.origin).parent
+    return hassil.parse_sentence(template).expression
