@@ -1,4 +1,4 @@
-"""Low-rank adapters by peft."""
+"""Low-rank adapters (LoRA), through peft."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def add_lora(
         lora_dropout=dropout,
         target_modules=targets,
     )
-    # A private generator state, as for fresh weights: every rank and every rerun draws the same.
+    # A private generator state, as for new weights, so every rank and rerun draws the same.
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
         return get_peft_model(model, config)
 
 
 def load_adapter(model: Any, folder: str) -> Any:
-    """A model with the adapters of a folder on top, ready to train.
+    """Add the adapters of a folder to a model, ready to train.
 
     Raises:
         FileNotFoundError: the folder holds no safetensors weights.
@@ -56,8 +56,8 @@ def swap_adapter(model: Any, folder: str, weights: dict[str, Any] | None = None)
 
     Args:
         model: a base with one adapter on top, not merged.
-        folder: of an adapter for the same base.
-        weights: those of the folder, if they have been read already.
+        folder: the folder of an adapter for the same base.
+        weights: the folder's weights, if they have been read already.
 
     Returns:
         False if the adapters differ in form or weights: the model must then be reloaded.
@@ -79,30 +79,36 @@ def swap_adapter(model: Any, folder: str, weights: dict[str, Any] | None = None)
 
 
 def _require_weights(folder: str) -> None:
-    """Peft would look for them on a hub."""
+    """Check that the weights are there, because peft would look for missing ones on the hub."""
     if not (Path(folder) / "adapter_model.safetensors").exists():
         raise FileNotFoundError(f"{folder} holds no adapter_model.safetensors")
 
 
 def _form(config: Any) -> dict[str, Any]:
-    """What of an adapter's config decides its weights' shapes and how they act."""
-    ways = ("base_model_name_or_path", "inference_mode", "revision", "peft_version", "auto_mapping")
-    return {k: v for k, v in config.to_dict().items() if k not in ways}
+    """The part of an adapter's config that decides its weights' shapes and effect."""
+    ignored = (
+        "base_model_name_or_path",
+        "inference_mode",
+        "revision",
+        "peft_version",
+        "auto_mapping",
+    )
+    return {k: v for k, v in config.to_dict().items() if k not in ignored}
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Peft reads an attribute that transformers has renamed."""
+    """Silence peft's warning: it reads an attribute that transformers has renamed."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
 
 
 def merged(model: Any) -> Any:
-    """A model with its adapters added to its weights, as a plain model.
+    """Add a model's adapters to its weights; return the plain model.
 
-    Where an adapter is on an output layer that shares its weights with the embedding, they are
-    parted first: the embedding isn't adapted.
+    Where an adapter is on an output layer that shares its weights with the embedding, the two are
+    untied first, because the embedding isn't adapted.
     """
     base = model.get_base_model()
     layer = base.get_output_embeddings()

@@ -20,19 +20,19 @@ class UnsupportedModelError(ValueError):
 
 
 def bare(model: Any) -> Any:
-    """The transformers model inside a peft model; itself for others."""
+    """Return the transformers model inside a peft model; other models are returned as they are."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def hidden_states(model: Any, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
-    """[B, T, H] last hidden states, the input of the head."""
+    """Compute the last hidden states [B, T, H], the input of the head."""
     return outputs(model, input_ids, position_ids).last_hidden_state  # type: ignore[no-any-return]
 
 
 def outputs(
     model: Any, input_ids: Tensor, position_ids: Tensor | None = None, **flags: bool
 ) -> Any:
-    """The backbone's outputs; `flags` are `output_hidden_states` and `output_attentions`.
+    """Run the backbone; `flags` are `output_hidden_states` and `output_attentions`.
 
     No attention mask and no cache: where position ids restart, transformers builds a
     block-diagonal mask from them, so samples that share a row don't see each other.
@@ -47,33 +47,33 @@ def states_of(outputs: Any, positions: Tensor, layers: Mapping[str, Sequence[int
     Args:
         outputs: the backbone's outputs, with these kinds of state.
         positions: [K] indices in the flattened [B, T].
-        layers: `hidden` and `attention` → layers, counted from 1. The last hidden state is what the
-            head is fed.
+        layers: `hidden` and `attention` → layers, counted from 1. The last hidden state is the
+            head's input.
     """
 
-    def picked(kind: str, layer: int) -> Tensor:
+    def select(kind: str, layer: int) -> Tensor:
         if kind == "hidden":
             states = outputs.hidden_states[layer]
         else:
             states = outputs.attentions[layer - 1].mean(dim=1)  # [B, T, T]
         return states.flatten(0, 1).index_select(0, positions)  # type: ignore[no-any-return]
 
-    return {kind: [picked(kind, layer) for layer in numbers] for kind, numbers in layers.items()}
+    return {kind: [select(kind, layer) for layer in numbers] for kind, numbers in layers.items()}
 
 
 def output_flags(layers: Mapping[str, Sequence[int]]) -> dict[str, bool]:
-    """Flags of `outputs` that return the states `states_of` needs."""
+    """Choose the flags of `outputs` that return the states `states_of` needs."""
     flags = {"hidden": "output_hidden_states", "attention": "output_attentions"}
     return {flags[kind]: True for kind in layers}
 
 
 def output_layer(model: Any) -> nn.Module:
-    """The module that holds the output weights."""
+    """Return the module that holds the output weights."""
     return bare(model).get_output_embeddings()  # type: ignore[no-any-return]
 
 
 def head_of(model: Any, features: Tensor, vocabulary: int | None = None) -> Head:
-    """The model's head on [K, H] features, over the first `vocabulary` ids.
+    """Describe the model's head on [K, H] features, over the first `vocabulary` ids.
 
     Raises:
         UnsupportedModelError: the output layer is of an unknown kind.
@@ -93,7 +93,7 @@ def head_of(model: Any, features: Tensor, vocabulary: int | None = None) -> Head
 
 
 def _products(layer: Any, features: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor | None]:
-    """(x, W) pairs whose products add up to the layer's output, and its bias."""
+    """List (x, W) pairs whose products add up to the layer's output, and its bias."""
     if hasattr(layer, "modules_to_save") and hasattr(layer, "active_adapters"):
         layer = layer.modules_to_save[layer.active_adapters[0]]
     if not hasattr(layer, "base_layer"):

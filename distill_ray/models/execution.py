@@ -22,7 +22,7 @@ class Execution:
     """`torch.compile` the backbone."""
 
     def prepare(self, model: Any) -> Any:
-        """Set a loaded model up in this way; returns it.
+        """Apply the settings to a loaded model; return it.
 
         Raises:
             ValueError, ImportError: transformers doesn't have this attention for this model.
@@ -31,7 +31,7 @@ class Execution:
         inner.set_attn_implementation(self.attention)
         if self.compiled:
             backbone = inner.base_model
-            # Rows of unequal kept counts meet the head only: the backbone sees few shapes.
+            # Numbers of supervised tokens vary in the head only, so the backbone has few shapes.
             backbone.forward = torch.compile(backbone.forward, dynamic=True)
         return model
 

@@ -7,53 +7,56 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from distill_ray.config.errors import Problem
 
 LARGEST_JSON = 1 << 28
-"""Bytes; tokenizers of large vocabularies have some ten million."""
+"""Most bytes of a JSON file; tokenizers of large vocabularies have some ten million."""
 LARGEST_HEADER = 100_000_000
-"""Bytes, as the safetensors library has it."""
+"""Most bytes of a header, as in the safetensors library."""
 DESCRIPTIONS = ("config.json", "tokenizer.json")
 INDEX = "*.safetensors.index.json"
-
-
-def folder_problems(folder: Path, where: str) -> list[Problem]:
-    """What makes a folder unfit to be opened: files that lie elsewhere, or that are garbage.
-
-    Weights that are cut off are left to the audit, which goes on without the model.
-    """
-    return [Problem(where, f"{what}.", FIX) for what in _unfit(folder)][:3]
-
-
 FIX = "Get the model again, or give a folder that you trust."
 
 
-def _unfit(folder: Path) -> Iterator[str]:
+def folder_problems(folder: Path, where: str) -> list[Problem]:
+    """Find what makes a folder unsafe to open: links and names that lead out of it, or garbage.
+
+    Weights that are cut off are left to the audit, which goes on without the model.
+    """
     for file in sorted(folder.iterdir()):
-        if file.is_symlink() and not _stays(file, folder):
-            yield f"{file} is a link to {file.resolve()}, out of the model's folder"
-            return
-    described = [folder / name for name in DESCRIPTIONS if (folder / name).is_file()]
-    for file in (*described, *sorted(folder.glob(INDEX))):
+        if file.is_symlink() and not _stays_inside(file, folder):
+            what = f"{file} is a link to {file.resolve()}, out of the model's folder."
+            return [Problem(where, what, FIX)]
+    reasons = []
+    descriptions = [folder / name for name in DESCRIPTIONS if (folder / name).is_file()]
+    for file in (*descriptions, *sorted(folder.glob(INDEX))):
         try:
             content = read_json(file)
         except (OSError, ValueError) as error:
-            yield f"{file} can't be read ({error})"
+            reasons.append(f"{file} can't be read ({error})")
             continue
-        yield from _outside(file, content)
+        # An index may name files of its own folder only.
+        names = content.get("weight_map", {}) if file.name not in DESCRIPTIONS else {}
+        if not isinstance(names, dict):
+            reasons.append(f"{file} has no map of weights")
+            continue
+        for name in sorted({str(name) for name in names.values()}):
+            if Path(name).name != name or "\\" in name or name in ("", ".", ".."):
+                reasons.append(f"{file} names {name!r}, which isn't a file of the model's folder")
+                break
     for file in sorted(folder.glob("*.safetensors")):
         try:
             tensors_of(file)
         except (OSError, ValueError) as error:
-            yield str(error)
+            reasons.append(str(error))
+    return [Problem(where, f"{reason}.", FIX) for reason in reasons[:3]]
 
 
-def _stays(link: Path, folder: Path) -> bool:
-    """Within the folder, or within the cache of the Hugging Face hub that it is a snapshot of."""
+def _stays_inside(link: Path, folder: Path) -> bool:
+    """Whether a link leads into its folder, or into the hub cache that the folder is part of."""
     target, root = link.resolve(), folder.resolve()
     snapshot = root.parent.name == "snapshots"
     return target.is_relative_to(root) or (
@@ -61,24 +64,12 @@ def _stays(link: Path, folder: Path) -> bool:
     )
 
 
-def _outside(file: Path, content: Any) -> Iterator[str]:
-    """An index may name files of its own folder alone."""
-    names = content.get("weight_map", {}) if file.name not in DESCRIPTIONS else {}
-    if not isinstance(names, dict):
-        yield f"{file} has no map of weights"
-        return
-    for name in sorted({str(name) for name in names.values()}):
-        if Path(name).name != name or "\\" in name or name in ("", ".", ".."):
-            yield f"{file} names {name!r}, which isn't a file of the model's folder"
-            return
-
-
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Read a JSON object.
 
     Raises:
-        OSError: it can't be read.
-        ValueError: it is none, or too large, or nested too deep.
+        OSError: the file can't be read.
+        ValueError: it holds no JSON object, or one that is too large or nested too deep.
     """
     if file.stat().st_size > LARGEST_JSON:
         raise ValueError(f"{file.name} is larger than {LARGEST_JSON >> 20} MiB")
@@ -86,7 +77,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def tensors_of(file: Path) -> dict[str, list[int]]:
-    """Tensor → shape of a safetensors file, from its header: u64 length, then JSON.
+    """Read the shapes of a safetensors file's tensors from its header: u64 length, then JSON.
 
     Raises:
         ValueError: the header is garbage.

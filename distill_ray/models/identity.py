@@ -1,4 +1,4 @@
-"""What a model of a config is, by content."""
+"""Identify a config's models by content."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distill_ray.models.packages import file_of
 
 
 def source_identity(source: ModelSource) -> dict[str, Any]:
-    """What identifies a model's weights."""
+    """Plain data that identifies a model's weights."""
     place = source.path or source.gguf
     files = path_identity(file_of(place)) if place else None
     return {"source": source.model_dump(mode="json"), "files": files}

@@ -22,7 +22,7 @@ LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")
 
 
 def check_model(source: ModelSource, where: str) -> list[Problem]:
-    """Problems that would stop this model from loading; hub ids are checked when they load."""
+    """Find problems that would keep a model from loading; hub ids are checked when they load."""
     if source.init is not None:
         return _check_init(source.init, f"{where}.init")
     if source.path is not None:
@@ -33,16 +33,20 @@ def check_model(source: ModelSource, where: str) -> list[Problem]:
         return []
     if problems or source.num_hidden_layers is None:
         return problems
-    return layers_problems(f"{where}.num_hidden_layers", source.num_hidden_layers, _layers(source))
+    if source.gguf is not None:
+        num_layers = read_header(file_of(source.gguf)).layers
+    else:
+        num_layers = _first(read_json(Path(str(source.path)) / "config.json"), LAYERS)
+    return layers_problems(f"{where}.num_hidden_layers", source.num_hidden_layers, num_layers)
 
 
 def layers_problems(where: str, num_kept: int, num_layers: int) -> list[Problem]:
-    """Problems with keeping only the first layers of a model.
+    """Find problems with keeping only the first layers of a model.
 
     Args:
         where: what to name in the message.
         num_kept: layers to keep.
-        num_layers: layers of the model, 0 if its config doesn't tell.
+        num_layers: layers of the model, 0 if its config doesn't say.
     """
     if not num_layers:
         return [Problem(where, "the model's config doesn't tell its layers, so it can't be cut.")]
@@ -55,13 +59,6 @@ def layers_problems(where: str, num_kept: int, num_layers: int) -> list[Problem]
             )
         ]
     return []
-
-
-def _layers(source: ModelSource) -> int:
-    """Layers of a local model that is known to be sound, before it is cut."""
-    if source.gguf is not None:
-        return read_header(file_of(source.gguf)).layers
-    return _first(read_json(Path(str(source.path)) / "config.json"), LAYERS)
 
 
 def _check_gguf(place: str, where: str) -> list[Problem]:
@@ -97,9 +94,9 @@ def _check_folder(folder: Path, where: str) -> list[Problem]:
 
 
 def _check_init(init: Mapping[str, Any], where: str) -> list[Problem]:
-    if _all_known(init):
+    if _has_known_keys(init):
         return []
-    from transformers import CONFIG_MAPPING  # Imports torch: seconds, for a message worth having.
+    from transformers import CONFIG_MAPPING  # Imports torch: seconds, for a good error message.
 
     kind = init["model_type"]
     if kind not in CONFIG_MAPPING:
@@ -113,8 +110,8 @@ def _check_init(init: Mapping[str, Any], where: str) -> list[Problem]:
     ]
 
 
-def _all_known(init: Mapping[str, Any]) -> bool:
-    """True when every key is a word of the architecture's config module; nothing is imported."""
+def _has_known_keys(init: Mapping[str, Any]) -> bool:
+    """Whether every key is a word of the architecture's config module; imports nothing."""
     spec = find_spec("transformers")
     if spec is None or spec.origin is None:
         return False
@@ -127,9 +124,9 @@ def _all_known(init: Mapping[str, Any]) -> bool:
 
 
 def shape_of(source: ModelSource, vocab_size: int | None) -> ModelShape | None:
-    """Sizes from the architecture and the weights' headers, or None where only the hub knows.
+    """Read a model's sizes from its config and the headers of its weights.
 
-    Of a hub model, `config.json` in the hub's cache is enough.
+    A hub model needs its `config.json` in the hub's cache; None without it.
     """
     if source.init is not None:
         config = {"vocab_size": vocab_size or 32000, **source.init}
@@ -143,31 +140,25 @@ def shape_of(source: ModelSource, vocab_size: int | None) -> ModelShape | None:
             for file in folder.glob("*.safetensors")
             for name, shape in tensors_of(file).items()
         }
-        return _shape(config, _kept(counts, source.num_hidden_layers), source.num_hidden_layers)
+        layers = source.num_hidden_layers
+        return _shape(config, _count_kept(counts, layers), layers)
     if source.gguf is not None:
         header = read_header(file_of(source.gguf))
         return ModelShape(
-            _kept(header.weights, source.num_hidden_layers),
+            _count_kept(header.weights, source.num_hidden_layers),
             hidden=header.of_architecture("embedding_length"),
             layers=source.num_hidden_layers or header.layers,
             vocabulary=header.vocabulary,
         )
-    cached = _cached_config(source)
-    if cached is None:
-        return None
-    return _shape(cached, _count_llama(cached) or _count_on_meta(cached))
-
-
-def _cached_config(source: ModelSource) -> dict[str, Any] | None:
-    """Architecture of a hub model whose `config.json` was downloaded before; asks no network."""
-    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub import try_to_load_from_cache  # Uses no network.
 
     path = try_to_load_from_cache(str(source.hub), "config.json", revision=source.revision)
     if not isinstance(path, str):
         return None
     config = read_json(Path(path))
-    layers = dict.fromkeys((key for key in LAYERS if key in config), source.num_hidden_layers)
-    return {**config, **(layers if source.num_hidden_layers else {})}
+    if source.num_hidden_layers:
+        config |= dict.fromkeys((k for k in LAYERS if k in config), source.num_hidden_layers)
+    return _shape(config, _count_llama(config) or _count_on_meta(config))
 
 
 def _shape(config: Mapping[str, Any], parameters: int, layers: int | None = None) -> ModelShape:
@@ -183,8 +174,8 @@ def _first(config: Mapping[str, Any], names: Sequence[str]) -> int:
     return next((int(config[n]) for n in names if config.get(n)), 0)
 
 
-def _kept(counts: Mapping[str, int], layers: int | None) -> int:
-    """Parameters that are left of these tensors; the first number in a name is its layer's."""
+def _count_kept(counts: Mapping[str, int], layers: int | None) -> int:
+    """Count parameters of the first layers; the first number in a tensor's name is its layer."""
 
     def cut(name: str) -> bool:
         number = re.search(r"\.(\d+)\.", name)
@@ -194,7 +185,7 @@ def _kept(counts: Mapping[str, int], layers: int | None) -> int:
 
 
 def _count_llama(config: Mapping[str, Any]) -> int | None:
-    """Parameters of the Llama family, or None for another one or one with unusual options."""
+    """Count parameters of the Llama family; None for another one, or for unusual options."""
     needed = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     kind = config["model_type"]
     if kind not in LLAMA_LIKE or any(name not in config for name in needed):
@@ -216,7 +207,7 @@ def _count_llama(config: Mapping[str, Any]) -> int | None:
 
 
 def _count_on_meta(config: Mapping[str, Any]) -> int:
-    """Parameters of any architecture, built without memory; takes some seconds of imports."""
+    """Count parameters of any architecture, built without memory; imports take some seconds."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -1,4 +1,4 @@
-"""Refs → models in memory."""
+"""Load models into memory from their refs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def load_model(ref: ModelRef, *, precision: str = "float32") -> Any:
-    """The causal language model of a ref, on the CPU, ready to train.
+    """Load the causal language model of a ref, on the CPU, ready to train.
 
     Args:
         ref: locations must be local or hub ids.
@@ -25,24 +25,39 @@ def load_model(ref: ModelRef, *, precision: str = "float32") -> Any:
 
     Raises:
         OSError: the files are missing or hold no safetensors weights.
-        InputError: it has fewer layers than the ref keeps.
+        InputError: the model has fewer layers than the ref keeps.
     """
-    model = _base(ref, DTYPES[precision])
-    if ref.adapter is None:
-        return model
-    return load_adapter(model, ref.adapter)
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    dtype = DTYPES[precision]
+    if ref.kind == "init":
+        config = AutoConfig.for_model(**(ref.init or {}))
+        # A private generator state: drawing weights must not move the run's own random numbers.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(ref.seed)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    else:
+        location, options = _place(ref)
+        if ref.layers is not None:
+            config = AutoConfig.from_pretrained(location, **options)
+            options["config"] = _cut(config, ref.layers, ref.location)
+        # Weights of layers that the config lacks are not read.
+        model = AutoModelForCausalLM.from_pretrained(
+            location, dtype=dtype, use_safetensors=True, **options
+        )
+    return model if ref.adapter is None else load_adapter(model, ref.adapter)
 
 
 def load_frozen(
     ref: ModelRef, *, precision: str = "float32", device: torch.device, merge: bool = True
 ) -> Any:
-    """The model of a ref for inference: no gradients, evaluation mode.
+    """Load the model of a ref for inference: no gradients, evaluation mode.
 
     Args:
         ref: as in `load_model`.
         precision: `float32` or `bfloat16`.
-        device: where it computes.
-        merge: add adapters to the weights: faster, but then they can't be swapped.
+        device: where the model computes.
+        merge: add adapters to the weights, which is faster, but then they can't be swapped.
     """
     model = load_model(ref, precision=precision)
     if ref.adapter is not None and merge:
@@ -51,7 +66,7 @@ def load_frozen(
 
 
 def config_of(ref: ModelRef) -> Any:
-    """The decoder's config: `hidden_size`, `num_hidden_layers`. Reads no weights.
+    """Load the decoder's config: `hidden_size`, `num_hidden_layers`. Reads no weights.
 
     Args:
         ref: as in `load_model`.
@@ -68,39 +83,20 @@ def config_of(ref: ModelRef) -> Any:
 
 
 def _place(ref: ModelRef) -> tuple[str, dict[str, Any]]:
-    """Where transformers finds a model that isn't made here, and how it may be read."""
+    """Location and options by which transformers loads a model, unless it is an `init`."""
     location = str(weights_folder(file_of(ref.location))) if ref.kind == "gguf" else ref.location
     revision = ref.revision if ref.kind == "hub" else None
     return location, {"revision": revision, "trust_remote_code": ref.trust_remote_code}
 
 
-def _base(ref: ModelRef, dtype: torch.dtype) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    if ref.kind == "init":
-        config = AutoConfig.for_model(**(ref.init or {}))
-        # A private generator state: drawing weights must not move the run's own random numbers.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(ref.seed)
-            return AutoModelForCausalLM.from_config(config, dtype=dtype)
-    location, options = _place(ref)
-    if ref.layers is not None:
-        config = AutoConfig.from_pretrained(location, **options)
-        options["config"] = _cut(config, ref.layers, ref.location)
-    # Weights of layers that the config hasn't got are not read.
-    return AutoModelForCausalLM.from_pretrained(
-        location, dtype=dtype, use_safetensors=True, **options
-    )
-
-
 def _cut(config: Any, layers: int, model: str) -> Any:
-    """A model's config with its first layers alone."""
+    """Cut a model's config to its first layers."""
     decoder = config.get_text_config(decoder=True)
     num_layers = getattr(decoder, "num_hidden_layers", 0)
     if problems := layers_problems(model, layers, num_layers):
         raise InputError("a model can't be cut:", problems)
     for key, value in decoder.to_dict().items():
-        # What is told layer by layer: kinds of attention, of feed-forward, of positions.
+        # Lists with an entry for each layer: kinds of attention, of feed-forward, of positions.
         per_layer = isinstance(value, list | tuple) and len(value) == num_layers
         if per_layer and not key.endswith("token_id"):
             setattr(decoder, key, value[:layers])
@@ -109,5 +105,5 @@ def _cut(config: Any, layers: int, model: str) -> Any:
 
 
 def num_parameters(model: Any) -> int:
-    """Parameters of a model, shared ones once."""
+    """Count a model's parameters, shared ones once."""
     return sum(p.numel() for p in model.parameters())

@@ -1,4 +1,4 @@
-"""Files inside installed Python packages, found without importing the package."""
+"""Find files inside installed Python packages without importing the package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from distill_ray.config.models import PACKAGE
 
 
 def file_of(place: str) -> Path:
-    """The file that a path or `pkg://package/file` names; it may not exist.
+    """Find the file that a path or `pkg://package/file` names; it may not exist.
 
     Raises:
         FileNotFoundError: there is no such package; the message says how to get it.
@@ -17,7 +17,7 @@ def file_of(place: str) -> Path:
     if not place.startswith(PACKAGE):
         return Path(place).absolute()
     package, _, inside = place.removeprefix(PACKAGE).partition("/")
-    # Importing the package would need its dependencies, which its files don't.
+    # Importing the package would need its dependencies; its files don't.
     spec = find_spec(package)
     folders = [*(spec.submodule_search_locations or ())] if spec is not None else []
     if not folders:

@@ -17,22 +17,22 @@ Weights = dict[str, Tensor]
 
 
 class Prefetcher:
-    """The weights of one checkpoint, read or being read.
+    """Reads the weights of one checkpoint at a time.
 
-    The thread reads and copies tensors, nothing else: making a model changes torch's default type
-    and other things that all threads share.
+    The thread only reads and copies tensors: building a model changes torch's default type and
+    other state that all threads share.
     """
 
     def __init__(self, device: torch.device) -> None:
         """Read nothing yet.
 
         Args:
-            device: that the weights will go to; an accelerator's come by way of pinned memory.
+            device: where the weights will go; on the way to an accelerator they are pinned.
         """
         self._pin = device.type == "cuda"
         start = None
         if self._pin:
-            # A new thread's current accelerator is the first one, whichever is this process's.
+            # A new thread's current accelerator is the first one, not this process's.
             index = torch.cuda.current_device() if device.index is None else device.index
             start = partial(torch.cuda.set_device, index)
         self._threads = ThreadPoolExecutor(1, thread_name_prefix="read-ahead", initializer=start)
@@ -41,15 +41,15 @@ class Prefetcher:
 
     @property
     def reading(self) -> bool:
-        """Whether the thread is at work."""
+        """Whether the thread is reading."""
         return self._weights is not None and not self._weights.done()
 
     def read(self, ref: ModelRef, model: Any) -> None:
-        """Begin to read a checkpoint; another one that was read is dropped.
+        """Begin to read a checkpoint, and drop another one that was read.
 
         Args:
             ref: a folder on this machine, or an adapter in one; anything else isn't read ahead.
-            model: whose weights they will probably replace: full ones get their types.
+            model: the model whose weights will probably be replaced; full weights get its types.
         """
         if ref == self._ref or not (ref.adapter or ref.kind == "path"):
             return
@@ -57,7 +57,7 @@ class Prefetcher:
         state = {} if ref.adapter else model.state_dict()
         dtypes = {name: tensor.dtype for name, tensor in state.items()}
         self._ref = ref
-        self._weights = self._threads.submit(_read, ref, dtypes, self._pin)
+        self._weights = self._threads.submit(_read_weights, ref, dtypes, self._pin)
 
     def take(self, ref: ModelRef) -> Weights | None:
         """Hand over a checkpoint's weights, waiting if needed; None if they weren't read."""
@@ -66,7 +66,7 @@ class Prefetcher:
         try:
             return self._weights.result()
         except Exception:
-            return None  # Loading it in the usual way will say why.
+            return None  # Loading it in the usual way raises the same error.
         finally:
             self.drop()
 
@@ -77,7 +77,8 @@ class Prefetcher:
         self._ref = self._weights = None
 
 
-def _read(ref: ModelRef, dtypes: Mapping[str, torch.dtype], pin: bool) -> Weights:
+def _read_weights(ref: ModelRef, dtypes: Mapping[str, torch.dtype], pin: bool) -> Weights:
+    """Read a folder's weights into main memory, with these types. Runs in the thread."""
     from safetensors.torch import load_file
 
     folder = Path(ref.adapter or ref.location)
@@ -86,7 +87,7 @@ def _read(ref: ModelRef, dtypes: Mapping[str, torch.dtype], pin: bool) -> Weight
         raise FileNotFoundError(f"{folder} holds no safetensors weights")
     for file in files:
         for name, tensor in load_file(file).items():
-            # Out of the file's memory map: what is only mapped would be read when it is used.
+            # A copy, because memory-mapped weights would be read from the file only when used.
             copy = tensor.to(dtypes.get(name, tensor.dtype), copy=True)
             weights[name] = copy.pin_memory() if pin else copy
     return weights

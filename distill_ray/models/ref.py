@@ -12,7 +12,7 @@ from distill_ray.config.models import PACKAGE, ModelSource
 
 @dataclass(frozen=True)
 class ModelRef:
-    """What `models.load` needs, no weights."""
+    """Describes a model for `models.load`, without weights."""
 
     kind: str
     """`hub`, `path`, `gguf` or `init`."""
@@ -23,19 +23,19 @@ class ModelRef:
     """Architecture config of `init`, with its vocabulary size."""
     seed: int = 0
     layers: int | None = None
-    """Of the model's transformer layers, keep the first ones, this many; None keeps all."""
+    """Number of the model's first layers to keep; None keeps all."""
     trust_remote_code: bool = False
     adapter: str | None = None
     """Folder (or URI) of a peft adapter on top."""
     temperature: float = 1.0
-    """As a teacher, it answers with its logits divided by this."""
+    """As a teacher, its logits are divided by this."""
 
     @classmethod
     def of(cls, source: ModelSource, tokenizer: Mapping[str, Any] | None = None) -> ModelRef:
-        """The ref of a config's model.
+        """Make the ref of a config's model.
 
         Args:
-            source: where it comes from.
+            source: where the model comes from.
             tokenizer: keys of an `init` that the tokenizer decides: `vocab_size` and the ids of
                 its special tokens.
         """
@@ -44,7 +44,7 @@ class ModelRef:
             return cls("init", init=init, seed=source.seed)
         kind = next(k for k in ("hub", "path", "gguf") if getattr(source, k) is not None)
         place = str(getattr(source, kind))
-        # Ray's workers change their folder; each finds packages in its own environment.
+        # Ray's workers have another working directory, and find packages by themselves.
         stays = kind == "hub" or place.startswith(PACKAGE)
         return cls(
             kind,
@@ -56,9 +56,9 @@ class ModelRef:
 
     @property
     def base(self) -> ModelRef:
-        """What an adapter is on top of."""
+        """The model below the adapter."""
         return replace(self, adapter=None, temperature=1.0)
 
     def with_adapter(self, adapter: str) -> ModelRef:
-        """The same base with an adapter on top."""
+        """Put an adapter on the same base."""
         return replace(self, adapter=adapter)

@@ -1,4 +1,4 @@
-"""Teachers in memory, and how they are swapped. B batch, T tokens, K supervised predictions."""
+"""Teachers in memory, and swaps of their checkpoints. B batch, T tokens, K supervised tokens."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Serving(Protocol):
     """A frozen model that computes hidden states and heads."""
 
     def outputs(self, input_ids: Tensor, position_ids: Tensor, **flags: bool) -> Any:
-        """As `causal.outputs`."""
+        """Run the backbone, as `causal.outputs` does."""
 
     def head(self, features: Tensor) -> Head:
-        """Its head on [K, H] features."""
+        """Return the model's head on [K, H] features."""
 
     def close(self) -> None:
         """Free the memory."""
@@ -39,15 +39,15 @@ class UnshardedTeacher:
         self.model, self._vocabulary = model, vocabulary
 
     def outputs(self, input_ids: Tensor, position_ids: Tensor, **flags: bool) -> Any:
-        """As `causal.outputs`."""
+        """Run the backbone, as `causal.outputs` does."""
         return outputs(self.model, input_ids, position_ids, **flags)
 
     def head(self, features: Tensor) -> Head:
-        """Its head on [K, H] features."""
+        """Return the model's head on [K, H] features."""
         return head_of(self.model, features, self._vocabulary)
 
     def close(self) -> None:
-        """Python frees the model when nothing refers to it."""
+        """Do nothing: Python frees the model when nothing refers to it."""
 
 
 class TeacherBank:
@@ -66,9 +66,9 @@ class TeacherBank:
 
         Args:
             checkpoints: teacher → its checkpoints.
-            device: where it computes.
-            execution: how.
-            vocabulary: ids that the tokenizer has.
+            device: where the teacher computes.
+            execution: how it computes.
+            vocabulary: number of ids that the tokenizer has.
             shard: shards a model in main memory, with its vocabulary, over the processes; by
                 default each process holds all of it.
         """
@@ -81,7 +81,7 @@ class TeacherBank:
 
     @classmethod
     def of(cls, model: Any, vocabulary: int | None = None) -> TeacherBank:
-        """A bank of one frozen model that is in memory already, as checkpoint 0 of `teacher`."""
+        """Make a bank of one frozen model in memory, as checkpoint 0 of `teacher`."""
         device = next(model.parameters()).device
         bank = cls({"teacher": ()}, device=device, vocabulary=vocabulary)
         bank._model, bank._current = UnshardedTeacher(model, vocabulary), ("teacher", 0)
@@ -105,12 +105,12 @@ class TeacherBank:
         ref, held = self.checkpoints[teacher][checkpoint_index], self._held
         if held is None or not (_same_weights(ref, held) or self._try_swap(ref, held)):
             self._unload()
-            self._model = self._loaded(ref)
+            self._model = self._load(ref)
         self._current = (teacher, checkpoint_index)
 
     @property
     def _held(self) -> ModelRef | None:
-        """What is in memory."""
+        """The checkpoint in memory."""
         if self._current is None or not self.checkpoints[self._current[0]]:
             return None
         return self.checkpoints[self._current[0]][self._current[1]]
@@ -135,7 +135,7 @@ class TeacherBank:
             self._model.close()
         self._model = self._current = None
 
-    def _loaded(self, ref: ModelRef) -> Serving:
+    def _load(self, ref: ModelRef) -> Serving:
         device = self._device if self._shard is None else torch.device("cpu")
         model = load_frozen(
             ref,
@@ -153,7 +153,7 @@ class TeacherBank:
 
     @torch.no_grad()
     def head(self, input_ids: Tensor, position_ids: Tensor, positions: Tensor) -> Head:
-        """The supervised predictions' hidden states, with the output weights of the one in use.
+        """Compute hidden states of supervised tokens, with the output weights of the model in use.
 
         Args:
             input_ids: [B, T].
@@ -173,7 +173,7 @@ class TeacherBank:
         positions: Tensor,
         layers: Mapping[str, Sequence[int]],
     ) -> tuple[Head, States]:
-        """The head, and the states of some layers, from one forward pass.
+        """Compute the head, and the states of some layers, in one forward pass.
 
         Args:
             input_ids, position_ids, positions: as in `head`.
@@ -192,7 +192,7 @@ class TeacherBank:
 
 
 def _bare(ref: ModelRef) -> ModelRef:
-    """The ref of the weights, without the temperature."""
+    """Drop the temperature from a ref, which leaves the weights' identity."""
     return replace(ref, temperature=1.0)
 
 
@@ -201,10 +201,10 @@ def _same_weights(one: ModelRef, another: ModelRef) -> bool:
 
 
 def _same_form(ref: ModelRef, model: Any) -> bool:
-    """Whether a checkpoint's config is that of a model in memory."""
-    ways = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
+    """Whether a checkpoint's config equals that of a model in memory."""
+    ignored = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")
     checkpoint_config, model_config = (
-        {k: v for k, v in config.to_dict().items() if k not in ways}
+        {k: v for k, v in config.to_dict().items() if k not in ignored}
         for config in (config_of(ref), model.config.get_text_config(decoder=True))
     )
     return bool(checkpoint_config == model_config)

@@ -1,4 +1,4 @@
-"""Tokenizers of config sections, and whether two of them agree."""
+"""Load the tokenizers of config sections, and refuse those that differ."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def tokenizer_of(source: TokenizerSource | ModelSource) -> Any:
     """Load the tokenizer that a section names.
 
     Raises:
-        OSError: there is none.
+        OSError: the tokenizer's files are missing.
     """
     from transformers import AutoTokenizer
 
@@ -34,12 +34,12 @@ def tokenizer_of(source: TokenizerSource | ModelSource) -> Any:
 
 
 def parsed(tokenizer: Any) -> dict[str, Any]:
-    """A loaded tokenizer in the form of `tokenizer.json`."""
+    """Convert a loaded tokenizer to the form of `tokenizer.json`."""
     return dict(json.loads(tokenizer.backend_tokenizer.to_str()))
 
 
 def differs(where: str, teacher: str, fit: Fit) -> Problem:
-    """The refusal of a teacher that reads other token ids."""
+    """Make the problem of a teacher with another tokenizer than the student's."""
     what = (
         f"{teacher}'s tokenizer differs from the student's: {fit.overlap:.1%} of the student's "
         "tokens are in it."

@@ -16,30 +16,30 @@ class Fit:
     """How a teacher's vocabulary relates to the student's."""
 
     equal: bool
-    """The same tokens with the same ids, made by the same rules."""
+    """Whether they have the same tokens with the same ids, by the same rules."""
     overlap: float
     """Share of the student's tokens that the teacher has too."""
 
 
 def tokenizer_file(folder: Path) -> dict[str, Any] | None:
-    """The parsed `tokenizer.json` of a folder, if there is one.
+    """Parse the `tokenizer.json` of a folder, if it has one.
 
     Raises:
-        ValueError: it is garbage.
+        ValueError: the file is garbage.
     """
     path = folder / "tokenizer.json"
     return read_json(path) if path.is_file() else None
 
 
 def tokenizer_identity(parsed: dict[str, Any]) -> str:
-    """Digest of everything that decides which ids a text gets."""
+    """Digest everything that decides which ids a text gets."""
     deciding = ("model", "normalizer", "pre_tokenizer", "added_tokens")
     text = json.dumps({key: parsed.get(key) for key in deciding}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def vocabulary(parsed: dict[str, Any]) -> set[str]:
-    """All tokens, added ones included."""
+    """Collect all tokens, added ones included."""
     vocab = parsed.get("model", {}).get("vocab", {})
     tokens = vocab if isinstance(vocab, dict) else [item[0] for item in vocab]
     return {*tokens, *(token["content"] for token in parsed.get("added_tokens", []))}
