@@ -22,6 +22,7 @@ class NotInFingerprint:
 
 
 HOW_COMPUTED = "how it is computed, not what comes out"
+WHERE_IT_RUNS = "where it runs, not what comes out"
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,15 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=plain)
 
 
-def identity(section: BaseModel, *, has_teacher: bool = True) -> dict[str, Any]:
+def identity(
+    section: BaseModel, *, has_teacher: bool = True, whole_sections: bool = False
+) -> dict[str, Any]:
     """A section as it enters a fingerprint: without the fields that say they don't.
 
     Args:
         section: a section, with all sections in it.
         has_teacher: whether fields marked `OnlyWithTeacher` count.
+        whole_sections: whether the sections in it enter with all their fields.
     """
     excluded = NotInFingerprint if has_teacher else (NotInFingerprint, OnlyWithTeacher)
     dumped = section.model_dump(mode="json")
@@ -55,6 +59,8 @@ def identity(section: BaseModel, *, has_teacher: bool = True) -> dict[str, Any]:
         value = getattr(section, name)
         if any(isinstance(mark, excluded) for mark in field.metadata):
             del dumped[name]
+        elif whole_sections:
+            continue
         elif isinstance(value, BaseModel):
             dumped[name] = identity(value, has_teacher=has_teacher)
         elif isinstance(value, tuple):

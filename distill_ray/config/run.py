@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
@@ -13,6 +14,7 @@ from distill_ray.config.cluster import ClusterConfig
 from distill_ray.config.data import CorporaConfig, RowSource, TaskConfig
 from distill_ray.config.ensemble import ENSEMBLE
 from distill_ray.config.errors import did_you_mean
+from distill_ray.config.fingerprint import WHERE_IT_RUNS, NotInFingerprint
 from distill_ray.config.models import StudentConfig, TeacherConfig
 from distill_ray.config.numbers import NonNegativeInt
 from distill_ray.config.probe import ProbeConfig
@@ -29,7 +31,7 @@ class RunConfig(Section):
 
     name: Name
     """The run's folder in the storage. A name belongs to one config."""
-    storage: Uri = "runs"
+    storage: Annotated[Uri, NotInFingerprint(WHERE_IT_RUNS)] = "runs"
     """Where artifacts go: a folder, or a URI such as `s3://bucket/runs`."""
     seed: NonNegativeInt = 0
     """Seed of everything random: initial adapters, orders of rows, dropout, resamples."""
@@ -44,7 +46,7 @@ class RunConfig(Section):
     distill: DistillConfig
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportConfig = ReportConfig()
-    cluster: ClusterConfig = ClusterConfig()
+    cluster: Annotated[ClusterConfig, NotInFingerprint(WHERE_IT_RUNS)] = ClusterConfig()
 
     @model_validator(mode="after")
     def _names_fit(self) -> RunConfig:

@@ -5,6 +5,7 @@ The same content three times: HTML with charts, Markdown and JSON; beside them t
 
 from __future__ import annotations
 
+from distill_ray.config.fingerprint import identity as config_identity
 from distill_ray.runtime.run import Run
 from distill_ray.stages.reporting.build import build_report
 from distill_ray.stages.reporting.lineage import Inputs
@@ -32,8 +33,8 @@ def report(
 ) -> Report:
     """Write the report, or find it written."""
     inputs = Inputs(run, shards, teachers, audited, probed, ranking, students, scores)
-    # The page shows the config, so it is made anew for each; not for where it happens to run.
-    config = run.cfg.model_dump(mode="json", exclude={"storage", "cluster"})
+    # The page shows the whole config, also what changes no result of the other stages.
+    config = config_identity(run.cfg, whole_sections=True)
     identity = {"version": VERSION, "config": config, **inputs.fingerprints()}
     artifact = run.artifact("report", "", identity)
     if artifact.is_complete():

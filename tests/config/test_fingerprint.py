@@ -26,6 +26,7 @@ NEVER = {
         "gpus_per_actor", "questions_per_chunk", "max_attempts",
     },
     TaskConfig: {"max_examples"},
+    RunConfig: {"storage", "cluster"},
 }  # fmt: skip
 ONLY_WITH_TEACHER = {
     DistillConfig: {
@@ -67,6 +68,13 @@ def test_marked_fields_change_no_identity_and_others_do(tmp_path) -> None:
     assert identity(cfg.model_copy(update={"serving": pool})) == identity(
         cfg.model_copy(update={"serving": two})
     ), "also in a section below"
+
+
+def test_whole_sections_enter_with_their_marked_fields(tmp_path) -> None:
+    cfg = RunConfig.model_validate(config(tmp_path))
+    assert identity(cfg, whole_sections=True) == cfg.model_dump(
+        mode="json", exclude={"storage", "cluster"}
+    )
 
 
 def test_without_a_teacher_only_the_rest_counts(tmp_path) -> None:
