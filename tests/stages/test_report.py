@@ -19,7 +19,7 @@ from distill_ray.stages.reporting.text import (
     sentence,
     shares_read,
     signed,
-    taught,
+    who_taught,
 )
 from distill_ray.stages.results.curve import StreamRead
 from distill_ray.stages.results.final_scores import Comparison
@@ -106,7 +106,7 @@ def test_turns_cover_every_step_once():
         ("a", 1, 11, 20),
         ("b", 0, 21, 30),
     ]
-    assert taught(turns) == (
+    assert who_taught(turns) == (
         "a taught first, then b from step 21 (best), 30 steps in all; the teacher or its "
         "checkpoint changed at steps 11 and 21."
     )
@@ -115,7 +115,7 @@ def test_turns_cover_every_step_once():
 def test_a_switch_after_the_last_step_taught_nobody():
     turns = segments([switch(30, ("a", 0), ("b", 0), "late")], ScheduleState("b", 0), 30)
     assert [t.teacher for t in turns] == ["a"]
-    assert taught(turns) == "a taught throughout, all 30 steps, with one checkpoint."
+    assert who_taught(turns) == "a taught throughout, all 30 steps, with one checkpoint."
 
 
 def test_numbers_are_rounded_and_signed_as_people_read_them():
@@ -134,7 +134,7 @@ def test_several_teachers_begin_together():
     state = ScheduleState("ensemble", 0)
     (only,) = segments([], state, 10)
     assert only.reason == "all begin"
-    assert taught([only]) == "ensemble taught throughout, all 10 steps, with one checkpoint."
+    assert who_taught([only]) == "ensemble taught throughout, all 10 steps, with one checkpoint."
 
 
 def test_what_a_student_read_is_told_in_shares_of_its_tokens():

@@ -10,7 +10,7 @@ from plotly.offline import get_plotlyjs
 
 from distill_ray.runtime.artifacts import Artifact, Building, versions
 from distill_ray.stages.reporting import charts
-from distill_ray.stages.reporting.content import Facts, origins, sections, top
+from distill_ray.stages.reporting.content import Facts, origins, sections, verdict
 from distill_ray.stages.reporting.export import write_student
 from distill_ray.stages.reporting.lineage import Inputs, wall_by_stage
 from distill_ray.stages.reporting.render import render
@@ -19,7 +19,7 @@ from distill_ray.stages.reporting.text import (
     percent_interval,
     sentence,
     shares_read,
-    taught,
+    who_taught,
 )
 from distill_ray.stages.reporting.training_chart import training
 from distill_ray.stages.reporting.usage import usage
@@ -41,33 +41,47 @@ Charts = dict[str, list[tuple[str, Markup]]]
 
 def build_report(inputs: Inputs, artifact: Artifact, building: Building) -> None:
     """Write the page, its data, and the student's folder."""
-    facts = Facts.of(inputs)
-    context = _context(facts, artifact)
-    page: dict[str, object] = {"charts": _charts(facts), "plotly": Markup(get_plotlyjs())}
+    facts, cfg = Facts.of(inputs), inputs.run.cfg
     _data(facts, artifact).write(building, REPORT)
-    use = {"usage": _usage(inputs, report_location(artifact, STUDENT_FOLDER))}
-    building.storage.write_bytes("report.md", render("report.md.j2", context | use).encode())
-    page |= context | use
-    building.storage.write_bytes("report.html", render("report.html.j2", page).encode())
-    card = context | _card(facts) | {"usage": _usage(inputs, ".")}
-    with building.storage.folder(STUDENT_FOLDER) as folder:
-        write_student(inputs, render("model_card.md.j2", card), folder)
-    building.counts |= {"verdict": top(facts)}
-
-
-def _context(facts: Facts, artifact: Artifact) -> dict[str, object]:
-    """What the templates read."""
-    cfg = facts.inputs.run.cfg
-    return {
+    student = report_location(artifact, STUDENT_FOLDER)
+    context: dict[str, object] = {
         "title": cfg.report.title or cfg.name,
         "name": cfg.name,
-        "headline": top(facts),
+        "headline": verdict(facts),
         "sections": sections(facts),
         "config": yaml.safe_dump(cfg.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         "made": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "fingerprint": artifact.fingerprint,
-        "student": report_location(artifact, STUDENT_FOLDER),
+        "student": student,
+        "usage": _usage(inputs, student),
     }
+    building.storage.write_bytes("report.md", render("report.md.j2", context).encode())
+    page = {**context, "charts": _charts(facts), "plotly": Markup(get_plotlyjs())}
+    building.storage.write_bytes("report.html", render("report.html.j2", page).encode())
+    students = {n: row for n, row in facts.scores.items() if n in (STUDENT, CONTROL, INITIAL)}
+    job = inputs.students.distilled.training_job
+    card = {
+        **context,
+        "usage": _usage(inputs, "."),
+        "base": cfg.student.model.hub,
+        "origins": list(origins(facts)),
+        "taught": who_taught(facts.turns),
+        "turns": facts.turns,
+        "tokens": job.artifact.manifest().counts["tokens"],
+        "length": cfg.corpora.sequence_length,
+        "mix": shares_read(facts.student.streams),
+        "distill": cfg.distill,
+        "scored": [
+            [name, model, percent_interval(r.accuracy), interval(r.nll), interval(r.ece)]
+            for model, row in students.items()
+            for name, r in row.tasks.items()
+        ],
+        "inputs": inputs.fingerprints(),
+        "versions": versions(),
+    }
+    with building.storage.folder(STUDENT_FOLDER) as folder:
+        write_student(inputs, render("model_card.md.j2", card), folder)
+    building.counts |= {"verdict": verdict(facts)}
 
 
 def _usage(inputs: Inputs, folder: str) -> str:
@@ -75,31 +89,6 @@ def _usage(inputs: Inputs, folder: str) -> str:
     task = inputs.run.cfg.tasks[0]
     tokenizer, answers = inputs.shards.tokenizer(), inputs.shards.counts.answers[task.name]
     return render("usage.py.j2", usage(task, answers, tokenizer, folder))
-
-
-def _card(facts: Facts) -> dict[str, object]:
-    """What the model card says beyond the report."""
-    inputs, cfg = facts.inputs, facts.inputs.run.cfg
-    students = {n: row for n, row in facts.scores.items() if n in (STUDENT, CONTROL, INITIAL)}
-    scored = [
-        [name, model, percent_interval(r.accuracy), interval(r.nll), interval(r.ece)]
-        for model, row in students.items()
-        for name, r in row.tasks.items()
-    ]
-    read = facts.student.streams
-    return {
-        "base": cfg.student.model.hub,
-        "origins": list(origins(facts)),
-        "taught": taught(facts.turns),
-        "turns": facts.turns,
-        "tokens": inputs.students.distilled.training_job.artifact.manifest().counts["tokens"],
-        "length": cfg.corpora.sequence_length,
-        "mix": shares_read(read),
-        "distill": cfg.distill,
-        "scored": scored,
-        "inputs": inputs.fingerprints(),
-        "versions": versions(),
-    }
 
 
 def _charts(facts: Facts) -> Charts:
@@ -149,7 +138,7 @@ def _data(facts: Facts, artifact: Artifact) -> ReportData:
     inputs, cfg = facts.inputs, facts.inputs.run.cfg
     return ReportData(
         title=cfg.report.title or cfg.name,
-        verdict=top(facts),
+        verdict=verdict(facts),
         verdicts=[
             ReportedComparison(
                 **dict(row),
@@ -158,8 +147,8 @@ def _data(facts: Facts, artifact: Artifact) -> ReportData:
             )
             for row in facts.comparisons
         ],
-        taught=Taught(sentence=taught(facts.turns), turns=facts.turns),
-        tokens=facts.taught,
+        taught=Taught(sentence=who_taught(facts.turns), turns=facts.turns),
+        tokens=facts.tokens_by_teacher,
         switches=facts.switches,
         ranking=inputs.ranking.record,
         audit=facts.audit,

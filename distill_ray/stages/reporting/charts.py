@@ -82,11 +82,6 @@ def _errors(rows: Sequence[Interval], scale: float = 1.0) -> dict[str, object]:
     }
 
 
-def _spread(position: int, count: int) -> float:
-    """Offset that sets `count` marks of one category side by side."""
-    return min(0.1, 0.6 / count) * (position - (count - 1) / 2)
-
-
 def _forest(
     rows: Mapping[str, Interval], colour: Mapping[str, str], title: str, mark: float
 ) -> Any:
@@ -124,10 +119,12 @@ def leaderboard(places: Mapping[str, Sequence[LeaderboardEntry]], colour: Mappin
     figure, stages = go.Figure(), list(places)
     ranked = {entry.teacher for entry in places[stages[0]]}
     teachers = [name for name in colour if name in ranked]
+    gap = min(0.1, 0.6 / max(len(teachers), 1))
     for i, teacher in enumerate(teachers):
         entries = [next(e for e in places[s] if e.teacher == teacher) for s in stages]
+        offset = gap * (i - (len(teachers) - 1) / 2)  # Teachers of one stage are side by side.
         figure.add_scatter(
-            x=[j + _spread(i, len(teachers)) for j in range(len(stages))],
+            x=[j + offset for j in range(len(stages))],
             y=[entry.score for entry in entries],
             error_y=_errors([Interval(e.score, e.low, e.high) for e in entries]),
             name=teacher,
@@ -174,29 +171,29 @@ def reliability(tables: Mapping[str, Mapping[str, TaskMetrics]], colour: Mapping
             x=[0, 1], y=[0, 1], mode="lines", line=line, showlegend=False, hoverinfo="skip"
         )
         for model, row in tables.items():
-            if name in row:
-                _reliability_line(figure, model, row[name], colour[model])
+            if name not in row:
+                continue
+            diagram = row[name].reliability
+            total = sum(diagram.count)
+            figure.add_scatter(
+                x=diagram.confidence,
+                y=diagram.accuracy,
+                name=model,
+                mode="lines+markers",
+                line={"color": colour[model], "width": 1},
+                # The area shows how many answers a bin holds.
+                marker={
+                    "size": [5 + 25 * (count / total) ** 0.5 for count in diagram.count],
+                    "opacity": 0.75,
+                },
+                cliponaxis=False,
+                customdata=diagram.count,
+                hovertemplate="confidence %{x:.2f}, accuracy %{y:.2f}, %{customdata} answers"
+                "<extra>" + model + "</extra>",
+            )
         figure.update_xaxes(title="confidence", range=[0, 1.02])
         figure.update_yaxes(title="accuracy", range=[0, 1.02])
     return _panels(figures, 420)
-
-
-def _reliability_line(figure: Any, model: str, row: TaskMetrics, tint: str) -> None:
-    diagram = row.reliability
-    total = sum(diagram.count)
-    figure.add_scatter(
-        x=diagram.confidence,
-        y=diagram.accuracy,
-        name=model,
-        mode="lines+markers",
-        line={"color": tint, "width": 1},
-        # The area shows how many answers a bin holds.
-        marker={"size": [5 + 25 * (c / total) ** 0.5 for c in diagram.count], "opacity": 0.75},
-        cliponaxis=False,
-        customdata=diagram.count,
-        hovertemplate="confidence %{x:.2f}, accuracy %{y:.2f}, %{customdata} answers"
-        "<extra>" + model + "</extra>",
-    )
 
 
 def probes(rows: Sequence[TrialResult], colour: Mapping[str, str]) -> str:
@@ -209,36 +206,30 @@ def probes(rows: Sequence[TrialResult], colour: Mapping[str, str]) -> str:
         figures[title] = figure = go.Figure()
         for teacher in dict.fromkeys(row.teacher for row in rows):
             trials = [row for row in rows if row.teacher == teacher]
-            _probe_lines(figure, teacher, trials, key, form, colour[teacher])
+            by_checkpoint = list(zip(*(trial.curve for trial in trials)))
+            # The mean over seeds is a line, and every seed a point.
+            figure.add_scatter(
+                x=[0, *(points[0].tokens for points in by_checkpoint)],
+                y=[0.0, *(fmean(getattr(p, key) for p in points) for points in by_checkpoint)],
+                name=teacher,
+                legendgroup=teacher,
+                mode="lines",
+                line={"color": colour[teacher], "width": 2},
+                hoverinfo="skip",
+            )
+            for trial in trials:
+                figure.add_scatter(
+                    x=[point.tokens for point in trial.curve],
+                    y=[getattr(point, key) for point in trial.curve],
+                    legendgroup=teacher,
+                    showlegend=False,
+                    mode="markers",
+                    marker={"color": colour[teacher], "size": 6, "opacity": 0.7},
+                    hovertemplate=f"%{{y:{form}}}<extra>{teacher}, seed {trial.seed}</extra>",
+                )
         figure.update_xaxes(title="tokens", rangemode="tozero")
         figure.update_yaxes(tickformat=form)
     return _panels(figures, 380)
-
-
-def _probe_lines(
-    figure: Any, teacher: str, trials: Sequence[TrialResult], key: str, form: str, tint: str
-) -> None:
-    """The mean over seeds as a line, and every seed as a point."""
-    by_checkpoint = list(zip(*(trial.curve for trial in trials)))
-    figure.add_scatter(
-        x=[0, *(points[0].tokens for points in by_checkpoint)],
-        y=[0.0, *(fmean(getattr(p, key) for p in points) for points in by_checkpoint)],
-        name=teacher,
-        legendgroup=teacher,
-        mode="lines",
-        line={"color": tint, "width": 2},
-        hoverinfo="skip",
-    )
-    for trial in trials:
-        figure.add_scatter(
-            x=[point.tokens for point in trial.curve],
-            y=[getattr(point, key) for point in trial.curve],
-            legendgroup=teacher,
-            showlegend=False,
-            mode="markers",
-            marker={"color": tint, "size": 6, "opacity": 0.7},
-            hovertemplate=f"%{{y:{form}}}<extra>{teacher}, seed {trial.seed}</extra>",
-        )
 
 
 def scores(tables: Mapping[str, Mapping[str, TaskMetrics]], colour: Mapping[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from distill_ray.config.ensemble import ENSEMBLE
@@ -13,6 +13,7 @@ from distill_ray.engine.loop import validation_of
 from distill_ray.stages.reporting import selection, tables
 from distill_ray.stages.reporting.lineage import Inputs, lineage, phases, wall_by_stage
 from distill_ray.stages.reporting.text import (
+    LED_THE_RANKING,
     Table,
     above_majority,
     big,
@@ -23,7 +24,7 @@ from distill_ray.stages.reporting.text import (
     seconds,
     segments,
     sentence,
-    taught,
+    who_taught,
 )
 from distill_ray.stages.results.audit_table import INITIAL, AuditedModel
 from distill_ray.stages.results.curve import Curve, SwitchEntry
@@ -68,13 +69,15 @@ class Facts:
         curve = inputs.students.distilled.curve
         steps = inputs.students.distilled.training_job.spec.steps
         assert curve.schedule is not None
+        named = inputs.run.cfg.distill.first_teacher is not None
+        reason = "was named by the config to begin" if named else LED_THE_RANKING
         return cls(
             inputs=inputs,
             entries=lineage(inputs),
             audit=inputs.audited.rows,
             scores=inputs.scores.rows,
             comparisons=inputs.scores.comparisons,
-            turns=segments(curve.switches, curve.schedule, steps, *_named(inputs)),
+            turns=segments(curve.switches, curve.schedule, steps, reason),
             student=curve,
             schedule=curve.schedule,
             switches=inputs.students.distilled.switch_log,
@@ -83,7 +86,7 @@ class Facts:
         )
 
     @property
-    def taught(self) -> dict[str, float]:
+    def tokens_by_teacher(self) -> dict[str, float]:
         """Teacher → tokens that the student has learned from it."""
         return self.student.tokens_by_teacher
 
@@ -105,13 +108,6 @@ class Facts:
     def against(self, model: str) -> list[Comparison]:
         """The student's comparisons with a model on the tasks themselves."""
         return [r for r in self.comparisons if r.against == model and r.set in self.tasks]
-
-
-def _named(inputs: Inputs) -> list[str]:
-    """Why the first teacher began, where that wasn't the ranking's choice."""
-    return (
-        [] if inputs.run.cfg.distill.first_teacher is None else ["was named by the config to begin"]
-    )
 
 
 def _adaptation(inputs: Inputs) -> dict[str, list[AdaptationCurve]]:
@@ -136,64 +132,99 @@ def _adaptation(inputs: Inputs) -> dict[str, list[AdaptationCurve]]:
     return curves_by_teacher
 
 
-def top(facts: Facts) -> str:
+def verdict(facts: Facts) -> str:
     """The verdict in one sentence."""
     return headline(facts.against(CONTROL))
 
 
 def sections(facts: Facts) -> list[Section]:
     """The whole report, in order."""
-    makers: Sequence[Callable[[Facts], Section]] = (
-        _verdict, _ranking, _calibration, _probes, _training, _scores, _lineage,
-    )  # fmt: skip
-    return [make(facts) for make in makers]
+    inputs = facts.inputs
+    calibration = Section(
+        "calibration",
+        "Can their confidence be believed?",
+        [
+            "Answers are grouped by confidence; a group on the diagonal is right as often as the "
+            "model says. The area of a mark grows with the number of answers. Teachers on the "
+            "validation split, the student, the control and the initial state on the test split.",
+        ],
+        [selection.calibrations(facts.audit)],
+    )
+    scores = Section(
+        "scores",
+        "Scores on the test split",
+        [
+            "NLL of answers is normalised over the options. The dashed line of the chart is the "
+            "share of the most frequent answer. The ECE floor is what a perfectly "
+            "calibrated model would show with as many questions."
+        ],
+        [
+            tables.figures("Questions", {n: row.tasks for n, row in facts.scores.items()}),
+            tables.tested(facts.scores, inputs.scores.teacher),
+            tables.comparisons(facts.comparisons),
+            tables.favourable_sets(facts.comparisons),
+            tables.largest_gaps(inputs.scores.largest_gaps, inputs.scores.teacher),
+        ],
+    )
+    place = inputs.run.storage.uri
+    lineage = Section(
+        "lineage",
+        "What this report rests on",
+        [f"Artifacts lie below {place}; a fingerprint is the digest of an artifact's inputs."],
+        [
+            tables.times(wall_by_stage(facts.entries)),
+            tables.artifacts(facts.entries),
+            tables.models(origins(facts)),
+            tables.data(inputs.shards.counts),
+            tables.versions(facts.entries),
+        ],
+    )
+    return [
+        _verdict(facts),
+        _ranking(facts),
+        calibration,
+        _probes(facts),
+        _training(facts),
+        scores,
+        lineage,
+    ]
 
 
 def _verdict(facts: Facts) -> Section:
+    """How the student compares with every other model, and who taught it."""
     models = [CONTROL, INITIAL, *facts.teachers]
     verdicts = [sentence(row, facts.confidence) for m in models for row in facts.against(m)]
+    student, distill = facts.scores["student"], facts.inputs.run.cfg.distill
     warnings = [
-        above_majority(task, facts.scores["student"].tasks[task])
-        for task in facts.tasks
-        if task in facts.scores["student"].tasks
+        above_majority(task, student.tasks[task]) for task in facts.tasks if task in student.tasks
     ]
-    text = [*filter(None, warnings), _who_taught(facts), _sizes(facts)]
-    text.append(
+    first = facts.turns[0].teacher
+    if first == ENSEMBLE:
+        assert distill.ensemble is not None
+        strategy = distill.ensemble.strategy
+        why = f"They are {listed(facts.tokens_by_teacher)} at once, by the strategy {strategy}."
+    else:
+        entries = facts.inputs.ranking.leaderboard["early"]
+        entry = next(e for e in entries if e.teacher == first)
+        is_named = distill.first_teacher is not None
+        reason = "was named by the config to begin" if is_named else "was chosen to begin"
+        chance = f"best of {len(entries)} with probability {percent(entry.probability_best, 0)}"
+        why = f"{first} {reason}: score {number(entry.score)} at the early stage, {chance}."
+    teachers = [f"{n} {big(facts.scores[n].parameters)}" for n in facts.teachers]
+    text = [
+        *filter(None, warnings),
+        f"{who_taught(facts.turns)} {why}",
+        f"Parameters: student {big(student.parameters)}; teachers {', '.join(teachers)}.",
         "Differences are the student minus the other, on the test split: accuracy in percentage "
         "points, NLL in nats (less is better). Intervals come from resampling groups of questions, "
         "paired; one training run stands behind each model, so they hold no variation between "
-        "training seeds."
-    )
+        "training seeds.",
+    ]
     return Section("verdict", "Was it worth it?", text, points=verdicts)
 
 
-def _who_taught(facts: Facts) -> str:
-    first = facts.turns[0].teacher
-    if first == ENSEMBLE:
-        return f"{taught(facts.turns)} {_together(facts)}"
-    entries = facts.inputs.ranking.leaderboard["early"]
-    entry = next(e for e in entries if e.teacher == first)
-    named = facts.inputs.run.cfg.distill.first_teacher is not None
-    reason = "was named by the config to begin" if named else "was chosen to begin"
-    why = f"{first} {reason}: score {number(entry.score)} at the early stage"
-    chance = f"best of {len(entries)} with probability {percent(entry.probability_best, 0)}"
-    return f"{taught(facts.turns)} {why}, {chance}."
-
-
-def _together(facts: Facts) -> str:
-    """Who several teachers are."""
-    several = facts.inputs.run.cfg.distill.ensemble
-    assert several is not None
-    return f"They are {listed(facts.taught)} at once, by the strategy {several.strategy}."
-
-
-def _sizes(facts: Facts) -> str:
-    student = facts.scores["student"].parameters
-    teachers = [f"{n} {big(facts.scores[n].parameters)}" for n in facts.teachers]
-    return f"Parameters: student {big(student)}; teachers {', '.join(teachers)}."
-
-
 def _ranking(facts: Facts) -> Section:
+    """The teachers' places and what they rest on: factors, probes and the audit."""
     ranking = facts.inputs.ranking
     return Section(
         "ranking",
@@ -208,10 +239,7 @@ def _ranking(facts: Facts) -> Section:
             "Intervals come from the noise between probe seeds, and from resampling groups of "
             "questions, alike for all teachers. The deciding "
             "factor is the one that separates a teacher most from the best other one.",
-            *(
-                f"At the {stage} stage: {call}."
-                for stage, call in facts.inputs.ranking.verdicts.items()
-            ),
+            *(f"At the {stage} stage: {call}." for stage, call in ranking.verdicts.items()),
             *selection.out_of_the_race(ranking, facts.inputs.probed.failed),
         ],
         [
@@ -230,21 +258,13 @@ def _ranking(facts: Facts) -> Section:
     )
 
 
-def _calibration(facts: Facts) -> Section:
-    return Section(
-        "calibration",
-        "Can their confidence be believed?",
-        [
-            "Answers are grouped by confidence; a group on the diagonal is right as often as the "
-            "model says. The area of a mark grows with the number of answers. Teachers on the "
-            "validation split, the student, the control and the initial state on the test split.",
-        ],
-        [selection.calibrations(facts.audit)],
-    )
-
-
 def _probes(facts: Facts) -> Section:
-    cfg = facts.inputs.run.cfg.probe
+    """The probes' outcomes, and what they took beside the distillation."""
+    run, cost = facts.inputs.run, facts.inputs.probed.cost()
+    cfg, distill, length = run.cfg.probe, run.cfg.distill, run.cfg.corpora.sequence_length
+    distill_tokens = distill.num_steps(length) * distill.global_batch_size * length
+    unit = "accelerator" if run.cfg.cluster.gpus_per_worker else "processor"
+    each = run.cfg.cluster.gpus_per_worker or run.cfg.cluster.cpus_per_worker
     return Section(
         "probes",
         "How readily the student follows each teacher",
@@ -253,7 +273,9 @@ def _probes(facts: Facts) -> Section:
             f"with {len(cfg.seeds)} seeds. The share of the initial KL to the teacher that is "
             "gone, and the task gain, the fall of the gold answers' NLL over the options; "
             "lines are means over seeds, points are seeds.",
-            _probe_cost(facts),
+            f"All probes and their control together took {big(cost.tokens)} tokens, "
+            f"{percent(cost.tokens / distill_tokens, 0)} of the distillation's, and "
+            f"{seconds(each * cost.wall_s)} of {unit} time, measuring included.",
         ],
         [
             tables.probes(facts.inputs.probed.results()),
@@ -262,107 +284,56 @@ def _probes(facts: Facts) -> Section:
     )
 
 
-def _probe_cost(facts: Facts) -> str:
-    """What the probes took, beside the distillation."""
-    run, spent = facts.inputs.run, facts.inputs.probed.cost()
-    a_step = run.cfg.distill.global_batch_size * run.cfg.corpora.sequence_length
-    full = run.cfg.distill.num_steps(run.cfg.corpora.sequence_length) * a_step
-    unit = "accelerator" if run.cfg.cluster.gpus_per_worker else "processor"
-    each = run.cfg.cluster.gpus_per_worker or run.cfg.cluster.cpus_per_worker
-    return (
-        f"All probes and their control together took {big(spent.tokens)} tokens, "
-        f"{percent(spent.tokens / full, 0)} of the distillation's, and "
-        f"{seconds(each * spent.wall_s)} of {unit} time, measuring included."
-    )
-
-
 def _training(facts: Facts) -> Section:
-    teachers = facts.inputs.teachers.teachers
-    best = {name: t.best for name, t in teachers.items()}
-    teaching = facts.inputs.students.distilled.training_job.spec.teaching
-    together = teaching.ensemble if teaching is not None else None
-    assignment = together.options.get("assignment", {}) if together is not None else {}
-    read = {"student": facts.student.streams, "control": facts.control.streams}
-    parts = [tables.turns(facts.turns), tables.switches(facts.switches)]
-    parts += [tables.tokens(facts.taught, assignment), tables.read(read)]
-    parts.append(tables.checkpoints(facts.adaptation, best))
-    if facts.inputs.teachers.gains:
-        parts.append(selection.gains(facts.inputs.teachers.gains))
-    text = [_schedule(facts)]
-    distilled = facts.inputs.students.distilled.training_job
-    if distilled.spec.num_checkpoints > 1:
+    """The course of the distillation and of its control, and the teachers' adaptation."""
+    inputs, cfg = facts.inputs, facts.inputs.run.cfg.distill
+    student, control = inputs.students.distilled.training_job, inputs.students.control.training_job
+    changes = sum(row.changes for row in facts.switches)
+    unchanged = len(facts.switches) - changes
+    logged = f"{_count(changes, 'change')} of teacher or checkpoint"
+    logged += f", and {_count(unchanged, 'assessment')} that changed nothing" if unchanged else ""
+    if cfg.objective.weighting is None:
+        share = f"{percent(cfg.objective.alpha, 0)} {cfg.objective.divergence} to the teacher"
+    else:
+        share = f"{cfg.objective.divergence} to the teacher with a share of each sample's own"
+        share += f" ({cfg.objective.weighting} weighting against the control)"
+    text = [
+        f"Schedule {scheduling(cfg.schedule)[0]}: {logged}. "
+        f"Progress reached {percent(facts.schedule.progress, 0)} "
+        f"of the gap in validation loss to the best teacher. The objective was {share} and for the "
+        f"rest cross-entropy on the data; the control's was cross-entropy alone, for as many steps "
+        f"and tokens. Prompts without labels say nothing without a teacher: the control spends "
+        f"their share of the tokens on its other rows."
+    ]
+    if student.spec.num_checkpoints > 1:
         text.append(
-            f"The student is checkpoint {distilled.selected_checkpoint() + 1} of "
-            f"{distilled.spec.num_checkpoints}, the control "
-            f"{facts.inputs.students.control.training_job.selected_checkpoint() + 1}: "
-            f"keep: {facts.inputs.run.cfg.distill.select_checkpoint}, by the validation loss."
+            f"The student is checkpoint {student.selected_checkpoint() + 1} of "
+            f"{student.spec.num_checkpoints}, the control {control.selected_checkpoint() + 1}: "
+            f"keep: {cfg.select_checkpoint}, by the validation loss."
         )
     if facts.adaptation:
         text.append(
             "Teachers keep checkpoints at equal token spacing; those up to the one with the least "
             "validation loss may teach, in order."
         )
+    teaching = student.spec.teaching
+    ensemble = teaching.ensemble if teaching is not None else None
+    assignment = ensemble.options.get("assignment", {}) if ensemble is not None else {}
+    best = {name: teacher.best for name, teacher in inputs.teachers.teachers.items()}
+    parts = [
+        tables.turns(facts.turns),
+        tables.switches(facts.switches),
+        tables.tokens(facts.tokens_by_teacher, assignment),
+        tables.read({"student": facts.student.streams, "control": facts.control.streams}),
+        tables.checkpoints(facts.adaptation, best),
+    ]
+    if inputs.teachers.gains:
+        parts.append(selection.gains(inputs.teachers.gains))
     return Section("training", "How the student was trained", text, parts)
-
-
-def _schedule(facts: Facts) -> str:
-    cfg = facts.inputs.run.cfg.distill
-    changes = sum(row.changes for row in facts.switches)
-    unchanged = len(facts.switches) - changes
-    logged = f"{_count(changes, 'change')} of teacher or checkpoint"
-    logged += f", and {_count(unchanged, 'assessment')} that changed nothing" if unchanged else ""
-    reached = f"Progress reached {percent(facts.schedule.progress, 0)}"
-    if cfg.objective.weighting is None:
-        share = f"{percent(cfg.objective.alpha, 0)} {cfg.objective.divergence} to the teacher"
-    else:
-        share = f"{cfg.objective.divergence} to the teacher with a share of each sample's own"
-        share += f" ({cfg.objective.weighting} weighting against the control)"
-    return (
-        f"Schedule {scheduling(cfg.schedule)[0]}: {logged}. {reached} "
-        f"of the gap in validation loss to the best teacher. The objective was {share} and for the "
-        f"rest cross-entropy on the data; the control's was cross-entropy alone, for as many steps "
-        f"and tokens. Prompts without labels say nothing without a teacher: the control spends "
-        f"their share of the tokens on its other rows."
-    )
 
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
-
-
-def _scores(facts: Facts) -> Section:
-    return Section(
-        "scores",
-        "Scores on the test split",
-        [
-            "NLL of answers is normalised over the options. The dashed line of the chart is the "
-            "share of the most frequent answer. The ECE floor is what a perfectly "
-            "calibrated model would show with as many questions."
-        ],
-        [
-            tables.figures("Questions", {n: row.tasks for n, row in facts.scores.items()}),
-            tables.tested(facts.scores, facts.inputs.scores.teacher),
-            tables.comparisons(facts.comparisons),
-            tables.favourable_sets(facts.comparisons),
-            tables.largest_gaps(facts.inputs.scores.largest_gaps, facts.inputs.scores.teacher),
-        ],
-    )
-
-
-def _lineage(facts: Facts) -> Section:
-    storage = facts.inputs.run.storage.uri
-    return Section(
-        "lineage",
-        "What this report rests on",
-        [f"Artifacts lie below {storage}; a fingerprint is the digest of an artifact's inputs."],
-        [
-            tables.times(wall_by_stage(facts.entries)),
-            tables.artifacts(facts.entries),
-            tables.models(origins(facts)),
-            tables.data(facts.inputs.shards.counts),
-            tables.versions(facts.entries),
-        ],
-    )
 
 
 def origins(facts: Facts) -> Iterator[tuple[str, str]]:

@@ -32,7 +32,11 @@ def write_student(inputs: Inputs, card: str, folder: Path) -> None:
     _copy(inputs.shards.artifact.local() / "tokenizer", folder)
     if inputs.run.cfg.student.tokenizer is not None:
         # The config's ids are those of another tokenizer: generation would end at a wrong token.
-        _set_special_ids(folder, inputs.shards.tokenizer())
+        tokenizer = inputs.shards.tokenizer()
+        ids = {key: getattr(tokenizer, key) for key in SPECIAL_IDS}
+        for file in _configs(folder):
+            config = json.loads(file.read_text())
+            file.write_text(json.dumps(config | ids, indent=2, sort_keys=True) + "\n")
     chats = [task for task in inputs.run.cfg.tasks if task.chat]
     if chats:
         end_turns(folder, {turn_end(inputs.shards.tokenizer(), task) for task in chats})
@@ -75,13 +79,6 @@ def end_turns(folder: Path, ends: set[int]) -> None:
         if not ends <= {*known}:
             config["eos_token_id"] = sorted({*known, *ends})
             file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
-def _set_special_ids(folder: Path, tokenizer: Any) -> None:
-    ids = {key: getattr(tokenizer, key) for key in SPECIAL_IDS}
-    for file in _configs(folder):
-        config = json.loads(file.read_text())
-        file.write_text(json.dumps(config | ids, indent=2, sort_keys=True) + "\n")
 
 
 def _configs(folder: Path) -> list[Path]:

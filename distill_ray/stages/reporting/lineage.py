@@ -52,14 +52,40 @@ class Inputs:
 def lineage(inputs: Inputs) -> list[LineageEntry]:
     """Every artifact that the report rests on, in the order of the stages."""
     storage = inputs.run.storage
+    artifacts = [
+        ("shard", inputs.shards.artifact.fingerprint),
+        *((artifact.kind, artifact.fingerprint) for artifact in inputs.teachers.artifacts),
+        *_with_scores(inputs.audited.artifact),
+        *((artifact.kind, artifact.fingerprint) for artifact in inputs.probed.artifacts),
+        ("rank", inputs.ranking.artifact.fingerprint),
+        ("distill", inputs.students.distilled.fingerprint),
+        ("distill", inputs.students.control.fingerprint),
+        *_with_scores(inputs.scores.artifact),
+    ]
     names: dict[str, list[str]] = {}
-    entries, visited = [], set()
-    for kind, fingerprint in _wanted(inputs):
-        paths = names.setdefault(kind, storage.children(kind))
-        name = next((n for n in paths if n.rpartition("-")[2] == fingerprint), None)
-        if name is not None and (kind, name) not in visited:
-            visited.add((kind, name))
-            entries.append(_entry(storage, f"{kind}/{name}"))
+    paths: dict[str, None] = {}
+    for kind, fingerprint in artifacts:
+        if kind not in names:
+            names[kind] = storage.children(kind)
+        name = next((n for n in names[kind] if n.rpartition("-")[2] == fingerprint), None)
+        if name is not None:
+            paths[f"{kind}/{name}"] = None  # Once each: models of equal weights share scores.
+    entries = []
+    for path in paths:
+        manifest = Manifest.of(storage.sub(path))
+        entries.append(
+            LineageEntry(
+                stage=BESIDE.get(manifest.kind, manifest.kind.partition("-")[0]),
+                kind=manifest.kind,
+                key=manifest.key,
+                fingerprint=manifest.fingerprint,
+                path=path,
+                wall_s=manifest.wall_s,
+                created=manifest.created,
+                counts={k: v for k, v in manifest.counts.items() if not isinstance(v, dict)},
+                versions=manifest.versions,
+            )
+        )
     return entries
 
 
@@ -80,29 +106,8 @@ def phases(storage: Storage, last: str) -> list[str]:
     return chain
 
 
-def _wanted(inputs: Inputs) -> Iterator[tuple[str, str]]:
-    yield "shard", inputs.shards.artifact.fingerprint
-    yield from ((artifact.kind, artifact.fingerprint) for artifact in inputs.teachers.artifacts)
-    yield from _with_scores(inputs.audited.artifact)
-    yield from ((artifact.kind, artifact.fingerprint) for artifact in inputs.probed.artifacts)
-    yield "rank", inputs.ranking.artifact.fingerprint
-    yield "distill", inputs.students.distilled.fingerprint
-    yield "distill", inputs.students.control.fingerprint
-    yield from _with_scores(inputs.scores.artifact)
-
-
 def _with_scores(artifact: Artifact) -> Iterator[tuple[str, str]]:
+    """Kind and fingerprint of an artifact, after those of the models' scores behind it."""
     scores: Mapping[str, str] = artifact.identity["scores"]
     yield from ((f"{artifact.kind}-scores", fingerprint) for fingerprint in scores.values())
     yield artifact.kind, artifact.fingerprint
-
-
-def _entry(storage: Storage, path: str) -> LineageEntry:
-    manifest = Manifest.of(storage.sub(path))
-    return LineageEntry(
-        stage=BESIDE.get(manifest.kind, manifest.kind.partition("-")[0]),
-        path=path,
-        **{k: getattr(manifest, k) for k in ("kind", "key", "fingerprint", "wall_s", "created")},
-        counts={k: v for k, v in manifest.counts.items() if not isinstance(v, dict)},
-        versions=manifest.versions,
-    )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined, select_autoescape
 
 
 def render(template: str, context: Mapping[str, object]) -> str:
@@ -22,11 +22,8 @@ def render(template: str, context: Mapping[str, object]) -> str:
 
 @cache
 def _environment() -> Environment:
-    def escaped(name: str | None) -> bool:
-        return name is not None and name.endswith(".html.j2")
-
     environment = Environment(
-        autoescape=escaped,
+        autoescape=select_autoescape(("html.j2",), default_for_string=False),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

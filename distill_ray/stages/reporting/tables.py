@@ -274,18 +274,21 @@ def _checkpoint(row: ServedCheckpoint) -> str:
     return f"{row.teacher} {row.checkpoint}"
 
 
-def tokens(taught: Mapping[str, float], assignment: Mapping[str, str]) -> Table:
+def tokens(tokens_by_teacher: Mapping[str, float], assignment: Mapping[str, str]) -> Table:
     """Whose tokens the student has learned from.
 
     Args:
-        taught: teacher → tokens.
+        tokens_by_teacher: teacher → tokens.
         assignment: stream → teacher, where streams have their own.
     """
-    total = sum(taught.values())
-    streams = {name: [s for s, teacher in assignment.items() if teacher == name] for name in taught}
+    total = sum(tokens_by_teacher.values())
+    streams = {
+        name: [s for s, teacher in assignment.items() if teacher == name]
+        for name in tokens_by_teacher
+    }
     rows = [
         [name, big(count), percent(count / total if total else None), ", ".join(streams[name])]
-        for name, count in taught.items()
+        for name, count in tokens_by_teacher.items()
     ]
     columns = ["Teacher", "Tokens", "Share", "Streams"]
     note = "Tokens that teachers supervise; of a mixture, each has its weight."
@@ -326,17 +329,16 @@ def artifacts(entries: Sequence[LineageEntry]) -> Table:
             e.key or "–",
             e.fingerprint,
             seconds(e.wall_s),
-            ", ".join(f"{k} {_count(v)}" for k, v in e.counts.items()),
+            ", ".join(
+                f"{name} {number(count) if isinstance(count, float) else count}"
+                for name, count in e.counts.items()
+            ),
             e.path,
         ]
         for e in entries
     ]
     columns = ["Kind", "Key", "Fingerprint", "Time", "Counts", "Path"]
     return Table("Artifacts", columns, rows)
-
-
-def _count(value: object) -> str:
-    return number(value) if isinstance(value, float) else str(value)
 
 
 def data(counts: ShardCounts) -> Table:

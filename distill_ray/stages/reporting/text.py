@@ -21,6 +21,8 @@ NAMES = {
     "initial-student": "its initial state",
 }
 """Models that every run has → how a sentence calls them; teachers go by their names."""
+LED_THE_RANKING = "led the ranking at the start"
+"""Why a first teacher began that the ranking chose."""
 THE_CONTROL = "the control, the same student fine-tuned for as many tokens without a teacher"
 
 
@@ -36,11 +38,10 @@ class Table:
     @property
     def numeric(self) -> list[bool]:
         """Which columns hold numbers alone, and are set flush right."""
-        return [all(_is_number(row[i]) for row in self.rows) for i in range(len(self.columns))]
-
-
-def _is_number(cell: str) -> bool:
-    return not cell or cell[0].isdigit() or cell[0] in "+−–"
+        return [
+            all(not row[i] or row[i][0].isdigit() or row[i][0] in "+−–" for row in self.rows)
+            for i in range(len(self.columns))
+        ]
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -127,11 +128,6 @@ def shares_read(streams: Mapping[str, StreamRead]) -> str:
     return ", ".join(f"{percent(row.tokens / total)} {n}" for n, row in streams.items())
 
 
-def called(model: str) -> str:
-    """How a sentence calls a model."""
-    return NAMES.get(model, f"the teacher {model}")
-
-
 def sentence(row: Comparison, confidence: float) -> str:
     """One comparison of the student in words.
 
@@ -139,7 +135,8 @@ def sentence(row: Comparison, confidence: float) -> str:
         row: the comparison.
         confidence: mass of its intervals.
     """
-    model, accuracy, nll = called(row.against), row.accuracy, row.nll
+    model = NAMES.get(row.against, f"the teacher {row.against}")
+    accuracy, nll = row.accuracy, row.nll
     if row.accuracy_verdict in (BETTER, WORSE):
         start = f"On {row.set} the student is {row.accuracy_verdict} than {model}"
     else:
@@ -171,23 +168,20 @@ def headline(rows: Sequence[Comparison]) -> str:
     if by[WORSE]:
         where = f"on {listed(by[WORSE])} the student is worse than {THE_CONTROL}"
         return f"The teacher was not worth it: {where}."
-    return _undecided(rows)
-
-
-def _undecided(rows: Sequence[Comparison]) -> str:
-    start = f"Not shown to be worth it: in accuracy the student does not beat {THE_CONTROL}"
-    by = _sets_by_verdict((row.set, row.nll_verdict) for row in rows)
-    if by[BETTER] and not by[WORSE]:
+    by_nll = _sets_by_verdict((row.set, row.nll_verdict) for row in rows)
+    if by_nll[BETTER] and not by_nll[WORSE]:
         return (
             f"Worth it for its probabilities, not for its answers: the student's NLL on "
-            f"{listed(by[BETTER])} is better than that of {THE_CONTROL}; in accuracy no "
+            f"{listed(by_nll[BETTER])} is better than that of {THE_CONTROL}; in accuracy no "
             "difference is shown."
         )
-    parts = [f"{verdict} on {listed(by[verdict])}" for verdict in (BETTER, WORSE) if by[verdict]]
+    start = f"Not shown to be worth it: in accuracy the student does not beat {THE_CONTROL}"
+    parts = [f"{verdict} on {listed(sets)}" for verdict, sets in by_nll.items() if sets]
     return f"{start}; its NLL is {' and '.join(parts)}." if parts else f"{start}."
 
 
 def _sets_by_verdict(rows: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """`better` and `worse` → the sets with that verdict, from pairs of set and verdict."""
     sets: dict[str, list[str]] = {BETTER: [], WORSE: []}
     for name, verdict in rows:
         sets.get(verdict, []).append(name)
@@ -213,7 +207,7 @@ def segments(
     switches: Sequence[Switch],
     schedule: ScheduleState,
     steps: int,
-    why: str = "led the ranking at the start",
+    why: str = LED_THE_RANKING,
 ) -> list[Turn]:
     """Who taught when.
 
@@ -238,7 +232,7 @@ def segments(
     ]
 
 
-def taught(rows: Sequence[Turn]) -> str:
+def who_taught(rows: Sequence[Turn]) -> str:
     """One sentence on who taught, from `segments`."""
     by_teacher = [rows[0]]
     for row in rows[1:]:

@@ -26,7 +26,7 @@ def training(
     Args:
         student: its curve, as `Student.curve`.
         control: the control's.
-        turns: who taught when, as `report_text.segments`.
+        turns: who taught when, as `text.segments`.
         switches: every switch and assessment, as `Student.switch_log`.
         colour: model → colour.
     """
@@ -59,7 +59,19 @@ def training(
         _line(figure, student.history, "share", "student", "task", row=6)
         figure.update_yaxes(range=[0, 1.02], tickformat=".0%", row=6, col=1)
     _turns(figure, turns, colour)
-    _unchanged(figure, switches)
+    if unchanged := [row for row in switches if not row.changes]:
+        # A mark for every assessment that left teacher and checkpoint as they were.
+        figure.add_scatter(
+            x=[row.step + 0.5 for row in unchanged],
+            y=[0.9] * len(unchanged),
+            text=[row.reason for row in unchanged],
+            mode="markers",
+            name="assessed, no change",
+            marker={"symbol": "triangle-down", "size": 8, "color": FAINT},
+            hovertemplate="step %{x}: %{text}<extra></extra>",
+            row=1,
+            col=1,
+        )
     return finished(figure, 1240 if weighted else 1060)
 
 
@@ -118,21 +130,3 @@ def _turns(figure: Any, turns: Sequence[Turn], colour: Mapping[str, str]) -> Non
             font={"size": 11}, bgcolor=CLEAR,
         )  # fmt: skip
     figure.update_yaxes(visible=False, range=[0, 1], row=1, col=1)
-
-
-def _unchanged(figure: Any, switches: Sequence[SwitchEntry]) -> None:
-    """A mark for every assessment that left teacher and checkpoint as they were."""
-    unchanged = [row for row in switches if not row.changes]
-    if not unchanged:
-        return
-    figure.add_scatter(
-        x=[row.step + 0.5 for row in unchanged],
-        y=[0.9] * len(unchanged),
-        text=[row.reason for row in unchanged],
-        mode="markers",
-        name="assessed, no change",
-        marker={"symbol": "triangle-down", "size": 8, "color": FAINT},
-        hovertemplate="step %{x}: %{text}<extra></extra>",
-        row=1,
-        col=1,
-    )
