@@ -38,11 +38,11 @@ class TextScores(Record):
     """`text.kl`, `task.kl`: mean KL(teacher ‖ this model); empty without a teacher."""
     parameters: int
     bytes: int
-    """Of the weights in memory."""
+    """Bytes of the weights in memory."""
     context: int | None
     """Tokens that the model can read, if its config says."""
     seconds_per_token: float | None
-    """Of a forward pass; None without text."""
+    """Seconds of a forward pass; None without text."""
     peak_bytes: int | None
     """Most memory in use on the device; None on a CPU."""
 
@@ -178,7 +178,7 @@ class ModelToScore:
 
 @dataclass(frozen=True)
 class ScoringResult:
-    """What scoring some models came to."""
+    """Scores of some models, and those that have none."""
 
     scores: dict[str, ModelScores]
     """Model → its scores; models of equal weights share an artifact."""

@@ -20,11 +20,11 @@ class TeacherEstimates(Record):
     surprisal: float
     """Nats a token."""
     gradient_norm: float | None
-    """Of some of the samples, as `grace`; None where no gradients are taken."""
+    """Computed from some of the samples, as `grace` is; None where no gradients are taken."""
     grace: float | None
     samples: int
     tokens: int
-    """Of all answers."""
+    """Tokens of all answers."""
 
 
 class EstimatesRecord(Record):

@@ -14,18 +14,18 @@ class TaskMetrics(Record):
     majority: float
     """Share of the most frequent answer: what a model without knowledge reaches."""
     accuracy: Interval
-    """Of the likeliest option."""
+    """Accuracy of the likeliest option."""
     accuracy_by_length: Interval
-    """Of the option that is likeliest per token."""
+    """Accuracy of the option that is likeliest per token."""
     accuracy_by_prior: Interval
-    """Of the option that the question makes likelier the most (PMI_DC)."""
+    """Accuracy of the option that the question makes likelier the most (PMI_DC)."""
     nll: Interval
     """-log p(right option), normalised over the options, nats."""
     ece: Interval
     ece_floor: float
     """ECE of a perfectly calibrated model with these confidences and this many questions."""
     adaptive_ece: Interval
-    """The same over bins of equal mass."""
+    """ECE over bins of equal mass."""
     adaptive_ece_floor: float
     classwise_ece: Interval
     """Mean over options of each one's own ECE."""
@@ -37,9 +37,9 @@ class TaskMetrics(Record):
     generated: int
     """Questions that were answered freely."""
     exact_match: Interval | None
-    """Share of them whose greedy answer is the right one, token for token."""
+    """Share of these questions whose greedy answer is the right one, token for token."""
     valid: Interval | None
-    """Share of them whose greedy answer is one of the options: output format."""
+    """Share of these questions whose greedy answer is one of the options: output format."""
 
 
 class ScaledMetrics(Record):

@@ -35,22 +35,22 @@ class TeacherEvidence(Record):
     """The measurements behind a teacher's factors."""
 
     accuracy: list[Interval]
-    """Of each task, as `ece` and `ece_floor`."""
+    """One for each task, as are `ece` and `ece_floor`."""
     ece: list[Interval]
     ece_floor: list[float]
     text: dict[str, float]
     """Corpus → its NLL, nats per token."""
     domain_nll: list[float]
-    """Of each domain corpus."""
+    """NLL of each domain corpus, nats per token."""
     untrained_nll: list[float]
-    """The initial student's, of the same corpora."""
+    """NLL of the initial student on the same corpora."""
     seeds: list[int]
-    """Of its probes, as the three that follow."""
+    """Seeds of its probes; the three lists that follow have the same order."""
     kl_moved: list[float]
     kl_removed: list[float]
     gain: list[float]
     taught: list[TaughtMetrics]
-    """Of each task."""
+    """What it would teach, one for each task."""
 
 
 class RankingRecord(Record):

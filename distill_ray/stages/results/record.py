@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -42,8 +42,8 @@ class Record(BaseModel):
     @classmethod
     def of_counts(cls, artifact: Artifact) -> Self:
         """Check the counts in an artifact's manifest, see `read`."""
-        data = json.dumps(artifact.manifest().counts).encode()
-        return cls.parse(data, f"{artifact.uri}/{MANIFEST}: counts", artifact.uri)
+        with _named_problems(f"{artifact.uri}/{MANIFEST}: counts", artifact.uri):
+            return cls.model_validate(artifact.manifest().counts, strict=True)
 
     @classmethod
     def read_from(cls, folder: Storage, name: str) -> Self:
@@ -62,18 +62,25 @@ class Record(BaseModel):
         Raises:
             DamagedError: a field is missing, unknown or of another type.
         """
-        try:
+        with _named_problems(place, folder):
             # Strict: `"3"` isn't a number. From the bytes, which is faster than json.loads.
             return cls.model_validate_json(data, strict=True)
-        except ValidationError as error:
-            problems = list(_problems(error, place))
-            fix = f"{problems[-1].fix} {REBUILD.format(folder=folder)}".strip()
-            problems[-1] = Problem(problems[-1].where, problems[-1].what, fix)
-            raise DamagedError(INVALID, problems) from None
 
     def write(self, building: Building, name: str) -> None:
         """Add this record to an artifact as a JSON file; NumPy numbers become plain ones."""
         building.write_json(name, self.model_dump(warnings=False))
+
+
+@contextmanager
+def _named_problems(place: str, folder: str) -> Iterator[None]:
+    """Turn a failed validation into an error that names the place, and the folder to remove."""
+    try:
+        yield
+    except ValidationError as error:
+        problems = list(_problems(error, place))
+        fix = f"{problems[-1].fix} {REBUILD.format(folder=folder)}".strip()
+        problems[-1] = Problem(problems[-1].where, problems[-1].what, fix)
+        raise DamagedError(INVALID, problems) from None
 
 
 def _problems(error: ValidationError, place: str) -> Iterator[Problem]:

@@ -18,7 +18,7 @@ from distill_ray.stages.results.local_files import BEST, local_ref
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What `training.train` is given."""
+    """A training, and the artifact that it fills: what `training.train` runs."""
 
     stage: str
     """Under which stage its progress is shown."""

@@ -46,21 +46,21 @@ class StudentMetrics(Record):
     """`task.ce`, `task.kl`, `text.ce`, `text.kl` → mean over the held-out rows, nats per token;
     `kl` only with a teacher."""
     nll: float
-    """Mean over the tasks."""
+    """Mean of the tasks' NLL."""
     accuracy: float
-    """Mean over the tasks."""
+    """Mean of the tasks' accuracy."""
     tasks: dict[str, AnswerMetrics]
 
 
 class CheckpointMetrics(StudentMetrics):
-    """The same at a checkpoint."""
+    """Held-out metrics of a student at a checkpoint."""
 
     tokens: int
     """Tokens that the student has been trained on."""
 
 
 class CurvePoint(CheckpointMetrics):
-    """The same, and what has changed since the student began."""
+    """Held-out metrics at a checkpoint, and what has changed since the student began."""
 
     kl_moved: float
     kl_removed: float
@@ -86,14 +86,14 @@ class TrialSchedule(Record):
     """Who taught in a trial."""
 
     teacher: str
-    """At the end."""
+    """Teacher of the last step."""
     checkpoint_index: int
-    """At the end."""
+    """Checkpoint of the last step."""
     log: list[TrialSwitch]
 
 
 class TrialOutcome(Record):
-    """`outcome.json`: what a trial came to."""
+    """`outcome.json`: the result of a trial."""
 
     kl_moved: float
     """Fall of the KL to the teacher on the tasks' answers (on text, where there are none), nats
@@ -106,11 +106,11 @@ class TrialOutcome(Record):
     accuracy: float
     tasks: dict[str, AnswerMetrics]
     before: StudentMetrics
-    """Of the initial student."""
+    """Metrics of the initial student."""
     curve: list[CurvePoint]
-    """At each checkpoint; the last one is the outcome."""
+    """Metrics at each checkpoint; the last ones are the outcome."""
     streams: dict[str, StreamRead] | None
-    """What it read; None where the rows aren't mixed."""
+    """Stream → what was read of it; None where the rows aren't mixed."""
     options: dict[str, list[list[float]]] | None
     """Task → [n, K] log-likelihood of each option; of a student without a teacher alone."""
     schedule: TrialSchedule | None
@@ -126,7 +126,7 @@ class TrialResult(TrialOutcome):
 
 @dataclass(frozen=True)
 class FailedTrial:
-    """A trial that came to no outcome."""
+    """A trial without an outcome."""
 
     teacher: str
     seed: int
@@ -135,7 +135,7 @@ class FailedTrial:
 
 @dataclass(frozen=True)
 class TrialCost:
-    """What some trials took together."""
+    """The cost of some trials together."""
 
     tokens: float
     """Tokens that were trained on."""
@@ -151,7 +151,7 @@ class SaveOptions:
 
     weights: bool = False
     answers: bool = False
-    """To each question that the student answers at the end."""
+    """Whether its answers to the questions at the end are stored."""
 
 
 @dataclass(frozen=True)
@@ -166,11 +166,11 @@ class Trial:
     save: SaveOptions = SaveOptions()
 
     def outcome(self) -> TrialOutcome:
-        """What it came to."""
+        """The result of the trial."""
         return TrialOutcome.read(self.artifact, OUTCOME)
 
     def result(self) -> TrialResult:
-        """Its outcome with its teacher and seed."""
+        """The outcome with the teacher and the seed."""
         return TrialResult(teacher=self.teacher, seed=self.seed, **dict(self.outcome()))
 
     @property
@@ -193,7 +193,7 @@ class TrialSpec:
     """What makes a trial one of its kind."""
 
     kind: str
-    """Of its artifact."""
+    """Kind of its artifact."""
     training: TrainingConfig
     num_validation_rows: int
     num_checkpoints: int
@@ -269,7 +269,7 @@ def trial(
 
 @dataclass(frozen=True)
 class Trials:
-    """Some trials, and what they came to."""
+    """A group of trials, and their results."""
 
     trials: list[Trial] = field(default_factory=list)
 
@@ -292,7 +292,7 @@ class Trials:
         return [trial.result() for trial in self.ended]
 
     def cost(self) -> TrialCost:
-        """What the trials took together."""
+        """The cost of the trials together."""
         every = [artifact.manifest() for artifact in self.artifacts]
         manifests = [m for m in every if "training_s" in m.counts]
         return TrialCost(
