@@ -140,7 +140,7 @@ def scored_here(run: Run, shards: ShardSet, who: ModelToScore) -> ScoresRecord:
         shards=shards.artifact,
         split="validation",
         data=data_spec(shards, run.cfg.seed, TEXT_ROWS),
-        generate=GENERATE,
+        num_generated=GENERATE,
         device="cpu",
     )
     model = load_frozen(who.ref, device=torch.device("cpu"))

@@ -130,7 +130,17 @@ def scaling(model: ModelScores, tasks: Sequence[str], options: MetricOptions) ->
     fitted = [name for name in model.sets if name in tasks]
     if not fitted:
         return Scaling(1.0, {})
-    scores, answer_index, groups = _pooled(model, fitted)
+    by_task = [model.scores(name) for name in fitted]
+    width = max(each.shape[1] for each in by_task)
+    scores = np.concatenate(
+        [
+            # Options that a task doesn't have are impossible.
+            np.pad(each, ((0, 0), (0, width - each.shape[1])), constant_values=-np.inf)
+            for each in by_task
+        ]
+    )
+    answer_index = np.concatenate([model.answer_index(name) for name in fitted])
+    groups = [f"{name}/{group}" for name in fitted for group in model.groups(name)]
     temperature = fit_temperature(scores, answer_index)
     crossed = cross_fitted(scores, answer_index, groups)
     scaled_sets, start = {}, 0
@@ -146,19 +156,6 @@ def scaling(model: ModelScores, tasks: Sequence[str], options: MetricOptions) ->
         ece = _ece(p, own_index, over, options.bins)
         scaled_sets[name] = ScaledMetrics(nll=nll, **ece)
     return Scaling(temperature, scaled_sets)
-
-
-def _pooled(model: ModelScores, names: Sequence[str]) -> tuple[Floats, Ints, list[str]]:
-    """Questions of several sets; options that a set doesn't have are impossible."""
-    scores = [model.scores(name) for name in names]
-    width = max(each.shape[1] for each in scores)
-    padded = [
-        np.pad(each, ((0, 0), (0, width - each.shape[1])), constant_values=-np.inf)
-        for each in scores
-    ]
-    groups = [f"{name}/{group}" for name in names for group in model.groups(name)]
-    answer_index = np.concatenate([model.answer_index(n) for n in names])
-    return np.concatenate(padded), answer_index, groups
 
 
 def drop(model: ModelScores, task: str, shifted: str, options: MetricOptions) -> ShiftDrop:

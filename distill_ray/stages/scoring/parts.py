@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 import torch
 
-from distill_ray.data.batches import Stream, in_order
+from distill_ray.data.batches import in_order
 from distill_ray.data.examples import Questions
 from distill_ray.engine.build import load_streams
 from distill_ray.engine.inference.generate import greedy_answers
@@ -40,7 +40,7 @@ class ScoringInputs:
     shards: Artifact
     split: str
     data: DataSpec
-    generate: int
+    num_generated: int
     """Questions of each set that are answered freely."""
     device: str
 
@@ -74,9 +74,9 @@ class PartScores(Record):
     options: dict[str, list[list[float]]]
     generated: dict[str, list[list[int]]]
     prior: dict[str, list[float]] | None
-    """With the first range alone."""
+    """None but for the first range."""
     text: TextScores | None
-    """With the first range alone."""
+    """None but for the first range."""
     wall_s: float
 
 
@@ -103,7 +103,7 @@ def score_part(
     options, generated = {}, {}
     for question_set, start, stop in part.slices(scoring.questions):
         name, in_range = question_set.name, question_set.between(start, stop)
-        free = in_range.first(max(0, scoring.generate - start))
+        free = in_range.first(max(0, scoring.num_generated - start))
         scores = option_scores(model, in_range, device=device, vocabulary=vocabulary)
         options[name] = scores.round(5).tolist()
         generated[name] = greedy_answers(model, free, device=device, vocabulary=vocabulary)
@@ -123,6 +123,7 @@ def score_part(
 
 
 def _text_scores(model: Any, teacher: ModelRef | None, scoring: ScoringInputs) -> TextScores:
+    """What a model makes of the held-out rows, how far a teacher is, and what running it costs."""
     device, vocabulary = torch.device(scoring.device), scoring.data.vocabulary
     data = local_data(scoring.data, scoring.shards)
     streams = load_streams(data, scoring.split, data.num_validation_rows)
@@ -134,11 +135,16 @@ def _text_scores(model: Any, teacher: ModelRef | None, scoring: ScoringInputs) -
     corpora = {name: score for name, score in scores.items() if not streams[name].is_task}
     pace = [seconds for score in corpora.values() for seconds in score.pace]
     size = size_of(model)
+    teacher_kl: dict[str, float] = {}
+    if teacher is not None:
+        teacher_model = load_frozen(local_ref(teacher), device=device)
+        batches = in_order(streams, batch_size=BATCH_ROWS)
+        teacher_kl = divergence(model, teacher_model, batches, device, vocabulary)
     return TextScores(
         rows={name: RowLosses(nll=s.sums, tokens=s.counts) for name, s in scores.items()},
         text={name: score.nll for name, score in corpora.items()},
         full_ece={name: score.full_ece for name, score in scores.items()},
-        divergence={} if teacher is None else _divergence(model, teacher, streams, scoring),
+        divergence=teacher_kl,
         parameters=size["parameters"] or 0,
         bytes=size["bytes"] or 0,
         context=size["context"],
@@ -146,15 +152,6 @@ def _text_scores(model: Any, teacher: ModelRef | None, scoring: ScoringInputs) -
         seconds_per_token=median(pace[1:] or pace) if pace else None,
         peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
     )
-
-
-def _divergence(
-    model: Any, teacher: ModelRef, streams: Mapping[str, Stream], scoring: ScoringInputs
-) -> dict[str, float]:
-    device = torch.device(scoring.device)
-    teacher_model = load_frozen(local_ref(teacher), device=device)
-    batches = in_order(streams, batch_size=BATCH_ROWS)
-    return divergence(model, teacher_model, batches, device, scoring.data.vocabulary)
 
 
 def merge(questions: Sequence[Questions], parts: Sequence[PartScores]) -> ScoresRecord:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distill_ray.data.examples import Questions
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.data_spec import data_spec
@@ -16,7 +15,7 @@ from distill_ray.stages.results.model_scores import (
 )
 from distill_ray.stages.results.shard_set import ShardSet, held_out_questions
 from distill_ray.stages.scoring.partial import PartialScores
-from distill_ray.stages.scoring.parts import QuestionRange, ScoringInputs, merge, parts_of
+from distill_ray.stages.scoring.parts import ScoringInputs, merge, parts_of
 
 VERSION = 3
 
@@ -78,6 +77,7 @@ def _score(
     missing: Sequence[tuple[ModelToScore, Artifact]],
     num_text_rows: int,
 ) -> None:
+    """Score the missing models in a pool, and write the scores of each when it ends."""
     from distill_ray.stages.scoring.worker import Pool, ScoringTask, score_in_pool
 
     pool = Pool.of(run.cfg.cluster, run.cfg.audit, run.progress)
@@ -87,7 +87,7 @@ def _score(
         shards=shards.artifact,
         split=split,
         data=data_spec(shards, run.cfg.seed, num_text_rows),
-        generate=run.cfg.audit.num_generated,
+        num_generated=run.cfg.audit.num_generated,
         device=pool.device,
     )
     parts = parts_of(questions, run.cfg.audit.questions_per_chunk)
@@ -100,20 +100,14 @@ def _score(
     for ended, task in enumerate(score_in_pool(pool, tasks, scoring), start=1):
         run.raise_if_interrupted()
         name, reason = names[task.artifact.path], task.artifact.failure()
+        partial = PartialScores.of(task.artifact)
         if reason is None:
-            _merge_parts(task.artifact, scoring.questions, parts)
-        PartialScores.of(task.artifact).clear()
+            scores = [partial.read(part) for part in parts]
+            with task.artifact.building() as building:
+                # The actors' time, which was spent before this process merges.
+                building.started -= sum(part.wall_s for part in scores)
+                merge(questions, scores).write(building, MODEL_SCORES)
+                building.counts |= {"questions": sum(len(q.answer_index) for q in questions)}
+        partial.clear()
         text = f"scored {name}" if reason is None else f"{name} can't be scored: {reason}"
         run.note(stage, text, completed=ended, total=len(tasks))
-
-
-def _merge_parts(
-    artifact: Artifact, questions: Sequence[Questions], parts: Sequence[QuestionRange]
-) -> None:
-    """Write a model's scores from those of all its parts."""
-    partial = PartialScores.of(artifact)
-    scores = [partial.read(part) for part in parts]
-    with artifact.building() as building:
-        building.started -= sum(part.wall_s for part in scores)
-        merge(questions, scores).write(building, MODEL_SCORES)
-        building.counts |= {"questions": sum(len(q.answer_index) for q in questions)}

@@ -90,26 +90,19 @@ def score_in_pool(
     pool: Pool, tasks: Sequence[ScoringTask], scoring: ScoringInputs
 ) -> Iterator[ScoringTask]:
     """Score every task's parts; yields tasks as they end, scored or failed."""
-    num_missing = [len(task.parts) for task in tasks]
     yield from (task for task in tasks if not task.parts)
-    if any(num_missing):
-        for row in _scored_items(pool, tasks, scoring).iter_rows():
-            num_missing[row["task"]] -= 1
-            if not num_missing[row["task"]]:
-                yield tasks[row["task"]]
-
-
-def _scored_items(pool: Pool, tasks: Sequence[ScoringTask], scoring: ScoringInputs) -> Any:
-    """A dataset with a row for each part of each task; a model's parts are neighbours."""
-    silence_logger("ray.data")
+    # A row for each part of each task; a model's parts are neighbours.
     items = [{"task": i, "part": n} for i, task in enumerate(tasks) for n in range(len(task.parts))]
+    if not items:
+        return
+    silence_logger("ray.data")
     largest = min(pool.largest, len(items))
     # Blocks of its own for each item, which are in memory: no read task waits for a CPU.
     data = ray.data.from_items(items, override_num_blocks=len(items))
     data.context.enable_progress_bars = False
     data.context.execution_options.preserve_order = False
     data.context.max_consecutive_actor_init_deaths = pool.attempts
-    return data.map_batches(
+    scored = data.map_batches(
         _Scorer,
         fn_constructor_args=[[ray.put((tasks, scoring, pool.attempts))]],
         compute=ray.data.ActorPoolStrategy(
@@ -123,6 +116,11 @@ def _scored_items(pool: Pool, tasks: Sequence[ScoringTask], scoring: ScoringInpu
         label_selector=pool.nodes,
         batch_size=1,
     )
+    num_missing = [len(task.parts) for task in tasks]
+    for row in scored.iter_rows():
+        num_missing[row["task"]] -= 1
+        if not num_missing[row["task"]]:
+            yield tasks[row["task"]]
 
 
 class _Scorer:
@@ -153,7 +151,8 @@ class _Scorer:
             if outside_cause(error) is not None:
                 raise
             self._unload()
-            task.artifact.record_failure(_reason(error))
+            first_line = next(iter(str(error).strip().splitlines()), "")[:300]
+            task.artifact.record_failure(f"{type(error).__name__}: {first_line}".rstrip(": "))
             partial.release(lease)
             if isinstance(error, torch.AcceleratorError):
                 os._exit(1)  # The device refuses this process from now on; Ray starts another.
@@ -178,9 +177,3 @@ class _Scorer:
         gc.collect()
         if self._scoring.device == "cuda":
             torch.cuda.empty_cache()
-
-
-def _reason(error: Exception) -> str:
-    """An error in one line."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:300]}".rstrip(": ")

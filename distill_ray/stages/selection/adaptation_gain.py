@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from distill_ray.core.resampling import Resamples
-from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.adaptation_gain import (
     ADAPTATION_GAIN,
@@ -18,7 +16,7 @@ from distill_ray.stages.results.adaptation_gain import (
 from distill_ray.stages.results.audit_table import initial
 from distill_ray.stages.results.model_scores import ModelScores, ModelToScore
 from distill_ray.stages.results.shard_set import ShardSet
-from distill_ray.stages.results.teacher_set import Teacher, TeacherSet
+from distill_ray.stages.results.teacher_set import TeacherSet
 from distill_ray.stages.scoring.metrics import right_and_nll
 from distill_ray.stages.scoring.run import score_models
 
@@ -30,12 +28,18 @@ def keep_if_improved(run: Run, shards: ShardSet, teachers: TeacherSet) -> Teache
 
     A teacher whose weights can't be scored is dropped, and named in `failed`.
     """
+    cfg = run.cfg.audit
     trained = {n: t for n, t in teachers.teachers.items() if t.is_trained}
-    models = [model for t in teachers.teachers.values() for model in _models_of(t)]
+    models = []
+    for name, teacher in teachers.teachers.items():
+        adapted, base = teacher.adapted, teacher.base_model
+        models.append(ModelToScore(name, adapted.ref, adapted.fingerprint))
+        if name in trained:
+            models.append(ModelToScore(_base(name), base.ref, base.fingerprint))
     # The student is scored along with them for the audit: actors take longer to start than to
     # score it.
     models.append(initial(teachers))
-    scored = score_models(run, shards, "audit", "validation", models, run.cfg.audit.num_text_rows)
+    scored = score_models(run, shards, "audit", "validation", models, cfg.num_text_rows)
     failed = {n: scored.failed[n] for n in teachers.teachers if n in scored.failed}
     pairs = {
         name: (scored.scores[_base(name)], scored.scores[name])
@@ -47,7 +51,12 @@ def keep_if_improved(run: Run, shards: ShardSet, teachers: TeacherSet) -> Teache
             reason = scored.failed[_base(name)]
             text = f"{name} serves adapted, unproven: its base model can't be scored: {reason}"
             run.note("adapt", text)
-    artifact = _artifact(run, pairs)
+    identity = {
+        "version": VERSION,
+        "bootstrap": [cfg.num_bootstrap, cfg.confidence],
+        "scores": {n: [s.artifact.fingerprint for s in pair] for n, pair in pairs.items()},
+    }
+    artifact = run.artifact("adaptation-gain", "", identity)
     if not artifact.is_complete():
         with artifact.building() as building:
             computed = {name: _gain(run, *pair) for name, pair in pairs.items()}
@@ -70,27 +79,8 @@ def _base(name: str) -> str:
     return f"{name}, base model"
 
 
-def _models_of(teacher: Teacher) -> list[ModelToScore]:
-    """A teacher's adapted weights and its base model; one model where it wasn't trained."""
-    base, adapted = teacher.base_model, teacher.adapted
-    models = [ModelToScore(teacher.name, adapted.ref, adapted.fingerprint)]
-    if teacher.is_trained:
-        models.append(ModelToScore(_base(teacher.name), base.ref, base.fingerprint))
-    return models
-
-
-def _artifact(run: Run, pairs: Mapping[str, tuple[ModelScores, ModelScores]]) -> Artifact:
-    cfg = run.cfg.audit
-    identity = {
-        "version": VERSION,
-        "bootstrap": [cfg.num_bootstrap, cfg.confidence],
-        "scores": {n: [s.artifact.fingerprint for s in pair] for n, pair in pairs.items()},
-    }
-    return run.artifact("adaptation-gain", "", identity)
-
-
 def _gain(run: Run, base: ModelScores, adapted: ModelScores) -> AdaptationGain:
-    """Questions of one group are resampled together; tasks count by their questions."""
+    """Compare them: groups of questions are resampled, and each question counts alike."""
     tasks = [task.name for task in run.cfg.tasks if task.name in adapted.sets]
     groups = [f"{task}/{group}" for task in tasks for group in adapted.groups(task)]
     before, after = (

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from distill_ray.data.examples import Questions, up_to
+from distill_ray.data.examples import up_to
 from distill_ray.models.ref import ModelRef
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.audit_table import AuditTable
-from distill_ray.stages.results.model_scores import ModelScores
 from distill_ray.stages.results.probe_table import (
     ESTIMATES,
     EstimatesRecord,
@@ -21,6 +20,7 @@ from distill_ray.stages.results.teacher_set import TeacherSet
 
 VERSION = 1
 Samples = list[tuple[list[int], list[int]]]
+"""A teacher's answers that aren't empty, each up to its end: token ids of prompt and answer."""
 
 
 def estimate_all(
@@ -43,7 +43,14 @@ def estimate_all(
 
         run.ray()
         questions = task_questions(shards, "validation")
-        samples = {name: _samples(model, questions) for name, model in scores.items()}
+        samples: dict[str, Samples] = {}
+        for name, model in scores.items():
+            answers = [
+                (prompt, up_to(ids, q.end))
+                for q in questions
+                for prompt, ids in zip(q.prompts, model.generated(q.name))
+            ]
+            samples[name] = [(prompt, answer) for prompt, answer in answers if answer]
         needs = worker_resources(run.cfg.cluster)
         cpus, gpus, nodes = needs["CPU"], needs.get("GPU", 0), teacher_nodes(run.cfg.cluster)
         work = ray.remote(num_cpus=cpus, num_gpus=gpus, label_selector=nodes)(_estimate)
@@ -60,16 +67,6 @@ def estimate_all(
             )
             EstimatesRecord(teachers=ray.get(work.remote(job))).write(building, ESTIMATES)
     return EstimateTable(artifact)
-
-
-def _samples(model: ModelScores, questions: list[Questions]) -> Samples:
-    """A teacher's answers with their prompts, up to the end of each, without empty ones."""
-    pairs = [
-        (prompt, up_to(ids, q.end))
-        for q in questions
-        for prompt, ids in zip(q.prompts, model.generated(q.name))
-    ]
-    return [(prompt, answer) for prompt, answer in pairs if answer]
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,9 @@ class Evidence:
     factors: dict[str, dict[str, float]]
     """Teacher → factor → score in [0, 1]."""
     draws: core.Draws
-    """The same under resampling: probes over seeds, audits over groups of questions."""
+    """Draws of the factors: probes are resampled over seeds, audits over groups of questions."""
     failed: dict[str, str]
-    """Teacher without enough of them → why."""
+    """Teacher without an audit or enough probes → why."""
 
     @property
     def teachers(self) -> list[str]:
@@ -205,31 +205,27 @@ def _factors(
         taught: teacher → for each task, metrics of what it would teach.
         kl_moved: teacher → nats of KL that its probes removed.
     """
-    most = np.max([kl_moved[n] for n in rows], axis=0)
+    most, weight = np.max([kl_moved[n] for n in rows], axis=0), cfg.distill.loss_weights
     chance = [float(np.bincount(t.answer_index).max() / len(t.answer_index)) for t in tasks]
     factors = {}
     for name, row in rows.items():
         pairs = list(zip(taught[name], tasks))
-        on_tasks = np.mean([core.skill(m["nll"], t.base["nll"]) for m, t in pairs], 0)
+        # Knowledge of the domain's answers and of its text, each as much as the loss counts it.
+        knowledge: Any = np.mean([core.skill(m["nll"], t.base["nll"]) for m, t in pairs], 0)
+        on_text = [core.skill(a, b) for a, b in zip(row.domain_nll, row.untrained_nll)]
+        if on_text and weight.text:
+            weighted = weight.task * knowledge + weight.text * np.mean(on_text)
+            knowledge = weighted / (weight.task + weight.text)
         factors[name] = {
             "learnability": core.learnability(kl_moved[name], most),
             "accuracy_above_chance": np.mean(
                 [core.accuracy_above_chance(m["accuracy"], c) for (m, _), c in zip(pairs, chance)],
                 0,
             ),
-            "domain_knowledge": _domain_knowledge(cfg, row, on_tasks),
+            "domain_knowledge": knowledge,
             "calibration": np.mean([core.skill(m["brier"], t.base["brier"]) for m, t in pairs], 0),
         }
     return factors
-
-
-def _domain_knowledge(cfg: RunConfig, row: TeacherEvidence, on_tasks: Any) -> Any:
-    """Knowledge of the domain's answers and of its text, each as much as the loss counts it."""
-    shares = [core.skill(a, b) for a, b in zip(row.domain_nll, row.untrained_nll)]
-    weight = cfg.distill.loss_weights
-    if not shares or not weight.text:
-        return on_tasks
-    return (weight.task * on_tasks + weight.text * np.mean(shares)) / (weight.task + weight.text)
 
 
 def _failures(
@@ -263,16 +259,16 @@ def next_wave(
     race = cfg.probe.race
     if race is None or len(evidence.teachers) < 2:
         return []
-    looks = max(1, race.max_seeds - len(cfg.probe.seeds) + 1)
-    state = race_state(cfg, evidence, race.progress, race.confidence, looks)
+    num_looks = max(1, race.max_seeds - len(cfg.probe.seeds) + 1)
+    state = race_state(cfg, evidence, race.progress, race.confidence, num_looks)
     return next_seeds(state.candidates, seeds, race.max_seeds)
 
 
 def race_state(
-    cfg: RunConfig, evidence: Evidence, progress: float, confidence: float, looks: int = 1
+    cfg: RunConfig, evidence: Evidence, progress: float, confidence: float, num_looks: int = 1
 ) -> Race:
     """Who may still be the best at some progress of the student."""
     early, late = (core.weights(end.model_dump()) for end in (cfg.rank.early, cfg.rank.late))
     weight = core.weights_at(early, late, progress)
     scores = {n: core.sum_of(evidence.draws.factors[n], weight) for n in evidence.teachers}
-    return decide(scores, confidence=confidence, num_looks=looks)
+    return decide(scores, confidence=confidence, num_looks=num_looks)

@@ -25,7 +25,7 @@ from distill_ray.engine.build import build_session
 from distill_ray.engine.inference.loglikelihood import option_scores
 from distill_ray.engine.job import TrainingSpec
 from distill_ray.engine.loop import distill
-from distill_ray.engine.session import Session, Teaching
+from distill_ray.engine.session import Session
 from distill_ray.engine.validation import validate
 from distill_ray.runtime.artifacts import Building
 from distill_ray.runtime.autoscaler import has_autoscaler
@@ -88,7 +88,7 @@ def run_trials(
     run.storage.delete(state)
     at_once = run.cfg.probe.max_concurrent_trials or _most_at_once(run.cfg.cluster, len(trials))
     each, nodes = worker_resources(run.cfg.cluster), teacher_nodes(run.cfg.cluster)
-    with event_queue(run.progress) as box, waiting_for_nodes(run.progress, stage, each):
+    with event_queue(run.progress) as events, waiting_for_nodes(run.progress, stage, each):
         resources = tune.PlacementGroupFactory(
             [each], **({"bundle_label_selector": [nodes]} if nodes else {})
         )
@@ -97,7 +97,7 @@ def run_trials(
             stage=stage,
             trials=list(trials),
             questions=EvalQuestions(list(questions), at_end),
-            box=box,
+            events=events,
             device=worker_device(run.cfg.cluster),
         )
         tuner = tune.Tuner(
@@ -120,7 +120,11 @@ def run_trials(
         if (cause := outside_cause(result.error)) is not None and not trial.artifact.is_complete():
             raise cause
         if not trial.artifact.is_complete() and trial.artifact.failure() is None:
-            trial.artifact.record_failure(_reason(result.error))
+            reason = "it ended without a result"
+            if result.error is not None:
+                lines = [line.strip() for line in str(result.error).splitlines() if line.strip()]
+                reason = lines[-1] if lines else type(result.error).__name__
+            trial.artifact.record_failure(reason)
     run.storage.delete(state)
 
 
@@ -137,22 +141,16 @@ def _most_at_once(cfg: ClusterConfig, trials: int) -> int:
     return max(1, int(min(free.get(k, 0) // each for k, each in worker_resources(cfg).items())))
 
 
-def _reason(error: BaseException | None) -> str:
-    if error is None:
-        return "it ended without a result"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
 def _trial(
     config: dict[str, int],
     *,
     stage: str,
     trials: Sequence[Trial],
     questions: EvalQuestions,
-    box: Any,
+    events: Any,
     device: str,
 ) -> None:
+    """Run one trial in a Tune worker; its failure is recorded, unless the cause lies outside."""
     trial = trials[config["number"]]
     name = trial.training_spec.name
     try:
@@ -167,13 +165,14 @@ def _trial(
         removed, gain = result.kl_removed, result.gain
         text = f"{name}: {removed:.0%} of the KL removed, task gain {gain:.3f} nats"
         reported = {"kl_removed": removed, "gain": gain}
-    box.push.remote(
+    events.push.remote(
         Event("progress", stage, text, completed=config["number"] + 1, total=len(trials))
     )
     tune.report(reported)
 
 
 def _fill(trial: Trial, questions: EvalQuestions, device: str) -> TrialOutcome:
+    """Train a trial's student and write its artifact."""
     data = local_data(trial.training_spec.data, trial.shards)
     training_spec = replace(trial.training_spec.with_refs(local_ref), data=data)
     with trial.artifact.building() as building:
@@ -185,12 +184,23 @@ def _fill(trial: Trial, questions: EvalQuestions, device: str) -> TrialOutcome:
             read = {name: StreamRead(**counts) for name, counts in streams}
             result = result.model_copy(update={"streams": read})
         result.write(building, OUTCOME)
-        _save(session, trial, questions, building)
+        if trial.save.answers:
+            arrays = {
+                f"{split}/{task}": scores.astype(np.float32)
+                for split, questions_of_split in questions.at_end.items()
+                for task, scores in _options(session, questions_of_split).items()
+            }
+            file = io.BytesIO()
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+            building.storage.write_bytes(ANSWERS, file.getvalue())
+        if trial.save.weights:
+            with building.storage.folder(WEIGHTS) as folder:
+                checkpoint.export(session, folder)
         building.counts |= {
             "steps": session.step,
             "tokens": session.step * _tokens_a_step(training_spec),
+            "skipped_steps": session.skipped.total,
         }
-        building.counts |= {"skipped_steps": session.skipped.total}
     return result
 
 
@@ -200,7 +210,7 @@ def _train(
     training_spec: TrainingSpec,
     building: Building,
 ) -> TrialOutcome:
-    """Train to the end; the outcome, from the metrics at every checkpoint."""
+    """Train to the end, and compute the outcome from the metrics at every checkpoint."""
     started = time.monotonic()
     before = StudentMetrics(validation=validate(session), **_answer_metrics(session, questions))
     points, measuring_s = [], time.monotonic() - started
@@ -221,34 +231,14 @@ def _train(
         options = _options(session, questions)
         rows = {task: scores.tolist() for task, scores in options.items()}
         return result.model_copy(update={"options": rows})
-    return result.model_copy(update={"schedule": _schedule(session.teaching)})
+    teacher, checkpoint_index = session.teaching.state.checkpoint
+    log = [TrialSwitch(**asdict(e), changes=e.changes) for e in session.teaching.log]
+    schedule = TrialSchedule(teacher=teacher, checkpoint_index=checkpoint_index, log=log)
+    return result.model_copy(update={"schedule": schedule})
 
 
 def _tokens_a_step(training_spec: TrainingSpec) -> int:
     return training_spec.training.global_batch_size * training_spec.data.sequence_length
-
-
-def _schedule(teaching: Teaching) -> TrialSchedule:
-    """Who taught at the end, and the log of switches."""
-    teacher, checkpoint_index = teaching.state.checkpoint
-    log = [TrialSwitch(**asdict(entry), changes=entry.changes) for entry in teaching.log]
-    return TrialSchedule(teacher=teacher, checkpoint_index=checkpoint_index, log=log)
-
-
-def _save(session: Session, trial: Trial, questions: EvalQuestions, building: Building) -> None:
-    """Write the trained student's answers and weights, where the trial stores them."""
-    if trial.save.answers:
-        arrays = {
-            f"{split}/{task}": scores.astype(np.float32)
-            for split, questions_of_split in questions.at_end.items()
-            for task, scores in _options(session, questions_of_split).items()
-        }
-        file = io.BytesIO()
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        building.storage.write_bytes(ANSWERS, file.getvalue())
-    if trial.save.weights:
-        with building.storage.folder(WEIGHTS) as folder:
-            checkpoint.export(session, folder)
 
 
 class _AnswerMetrics(TypedDict):
