@@ -31,20 +31,19 @@ def adapt(run: Run, shards: ShardSet) -> TeacherSet:
 
         with run.stage("adapt"):
             train(run, [*training_jobs.values()])
-    raw = {name: _raw(shards, model) for name, model in _models(run).items()}
+    student, last = _base_model(shards, cfg.student.model), phases[STUDENT][-1:]
     return TeacherSet(
-        student=_student(raw[STUDENT], phases[STUDENT]),
-        teachers={t.name: _teacher(t, raw[t.name], phases[t.name]) for t in cfg.teachers},
+        student=Weights(last[0].best_ref(), last[0].artifact.fingerprint) if last else student,
+        teachers={
+            t.name: _teacher(t, _base_model(shards, t.model), phases[t.name]) for t in cfg.teachers
+        },
         curves={t.name: [job.curve() for job in phases[t.name]] for t in cfg.teachers},
         artifacts=[job.artifact for job in training_jobs.values()],
     )
 
 
-def _models(run: Run) -> dict[str, ModelSource]:
-    return {STUDENT: run.cfg.student.model, **{t.name: t.model for t in run.cfg.teachers}}
-
-
-def _raw(shards: ShardSet, source: ModelSource) -> Weights:
+def _base_model(shards: ShardSet, source: ModelSource) -> Weights:
+    """A model before any recipe."""
     ref = ModelRef.of(source, shards.counts.tokenizer.model_dump())
     return Weights(ref, fingerprint(source_identity(source)))
 
@@ -53,66 +52,48 @@ def _phases(
     run: Run, shards: ShardSet, model: str, source: ModelSource, recipes: Sequence[str]
 ) -> list[TrainingJob]:
     """One job for each recipe; two models that begin alike share those artifacts."""
-    ref = _raw(shards, source).ref
+    cfg, ref = run.cfg, _base_model(shards, source).ref
     made_from: Mapping[str, object] = source_identity(source)
     training_jobs = []
     for name in recipes:
-        training_job = _training_job(run, shards, model, name, ref, made_from)
-        ref = training_job.best_ref()
-        made_from = {"phase": training_job.artifact.fingerprint}
+        recipe = cfg.adapt.recipes[name]
+        identity = {
+            "version": VERSION,
+            "model": made_from,
+            "shard": shards.artifact.fingerprint,
+            "recipe": recipe,
+            "num_validation_rows": cfg.adapt.num_validation_rows,
+            "seed": cfg.seed,
+        }
+        training_job = TrainingJob(
+            stage="adapt",
+            spec=TrainingSpec(
+                name=f"{model}, {name}",
+                student=ref,
+                training=recipe,
+                data=data_spec(shards, cfg.seed, cfg.adapt.num_validation_rows),
+                lora=recipe.lora if recipe.method == "lora" else None,
+                num_checkpoints=recipe.num_checkpoints,
+                patience=recipe.early_stopping_patience,
+            ),
+            artifact=run.artifact("adapt", name, identity),
+            shards=shards.artifact,
+            save_steps=cfg.adapt.save_steps,
+        )
         training_jobs.append(training_job)
+        ref, made_from = training_job.best_ref(), {"phase": training_job.artifact.fingerprint}
     return training_jobs
 
 
-def _training_job(
-    run: Run,
-    shards: ShardSet,
-    model: str,
-    name: str,
-    ref: ModelRef,
-    made_from: Mapping[str, object],
-) -> TrainingJob:
-    cfg, recipe = run.cfg, run.cfg.adapt.recipes[name]
-    identity = {
-        "version": VERSION,
-        "model": made_from,
-        "shard": shards.artifact.fingerprint,
-        "recipe": recipe,
-        "num_validation_rows": cfg.adapt.num_validation_rows,
-        "seed": cfg.seed,
-    }
-    training_spec = TrainingSpec(
-        name=f"{model}, {name}",
-        student=ref,
-        training=recipe,
-        data=data_spec(shards, cfg.seed, cfg.adapt.num_validation_rows),
-        lora=recipe.lora if recipe.method == "lora" else None,
-        num_checkpoints=recipe.num_checkpoints,
-        patience=recipe.early_stopping_patience,
-    )
-    return TrainingJob(
-        stage="adapt",
-        spec=training_spec,
-        artifact=run.artifact("adapt", name, identity),
-        shards=shards.artifact,
-        save_steps=cfg.adapt.save_steps,
-    )
-
-
-def _student(raw: Weights, phases: Sequence[TrainingJob]) -> Weights:
+def _teacher(cfg: TeacherConfig, base_model: Weights, phases: Sequence[TrainingJob]) -> Teacher:
+    """A teacher with the checkpoints of its last recipe, or with its base model alone."""
     if not phases:
-        return raw
-    return Weights(phases[-1].best_ref(), phases[-1].artifact.fingerprint)
-
-
-def _teacher(cfg: TeacherConfig, raw: Weights, phases: Sequence[TrainingJob]) -> Teacher:
-    if not phases:
-        return Teacher(cfg.name, raw, [raw.ref], [None], 0, raw.fingerprint)
+        return Teacher(cfg.name, base_model, [base_model.ref], [None], 0, base_model.fingerprint)
     last = phases[-1]
     losses = last.checkpoint_losses()
     best = min(range(len(losses)), key=lambda i: losses[i])
     if cfg.checkpoint is not None:  # Training may have stopped before it.
         best = min(cfg.checkpoint, len(losses)) - 1
     return Teacher(
-        cfg.name, raw, last.checkpoint_refs(), [*losses], best, last.artifact.fingerprint
+        cfg.name, base_model, last.checkpoint_refs(), [*losses], best, last.artifact.fingerprint
     )

@@ -61,6 +61,13 @@ def _row(
     run: Run, shards: ShardSet, scored: ScoringResult, name: str, fits: Mapping[str, float]
 ) -> AuditedModel:
     """A model's metrics on text, tasks and shifted sets."""
+    teacher = None if name == INITIAL else run.cfg.teacher(name)
+    if teacher is None:
+        tokenizer = shards.tokenizer()
+    elif teacher.tokenizer is None and teacher.model.init is not None:
+        tokenizer = None  # A model of random weights has none of its own.
+    else:
+        tokenizer = tokenizer_of(teacher.tokenizer or teacher.model)
     model, cfg = scored.scores[name], run.cfg.audit
     options = MetricOptions(cfg.num_bins, cfg.num_bootstrap, cfg.confidence)
     tasks = [task.name for task in run.cfg.tasks]
@@ -78,7 +85,7 @@ def _row(
         size_ratio=model.parameters / scored.scores[INITIAL].parameters,
         capacity=model.capacity,
         vocabulary_fit=fits.get(name, 1.0),
-        chat_template=_has_template(run, shards, name),
+        chat_template=None if tokenizer is None else tokenizer.chat_template is not None,
         text=model.text,
         text_nll=text_nll(model, {c.name: c.kind for c in run.cfg.corpora.sources}, options),
         full_ece=model.full_ece,
@@ -87,13 +94,3 @@ def _row(
         shifted={name: row for name, row in sets.items() if name not in tasks},
         drops={n: drop(model, task, n, options) for n, task in pairs.items() if task in sets},
     )
-
-
-def _has_template(run: Run, shards: ShardSet, name: str) -> bool | None:
-    """Whether a model's own tokenizer has a chat template; None where it has no tokenizer."""
-    if name == INITIAL:
-        return shards.tokenizer().chat_template is not None
-    teacher = run.cfg.teacher(name)
-    if teacher.tokenizer is None and teacher.model.init is not None:
-        return None
-    return tokenizer_of(teacher.tokenizer or teacher.model).chat_template is not None

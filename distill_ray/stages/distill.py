@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 
 from distill_ray.config.fingerprint import identity as config_identity
 from distill_ray.config.schedule import scheduling
-from distill_ray.config.training import DistillConfig
 from distill_ray.core.plugins import own_functions
-from distill_ray.engine.job import TeachingSpec, TrainingSpec
+from distill_ray.engine.job import TrainingSpec
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.data_spec import data_spec
 from distill_ray.stages.results.ranking import Ranking
@@ -26,88 +25,77 @@ VERSION = 3
 
 def distill(run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Ranking) -> Students:
     """Train both, or find them trained: in one group of workers, unless one needs the other."""
-    control = _control(run, shards, teachers)
-    distilled = _distilled(run, shards, teachers, ranking, control)
+    cfg, training = run.cfg.distill, control_config(run)
+    data = data_spec(shards, run.cfg.seed, cfg.num_validation_rows)
+    identity = {
+        "version": VERSION,
+        "student": teachers.student.fingerprint,
+        "shard": shards.artifact.fingerprint,
+        "seed": run.cfg.seed,
+        "distill": config_identity(training, has_teacher=False),
+    }
+    control = TrainingJob(
+        stage="distill",
+        spec=TrainingSpec(
+            name="control",
+            student=teachers.student.ref,
+            training=training,
+            data=data,
+            on_switch=on_switch_of(training, data.sequence_length),
+            lora=cfg.lora,
+            num_checkpoints=cfg.num_checkpoints,
+            eval_steps=cfg.eval_steps,
+        ),
+        artifact=run.artifact("distill", "control", identity),
+        shards=shards.artifact,
+        save_steps=cfg.save_steps,
+        serving=cfg.serving,
+    )
+    distilled = _with_teachers(run, control, teachers, ranking)
     if distilled.artifact.is_complete() and control.artifact.is_complete():
         run.reused("distill")
     else:
+        from distill_ray.stages.training.run import train
+
         with run.stage("distill"):
-            _train(run, teachers, distilled, control)
+            job = distilled
+            if is_weighted(job):
+                if not control.artifact.is_complete():
+                    train(run, [control])
+                job = with_frozen_student(run, job, control)
+            train(run, [with_targets(run, job, teachers.fingerprints()), control])
     return Students(Student(distilled), Student(control))
 
 
-def _train(run: Run, teachers: TeacherSet, distilled: TrainingJob, control: TrainingJob) -> None:
-    from distill_ray.stages.training.run import train
-
-    if is_weighted(distilled):
-        if not control.artifact.is_complete():
-            train(run, [control])
-        distilled = with_frozen_student(run, distilled, control)
-    train(run, [with_targets(run, distilled, teachers.fingerprints()), control])
-
-
-def _distilled(
-    run: Run, shards: ShardSet, teachers: TeacherSet, ranking: Ranking, control: TrainingJob
+def _with_teachers(
+    run: Run, control: TrainingJob, teachers: TeacherSet, ranking: Ranking
 ) -> TrainingJob:
+    """The distillation: the control's training, with teachers and on all rows."""
     cfg = run.cfg.distill
-    together = ensemble_of(run.cfg, ranking)
-    teaching = teaching_of(cfg, teachers, ranking, first_of(cfg, ranking), together)
+    ensemble = ensemble_of(run.cfg, ranking)
+    teaching = teaching_of(cfg, teachers, ranking, first_of(cfg, ranking), ensemble)
     own = [cfg.objective.divergence, cfg.objective.weighting, scheduling(cfg.schedule)[0]]
-    own += [] if together is None else [together.strategy]
-    identity: dict[str, object] = {
+    own += [] if ensemble is None else [ensemble.strategy]
+    identity = {
+        **control.artifact.identity,
         "teachers": teachers.fingerprints(),
         "checkpoints": {
-            n: [r.temperature for r in rungs] for n, rungs in teaching.checkpoints.items()
+            name: [ref.temperature for ref in refs] for name, refs in teaching.checkpoints.items()
         },
         "first_teacher": teaching.first_teacher,
         "ranking": teaching.ranking,
-        "together": together,
+        "together": ensemble,
         "distill": config_identity(cfg),
         **own_functions(*own),
     }
     if cfg.objective.weighting is not None:
         identity["frozen_student"] = [control.artifact.fingerprint, cfg.select_checkpoint]
-    return _training_job(run, shards, teachers, "student", identity, cfg, teaching)
-
-
-def _control(run: Run, shards: ShardSet, teachers: TeacherSet) -> TrainingJob:
-    training = control_config(run)
-    identity = {"distill": config_identity(training, has_teacher=False)}
-    return _training_job(run, shards, teachers, "control", identity, training, None)
-
-
-def _training_job(
-    run: Run,
-    shards: ShardSet,
-    teachers: TeacherSet,
-    name: str,
-    extra: Mapping[str, object],
-    training: DistillConfig,
-    teaching: TeachingSpec | None,
-) -> TrainingJob:
-    cfg = run.cfg
-    data = data_spec(shards, cfg.seed, cfg.distill.num_validation_rows)
-    training_spec = TrainingSpec(
-        name=name,
-        student=teachers.student.ref,
-        training=training,
-        data=data,
-        objective=cfg.distill.objective if teaching else None,
+    spec = replace(
+        control.spec,
+        name="student",
+        training=cfg,
+        objective=cfg.objective,
         teaching=teaching,
-        on_switch=on_switch_of(training, data.sequence_length),
-        lora=cfg.distill.lora,
-        num_checkpoints=cfg.distill.num_checkpoints,
-        eval_steps=cfg.distill.eval_steps,
+        on_switch=on_switch_of(cfg, control.spec.data.sequence_length),
     )
-    identity = {
-        "version": VERSION,
-        "student": teachers.student.fingerprint,
-        "shard": shards.artifact.fingerprint,
-        "seed": cfg.seed,
-        **extra,
-    }
-    artifact = run.artifact("distill", name, identity)
-    serving = cfg.distill.serving
-    return TrainingJob(
-        "distill", training_spec, artifact, shards.artifact, cfg.distill.save_steps, serving
-    )
+    return replace(control, spec=spec, artifact=run.artifact("distill", "student", identity))

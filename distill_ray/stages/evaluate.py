@@ -33,14 +33,30 @@ from distill_ray.stages.scoring.metrics import right_and_nll, task_metrics
 from distill_ray.stages.scoring.run import score_models
 
 VERSION = 3
+Floats = NDArray[np.float64]
+NUM_GAPS = 3
+"""Questions that are shown of each side."""
 
 
 def evaluate(run: Run, shards: ShardSet, teachers: TeacherSet, students: Students) -> Scores:
     """Score the student, its initial state, the control and every teacher."""
     cfg = run.cfg.evaluate
     last = students.distilled.teacher
-    subjects = _subjects(run, shards, teachers, students, last)
-    scoring = score_models(run, shards, "evaluate", "test", subjects, cfg.num_text_rows)
+    # KL to the last teacher's best checkpoint is measured for the three students.
+    best = teachers.teachers[last].serving
+    models = [
+        replace(model, teacher=best.ref, teacher_fingerprint=best.fingerprint)
+        for model in (
+            ModelToScore(STUDENT, students.distilled.ref, students.distilled.fingerprint),
+            ModelToScore(CONTROL, students.control.ref, students.control.fingerprint),
+            initial(teachers),
+        )
+    ]
+    models += [
+        ModelToScore(t.name, t.serving.ref, t.serving.fingerprint)
+        for t in teachers.teachers.values()
+    ]
+    scoring = score_models(run, shards, "evaluate", "test", models, cfg.num_text_rows)
     scoring.require(STUDENT, CONTROL, INITIAL)
     for name, reason in scoring.failed.items():
         run.note("evaluate", f"{name} is left out: {reason}")
@@ -62,34 +78,14 @@ def evaluate(run: Run, shards: ShardSet, teachers: TeacherSet, students: Student
                     row for name in scored if name != STUDENT for row in _compare(run, scored, name)
                 ],
                 teacher=last,
-                largest_gaps=_largest_gaps(shards, scored, last),
+                largest_gaps=_gaps_by_set(shards, scored, last),
             ).write(building, SCORES)
             building.counts |= {"models": len(rows)}
     return Scores(artifact)
 
 
-def _subjects(
-    run: Run, shards: ShardSet, teachers: TeacherSet, students: Students, last: str
-) -> list[ModelToScore]:
-    """KL to the last teacher's best checkpoint is measured for the three students."""
-    teacher = teachers.teachers[last]
-    best = teacher.serving
-
-    def pupil(subject: ModelToScore) -> ModelToScore:
-        return replace(subject, teacher=best.ref, teacher_fingerprint=best.fingerprint)
-
-    models = {STUDENT: students.distilled, CONTROL: students.control}
-    trained = [
-        ModelToScore(name, student.ref, student.fingerprint) for name, student in models.items()
-    ]
-    pupils = [pupil(subject) for subject in (*trained, initial(teachers))]
-    return pupils + [
-        ModelToScore(t.name, t.serving.ref, t.serving.fingerprint)
-        for t in teachers.teachers.values()
-    ]
-
-
 def _row(run: Run, model: ModelScores) -> TestedModel:
+    """A model's metrics on the test split."""
     cfg = run.cfg.evaluate
     return TestedModel(
         parameters=model.parameters,
@@ -132,7 +128,7 @@ def _compare(run: Run, scored: Mapping[str, ModelScores], model: str) -> list[Co
     return rows
 
 
-def _largest_gaps(
+def _gaps_by_set(
     shards: ShardSet, scored: Mapping[str, ModelScores], teacher: str
 ) -> dict[str, LargestGaps]:
     """Question set → the largest gaps to the teacher that taught last."""
@@ -151,12 +147,6 @@ def _largest_gaps(
     }
 
 
-Floats = NDArray[np.float64]
-
-NUM_GAPS = 3
-"""Questions that are shown of each side."""
-
-
 def largest_gaps(
     questions: Questions, texts: Mapping[str, str], student: Floats, teacher: Floats
 ) -> LargestGaps:
@@ -169,7 +159,7 @@ def largest_gaps(
         teacher: [n] the teacher's.
     """
     lead = teacher - student
-    order = np.argsort(-lead, kind="stable")
+    by_lead = np.argsort(-lead, kind="stable")
 
     def row(i: int) -> GapQuestion:
         return GapQuestion(
@@ -181,6 +171,6 @@ def largest_gaps(
         )
 
     return LargestGaps(
-        student=[row(int(i)) for i in order[:NUM_GAPS] if lead[i] > 0],
-        teacher=[row(int(i)) for i in order[::-1][:NUM_GAPS] if lead[i] < 0],
+        student=[row(int(i)) for i in by_lead[:NUM_GAPS] if lead[i] > 0],
+        teacher=[row(int(i)) for i in by_lead[::-1][:NUM_GAPS] if lead[i] < 0],
     )

@@ -103,6 +103,7 @@ def _control_spec(run: Run, num_probes: int) -> TrialSpec:
 
 
 def _spec(run: Run, training: ProbeConfig, seed: int, identity: Identity) -> TrialSpec:
+    """What all probes have in common."""
     return TrialSpec(
         kind="probe",
         training=training,

@@ -39,25 +39,22 @@ def rank(run: Run, audited: AuditTable, probed: ProbeTable) -> Ranking:
         with run.stage("rank"), artifact.building() as building:
             record, draws = _ranking(run.cfg, audited, probed)
             record.write(building, RANKING)
-            building.storage.write_bytes(DRAWS, _packed(draws))
+            arrays = {
+                # [factors, D]
+                f"teacher:{n}": np.stack([row[f] for f in core.FACTORS]).astype(np.float32)
+                for n, row in draws.factors.items()
+            }
+            file = io.BytesIO()
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+            building.storage.write_bytes(DRAWS, file.getvalue())
             building.counts |= {s: rows[0].teacher for s, rows in record.leaderboard.items()}
     return Ranking(artifact)
-
-
-def _packed(draws: core.Draws) -> bytes:
-    """`teacher:<name>` → [factors, D]."""
-    arrays = {
-        f"teacher:{n}": np.stack([row[f] for f in core.FACTORS]).astype(np.float32)
-        for n, row in draws.factors.items()
-    }
-    file = io.BytesIO()
-    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    return file.getvalue()
 
 
 def _ranking(
     cfg: RunConfig, audited: AuditTable, probed: ProbeTable
 ) -> tuple[RankingRecord, core.Draws]:
+    """The ranking, and the draws of the factors that its intervals come from."""
     evidence = gather(cfg, audited, probed)
     if not evidence.teachers:
         problems = [Problem(f"teachers.{n}", f"{why}.") for n, why in evidence.failed.items()]
