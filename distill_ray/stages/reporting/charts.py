@@ -39,7 +39,7 @@ def colours(teachers: Iterable[str]) -> dict[str, str]:
     return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(teachers)} | FIXED
 
 
-def finished(figure: Any, height: int) -> str:
+def figure_html(figure: Any, height: int) -> str:
     """The figure as a fragment; text colours come from the page's style sheet."""
     legend = any(trace.showlegend is not False for trace in figure.data) and len(figure.data) > 1
     figure.update_layout(
@@ -67,7 +67,7 @@ def _panels(figures: Mapping[str, go.Figure], height: int) -> str:
     """Figures side by side where the page is wide enough, below each other where not."""
     for title, figure in figures.items():
         figure.update_layout(title={"text": title, "font": {"size": 14}, "x": 0.5, "y": 0.98})
-    parts = [f"<div>{finished(figure, height)}</div>" for figure in figures.values()]
+    parts = [f"<div>{figure_html(figure, height)}</div>" for figure in figures.values()]
     return f'<div class="panels">{"".join(parts)}</div>'
 
 
@@ -137,7 +137,7 @@ def leaderboard(places: Mapping[str, Sequence[LeaderboardEntry]], colour: Mappin
         )
     figure.update_xaxes(tickvals=list(range(len(stages))), ticktext=stages, title="stage")
     figure.update_yaxes(title="stage-weighted score")
-    return finished(figure, 380)
+    return figure_html(figure, 380)
 
 
 def factors(table: Mapping[str, Mapping[str, float]], colour: Mapping[str, str]) -> str:
@@ -153,7 +153,7 @@ def factors(table: Mapping[str, Mapping[str, float]], colour: Mapping[str, str])
         )
     figure.update_layout(barmode="group", bargroupgap=0.08)
     figure.update_yaxes(title="factor", range=[0, 1.02])
-    return finished(figure, 320)
+    return figure_html(figure, 320)
 
 
 def reliability(tables: Mapping[str, Mapping[str, TaskMetrics]], colour: Mapping[str, str]) -> str:
@@ -282,7 +282,7 @@ def adaptation(
         )
     figure.update_xaxes(title="tokens of adaptation", rangemode="tozero")
     figure.update_yaxes(title="validation loss, nats per token", **LOG)
-    return finished(figure, 380)
+    return figure_html(figure, 380)
 
 
 def times(wall_s: Mapping[str, float]) -> str:
@@ -297,4 +297,4 @@ def times(wall_s: Mapping[str, float]) -> str:
     )
     figure.update_xaxes(title="seconds of work, workers of one stage added up")
     figure.update_yaxes(autorange="reversed", automargin=True)
-    return finished(figure, 300)
+    return figure_html(figure, 300)

@@ -240,7 +240,7 @@ def _ranking(facts: Facts) -> Section:
             "questions, alike for all teachers. The deciding "
             "factor is the one that separates a teacher most from the best other one.",
             *(f"At the {stage} stage: {call}." for stage, call in ranking.verdicts.items()),
-            *selection.out_of_the_race(ranking, facts.inputs.probed.failed),
+            *selection.excluded_teachers(ranking, facts.inputs.probed.failed),
         ],
         [
             tables.leaderboard(ranking),

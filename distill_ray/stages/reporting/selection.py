@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from distill_ray.core.memory import GIB
@@ -40,7 +40,7 @@ def gains(gains_by_teacher: Mapping[str, AdaptationGain]) -> Table:
     return Table("What adaptation gained", columns, rows, note)
 
 
-def out_of_the_race(ranking: Ranking, failed: Sequence[FailedTrial]) -> list[str]:
+def excluded_teachers(ranking: Ranking, failed: Sequence[FailedTrial]) -> list[str]:
     """Sentences on who can't serve, who isn't ranked and which probes failed."""
     lines = [f"{n} can't serve: {'; '.join(why)}." for n, why in ranking.ineligible.items()]
     if ranking.ineligible and len(ranking.ineligible) == len(ranking.factors):
@@ -63,8 +63,8 @@ def answers(table: Mapping[str, AuditedModel]) -> Table:
             percent_interval(row.accuracy),
             percent_interval(row.accuracy_by_length),
             percent_interval(row.accuracy_by_prior),
-            _maybe(row.exact_match, percent_interval),
-            _maybe(row.valid, percent_interval),
+            _or_dash(row.exact_match, percent_interval),
+            _or_dash(row.valid, percent_interval),
         ]
         for name, model, row in _by_set(table)
     ]
@@ -90,10 +90,10 @@ def calibrations(table: Mapping[str, AuditedModel]) -> Table:
             number(row.adaptive_ece_floor),
             number(row.classwise_ece.value),
             number(row.classwise_ece_floor),
-            _maybe(row.auroc, interval),
+            _or_dash(row.auroc, interval),
             number(table[model].temperature, 2),
-            _maybe(row.scaled, lambda scaled: interval(scaled.ece)),
-            _maybe(row.scaled, lambda scaled: number(scaled.nll.value)),
+            _or_dash(row.scaled, lambda scaled: interval(scaled.ece)),
+            _or_dash(row.scaled, lambda scaled: number(scaled.nll.value)),
         ]
         for name, model, row in _by_set(table)
     ]
@@ -162,5 +162,5 @@ def _by_set(table: Mapping[str, AuditedModel]) -> list[tuple[str, str, AuditedMe
     return [(n, m, sets[m][n]) for n in names for m in table if n in sets[m]]
 
 
-def _maybe(value: Any, shown: Any) -> str:
-    return "–" if value is None else str(shown(value))
+def _or_dash(value: Any, form: Callable[[Any], str]) -> str:
+    return "–" if value is None else form(value)

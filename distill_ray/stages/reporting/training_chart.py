@@ -7,7 +7,7 @@ from typing import Any
 
 from plotly.subplots import make_subplots
 
-from distill_ray.stages.reporting.charts import CLEAR, FAINT, FIXED, LOG, finished
+from distill_ray.stages.reporting.charts import CLEAR, FAINT, FIXED, LOG, figure_html
 from distill_ray.stages.results.curve import Curve, HistoryRow, SwitchEntry
 from distill_ray.stages.results.report_page import Turn
 
@@ -72,7 +72,7 @@ def training(
             row=1,
             col=1,
         )
-    return finished(figure, 1240 if weighted else 1060)
+    return figure_html(figure, 1240 if weighted else 1060)
 
 
 def _line(

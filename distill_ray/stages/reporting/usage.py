@@ -22,10 +22,11 @@ def usage(
         tokenizer: the student's.
         folder: where the code finds the student.
     """
-    worded = make_prompt_format(tokenizer, chat=task.chat, system=task.system)
-    options = option_ids(answers, worded)
+    prompt_format = make_prompt_format(tokenizer, chat=task.chat, system=task.system)
+    options = option_ids(answers, prompt_format)
     code = {"folder": repr(folder), "prompt": repr(task.prompt), "chat": task.chat}
-    if isinstance(worded, Chat):
+    if isinstance(prompt_format, Chat):
+        prefix = prompt_format.generation_prefix
         system = {"system": repr(task.system)} if task.system is not None else {}
         by_role = {**system, "user": "prompt"}
         turns = [f'{{"role": "{role}", "content": {text}}}' for role, text in by_role.items()]
@@ -33,10 +34,10 @@ def usage(
         return {
             **code,
             "turns": f"[{', '.join(turns)}]",
-            "lead": f" + {worded.generation_prefix!r}" if worded.generation_prefix else "",
+            "lead": f" + {prefix!r}" if prefix else "",
             "answers": repr(dict(zip(answers, options))),
         }
-    start, end = start_ids(tokenizer), worded.answer("").end
+    start, end = start_ids(tokenizer), prompt_format.answer("").end
     ended = any(option[-1:] == [end] for option in options)
     return {
         **code,
