@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distill_ray.data.grouping import grouped
 from distill_ray.data.mixing import Mixing, streams_at
-from distill_ray.data.order import positions_of, rows_at
+from distill_ray.data.order import BatchLayout, rows_at
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,9 @@ class Rows:
 
 
 def _without_padding(position_ids: Any, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[rows] tokens before the padding, which begins where positions restart behind a row's last
-    sample.
+    """Count each row's tokens before the padding, [rows].
+
+    Padding begins where positions restart behind a row's last sample.
 
     Args:
         position_ids: an Arrow array of lists, one a row.
@@ -145,7 +146,7 @@ def collate(
 
 @dataclass(frozen=True)
 class Stream:
-    """One stream's rows and kind."""
+    """The rows of one stream, and whether they belong to a task."""
 
     rows: Rows
     is_task: bool
@@ -162,43 +163,31 @@ class MixedRows:
     """
 
     def __init__(
-        self,
-        streams: Mapping[str, Stream],
-        mixed: Mixing,
-        *,
-        global_batch_size: int,
-        micro_batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world: int = 1,
+        self, streams: Mapping[str, Stream], mixed: Mixing, layout: BatchLayout, *, seed: int
     ) -> None:
-        if global_batch_size % (world * micro_batch_size):
-            raise ValueError(
-                f"{global_batch_size} rows can't be cut into {world} x {micro_batch_size}"
-            )
-        self.num_micro = global_batch_size // (world * micro_batch_size)
+        self.num_micro = layout.num_micro
         self._names = list(mixed.names)
         self._streams = streams
-        self._layout = {
-            "rank": rank,
-            "world": world,
-            "global_batch_size": global_batch_size,
-            "micro_batch_size": micro_batch_size,
-        }
+        self._layout = layout
         lengths = {name: streams[name].rows.lengths for name in mixed.names}
         if len(np.unique(np.concatenate([*lengths.values()]))) > 1:
-            size = {"global_batch_size": global_batch_size, "micro_batch_size": micro_batch_size}
-            self._stream_at, self._row_at = grouped(lengths, mixed, seed=seed, **size)
+            self._stream_at, self._row_at = grouped(
+                lengths,
+                mixed,
+                global_batch_size=layout.global_batch_size,
+                micro_batch_size=layout.micro_batch_size,
+                seed=seed,
+            )
         else:
             several = mixed.by_tokens and len(mixed.names) > 1
             tokens = {n: streams[n].rows.tokens for n in mixed.names} if several else {}
-            self._stream_at = streams_at(mixed, global_batch_size, tokens, seed)
+            self._stream_at = streams_at(mixed, layout.global_batch_size, tokens, seed)
             counts = {name: len(row_lengths) for name, row_lengths in lengths.items()}
             self._row_at = rows_at(self._stream_at, counts, seed)
 
     def batch(self, step: int, micro: int) -> Batch:
         """This rank's micro-batch `micro` of step `step`."""
-        places = list(positions_of(step, micro, **self._layout))
+        places = list(self._layout.positions(step, micro))
         rows: list[dict[str, Any] | None] = [None] * len(places)
         kinds = [self._names[self._stream_at[p]] for p in places]
         for name in dict.fromkeys(kinds):
@@ -211,7 +200,7 @@ class MixedRows:
 
     def rows_of(self, steps: Sequence[int]) -> dict[str, NDArray[np.int64]]:
         """Stream → numbers of the rows that any rank reads in these steps, each once, ascending."""
-        size = self._layout["global_batch_size"]
+        size = self._layout.global_batch_size
         places = (np.asarray(steps)[:, None] * size + np.arange(size)).ravel()
         stream_at, row_at = self._stream_at[places], self._row_at[places]
         numbers = {name: row_at[stream_at == i] for i, name in enumerate(self._names)}
@@ -219,7 +208,7 @@ class MixedRows:
 
     def read(self, steps: int) -> dict[str, dict[str, int]]:
         """Stream → `rows` and `tokens` without padding, of all ranks in the first steps."""
-        places = slice(0, steps * self._layout["global_batch_size"])
+        places = slice(0, steps * self._layout.global_batch_size)
         stream_at, row_at = self._stream_at[places], self._row_at[places]
         counts = {}
         for i, name in enumerate(self._names):
@@ -237,9 +226,9 @@ def in_order(
     world: int = 1,
     limit: int | None = None,
 ) -> Iterator[Batch]:
-    """Every row of every stream once, shared out over the ranks; in order, or from short to long.
+    """Yield every row of every stream once, shared out over the ranks, from short to long.
 
-    With a limit at most so many rows of each stream, evenly spaced in that order.
+    With a limit, at most that many rows of each stream, evenly spaced in that order.
 
     Each rank yields the same number of batches of the same sizes, since a sharded model's forward
     pass is collective: where rows run out, a row without supervised tokens stands in.
@@ -253,18 +242,12 @@ def in_order(
         for start in range(0, share, batch_size):
             places = own[start : start + batch_size]
             rows = _dicts(stream.rows[[order[p] if p < len(order) else order[0] for p in places]])
-            shown = [row if p < len(order) else _unsupervised(row) for p, row in zip(places, rows)]
-            yield collate(shown, [stream.is_task] * len(shown), places)
+            for place, row in zip(places, rows):
+                if place >= len(order):
+                    nothing = [False] * len(row["input_ids"])
+                    row.update(label_mask=nothing, teacher_mask=nothing)
+            yield collate(rows, [stream.is_task] * len(rows), places)
 
 
 def _dicts(columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(columns, values)) for values in zip(*columns.values())]
-
-
-def _unsupervised(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row that fills a batch on ranks where rows ran out."""
-    return {
-        **row,
-        "label_mask": [False] * len(row["label_mask"]),
-        "teacher_mask": [False] * len(row["teacher_mask"]),
-    }

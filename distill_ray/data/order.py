@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,9 +41,33 @@ def rows_at(streams: NDArray[np.int64], rows: Mapping[str, int], seed: int) -> N
     return numbers
 
 
-def positions_of(
-    step: int, micro: int, *, rank: int, world: int, global_batch_size: int, micro_batch_size: int
-) -> range:
-    """Positions that one rank reads in one micro-batch of a step."""
-    start = step * global_batch_size + (micro * world + rank) * micro_batch_size
-    return range(start, start + micro_batch_size)
+@dataclass(frozen=True)
+class BatchLayout:
+    """How the rows of a step are cut into micro-batches over the ranks."""
+
+    global_batch_size: int
+    """Rows of a step, over all ranks."""
+    micro_batch_size: int
+    """Rows of a forward pass."""
+    rank: int = 0
+    world: int = 1
+    """Number of ranks."""
+
+    def __post_init__(self) -> None:
+        if self.global_batch_size % (self.world * self.micro_batch_size):
+            raise ValueError(
+                f"{self.global_batch_size} rows can't be cut into "
+                f"{self.world} x {self.micro_batch_size}"
+            )
+
+    @property
+    def num_micro(self) -> int:
+        """Micro-batches of a step on each rank."""
+        return self.global_batch_size // (self.world * self.micro_batch_size)
+
+    def positions(self, step: int, micro: int) -> range:
+        """Positions that this rank reads in one micro-batch of a step."""
+        start = (
+            step * self.global_batch_size + (micro * self.world + self.rank) * self.micro_batch_size
+        )
+        return range(start, start + self.micro_batch_size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,8 +16,9 @@ from distill_ray.core.schedule import Decide, ScheduleState, TeacherCheckpoints,
 from distill_ray.core.schedules import SCHEDULES
 from distill_ray.core.strategies import STRATEGIES
 from distill_ray.core.weighting import WEIGHTINGS
-from distill_ray.data.batches import Batch, MixedRows, Rows, Stream, in_order
+from distill_ray.data.batches import MixedRows, Rows, Stream, in_order
 from distill_ray.data.mixing import mixing_of
+from distill_ray.data.order import BatchLayout
 from distill_ray.engine import comm
 from distill_ray.engine.backends.base import Backend
 from distill_ray.engine.backends.optim import OptimSpec
@@ -46,7 +46,7 @@ from distill_ray.models.teachers import TeacherBank
 
 
 def load_streams(data: DataSpec, split: str, limit: int | None = None) -> dict[str, Stream]:
-    """Memory-mapped rows of every stream that has some in this split."""
+    """Open the memory-mapped rows of every stream that has some in this split."""
     streams = {}
     for name, kind in data.kinds.items():
         folder = data.folder / "packed" / name / split
@@ -65,16 +65,34 @@ def build_session(
 
     Args:
         spec: what to train.
-        device: where.
+        device: where the student trains, and where teachers compute that are loaded here.
         teacher: source of the teacher's output; by default it is loaded here.
-        frozen_student: where its outputs come from, as checkpoint 0 of `FROZEN_STUDENT`; left out,
-            it is loaded here if the job has one.
+        frozen_student: source of the frozen student's output, as checkpoint 0 of `FROZEN_STUDENT`;
+            by default it is loaded here, if the training has one.
     """
-    training, optim = spec.training, _optim(spec)
+    training = spec.training
+    optim = OptimSpec(
+        learning_rate=training.learning_rate,
+        steps=spec.steps,
+        warmup_ratio=training.warmup_ratio,
+        min_lr_ratio=training.min_lr_ratio,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+    )
     source = mixed_rows(spec)
+    matching = None
+    if spec.objective is not None and spec.teaching is not None:
+        teachers = {name: refs[-1] for name, refs in spec.teaching.checkpoints.items()}
+        matching = matching_of(spec.objective.match, spec.student, teachers, spec.data.seed)
     # The teacher loads first: DeepSpeed, once alive, could shard it.
-    matching = _matching(spec)
     teaching = _teaching(spec, device, teacher, matching)
+    held_out = partial(
+        in_order,
+        held_out_streams(spec),
+        batch_size=training.micro_batch_size,
+        rank=comm.rank(),
+        world=comm.world(),
+    )
     return Session(
         backend=_backend(spec, optim, source.num_micro, device, matching),
         source=source,
@@ -83,7 +101,7 @@ def build_session(
         optim=optim,
         teaching=teaching,
         frozen_student=_frozen_student(spec, device, frozen_student),
-        validation=Validation(_held_out(spec), spec.validation_due),
+        validation=Validation(held_out, spec.validation_due),
         stopping=None if spec.patience is None else Stopping(spec.checkpoint_steps, spec.patience),
         skipped=SkippedSteps(limit=training.max_skipped_steps),
         on_switch=spec.on_switch,
@@ -92,29 +110,13 @@ def build_session(
 
 
 def mixed_rows(spec: TrainingSpec) -> MixedRows:
-    """The run's training rows in order, as this rank's micro-batches."""
+    """Open the run's training rows in order, as this rank's micro-batches."""
     training = spec.training
-    return MixedRows(
-        load_streams(spec.data, "train"),
-        mixing_of(training, spec.steps),
-        global_batch_size=training.global_batch_size,
-        micro_batch_size=training.micro_batch_size,
-        seed=spec.data.seed,
-        rank=comm.rank(),
-        world=comm.world(),
+    layout = BatchLayout(
+        training.global_batch_size, training.micro_batch_size, comm.rank(), comm.world()
     )
-
-
-def _optim(spec: TrainingSpec) -> OptimSpec:
-    training = spec.training
-    return OptimSpec(
-        learning_rate=training.learning_rate,
-        steps=spec.steps,
-        warmup_ratio=training.warmup_ratio,
-        min_lr_ratio=training.min_lr_ratio,
-        weight_decay=training.weight_decay,
-        max_grad_norm=training.max_grad_norm,
-    )
+    streams = load_streams(spec.data, "train")
+    return MixedRows(streams, mixing_of(training, spec.steps), layout, seed=spec.data.seed)
 
 
 def _objective(spec: TrainingSpec) -> Objective:
@@ -133,13 +135,6 @@ def _objective(spec: TrainingSpec) -> Objective:
         match={kind: settings.weight for kind, settings in kinds.items() if settings is not None},
         weighting=find(objective.weighting, WEIGHTINGS) if objective.weighting else None,
     )
-
-
-def _matching(spec: TrainingSpec) -> Matching | None:
-    if spec.objective is None or spec.teaching is None:
-        return None
-    teachers = {name: refs[-1] for name, refs in spec.teaching.checkpoints.items()}
-    return matching_of(spec.objective.match, spec.student, teachers, spec.data.seed)
 
 
 def _teaching(
@@ -182,7 +177,7 @@ def _frozen_student(
 def first_state(
     teaching: TeachingSpec, steps: int
 ) -> tuple[ScheduleState, TeacherCheckpoints, Decide]:
-    """The schedule's first state, the checkpoints, and the schedule function."""
+    """Give the schedule's first state, the checkpoints, and the schedule function."""
     counts = {name: len(refs) for name, refs in teaching.checkpoints.items()}
     if teaching.ensemble is not None:
         counts = {ENSEMBLE: max(counts.values())}
@@ -192,7 +187,7 @@ def first_state(
 
 
 def colocated(spec: TrainingSpec, device: torch.device, *, shard: bool = False) -> TeacherSource:
-    """The job's teachers in this process: one at a time, or all together.
+    """Serve the training's teachers in this process: one at a time, or all together.
 
     Args:
         spec, device, shard: as in `teacher_bank`.
@@ -210,7 +205,7 @@ def colocated(spec: TrainingSpec, device: torch.device, *, shard: bool = False) 
 
 
 def teacher_bank(spec: TrainingSpec, device: torch.device, *, shard: bool = False) -> TeacherBank:
-    """The job's teachers, loaded on demand.
+    """Make a bank of the training's teachers, which loads them on demand.
 
     Args:
         spec: a distillation.
@@ -231,7 +226,7 @@ def teacher_bank(spec: TrainingSpec, device: torch.device, *, shard: bool = Fals
 
 
 def execution(training: TrainingConfig) -> Execution:
-    """How the models of a training compute."""
+    """Say how the models of a training compute."""
     return Execution(training.precision, training.attn_implementation, training.torch_compile)
 
 
@@ -258,22 +253,20 @@ def _backend(
     student = Student(model, spec.data.vocabulary, matching)
     if plain:
         return PlainBackend(student, optim, device, autocast=training.precision == "bfloat16")
-    from distill_ray.engine.backends.deepspeed import DeepSpeedBackend
+    from distill_ray.engine.backends.deepspeed import DeepSpeedBackend, ZeroSpec
 
-    return DeepSpeedBackend(
-        student,
-        optim,
-        device,
-        zero_stage=training.zero_stage,
-        offload=training.offload,
-        precision=training.precision,
-        micro_batch_size=training.micro_batch_size,
-        num_micro=num_micro,
+    zero = ZeroSpec(
+        training.zero_stage,
+        training.precision,
+        training.micro_batch_size,
+        num_micro,
+        training.offload,
     )
+    return DeepSpeedBackend(student, optim, device, zero)
 
 
 def held_out_streams(spec: TrainingSpec) -> dict[str, Stream]:
-    """Validation rows of those streams that the training reads, and of their tasks."""
+    """Open the validation rows of the streams that the training reads, and of their tasks."""
     rows = load_streams(spec.data, "validation", spec.data.num_validation_rows)
     tasks = {name.partition(".")[0] for name in spec.training.streams if "." in name}
     return {
@@ -281,18 +274,3 @@ def held_out_streams(spec: TrainingSpec) -> dict[str, Stream]:
         for name, stream in rows.items()
         if name in spec.training.streams or name.partition(".")[0] in tasks
     }
-
-
-def _held_out(spec: TrainingSpec) -> Any:
-    streams = held_out_streams(spec)
-
-    def batches(rows: int | None = None) -> Iterable[Batch]:
-        return in_order(
-            streams,
-            batch_size=spec.training.micro_batch_size,
-            rank=comm.rank(),
-            world=comm.world(),
-            limit=rows,
-        )
-
-    return batches

@@ -28,11 +28,8 @@ def save(session: Session, folder: Path, *, job: str) -> None:
     # What dropout draws from next, on this rank.
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     torch.save({"cpu": torch.get_rng_state(), "cuda": cuda}, folder / f"random-{comm.rank()}.pt")
-    if comm.rank() == 0:
-        (folder / STATE).write_text(json.dumps(_state(session, job)))
-
-
-def _state(session: Session, job: str) -> dict[str, Any]:
+    if comm.rank() != 0:
+        return
     state: dict[str, Any] = {
         "job": job,
         "step": session.step,
@@ -47,14 +44,14 @@ def _state(session: Session, job: str) -> dict[str, Any]:
         state["log"] = [asdict(entry) for entry in session.teaching.log]
         state["stalls"] = session.teaching.stalls
         state["tokens_by_teacher"] = session.tokens_by_teacher
-    return state
+    (folder / STATE).write_text(json.dumps(state))
 
 
 def restore(session: Session, folder: Path, *, job: str) -> None:
     """Bring a freshly built session to where `save` left it; every rank calls it.
 
-    There may be more or fewer ranks than there were. Batches are the same ones then; sums are
-    added up in another order, and dropout draws other numbers.
+    The number of ranks may differ. Batches then stay the same; sums are added up in another order,
+    and dropout draws other numbers.
 
     Args:
         session: freshly built.

@@ -16,19 +16,19 @@ def world() -> int:
 
 
 def rank() -> int:
-    """This process's number among them."""
+    """Index of this process among those that train together."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
-    """The tensor summed over all ranks, in place."""
+    """Sum a tensor over all ranks, in place."""
     if world() > 1:
         dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
     return tensor
 
 
 def from_rank_zero(value: T) -> T:
-    """Rank 0's value, on every rank."""
+    """Broadcast rank 0's value to every rank."""
     if world() == 1:
         return value
     box: list[Any] = [value]
@@ -37,7 +37,7 @@ def from_rank_zero(value: T) -> T:
 
 
 def of_all_ranks(value: T) -> list[T]:
-    """Every rank's value, on every rank."""
+    """Gather every rank's value on every rank."""
     if world() == 1:
         return [value]
     values: list[Any] = [None] * world()

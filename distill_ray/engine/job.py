@@ -26,16 +26,16 @@ class OnSwitch:
     """Steps of linear learning-rate warm-up after a switch; 0 for none."""
 
     def factor(self, step: int, switches: Sequence[Switch]) -> float:
-        """Factor of a step's learning rate.
+        """Give the factor of a step's learning rate.
 
         Args:
             step: counted from 0.
-            switches: so far.
+            switches: switches so far.
         """
-        begun = [s.step for s in switches if 0 < s.step <= step]
-        if not begun or not self.warmup_steps:
+        past = [s.step for s in switches if 0 < s.step <= step]
+        if not past or not self.warmup_steps:
             return 1.0
-        return min(1.0, (step - begun[-1] + 1) / self.warmup_steps)
+        return min(1.0, (step - past[-1] + 1) / self.warmup_steps)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class DataSpec:
     seed: int
     num_validation_rows: int
     vocabulary: int | None = None
-    """Token ids that the tokenizer has."""
+    """Number of token ids that the tokenizer has."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class TeachingSpec:
     """The ranking that a reassessment uses."""
     rules: Rules = field(default_factory=Rules)
     ensemble: EnsembleSpec | None = None
-    """None: one teacher at a time."""
+    """How all teachers are combined; None for one teacher at a time."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class TrainingSpec:
     training: TrainingConfig
     data: DataSpec
     objective: ObjectiveConfig | None = None
-    """None trains on the data alone."""
+    """What the teachers add to the loss; None trains on the data alone."""
     teaching: TeachingSpec | None = None
     on_switch: OnSwitch = field(default_factory=OnSwitch)
     frozen_student: ModelRef | None = None
@@ -108,7 +108,7 @@ class TrainingSpec:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps."""
+        """Number of optimiser steps."""
         return self.training.num_steps(self.data.sequence_length)
 
     @property
@@ -119,21 +119,21 @@ class TrainingSpec:
         ]
 
     def validation_due(self, step: int) -> bool:
-        """Whether held-out rows are measured after this many steps."""
+        """Decide whether held-out rows are measured after this many steps."""
         every = self.eval_steps
         return step in self.checkpoint_steps or (every is not None and step % every == 0)
 
     def with_refs(self, change: Any) -> TrainingSpec:
         """Apply `change` to every model ref."""
-        frozen_student, teaching = (
-            self.frozen_student and change(self.frozen_student),
-            self.teaching,
-        )
+        teaching = self.teaching
         if teaching is not None:
             checkpoints = {
-                name: [change(r) for r in refs] for name, refs in teaching.checkpoints.items()
+                name: [change(ref) for ref in refs] for name, refs in teaching.checkpoints.items()
             }
             teaching = replace(teaching, checkpoints=checkpoints)
         return replace(
-            self, student=change(self.student), teaching=teaching, frozen_student=frozen_student
+            self,
+            student=change(self.student),
+            teaching=teaching,
+            frozen_student=self.frozen_student and change(self.frozen_student),
         )

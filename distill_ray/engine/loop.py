@@ -1,4 +1,4 @@
-"""The loop is an iterator of steps. Ray Train, Ray Tune and tests consume the same one."""
+"""The training loop is an iterator of steps, which Ray Train, Ray Tune and tests consume alike."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 from distill_ray.core.head_loss import TeacherOutput, label_nll
 from distill_ray.core.matching import MatchTargets
 from distill_ray.core.mixture import Mixture
-from distill_ray.core.schedule import MeasurementRequest, Observation, Switch, Transition, advance
+from distill_ray.core.schedule import MeasurementRequest, Observation, Switch, advance
 from distill_ray.data.batches import Batch
 from distill_ray.engine import comm
 from distill_ray.engine.backends.allocator import release_freed_memory
 from distill_ray.engine.objective import SupervisedTokens
-from distill_ray.engine.session import Session, Teaching
+from distill_ray.engine.session import Session
 from distill_ray.engine.skipped_steps import judge
 from distill_ray.engine.validation import (
     measure_best_teacher,
@@ -56,7 +56,7 @@ class Step:
     progress: float | None = None
 
     def metrics(self) -> dict[str, Any]:
-        """Plain numbers for a tracker."""
+        """Give plain numbers for a tracker."""
         numbers = {"loss": self.loss, **self.terms, "grad_norm": self.grad_norm}
         # JSON and charts can't hold NaN or infinity: leave such numbers out.
         row: dict[str, Any] = {k: v for k, v in numbers.items() if math.isfinite(v)}
@@ -85,25 +85,45 @@ def distill(session: Session) -> Iterator[Step]:
             measure_best_teacher(session)
     if session.step == 0 and session.teaching is not None and not session.teaching.state.begun:
         _advance(session, Observation(0, math.nan))
-    while session.step < session.optim.steps and not _stopped(session):
-        step = _one_step(session)
+    while session.step < session.optim.steps:
+        stop = session.stopping
+        # Every rank stops at the same step: history holds global numbers.
+        if stop is not None and stop.due(checkpoint_losses(session.history, stop.ends)):
+            return
+        number = session.step + 1
+        state = session.teaching.state if session.teaching else None
+        loss, terms, tokens, norm = train_step(session)
+        due = session.validation is not None and session.validation.due(number)
+        validation = validate(session) if due else None
+        progress = progress_of(session, validation)
+        learning_rate = session.learning_rate
+        # The last step needs no decision about a next teacher.
+        last = number == session.optim.steps
+        switch = None if last else _advance(session, Observation(number, loss, progress))
+        step = Step(
+            number=number,
+            loss=loss,
+            terms=terms,
+            tokens=tokens,
+            grad_norm=norm,
+            learning_rate=learning_rate,
+            teacher=state.teacher if state else None,
+            checkpoint_index=state.checkpoint_index if state else None,
+            tokens_by_teacher=session.teaching.step_tokens if session.teaching else {},
+            switch=switch,
+            validation=validation,
+            progress=progress,
+        )
         session.step += 1
         for name, count in step.tokens_by_teacher.items():
             session.tokens_by_teacher[name] = session.tokens_by_teacher.get(name, 0) + count
-        if step.number % session.stride == 0 or step.switch or step.validation:
+        if number % session.stride == 0 or switch or validation:
             session.history.append(step.metrics())
         yield step
 
 
-def _stopped(session: Session) -> bool:
-    """Whether early stopping applies; equal on every rank, since history holds global numbers."""
-    if session.stopping is None:
-        return False
-    return session.stopping.due(checkpoint_losses(session.history, session.stopping.ends))
-
-
 def checkpoint_losses(history: Sequence[Mapping[str, Any]], ends: Sequence[int]) -> list[float]:
-    """Validation loss at each checkpoint that a training curve has reached.
+    """List the validation loss at each checkpoint that a training curve has reached.
 
     Args:
         history: rows of `Step.metrics`.
@@ -114,40 +134,13 @@ def checkpoint_losses(history: Sequence[Mapping[str, Any]], ends: Sequence[int])
 
 
 def validation_of(row: Mapping[str, Any]) -> dict[str, float]:
-    """The validation terms of a curve's row."""
+    """Select the validation terms of a curve's row."""
     prefix = "validation."
     return {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
 
 
-def _one_step(session: Session) -> Step:
-    number = session.step + 1
-    state = session.teaching.state if session.teaching else None
-    loss, terms, tokens, norm = train_step(session)
-    due = session.validation is not None and session.validation.due(number)
-    validation = validate(session) if due else None
-    share = progress_of(session, validation)
-    # The last step needs no decision about a next teacher.
-    last = number == session.optim.steps
-    rate = session.learning_rate
-    switch = None if last else _advance(session, Observation(number, loss, share))
-    return Step(
-        number=number,
-        loss=loss,
-        terms=terms,
-        tokens=tokens,
-        grad_norm=norm,
-        learning_rate=rate,
-        teacher=state.teacher if state else None,
-        checkpoint_index=state.checkpoint_index if state else None,
-        tokens_by_teacher=session.teaching.step_tokens if session.teaching else {},
-        switch=switch,
-        validation=validation,
-        progress=share,
-    )
-
-
 def train_step(session: Session) -> tuple[float, dict[str, float], int, float]:
-    """One optimiser step: loss, its terms, supervised tokens and the gradient's norm.
+    """Take one optimiser step; returns loss, its terms, supervised tokens and the gradient's norm.
 
     The counts of the whole step, over ranks and micro-batches, are known before the first forward
     pass, so each micro-batch's share of the loss is exact, however unequal they are. A step with a
@@ -157,9 +150,11 @@ def train_step(session: Session) -> tuple[float, dict[str, float], int, float]:
         session.teaching.use_current(session.step)
     batches = session.batches()
     supervised = [SupervisedTokens.of(batch) for batch in batches]
-    total = comm.sum_over_ranks(torch.stack([k.counts for k in supervised]).sum(dim=0))
+    total = comm.sum_over_ranks(torch.stack([s.counts for s in supervised]).sum(dim=0))
     session.backend.train(True)
-    parts = torch.stack([_accumulate(session, b, k, total) for b, k in zip(batches, supervised)])
+    parts = torch.stack(
+        [_forward_backward(session, b, s, total) for b, s in zip(batches, supervised)]
+    )
     sums = comm.sum_over_ranks(parts.sum(dim=0))
     norm = session.backend.step(session.learning_rate)
     means = session.objective.means(sums, total)
@@ -179,24 +174,37 @@ def train_step(session: Session) -> tuple[float, dict[str, float], int, float]:
     return loss, means, tokens, norm
 
 
-def _accumulate(
+def _forward_backward(
     session: Session, batch: Batch, supervised: SupervisedTokens, total: Tensor
 ) -> Tensor:
-    """Forward and backward of one micro-batch; returns the sums of its terms.
+    """Run forward and backward of one micro-batch; returns the sums of its terms.
 
     After them come each ensemble member's tokens, and `WEIGHTED`, where they apply.
     """
-    reference, match_targets = _answer(session, batch, supervised, total)
-    share = _shares(session, batch, supervised, reference)
-    targets = session.objective.supervision(supervised, total, reference, share)
+    teaching, objective, next_tokens = session.teaching, session.objective, supervised.next_tokens
+    reference: TeacherOutput | None
+    match_targets = None
+    if teaching is not None and teaching.matched_layers is not None:
+        teacher, matched = teaching.state.teacher, teaching.matched_layers
+        reference, states = matched.source.answer(batch, supervised, matched.layers(teacher))
+        match_targets = MatchTargets(teacher, states, objective.match_weight(supervised, total))
+    else:
+        reference = reference_of(session, batch, supervised, objective.temperature)
+    share = None
+    if objective.weighting is not None:
+        assert session.frozen_student is not None and reference is not None
+        frozen_student = session.frozen_student.reference(batch, supervised, temperature=1.0)
+        share = objective.shares(
+            supervised, label_nll(frozen_student, next_tokens), label_nll(reference, next_tokens)
+        )
+    targets = objective.supervision(supervised, total, reference, share)
     # With no supervised prediction the loss is a zero with a graph: every rank runs backward.
     losses = session.backend.losses(batch, supervised.positions, targets, match_targets)
     session.backend.backward(losses.total)
     sums = supervised.sums(losses)
     if isinstance(reference, Mixture):
-        member_weights = (
-            reference.weights[supervised.term_mask[2:].any(dim=0)].double().nan_to_num()
-        )
+        taught = supervised.term_mask[2:].any(dim=0)
+        member_weights = reference.weights[taught].double().nan_to_num()
         sums = torch.cat([sums, member_weights.sum(dim=0)])
     if share is None:
         return sums
@@ -207,47 +215,24 @@ def _accumulate(
     return torch.cat([sums, extra])
 
 
-def _shares(
-    session: Session, batch: Batch, supervised: SupervisedTokens, reference: TeacherOutput | None
-) -> Tensor | None:
-    """[K] the teacher's share in each prediction; None where samples aren't weighted."""
-    if session.objective.weighting is None:
-        return None
-    assert session.frozen_student is not None and reference is not None
-    frozen_student = session.frozen_student.reference(batch, supervised, temperature=1.0)
-    return session.objective.shares(
-        supervised,
-        label_nll(frozen_student, supervised.next_tokens),
-        label_nll(reference, supervised.next_tokens),
-    )
-
-
-def _answer(
-    session: Session, batch: Batch, supervised: SupervisedTokens, total: Tensor
-) -> tuple[TeacherOutput | None, MatchTargets | None]:
-    """The teacher's output for a micro-batch, with its inner states where layers are matched."""
-    teaching = session.teaching
-    if teaching is None or teaching.matched_layers is None:
-        return reference_of(session, batch, supervised, session.objective.temperature), None
-    teacher, matched = teaching.state.teacher, teaching.matched_layers
-    reference, states = matched.source.answer(batch, supervised, matched.layers(teacher))
-    return reference, MatchTargets(
-        teacher, states, session.objective.match_weight(supervised, total)
-    )
-
-
 def _advance(session: Session, observation: Observation) -> Switch | None:
     """Advance the schedule. Rank 0 decides, so every rank switches on the same step."""
     teaching = session.teaching
     if teaching is None:
         return None
-    while isinstance(outcome := _advanced(teaching, observation), MeasurementRequest):
+    checkpoints, decide, rules = teaching.checkpoints, teaching.decide, teaching.rules
+    while True:
+        outcome = comm.from_rank_zero(
+            advance(teaching.state, observation, checkpoints, decide, rules)
+        )
+        if not isinstance(outcome, MeasurementRequest):
+            break
         measurement = session.measures[outcome.kind](
             session, outcome.checkpoints, **outcome.options
         )
-        share = observation.progress if measurement.progress is None else measurement.progress
+        progress = observation.progress if measurement.progress is None else measurement.progress
         measurements = {**observation.measurements, outcome.kind: measurement.figures}
-        observation = replace(observation, progress=share, measurements=measurements)
+        observation = replace(observation, progress=progress, measurements=measurements)
     teaching.state, teaching.upcoming = outcome.state, outcome.upcoming
     if outcome.switch is None:
         return None
@@ -257,9 +242,3 @@ def _advance(session: Session, observation: Observation) -> Switch | None:
     if session.on_switch.reset and observation.step > 0:
         session.backend.forget()
     return outcome.switch
-
-
-def _advanced(teaching: Teaching, observation: Observation) -> Transition | MeasurementRequest:
-    return comm.from_rank_zero(
-        advance(teaching.state, observation, teaching.checkpoints, teaching.decide, teaching.rules)
-    )

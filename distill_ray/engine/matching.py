@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from distill_ray.config.objective import HiddenMatch, MatchConfig
 from distill_ray.core.matching import Match, Matching, pairs_of
@@ -14,16 +13,16 @@ from distill_ray.models.ref import ModelRef
 def matching_of(
     match_config: MatchConfig, student: ModelRef, teachers: Mapping[str, ModelRef], seed: int
 ) -> Matching | None:
-    """The module that compares them; none where nothing is matched.
+    """Build the module that compares matched layers; None where nothing is matched.
 
     Args:
-        match_config: what is.
-        student: its base.
-        teachers: teacher → one of its checkpoints; all of them are of one shape.
+        match_config: which layers are matched, and how.
+        student: its base model.
+        teachers: teacher → one of its checkpoints; all of a teacher's have one shape.
         seed: of the projections.
 
     Raises:
-        ValueError: a layer isn't there, or sizes differ without a projection.
+        ValueError: a layer isn't there, or hidden sizes differ without a projection.
     """
     if not match_config.wanted:
         return None
@@ -41,16 +40,12 @@ def matching_of(
             widths = {n: config.hidden_size for n, config in teacher_configs.items()}
             widths = widths if isinstance(match, HiddenMatch) and match.projection else {}
             kinds[kind] = Match(pairs, match.distance, match.weight, widths)
+    size = student_config.hidden_size
     if match_config.hidden is not None and not match_config.hidden.projection:
-        _require_equal(student_config, teacher_configs)
-    return Matching(kinds, student_config.hidden_size, seed=seed)
-
-
-def _require_equal(student_config: Any, teacher_configs: Mapping[str, Any]) -> None:
-    for name, config in teacher_configs.items():
-        if config.hidden_size != student_config.hidden_size:
-            raise ValueError(
-                "objective.match.hidden: the student's hidden size is "
-                f"{student_config.hidden_size}, that of {name} {config.hidden_size}: "
-                "set projection true"
-            )
+        for name, config in teacher_configs.items():
+            if config.hidden_size != size:
+                raise ValueError(
+                    f"objective.match.hidden: the student's hidden size is {size}, that of {name} "
+                    f"{config.hidden_size}: set projection true"
+                )
+    return Matching(kinds, size, seed=seed)

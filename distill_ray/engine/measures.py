@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -31,7 +30,7 @@ from distill_ray.engine.validation import (
 def divergences(
     session: Session, checkpoints: Sequence[Checkpoint], *, to_best: bool
 ) -> Measurement:
-    """Distances of checkpoints p_k in nats per token; kinds of row weigh what they do in the loss.
+    """Measure how far checkpoints p_k are, in nats per token; kinds of row weigh as in the loss.
 
     Args:
         session: its teacher's source must give whole distributions.
@@ -40,36 +39,36 @@ def divergences(
     """
     teaching = _teaching(session)
     session.backend.train(False)
-    best = _answers(session, checkpoints[-1]) if to_best else []
+    best = _held_out_heads(session, checkpoints[-1]) if to_best else []
     distances: dict[Checkpoint, dict[str, float]] = {}
     for place, checkpoint in enumerate(checkpoints):
         teaching.source.use(*checkpoint)
         if place + 1 < len(checkpoints):
             teaching.source.expect(*checkpoints[place + 1])
-        distances[checkpoint] = {"student": _to_student(session)}
+        distances[checkpoint] = {"student": _distance_to_student(session)}
         if to_best:
-            distances[checkpoint]["best"] = _to_best(session, iter(best))
+            distances[checkpoint]["best"] = _distance_to_best(session, iter(best))
     return Measurement(distances)
 
 
-def _to_student(session: Session) -> float:
-    """KL(student ‖ checkpoint in use)."""
+def _distance_to_student(session: Session) -> float:
+    """Measure KL(student ‖ checkpoint in use)."""
 
     def sums(batch: Batch, supervised: SupervisedTokens) -> Tensor:
-        targets = _towards(supervised, _head(session, batch, supervised), reverse_kl)
+        targets = _divergence_only(supervised, _head(session, batch, supervised), reverse_kl)
         return supervised.sums(session.backend.losses(batch, supervised.positions, targets))
 
-    return _blended(session, held_out_means(session, sums))
+    return _weighted_kl(session, held_out_means(session, sums))
 
 
-def _to_best(session: Session, best: Iterator[Head]) -> float:
-    """KL(best checkpoint ‖ checkpoint in use), from the best one's heads on each batch."""
+def _distance_to_best(session: Session, best: Iterator[Head]) -> float:
+    """Measure KL(best checkpoint ‖ checkpoint in use), from the best one's heads on each batch."""
 
     def sums(batch: Batch, supervised: SupervisedTokens) -> Tensor:
-        targets = _towards(supervised, next(best), forward_kl)
+        targets = _divergence_only(supervised, next(best), forward_kl)
         return supervised.sums(head_loss(_head(session, batch, supervised), targets))
 
-    return _blended(session, held_out_means(session, sums))
+    return _weighted_kl(session, held_out_means(session, sums))
 
 
 def probes(
@@ -85,16 +84,30 @@ def probes(
         session: between two steps, at least one of which is left.
         checkpoints: the candidates; all see the same batches.
         steps: of each.
-        rows: held-out ones of each stream that the falls are measured on; none for all.
+        rows: held-out rows of each stream that the falls are measured on; None for all.
     """
     assert session.initial_loss is not None
+    teaching = _teaching(session)
     best = measure_best_teacher(session)
     gains: dict[Checkpoint, dict[str, float]] = {}
-    share = progress_of(session, validate(session))
-    with _as_before(session):
+    student_progress = progress_of(session, validate(session))
+    # Random state is restored after the probes, and batches are announced again.
+    teaching.source.forget()
+    session.loaded.clear()
+    devices = [torch.cuda.current_device()] if session.backend.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
         before = session.backend.snapshot()
         for checkpoint in checkpoints:
-            trial = _trial(session, checkpoint)
+            # The same student with another teacher; its log and history are discarded.
+            teacher, checkpoint_index = checkpoint
+            state = replace(teaching.state, teacher=teacher, checkpoint_index=checkpoint_index)
+            trial = replace(
+                session,
+                teaching=replace(teaching, state=state, stalls=[], in_use=None, upcoming=None),
+                skipped=SkippedSteps(limit=session.optim.steps),
+                loaded={},
+                history=[],
+            )
             start = validate(trial, rows)
             for _ in range(min(steps, session.optim.steps - session.step)):
                 train_step(trial)
@@ -108,7 +121,8 @@ def probes(
                 "closed": progress(nll, session.initial_loss, best),
                 "nll": nll,
             }
-    return Measurement(gains, share)
+    teaching.source.forget()
+    return Measurement(gains, student_progress)
 
 
 MEASURES: Mapping[str, Callable[..., Measurement]] = {"divergences": divergences, "probes": probes}
@@ -119,35 +133,13 @@ def _teaching(session: Session) -> Teaching:
     return session.teaching
 
 
-def _trial(session: Session, checkpoint: Checkpoint) -> Session:
-    """The same student with another teacher; its log and history are discarded."""
-    teaching = _teaching(session)
-    teacher, checkpoint_index = checkpoint
-    state = replace(teaching.state, teacher=teacher, checkpoint_index=checkpoint_index)
-    teaching = replace(teaching, state=state, stalls=[], in_use=None, upcoming=None)
-    skipped = SkippedSteps(limit=session.optim.steps)
-    return replace(session, teaching=teaching, skipped=skipped, loaded={}, history=[])
-
-
-@contextmanager
-def _as_before(session: Session) -> Iterator[None]:
-    """Restore random state, and let batches be announced again, after the block."""
-    source = _teaching(session).source
-    source.forget()
-    session.loaded.clear()
-    devices = [torch.cuda.current_device()] if session.backend.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        yield
-    source.forget()
-
-
 @torch.no_grad()
-def _answers(session: Session, checkpoint: Checkpoint) -> list[Head]:
-    """A checkpoint's heads on every held-out batch, held while other checkpoints serve."""
+def _held_out_heads(session: Session, checkpoint: Checkpoint) -> list[Head]:
+    """Compute a checkpoint's heads on every held-out batch, held while other checkpoints serve."""
     _teaching(session).source.use(*checkpoint)
     assert session.validation is not None
     heads: list[Head] = []
-    for batch in session.validation.batches(None):
+    for batch in session.validation.batches():
         on_device = batch.to(session.backend.device)
         head = _head(session, on_device, SupervisedTokens.of(on_device))
         # The next checkpoint may be swapped into these very weights.
@@ -163,7 +155,9 @@ def _head(session: Session, batch: Batch, supervised: SupervisedTokens) -> Head:
     return output
 
 
-def _towards(supervised: SupervisedTokens, reference: Head, divergence: Divergence) -> LossTargets:
+def _divergence_only(
+    supervised: SupervisedTokens, reference: Head, divergence: Divergence
+) -> LossTargets:
     return LossTargets(
         labels=supervised.next_tokens,
         label_weight=torch.zeros_like(supervised.next_tokens, dtype=torch.float32),
@@ -177,8 +171,8 @@ def _task_kl(validation: Mapping[str, float]) -> float:
     return validation.get("task.kl", validation.get("text.kl", math.nan))
 
 
-def _blended(session: Session, means: Mapping[str, float]) -> float:
-    """Mean of the kinds' means, weighted as the loss weighs them."""
+def _weighted_kl(session: Session, means: Mapping[str, float]) -> float:
+    """Average the kinds' mean divergences, weighted as the loss weighs them."""
     weights = {k: session.objective.weights[k] for k in ("text", "task") if f"{k}.kl" in means}
     total = sum(weights.values())
     return sum(w * means[f"{kind}.kl"] for kind, w in weights.items()) / total if total else 0.0

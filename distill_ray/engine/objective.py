@@ -27,11 +27,11 @@ class Losses(HeadLoss):
     """Losses of a batch's supervised predictions."""
 
     matched: Tensor | None = None
-    """[kinds, K] distances of inner layers, constants; none where nothing is matched."""
+    """[kinds, K] distances of inner layers, constants; None where nothing is matched."""
 
 
 def starts_of(batch: Batch) -> Tensor:
-    """[B, T] bool; True at the first token of each sample."""
+    """Mark the first token of each sample, [B, T] bool."""
     starts = batch.position_ids == 0
     starts[:, 0] = True  # A sample may continue from another row.
     return starts
@@ -65,7 +65,7 @@ class SupervisedTokens:
 
     @property
     def counts(self) -> Tensor:
-        """[4] predictions of each term."""
+        """[4] number of predictions of each term."""
         return self.term_mask.sum(dim=1)
 
     @property
@@ -74,7 +74,7 @@ class SupervisedTokens:
         return self.next_tokens.where(self.term_mask[:2].any(dim=0), -1)
 
     def sums(self, losses: HeadLoss) -> Tensor:
-        """[4] float64 sum of each term; 0 where it wasn't computed. Two more per matched kind."""
+        """Sum each term, [4] float64; 0 where it wasn't computed. Two more per matched kind."""
         nothing = torch.zeros_like(losses.cross_entropy)
         values = [losses.cross_entropy, nothing if losses.divergence is None else losses.divergence]
         matched = losses.matched if isinstance(losses, Losses) else None
@@ -111,7 +111,7 @@ class Objective:
         return (*TERMS, *(f"{kind}.{what}" for what in self.match for kind in ("text", "task")))
 
     def coefficient(self, term: str) -> float:
-        """What a term's mean is multiplied with."""
+        """Give the factor of a term's mean in the loss."""
         kind, _, what = term.partition(".")
         alpha = {"ce": 1 - self.alpha, "kl": self.alpha}
         shares = {**(alpha if self.weighting is None else {"ce": 1.0, "kl": 1.0}), **self.match}
@@ -123,10 +123,10 @@ class Objective:
         return [i for i, term in enumerate(self.terms) if self.coefficient(term)]
 
     def means(self, sums: Tensor, total: Tensor) -> dict[str, float]:
-        """Term → its mean, for those that had tokens and were computed.
+        """Give the mean of each term that had tokens and was computed.
 
         Args:
-            sums: [terms] of a whole step.
+            sums: [terms] sums of a whole step.
             total: [4] counts of that step.
         """
         counts = torch.cat([total, *(total[2:] for _ in self.match)])
@@ -137,12 +137,12 @@ class Objective:
         }
 
     def loss(self, means: Mapping[str, float]) -> float:
-        """Total loss from the terms' means."""
+        """Add up the total loss from the terms' means."""
         shares = {term: self.coefficient(term) for term in means}
         return sum(share * means[term] for term, share in shares.items() if share)
 
     def function(self) -> Divergence:
-        """The divergence."""
+        """Look up the divergence by its name."""
         return find(self.divergence, DIVERGENCES)
 
     def supervision(
@@ -152,19 +152,18 @@ class Objective:
         reference: TeacherOutput | None,
         share: Tensor | None = None,
     ) -> LossTargets:
-        """This micro-batch's share of a step's loss.
+        """Build the targets of this micro-batch's share of a step's loss.
 
         Args:
-            supervised: of the micro-batch.
+            supervised: predictions of the micro-batch.
             total: [4] counts of the whole step.
-            reference: the teacher's side of the same predictions.
+            reference: the teacher's output for the same predictions.
             share: [K] the teacher's share in each of them, where samples are weighted.
         """
         coefficients = total.new_tensor([self.coefficient(t) for t in TERMS], dtype=torch.float32)
         parts = coefficients / total.clamp(min=1)  # [4]
-        weights = (
-            supervised.term_mask * parts[:, None]
-        )  # [4, K]; the two kinds of row exclude each other
+        # [4, K]; the two kinds of row exclude each other.
+        weights = supervised.term_mask * parts[:, None]
         if share is not None:
             weights = weights * torch.stack([1 - share, 1 - share, share, share])
         reference = reference if self.alpha or share is not None else None
@@ -181,12 +180,12 @@ class Objective:
     def shares(
         self, supervised: SupervisedTokens, frozen_student: Tensor, teacher: Tensor
     ) -> Tensor:
-        """[K] the teacher's share in each prediction: its sample's.
+        """Compute the teacher's share in each prediction [K], which is that of its sample.
 
         Args:
-            supervised: of the micro-batch.
+            supervised: predictions of the micro-batch.
             frozen_student: [K] the frozen student's -log p(label), anything where there is none.
-            teacher: [K] the teacher's.
+            teacher: [K] the teacher's -log p(label).
         """
         assert self.weighting is not None
         labelled = supervised.term_mask[:2].any(dim=0)
@@ -195,10 +194,10 @@ class Objective:
         return torch.where(has_labels, self.weighting(l_0, l_k), 1.0)[supervised.sample]
 
     def match_weight(self, supervised: SupervisedTokens, total: Tensor) -> Tensor:
-        """[K] a prediction's share in the terms of matched states.
+        """Compute each prediction's share in the terms of matched states, [K].
 
         Args:
-            supervised: of the micro-batch.
+            supervised: predictions of the micro-batch.
             total: [4] counts of the whole step.
         """
         weights = total.new_tensor([self.weights[k] for k in ("text", "task")], dtype=torch.float32)
@@ -209,7 +208,7 @@ class Objective:
 def validation_targets(
     supervised: SupervisedTokens, reference: TeacherOutput | None
 ) -> LossTargets:
-    """Targets of validation: cross-entropy, and plain KL(teacher ‖ student)."""
+    """Build the targets of validation: cross-entropy, and plain KL(teacher ‖ student)."""
     flags = supervised.term_mask.float()
     return LossTargets(
         labels=supervised.next_tokens,

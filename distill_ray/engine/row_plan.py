@@ -19,7 +19,7 @@ Rows = Mapping[str, Mapping[str, NDArray[np.int64]]]
 
 
 def rows_needed(spec: TrainingSpec) -> dict[Checkpoint, Rows]:
-    """Checkpoint → the rows whose targets a run reads, in the order in which they teach.
+    """List the rows whose targets a run reads, by checkpoint, in the order in which they teach.
 
     The order of the rows is a pure function, and so is a schedule that reads step numbers alone:
     the rows of each checkpoint are exactly known. Validation rows come with them.

@@ -68,12 +68,12 @@ class Teaching:
         return [entry for entry in self.log if entry.changes]
 
     def switch_log(self) -> list[dict[str, Any]]:
-        """Plain rows of the log: `step`, `before`, `after`, `changes`, `reason`, `numbers` and
-        `stall_s`.
+        """Convert the log to plain rows.
 
-        A checkpoint is written as its teacher and its number, counted from 1. `step` counts from 0,
-        and is the first that sees the new one; `stall_s` is what it waited for it, none where
-        nothing changed.
+        A row has `step`, `before`, `after`, `changes`, `reason`, `numbers` and `stall_s`. A
+        checkpoint is written as its teacher and its number, counted from 1. `step` counts from 0,
+        and is the first that sees the new checkpoint; `stall_s` is how long it waited for it, None
+        where nothing changed.
         """
         stalls = dict(self.stalls)
         return [
@@ -93,7 +93,7 @@ class Teaching:
         """Count a step's tokens for the current teacher, or for each member of the ensemble.
 
         Args:
-            tokens: all of them.
+            tokens: number of supervised tokens.
             member_tokens: sums of each member's weights; values after the last member are ignored.
         """
         alone = {self.state.teacher: float(tokens)}
@@ -119,8 +119,8 @@ class Teaching:
 class Validation:
     """Held-out batches, built for each measurement."""
 
-    batches: Callable[[int | None], Iterable[Batch]]
-    """Number of rows per stream (None for all) → batches."""
+    batches: Callable[..., Iterable[Batch]]
+    """Makes the batches, of at most `limit` rows of each stream; None for all."""
     due: Callable[[int], bool]
     """Whether to measure after this many steps. One more measurement comes before step 0."""
 
@@ -135,7 +135,7 @@ class Stopping:
     """Checkpoints in a row without a lower loss than the best before them."""
 
     def due(self, losses: Sequence[float]) -> bool:
-        """Whether to stop, by the validation loss at every checkpoint so far."""
+        """Decide whether to stop, from the validation loss at every checkpoint so far."""
         if not losses:
             return False
         best = min(range(len(losses)), key=lambda i: losses[i])
@@ -160,7 +160,7 @@ class Measurement:
 
     figures: Figures
     progress: float | None = None
-    """The student's, where it was measured along the way."""
+    """The student's progress, where it was measured along the way."""
 
 
 @dataclass
@@ -201,7 +201,7 @@ class Session:
         return factor * self.optim.learning_rate_at(self.step)
 
     def batches(self) -> list[Batch]:
-        """The micro-batches of the next step; those behind it are announced to the teacher."""
+        """Load the micro-batches of the next step; announce later ones to the teacher."""
         ahead = self.teaching.source.lookahead if self.teaching else 0
         last = max(self.step, min(self.step + ahead, self.optim.steps - 1))
         for step in range(self.step, last + 1):

@@ -16,11 +16,11 @@ from distill_ray.engine.session import Session
 
 
 def validate(session: Session, rows: int | None = None) -> dict[str, float]:
-    """Term → mean over the held-out rows, nats per token; `kl` terms only with a teacher.
+    """Measure each term's mean over the held-out rows, nats per token; `kl` only with a teacher.
 
     Args:
-        session: whose student is measured.
-        rows: of each stream; none for all.
+        session: its student is measured.
+        rows: number of rows of each stream; None for all.
     """
     session.backend.train(False)
     if session.teaching is not None:
@@ -39,19 +39,18 @@ def validate(session: Session, rows: int | None = None) -> dict[str, float]:
 
 
 def measure_best_teacher(session: Session) -> float:
-    """The least loss of any teacher's best checkpoint, on the rows that measure the student."""
+    """Find the least loss of a teacher's best checkpoint, on the rows that measure the student."""
     teaching = session.teaching
     assert teaching is not None
     if teaching.best_loss is None:
-        best = (
-            (name, teaching.checkpoints.last(name)) for name in teaching.checkpoints.num_checkpoints
-        )
-        teaching.best_loss = min(teacher_loss(session, one) for one in best)
+        checkpoints = teaching.checkpoints
+        best = [(name, checkpoints.last(name)) for name in checkpoints.num_checkpoints]
+        teaching.best_loss = min(teacher_loss(session, checkpoint) for checkpoint in best)
     return teaching.best_loss
 
 
 def teacher_loss(session: Session, checkpoint: Checkpoint) -> float:
-    """A checkpoint's own loss on the held-out rows; measured once, then cached."""
+    """Measure a checkpoint's own loss on the held-out rows; once, then it is cached."""
     teaching = session.teaching
     assert teaching is not None
     if checkpoint in teaching.losses:
@@ -73,18 +72,18 @@ def teacher_loss(session: Session, checkpoint: Checkpoint) -> float:
 def held_out_means(
     session: Session, sums_of: Callable[[Batch, SupervisedTokens], Tensor], rows: int | None = None
 ) -> dict[str, float]:
-    """Term → mean of its sums over the held-out rows of all ranks; terms without tokens left out.
+    """Average each term's sums over the held-out rows of all ranks; terms without tokens drop out.
 
     Args:
         session: with held-out rows.
-        sums_of: a batch's sums, [4].
-        rows: of each stream; none for all.
+        sums_of: computes a batch's sums, [4].
+        rows: number of rows of each stream; None for all.
     """
     if session.validation is None:
         return {}
     device = session.backend.device
     table = torch.zeros(2, len(TERMS), dtype=torch.float64, device=device)
-    for batch in session.validation.batches(rows):
+    for batch in session.validation.batches(limit=rows):
         batch = batch.to(device)
         supervised = SupervisedTokens.of(batch)
         table += torch.stack([sums_of(batch, supervised), supervised.counts.double()])
@@ -93,12 +92,12 @@ def held_out_means(
 
 
 def task_loss(validation: dict[str, float]) -> float:
-    """The loss that progress counts: on the tasks' labels, else on text."""
+    """Pick the loss that progress counts: on the tasks' labels, else on text."""
     return validation.get("task.ce", validation.get("text.ce", float("nan")))
 
 
 def progress_of(session: Session, validation: dict[str, float] | None) -> float | None:
-    """The student's progress, where the best teacher's loss is known."""
+    """Compute the student's progress; None where the best teacher's loss is unknown."""
     if validation is None or session.teaching is None or session.teaching.best_loss is None:
         return None
     assert session.initial_loss is not None
@@ -108,7 +107,7 @@ def progress_of(session: Session, validation: dict[str, float] | None) -> float 
 def reference_of(
     session: Session, batch: Batch, supervised: SupervisedTokens, temperature: float
 ) -> TeacherOutput | None:
-    """The teacher's output for a batch; None without a teacher."""
+    """Get the teacher's output for a batch; None without a teacher."""
     if session.teaching is None:
         return None
     return session.teaching.source.reference(batch, supervised, temperature=temperature)

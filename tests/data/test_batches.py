@@ -8,6 +8,7 @@ import torch
 
 from distill_ray.data.batches import MixedRows, Rows, Stream, collate, in_order
 from distill_ray.data.mixing import mixing
+from distill_ray.data.order import BatchLayout
 from distill_ray.data.packing import labelled_sample, pack, prompt_sample, unpacked
 
 LENGTH, STEPS, BATCH_ROWS = 16, 5, 8
@@ -43,9 +44,8 @@ def unequal(tmp_path_factory):
 def _source(streams, rank=0, world=1, micro_batch_size=2, **changes):
     values = {"global_batch_size": BATCH_ROWS, "seed": 0, **changes}
     mixed = mixing({"notes": 3, "triage": 1}, values.pop("steps", STEPS), **values.pop("mix", {}))
-    return MixedRows(
-        streams, mixed, micro_batch_size=micro_batch_size, rank=rank, world=world, **values
-    )
+    layout = BatchLayout(values.pop("global_batch_size"), micro_batch_size, rank, world)
+    return MixedRows(streams, mixed, layout, **values)
 
 
 def _step_rows(streams, step, *, world, micro_batch_size, **changes):

@@ -8,7 +8,7 @@ import pytest
 
 from distill_ray.data.grouping import BLOCK, grouped
 from distill_ray.data.mixing import mixing, streams_at
-from distill_ray.data.order import positions_of, rows_at
+from distill_ray.data.order import BatchLayout, rows_at
 
 ONE = {"a": 1.0}
 THREE = {"a": 3.0, "b": 6.0, "c": 1.0}
@@ -86,11 +86,10 @@ def test_a_step_reads_as_many_rows_of_each_stream_as_without_grouping(global_bat
 def test_a_micro_batch_is_the_same_on_any_number_of_workers(world):
     rows = lengths(THREE)
     _, numbers = drawn(rows, THREE)
-    layout = {"global_batch_size": 32, "micro_batch_size": 8}
     for step in (0, 5, BLOCK):
-        alone = [positions_of(step, m, rank=0, world=1, **layout) for m in range(4)]
+        alone = [BatchLayout(32, 8).positions(step, m) for m in range(4)]
         shared = [
-            positions_of(step, m, rank=rank, world=world, **layout)
+            BatchLayout(32, 8, rank, world).positions(step, m)
             for m in range(4 // world)
             for rank in range(world)
         ]

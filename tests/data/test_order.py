@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from distill_ray.data.order import positions_of, rows_at, shuffled
+from distill_ray.data.order import BatchLayout, rows_at, shuffled
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
@@ -16,14 +16,7 @@ def test_all_ranks_together_read_what_one_rank_reads(world, micro_batch_size):
             position
             for micro in range(8 // (world * micro_batch_size))
             for rank in range(world)
-            for position in positions_of(
-                step,
-                micro,
-                rank=rank,
-                world=world,
-                global_batch_size=8,
-                micro_batch_size=micro_batch_size,
-            )
+            for position in BatchLayout(8, micro_batch_size, rank, world).positions(step, micro)
         ]
         assert read == list(range(8 * step, 8 * step + 8))
 

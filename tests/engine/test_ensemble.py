@@ -176,7 +176,7 @@ def test_ranks_draw_what_one_process_draws_and_each_appearance_of_a_row_anew(bui
 
     def rank_of(rank, **layout):
         made = mixed_rows(replace(one, training=one.training.model_copy(update=layout)))
-        made._layout |= {"rank": rank, "world": 2}
+        made._layout = replace(made._layout, rank=rank, world=2)
         return made
 
     for step in (0, 1, 30, 59):

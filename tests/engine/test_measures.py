@@ -41,7 +41,7 @@ def log_probabilities(ref, batch, kept_at):
 def mean_kl(session, p_ref, q_ref):
     """Mean over the kinds of row of the mean KL(p ‖ q) at what a teacher supervises, float64."""
     sums = {False: [0.0, 0], True: [0.0, 0]}
-    for batch in session.validation.batches(None):
+    for batch in session.validation.batches():
         at = batch.teacher_mask.flatten().nonzero()[:, 0]
         log_p, log_q = (log_probabilities(ref, batch, at) for ref in (p_ref, q_ref))
         kl = (log_p.exp() * (log_p - log_q)).sum(-1)

@@ -211,7 +211,7 @@ def test_stage_3_really_shards_the_large_weights(trained):
 
 
 @pytest.mark.parametrize(("name", "stage"), each(troubled=True))
-def test_a_bad_step_changes_no_weight_and_no_state_of_the_optimiser(trained, name, stage):
+def test_a_skipped_step_changes_no_weight_and_no_state_of_the_optimiser(trained, name, stage):
     # Bit for bit: weights, their float32 copies, moments and step counts, of both ranks' files.
     of_ranks = zip(*(found["digests"] for found in trained[name, "deepspeed", stage]), strict=True)
     digests = [one | other for one, other in of_ranks]

@@ -51,7 +51,7 @@ def troubled(request, builder, two_checkpoints, bad_ref):
     return session
 
 
-def test_a_bad_step_changes_no_weight_and_no_state_of_the_optimiser(troubled):
+def test_a_skipped_step_changes_no_weight_and_no_state_of_the_optimiser(troubled):
     states = []
     for _ in distill(troubled):
         states.append(_state(troubled))
@@ -59,7 +59,7 @@ def test_a_bad_step_changes_no_weight_and_no_state_of_the_optimiser(troubled):
     assert moved == [step != BAD for step in range(1, 6)]
 
 
-def test_the_run_goes_on_after_a_bad_step_and_counts_it(troubled):
+def test_the_run_goes_on_after_a_skipped_step_and_counts_it(troubled):
     steps = list(distill(troubled))
     finite = [math.isfinite(step.loss) and math.isfinite(step.grad_norm) for step in steps]
     assert finite == [step != BAD for step in range(6)]
@@ -96,7 +96,7 @@ def test_a_bad_gradient_sets_every_micro_batch_aside(builder):
     assert list(kept) == [f"step-000003-rank-0-micro-{micro}" for micro in (0, 1)]
 
 
-def test_too_many_bad_steps_in_a_row_stop_the_run_with_their_reason(builder, bad_ref):
+def test_too_many_skipped_steps_in_a_row_stop_the_run_with_their_reason(builder, bad_ref):
     session = builder.session(steps=9, student=bad_ref, max_skipped_steps=3)
     Trouble((1, 2, 4, 5, 6, 7)).plant(session)
     seen = []

@@ -8,7 +8,7 @@ from oracles import estimators as oracle
 
 from distill_ray.core.estimators import RademacherProjection, prompt_splits
 from distill_ray.engine.inference import student_estimates as estimates
-from distill_ray.engine.inference.student_estimates import estimate
+from distill_ray.engine.inference.student_estimates import GradientSampling, estimate
 from distill_ray.models.load import load_frozen, load_model
 
 CPU = torch.device("cpu")
@@ -36,9 +36,9 @@ def _student(seed=0, **changes):
     return load_model(tiny.ref(seed, **{"initializer_range": 0.3, **changes}))
 
 
-def _estimate(student, samples, **changes):
-    options = {"gradients": 4, "dimensions": DIMENSIONS, "device": CPU}
-    return estimate(student, samples, **{**options, **changes})
+def _estimate(student, samples, gradients=4, seed=0, include=None, **options):
+    sampling = GradientSampling(gradients, DIMENSIONS, seed, include)
+    return estimate(student, samples, device=CPU, gradients=sampling, **options)
 
 
 def _whole(student, prompt, answer):
@@ -125,7 +125,7 @@ def test_only_the_parameters_that_are_picked_count():
     picked, frozen, samples = _student(), _student(), _samples(4)
     for name, parameter in frozen.named_parameters():
         parameter.requires_grad_(last_layer(name))
-    found = _estimate(picked, samples, parameters=last_layer)
+    found = _estimate(picked, samples, include=last_layer)
     assert found == _estimate(frozen, samples)
     assert found.gradient_norm < _estimate(picked, samples).gradient_norm
 

@@ -196,7 +196,7 @@ def longest_run(steps: list[int]) -> int:
     return max(len([*group]) for _, group in groups)
 
 
-def test_bad_steps_are_set_aside_and_too_many_in_a_row_end_the_run_at_once(
+def test_skipped_steps_are_quarantined_and_too_many_in_a_row_end_the_run_at_once(
     tiny: RunConfig, shards: ShardSet, tmp_path: Path
 ) -> None:
     run, work = with_workers(tiny, 2), at_stage(job(tiny, shards, tmp_path), 2)

@@ -155,7 +155,8 @@ def train_one(task: Task) -> dict[str, Any]:
 def _moments(session: Session) -> tuple[set[int], float]:
     """Steps that this rank's optimiser has counted, and its largest first moment."""
     backend: Any = session.backend
-    optimiser = backend._torchs() if hasattr(backend, "_torchs") else backend._optimiser
+    sharded = hasattr(backend, "_torch_optimizer")
+    optimiser = backend._torch_optimizer() if sharded else backend._optimiser
     states = [state for state in optimiser.state.values() if state]
     counts = {int(state["step"]) for state in states}
     return counts, max((float(s["exp_avg"].abs().max()) for s in states), default=0.0)

@@ -12,9 +12,8 @@ from distill_ray.bench.arms.engine import one_step, session_of
 from distill_ray.bench.arms.inputs import batch, load_pair
 from distill_ray.bench.harness.client import ArmClient
 from distill_ray.bench.suites.work import StepWork
-from distill_ray.config.training import OffloadConfig
 from distill_ray.data.batches import Batch
-from distill_ray.engine.backends.deepspeed import DeepSpeedBackend
+from distill_ray.engine.backends.deepspeed import DeepSpeedBackend, ZeroSpec
 from distill_ray.engine.backends.student import Student
 
 
@@ -49,11 +48,7 @@ def step(turns: ArmClient, *, work: StepWork, zero_stage: int) -> None:
         Student(pair.student, pair.vocabulary),
         plain.optim,
         torch.device(turns.device),
-        zero_stage=zero_stage,
-        offload=OffloadConfig(),
-        precision=work.precision,
-        micro_batch_size=work.rows // turns.ranks,
-        num_micro=1,
+        ZeroSpec(zero_stage, work.precision, work.rows // turns.ranks, num_micro=1),
     )
     source = RankRows(work, pair.vocabulary, turns.rank, turns.ranks)
     session = replace(plain, backend=backend, source=source)

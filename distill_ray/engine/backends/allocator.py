@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from functools import cache
+from contextlib import suppress
 
 
 def release_freed_memory() -> None:
@@ -13,12 +12,5 @@ def release_freed_memory() -> None:
     glibc keeps what is freed, in holes that the next step's activations don't quite fit: resident
     memory grows to about twice what is in use, and Ray's memory monitor counts resident memory.
     """
-    _trim()(0)
-
-
-@cache
-def _trim() -> Callable[[int], int]:
-    try:
-        return ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
-        return lambda _: 0
+    with suppress(AttributeError, OSError, TypeError):  # musl, macOS, Windows
+        ctypes.CDLL(None).malloc_trim(0)

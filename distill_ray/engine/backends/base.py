@@ -32,7 +32,7 @@ class Backend(Protocol):
         targets: LossTargets,
         match_targets: MatchTargets | None = None,
     ) -> Losses:
-        """The losses of a batch's supervised predictions [K].
+        """Compute the losses of a batch's supervised predictions [K].
 
         Args:
             batch: on the backend's device.
@@ -57,7 +57,7 @@ class Backend(Protocol):
         """Copy all that a step changes on this rank to main memory."""
 
     def train(self, mode: bool) -> None:
-        """Training or evaluation mode."""
+        """Set training or evaluation mode."""
 
     def save(self, folder: Path) -> None:
         """Write this rank's part of weights and optimiser state."""
@@ -66,4 +66,4 @@ class Backend(Protocol):
         """Read what `save` wrote on `world` ranks; the number of ranks may differ now."""
 
     def unsharded(self) -> AbstractContextManager[Any]:
-        """Context in which every rank sees the student with unsharded parameters."""
+        """Gather the student's parameters on every rank, for the block."""

@@ -10,6 +10,7 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,50 @@ CPU_ZERO = {
     "reduce_scatter": False,
     "contiguous_gradients": False,
 }
-"""For gloo, which adds up in small pieces fastest, and scatters by way of adding up; and for a heap
-that needs no gradients copied into one piece against fragmentation."""
+"""ZeRO on a CPU. Gloo adds up small pieces fastest, and scatters by adding up everything;
+a heap needs no gradients copied into one piece against fragmentation."""
 
 COUNTS = ("global_steps", "global_samples", "micro_steps", "skipped_steps")
-"""What an engine counts."""
+"""Counters of an engine that a snapshot restores."""
+
+
+@dataclass(frozen=True)
+class ZeroSpec:
+    """How DeepSpeed shards a training, and how many rows a step has on each rank."""
+
+    stage: int
+    """0 to 3."""
+    precision: str
+    """`float32` or `bfloat16`."""
+    micro_batch_size: int
+    num_micro: int
+    """Micro-batches of a step on each rank."""
+    offload: OffloadConfig = field(default_factory=OffloadConfig)
+
+    def config(self, optim: OptimSpec, device: torch.device) -> dict[str, Any]:
+        """Build DeepSpeed's own configuration."""
+        zero: dict[str, Any] = {"stage": self.stage, **(CPU_ZERO if device.type == "cpu" else {})}
+        if self.offload.optimizer:
+            zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        if self.offload.parameters:
+            zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+        bfloat16 = self.stage > 0 and self.precision == "bfloat16"
+        # Gradients of micro-batches are added up in float32 where that works: with the optimiser
+        # offloaded, DeepSpeed keeps a skipped step's float32 sums for the next one.
+        sums_in = "bf16" if bfloat16 and self.offload.optimizer else "fp32"
+        return {
+            "train_micro_batch_size_per_gpu": self.micro_batch_size,
+            "gradient_accumulation_steps": self.num_micro,
+            "gradient_clipping": optim.max_grad_norm if self.stage else 0.0,
+            "zero_optimization": zero,
+            # The optimiser is torch's AdamW: DeepSpeed's own compiles a kernel on the first step.
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "bf16": {"enabled": bfloat16},
+            "data_types": {"grad_accum_dtype": sums_in},
+            "wall_clock_breakdown": False,
+            "steps_per_print": 10**9,
+        }
 
 
 class DeepSpeedBackend:
@@ -55,26 +95,16 @@ class DeepSpeedBackend:
     """
 
     def __init__(
-        self,
-        student: Student,
-        spec: OptimSpec,
-        device: torch.device,
-        *,
-        zero_stage: int,
-        offload: OffloadConfig,
-        precision: str,
-        micro_batch_size: int,
-        num_micro: int,
+        self, student: Student, optim: OptimSpec, device: torch.device, zero: ZeroSpec
     ) -> None:
         deepspeed = import_deepspeed(device)
         self.device = device
-        self._scale = comm.world() * num_micro
-        self._spec, self._stage = spec, zero_stage
-        self._autocast = zero_stage == 0 and precision == "bfloat16"
-        config = _config(spec, device, zero_stage, offload, precision, micro_batch_size, num_micro)
+        self._scale = comm.world() * zero.num_micro
+        self._optim, self._stage = optim, zero.stage
+        self._autocast = zero.stage == 0 and zero.precision == "bfloat16"
         student = student.to(device)
         self._engine, _, _, _ = deepspeed.initialize(
-            model=student, optimizer=adamw(student, spec), config=config
+            model=student, optimizer=adamw(student, optim), config=zero.config(optim, device)
         )
         self._zero = deepspeed.zero
 
@@ -85,7 +115,7 @@ class DeepSpeedBackend:
         targets: LossTargets,
         match_targets: MatchTargets | None = None,
     ) -> Losses:
-        """The losses of a batch's supervised predictions [K]."""
+        """Compute the losses of a batch's supervised predictions [K]."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             ids, places = batch.input_ids, batch.position_ids
             return Losses(*self._engine(ids, places, positions, targets, match_targets))
@@ -101,39 +131,41 @@ class DeepSpeedBackend:
         """Clip, update, clear; returns the gradient's norm before clipping."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        norm = self._clip_whole() if self._stage == 0 else None
-        # Stages 1 to 3 see for themselves that a gradient isn't finite, and leave the step out.
+        norm = self._clip() if self._stage == 0 else None
+        # Stages 1 to 3 see for themselves that a gradient isn't finite, and skip the step.
         self._engine.step()
         return float(self._engine.get_global_grad_norm()) if norm is None else norm
 
-    def _clip_whole(self) -> float:
-        """Stage 0 leaves this to us: it clips without telling the norm, whatever the norm is."""
+    def _clip(self) -> float:
+        """Clip for stage 0, which does it without returning the norm, even if that isn't finite."""
         trained = [p for p in self._engine.module.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
         if math.isfinite(norm):
-            torch.nn.utils.clip_grads_with_norm_(trained, self._spec.max_grad_norm, norm)
+            torch.nn.utils.clip_grads_with_norm_(trained, self._optim.max_grad_norm, norm)
         else:  # AdamW leaves a parameter without a gradient as it is, its moments too.
             self._engine.module.zero_grad(set_to_none=True)
         return float(norm)
 
     def forget(self) -> None:
-        """Reset the optimiser."""
-        forget(self._torchs())
+        """Reset the optimiser's moments and step counts."""
+        forget(self._torch_optimizer())
 
     def snapshot(self) -> Snapshot:
-        """All that a step changes on this rank."""
+        """Copy all that a step changes on this rank to main memory."""
         counts = {name: getattr(self._engine, name) for name in COUNTS}
         # Stage 3 lends its optimiser one copy at a time; its groups are empty between two steps.
         optimizer = self._engine.optimizer
         copies = optimizer.fp32_partitioned_groups_flat if self._stage == 3 else ()
-        return Snapshot.of(self._engine.module, self._torchs(), copies, self._engine, counts)
+        return Snapshot.of(
+            self._engine.module, self._torch_optimizer(), copies, self._engine, counts
+        )
 
-    def _torchs(self) -> Any:
+    def _torch_optimizer(self) -> Any:
         """The optimiser inside DeepSpeed's; stage 0 has no other."""
         return self._engine.optimizer if self._stage == 0 else self._engine.optimizer.optimizer
 
     def train(self, mode: bool) -> None:
-        """Training or evaluation mode."""
+        """Set training or evaluation mode."""
         self._engine.train(mode)
 
     def save(self, folder: Path) -> None:
@@ -141,12 +173,16 @@ class DeepSpeedBackend:
         self._engine.save_checkpoint(str(folder), tag=WEIGHTS)
 
     def load(self, folder: Path, world: int) -> None:
-        """Read what `save` wrote on `world` ranks; on another number of them by way of DeepSpeed's
-        universal checkpoint (arXiv 2406.18820), in which each parameter is whole."""
+        """Read what `save` wrote on `world` ranks.
+
+        On another number of ranks, it is converted to DeepSpeed's universal checkpoint (arXiv
+        2406.18820), in which each parameter is whole.
+        """
         if self._stage == 0 or world == comm.world():
             self._load(folder, WEIGHTS)
             return
-        with _universal(folder) as converted, _mended(self._torchs()):
+        optimizer = self._torch_optimizer()
+        with _universal_checkpoint(folder) as converted, _load_repaired(optimizer):
             self._engine._config.load_universal_checkpoint = True
             try:
                 self._load(converted, WEIGHTS)
@@ -160,7 +196,7 @@ class DeepSpeedBackend:
 
     @contextmanager
     def unsharded(self) -> Iterator[Any]:
-        """The student with unsharded parameters, gathered for the block."""
+        """Gather the student's parameters for the block."""
         model = self._engine.module.model
         if self._stage < 3:
             yield model
@@ -170,42 +206,37 @@ class DeepSpeedBackend:
 
 
 @contextmanager
-def _universal(folder: Path) -> Iterator[Path]:
-    """A checkpoint that any number of ranks can load; made once on each node, for the block."""
-    place = Path(tempfile.gettempdir()) / f"distill-ray-{comm.from_rank_zero(uuid4().hex)}"
-    first_here = os.environ.get("LOCAL_RANK", "0") == "0"
-    try:
-        if first_here:
-            _convert(folder / WEIGHTS, place / WEIGHTS)
-        comm.barrier()
-        yield place
-        comm.barrier()
-    finally:
-        if first_here:
-            shutil.rmtree(place, ignore_errors=True)
-
-
-def _convert(shards: Path, place: Path) -> None:
-    """Shards of a checkpoint → whole parameters and moments, by DeepSpeed's own converter."""
-    from deepspeed.checkpoint import ds_to_universal
-
-    place.mkdir(parents=True)
-    how = Namespace(
-        input_folder=str(shards),
-        output_folder=str(place),
+def _universal_checkpoint(folder: Path) -> Iterator[Path]:
+    """Convert a checkpoint for any number of ranks; once on each node, and for the block only."""
+    converted = Path(tempfile.gettempdir()) / f"distill-ray-{comm.from_rank_zero(uuid4().hex)}"
+    arguments = Namespace(
+        input_folder=str(folder / WEIGHTS),
+        output_folder=str(converted / WEIGHTS),
         num_extract_workers=1,
         num_merge_workers=1,
         keep_temp_folder=False,
         strict=True,
         inject_missing_state=True,
     )
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        ds_to_universal.main(how)
+    first_here = os.environ.get("LOCAL_RANK", "0") == "0"
+    try:
+        if first_here:
+            from deepspeed.checkpoint import ds_to_universal
+
+            (converted / WEIGHTS).mkdir(parents=True)
+            with Path(os.devnull).open("w") as null, redirect_stdout(null), redirect_stderr(null):
+                ds_to_universal.main(arguments)
+        comm.barrier()
+        yield converted
+        comm.barrier()
+    finally:
+        if first_here:
+            shutil.rmtree(converted, ignore_errors=True)
 
 
 @contextmanager
-def _mended(optimiser: torch.optim.Optimizer) -> Iterator[None]:
-    """Undo what stage 3 does wrong in the block, where it loads a universal checkpoint.
+def _load_repaired(optimiser: torch.optim.Optimizer) -> Iterator[None]:
+    """Repair what stage 3 gets wrong when it loads a universal checkpoint in the block.
 
     It gives all groups the weight decay of the first one, and all parameters one tensor as their
     number of steps, which each of them would then count.
@@ -242,41 +273,3 @@ def import_deepspeed(device: torch.device) -> Any:
         deepspeed.comm.comm.cdb.all_gather_function = gloo.all_gather
         deepspeed.comm.comm.cdb.reduce_scatter_function = gloo.reduce_scatter
     return deepspeed
-
-
-def _config(
-    spec: OptimSpec,
-    device: torch.device,
-    zero_stage: int,
-    offload: OffloadConfig,
-    precision: str,
-    micro_batch_size: int,
-    num_micro: int,
-) -> dict[str, Any]:
-    zero: dict[str, Any] = {"stage": zero_stage, **(CPU_ZERO if device.type == "cpu" else {})}
-    if offload.optimizer:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    if offload.parameters:
-        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    return {
-        "train_micro_batch_size_per_gpu": micro_batch_size,
-        "gradient_accumulation_steps": num_micro,
-        "gradient_clipping": spec.max_grad_norm if zero_stage else 0.0,
-        "zero_optimization": zero,
-        # Ours is torch's AdamW: DeepSpeed's own would compile a kernel on the first step.
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "bf16": {"enabled": bool(zero_stage) and precision == "bfloat16"},
-        "data_types": {"grad_accum_dtype": _sums_in(zero_stage, offload, precision)},
-        "wall_clock_breakdown": False,
-        "steps_per_print": 10**9,
-    }
-
-
-def _sums_in(zero_stage: int, offload: OffloadConfig, precision: str) -> str:
-    """Precision in which gradients of micro-batches are added up: float32 where that works.
-
-    With the optimiser offloaded, DeepSpeed keeps a bad step's float32 sums for the next one.
-    """
-    low = zero_stage > 0 and precision == "bfloat16" and offload.optimizer
-    return "bf16" if low else "fp32"

@@ -19,7 +19,7 @@ class WorkGroup:
         self._works = works
 
     def wait(self) -> None:
-        """Until all are done."""
+        """Wait until all are done."""
         for work in self._works:
             if work is not None:
                 work.wait()
@@ -31,10 +31,10 @@ def all_gather(
     group: dist.ProcessGroup | None = None,
     async_op: bool = False,
 ) -> WorkGroup | None:
-    """Every rank's part in one tensor, as `torch.distributed.all_gather_into_tensor`.
+    """Gather every rank's part in one tensor, as `torch.distributed.all_gather_into_tensor`.
 
-    Each rank broadcasts its own. Gloo's way gathers into fresh memory first, and copies: of 255 MB
-    on two ranks in .23 s, where the broadcasts take .07 (docs/results/performance.md).
+    Each rank broadcasts its own part. Gloo's own gather fills fresh memory first, and copies: 255
+    MB on two ranks take it .23 s, and the broadcasts .07 (docs/results/performance.md).
 
     Args:
         output_tensor: [W · n], filled.
@@ -64,11 +64,11 @@ def reduce_scatter(
     group: dist.ProcessGroup | None = None,
     async_op: bool = False,
 ) -> dist.Work | None:
-    """This rank's part of the sum over ranks, as `torch.distributed.reduce_scatter_tensor`.
+    """Compute this rank's part of the sum, as `torch.distributed.reduce_scatter_tensor`.
 
     Each rank sends every other its part, and adds up its own: own numbers first, then the others'
-    by rank. Gloo's way reduces all parts on all ranks: of 113 MB on two in .14 s, where this
-    takes .04. Whatever isn't a sum that is waited for goes gloo's way.
+    by rank. Gloo's own function reduces all parts on all ranks: 113 MB on two ranks take it .14 s,
+    and this .04. Gloo's own does whatever isn't a sum, or isn't waited for.
 
     Args:
         output_tensor: [n], filled; it may be this rank's place in the input.
@@ -90,16 +90,9 @@ def reduce_scatter(
     for start in range(0, len(total), PIECE):
         piece = slice(start, min(start + PIECE, len(total)))
         received = [buffer[: piece.stop - start] for buffer in buffers]
-        _exchange(parts[:, piece], received, peers, group)
+        sending = [dist.isend(parts[r, piece], group=group, group_dst=r) for r in peers]
+        receiving = [dist.irecv(x, group=group, group_src=r) for r, x in zip(peers, received)]
+        WorkGroup([*sending, *receiving]).wait()
         for part in received:
             total[piece].add_(part)
     return None
-
-
-def _exchange(
-    parts: Tensor, received: list[Tensor], peers: list[int], group: dist.ProcessGroup | None
-) -> None:
-    """Send each other rank its part, and receive what they send."""
-    sending = [dist.isend(parts[r], group=group, group_dst=r) for r in peers]
-    receiving = [dist.irecv(x, group=group, group_src=r) for r, x in zip(peers, received)]
-    WorkGroup([*sending, *receiving]).wait()

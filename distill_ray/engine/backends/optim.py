@@ -31,7 +31,7 @@ class OptimSpec:
 
 
 def adamw(module: nn.Module, spec: OptimSpec) -> torch.optim.AdamW:
-    """AdamW (arXiv 1711.05101); matrices decay, norms and biases don't."""
+    """Build AdamW (arXiv 1711.05101); matrices decay, norms and biases don't."""
     trained = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": spec.weight_decay},

@@ -41,7 +41,7 @@ class PlainBackend:
         targets: LossTargets,
         match_targets: MatchTargets | None = None,
     ) -> Losses:
-        """The losses of a batch's supervised predictions [K]."""
+        """Compute the losses of a batch's supervised predictions [K]."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             ids, places = batch.input_ids, batch.position_ids
             return Losses(*self._student(ids, places, positions, targets, match_targets))
@@ -65,15 +65,15 @@ class PlainBackend:
         return norm
 
     def forget(self) -> None:
-        """Reset the optimiser."""
+        """Reset the optimiser's moments and step counts."""
         forget(self._optimiser)
 
     def snapshot(self) -> Snapshot:
-        """All that a step changes."""
+        """Copy all that a step changes to main memory."""
         return Snapshot.of(self._student, self._optimiser)
 
     def train(self, mode: bool) -> None:
-        """Training or evaluation mode."""
+        """Set training or evaluation mode."""
         self._student.train(mode)
 
     def save(self, folder: Path) -> None:
@@ -91,5 +91,5 @@ class PlainBackend:
 
     @contextmanager
     def unsharded(self) -> Iterator[Any]:
-        """The student's model."""
+        """Give the student's model; nothing is sharded here."""
         yield self._student.model

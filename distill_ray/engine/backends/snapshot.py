@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a step changes on this rank, in the main memory."""
+    """What a step changes on this rank, copied to the main memory."""
 
     module: nn.Module
     optimiser: torch.optim.Optimizer
@@ -21,8 +21,9 @@ class Snapshot:
     moments: dict[Tensor, dict[str, Any]]
     """Parameter → the optimiser's state of it."""
     copies: Sequence[Tensor] = ()
-    """Of weights, which the optimiser works on and doesn't know of between two steps."""
+    """Live float32 copies of weights that the optimiser only has during a step."""
     counter: Any = None
+    """Counts steps beside the optimiser."""
     counts: Mapping[str, int] | None = None
     """Attribute of `counter` → its value."""
 
@@ -35,14 +36,14 @@ class Snapshot:
         counter: Any = None,
         counts: Mapping[str, int] | None = None,
     ) -> Snapshot:
-        """Of a student as it is.
+        """Copy a student and its optimiser as they are.
 
         Args:
             module: the student; its parameters may be shards.
             optimiser: torch's own, of its parameters or of float32 copies of its shards.
-            copies: of shards, where the optimiser has them only during a step.
-            counter: what counts steps beside them.
-            counts: what it has counted.
+            copies: float32 copies of shards, where the optimiser has them only during a step.
+            counter: the object that counts steps beside the optimiser, if any.
+            counts: attribute of `counter` → its value.
         """
         moments = {p: {k: _copy(v) for k, v in s.items()} for p, s in optimiser.state.items()}
         tensors = [_copy(tensor) for tensor in _tensors(module, optimiser, copies)]
@@ -70,7 +71,7 @@ class Snapshot:
 
 @torch.no_grad()
 def forget(optimiser: torch.optim.Optimizer) -> None:
-    """No moments and no steps counted, as before the first step."""
+    """Clear the moments and step counts, as before the first step."""
     for state in optimiser.state.values():
         for name, value in state.items():
             if isinstance(value, Tensor):
@@ -82,7 +83,7 @@ def forget(optimiser: torch.optim.Optimizer) -> None:
 def _tensors(
     module: nn.Module, optimiser: torch.optim.Optimizer, copies: Sequence[Tensor]
 ) -> Iterator[Tensor]:
-    """This rank's part of what is trained, and the float32 copies that the optimiser has of it."""
+    """Yield this rank's part of what is trained, and the optimiser's float32 copies of it."""
     own = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in own:
         yield parameter.data

@@ -39,14 +39,14 @@ class Student(nn.Module):
         targets: LossTargets,
         match_targets: MatchTargets | None = None,
     ) -> ForwardOutput:
-        """Total, cross-entropies [K], divergences [K] and distances of inner layers [kinds, K].
+        """Compute total, cross-entropies [K], divergences [K] and layer distances [kinds, K].
 
         Args:
             input_ids: [B, T].
             position_ids: [B, T].
             positions: [K] places of the supervised predictions in the flattened [B, T].
-            targets: of these K.
-            match_targets: what their inner layers are pulled towards.
+            targets: labels and teacher output of these K.
+            match_targets: the teacher's inner states of these K, where layers are matched.
         """
         if self.matching is None or match_targets is None:
             hidden = outputs(self.model, input_ids, position_ids)
@@ -66,7 +66,7 @@ class Student(nn.Module):
 
 
 class _Head(nn.Module):
-    """A module, so that its forward pass is where sharded output weights are gathered."""
+    """The output layer, as a module whose forward pass gathers sharded output weights."""
 
     def __init__(self, model: Any, vocabulary: int | None) -> None:
         super().__init__()
@@ -77,6 +77,6 @@ class _Head(nn.Module):
     def forward(
         self, features: Tensor, targets: LossTargets
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """See `Student.forward`."""
+        """Compute total, cross-entropies [K] and divergences [K]."""
         loss = head_loss(head_of(self._model[0], features, self._vocabulary), targets)
         return loss.total, loss.cross_entropy, loss.divergence

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,7 +25,7 @@ def greedy_answers(
     vocabulary: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[list[int]]:
-    """[n] token ids of the likeliest continuations, up to the answer's end and with it.
+    """Generate the likeliest continuations: [n] token ids, up to the answer's end and with it.
 
     An answer without the end was cut off: by its length, or by the model's context.
 
@@ -36,51 +36,41 @@ def greedy_answers(
         vocabulary: ids that the tokenizer has; the others are never written.
         batch_tokens: tokens of one batch, padding included.
     """
+    from transformers import GenerationConfig, LogitsProcessorList
+
     answers: list[list[int]] = [[] for _ in questions.prompts]
-    longest = max(map(len, questions.options)) + SPARE
+    end, longest = questions.end, max(map(len, questions.options)) + SPARE
     context = size_of(model)["context"] or 2**31
-    with _plain_settings(model):
+    known_ids = LogitsProcessorList([_KnownIds(vocabulary)])
+    with _default_generation_config(model):
         for chunk in by_length(questions.prompts, longest, batch_tokens):
             prompts = [questions.prompts[i] for i in chunk]
-            room = context - max(map(len, prompts))
-            if room <= 0:
+            width = max(map(len, prompts))
+            if width >= context:
                 continue
-            outputs = _generate(
-                model, prompts, min(longest, room), questions.end, device, vocabulary
+            greedy = GenerationConfig(
+                do_sample=False,
+                num_beams=1,
+                max_new_tokens=min(longest, context - width),
+                eos_token_id=end,
+                pad_token_id=0,
             )
-            for i, ids in zip(chunk, outputs):
-                end = questions.end
-                answers[i] = ids[: ids.index(end) + 1] if end in ids else ids
+            # Padded on the left: the answer follows the prompt at once.
+            padding = [width - len(prompt) for prompt in prompts]
+            ids = [[0] * pad + prompt for pad, prompt in zip(padding, prompts)]
+            mask = [[0] * pad + [1] * len(prompt) for pad, prompt in zip(padding, prompts)]
+            sequences = model.generate(
+                input_ids=torch.tensor(ids, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+                generation_config=greedy,
+                logits_processor=known_ids,
+            )
+            for i, answer in zip(chunk, sequences[:, width:].tolist()):
+                answers[i] = answer[: answer.index(end) + 1] if end in answer else answer
     return answers
 
 
-def _generate(
-    model: Any,
-    prompts: Sequence[list[int]],
-    new_tokens: int,
-    end: int | None,
-    device: torch.device,
-    vocabulary: int | None,
-) -> list[list[int]]:
-    from transformers import GenerationConfig, LogitsProcessorList
-
-    width = max(map(len, prompts))
-    # Padded on the left: what is written follows the prompt at once.
-    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    settings = GenerationConfig(
-        do_sample=False, num_beams=1, max_new_tokens=new_tokens, eos_token_id=end, pad_token_id=0
-    )
-    sequences = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        generation_config=settings,
-        logits_processor=LogitsProcessorList([_Known(vocabulary)]),
-    )
-    return sequences[:, width:].tolist()  # type: ignore[no-any-return]
-
-
-class _Known:
+class _KnownIds:
     """Leaves no probability to ids that the tokenizer hasn't got."""
 
     def __init__(self, vocabulary: int | None) -> None:
@@ -93,8 +83,8 @@ class _Known:
 
 
 @contextmanager
-def _plain_settings(model: Any) -> Iterator[None]:
-    """Without what a model's authors advise for sampling, penalties and the like."""
+def _default_generation_config(model: Any) -> Iterator[None]:
+    """Drop the model's own settings of sampling, penalties and the like, for the block."""
     from transformers import GenerationConfig
 
     before = model.generation_config

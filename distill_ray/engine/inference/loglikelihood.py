@@ -24,7 +24,7 @@ from distill_ray.engine.objective import TERMS, SupervisedTokens, validation_tar
 from distill_ray.models.causal import bare, head_of, hidden_states
 
 BATCH_TOKENS = 8192
-"""Of one forward pass over questions, padding included."""
+"""Tokens of one forward pass over questions, padding included."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class TextScore:
     sums: list[float]
     """[R] Σ -log p(token) over each row's supervised tokens, nats."""
     counts: list[int]
-    """[R] how many they are."""
+    """[R] number of each row's supervised tokens."""
     full_ece: float | None
     """Token-level calibration over the whole vocabulary; None without a token."""
     pace: list[float]
@@ -60,7 +60,7 @@ def option_scores(
     vocabulary: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> NDArray[np.float64]:
-    """[n, K] log-likelihood of each option's answer after each prompt, in nats.
+    """Score each option's answer after each prompt: [n, K] log-likelihoods in nats.
 
     Args:
         model: a causal language model in evaluation mode.
@@ -69,23 +69,43 @@ def option_scores(
         vocabulary: ids that the tokenizer has; the others are given no probability.
         batch_tokens: tokens of one forward pass, padding included.
     """
-    scores = np.zeros((len(questions.prompts), len(questions.options)))
-    longest = max(map(len, questions.options))
-    # One token an option: its probability can be read after the prompt, for all options at once.
-    width = 1 if longest == 1 else len(questions.options)
+    options = questions.options
+    scores = np.zeros((len(questions.prompts), len(options)))
+    longest = max(map(len, options))
+    width = 1 if longest == 1 else len(options)  # rows of a prompt
     for chunk in by_length(questions.prompts, longest, batch_tokens // width):
         prompts = [questions.prompts[i] for i in chunk]
         if longest == 1:
-            scores[chunk] = _first_tokens(model, prompts, questions.options, device, vocabulary)
-        else:
-            scores[chunk] = _whole_answers(model, prompts, questions.options, device, vocabulary)
+            # One token an option: its probability is read after the prompt, for all options.
+            ids = _padded(prompts, device)
+            last = torch.tensor([len(p) - 1 for p in prompts], device=device)
+            features = hidden_states(model, ids)[torch.arange(len(ids), device=device), last]
+            head, tokens = head_of(model, features, vocabulary), [option[0] for option in options]
+            log_p = F.log_softmax(head.logits(slice(None)), dim=-1)[:, tokens]
+            scores[chunk] = log_p.double().cpu().numpy()
+            continue
+        # Else a row for each prompt and option, prompt by prompt.
+        answers = [(prompt, option) for prompt in prompts for option in options]
+        ids = _padded([prompt + option for prompt, option in answers], device)
+        places = [
+            (row, len(prompt) - 1 + i)
+            for row, (prompt, option) in enumerate(answers)
+            for i in range(len(option))
+        ]
+        row, column = torch.tensor(places, device=device).unbind(dim=1)  # one each answer token
+        head = head_of(model, hidden_states(model, ids)[row, column], vocabulary)
+        everywhere = torch.ones(len(row), device=device)
+        nll = head_loss(head, LossTargets(ids[row, column + 1], everywhere)).cross_entropy
+        sums = torch.zeros(len(answers), dtype=torch.float64, device=device)
+        sums.index_add_(0, row, nll.double())
+        scores[chunk] = -sums.reshape(len(prompts), -1).cpu().numpy()
     return scores
 
 
 def prior_scores(
     model: Any, questions: Questions, *, device: torch.device, vocabulary: int | None = None
 ) -> NDArray[np.float64]:
-    """[K] log-likelihood of each option's answer after the prompt without its text, in nats."""
+    """Score each option's answer after the prompt without its text: [K] log-likelihoods, nats."""
     empty = replace(questions, prompts=[questions.empty])
     return np.asarray(option_scores(model, empty, device=device, vocabulary=vocabulary)[0])
 
@@ -95,11 +115,11 @@ def by_length(prompts: Sequence[Sequence[int]], extra: int, limit: int) -> Itera
 
     Args:
         prompts: token ids.
-        extra: tokens that each will have beside its own.
+        extra: tokens that each has beside its own.
         limit: tokens of a pass, padding included; one prompt may have more.
 
     Yields:
-        Places of the prompts of a pass.
+        Indices of the prompts of a pass.
     """
     chunk: list[int] = []
     for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
@@ -111,45 +131,8 @@ def by_length(prompts: Sequence[Sequence[int]], extra: int, limit: int) -> Itera
         yield chunk
 
 
-def _first_tokens(
-    model: Any,
-    prompts: Sequence[list[int]],
-    options: Sequence[list[int]],
-    device: torch.device,
-    vocabulary: int | None,
-) -> NDArray[np.float64]:
-    ids = _padded(prompts, device)
-    last = torch.tensor([len(p) - 1 for p in prompts], device=device)
-    features = hidden_states(model, ids)[torch.arange(len(prompts), device=device), last]
-    logits = head_of(model, features, vocabulary).logits(slice(None))  # [n, V]
-    log_p = F.log_softmax(logits, dim=-1)[:, [option[0] for option in options]]
-    return log_p.double().cpu().numpy()
-
-
-def _whole_answers(
-    model: Any,
-    prompts: Sequence[list[int]],
-    options: Sequence[list[int]],
-    device: torch.device,
-    vocabulary: int | None,
-) -> NDArray[np.float64]:
-    rows = [prompt + option for prompt in prompts for option in options]
-    ids = _padded(rows, device)
-    places = [
-        (row, len(prompts[row // len(options)]) - 1 + i)
-        for row in range(len(rows))
-        for i in range(len(options[row % len(options)]))
-    ]
-    row, column = torch.tensor(places, device=device).unbind(dim=1)  # [K] each
-    head = head_of(model, hidden_states(model, ids)[row, column], vocabulary)
-    everywhere = torch.ones(len(row), device=device)
-    nll = head_loss(head, LossTargets(ids[row, column + 1], everywhere)).cross_entropy
-    sums = torch.zeros(len(rows), dtype=torch.float64, device=device)
-    return -sums.index_add_(0, row, nll.double()).reshape(len(prompts), -1).cpu().numpy()
-
-
 def _padded(rows: Sequence[list[int]], device: torch.device) -> Tensor:
-    """[n, T] ids; padding on the right is never seen by what comes before it."""
+    """Stack rows to [n, T] ids; no token before the padding on the right sees it."""
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = torch.tensor(row)
@@ -160,7 +143,7 @@ def _padded(rows: Sequence[list[int]], device: torch.device) -> Tensor:
 def text_score(
     model: Any, batches: Iterable[Batch], device: torch.device, vocabulary: int | None = None
 ) -> TextScore:
-    """Token losses and calibration of packed rows, over the first `vocabulary` ids."""
+    """Measure token losses and calibration of packed rows, over the first `vocabulary` ids."""
     sums: list[float] = []
     counts: list[int] = []
     pace: list[float] = []
@@ -181,7 +164,7 @@ def text_score(
 
 
 def _token_losses(head: Head, labels: Tensor, full: FullEce, watch: _Stopwatch) -> Tensor:
-    """[N] float64 -log p(label); logits of a few tokens at a time, which `full` sees as well."""
+    """Compute [N] float64 -log p(label), a few tokens at a time, and count them in `full`."""
     step = max(1, CHUNK_BYTES[labels.device.type] // (4 * head.vocabulary))
     losses = [labels.new_zeros(0, dtype=torch.float64)]
     for start in range(0, len(labels), step):
@@ -194,7 +177,7 @@ def _token_losses(head: Head, labels: Tensor, full: FullEce, watch: _Stopwatch) 
 
 
 class _Stopwatch:
-    """Seconds of some work on a device."""
+    """Adds up the seconds of some work on a device."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -213,7 +196,7 @@ class _Stopwatch:
 
 
 def size_of(model: Any) -> dict[str, int | None]:
-    """`parameters`, their `bytes` in memory, and `context`: tokens that it can read, if it says."""
+    """Count `parameters`, their `bytes` in memory, and `context`: tokens it reads, if it says."""
     weights = [*model.parameters(), *model.buffers()]
     config = bare(model).config.get_text_config(decoder=True)
     return {
@@ -231,7 +214,7 @@ def divergence(
     device: torch.device,
     vocabulary: int | None = None,
 ) -> dict[str, float]:
-    """Mean KL(teacher ‖ student) per token of packed rows, for text and tasks; nats."""
+    """Measure the mean KL(teacher ‖ student) per token of packed rows, by kind of row; nats."""
     sums = torch.zeros(len(TERMS), dtype=torch.float64, device=device)
     counts = torch.zeros_like(sums)
     for batch in batches:

@@ -33,11 +33,11 @@ class TeacherSource(Protocol):
     def reference(
         self, batch: Batch, supervised: SupervisedTokens, *, temperature: float
     ) -> TeacherOutput:
-        """The teacher's output for a batch's supervised predictions, on the batch's device.
+        """Get the teacher's output for a batch's supervised predictions, on the batch's device.
 
         Args:
             batch: announced before, or not.
-            supervised: its supervised predictions.
+            supervised: the batch's supervised predictions.
             temperature: τ that sparse targets are made at.
         """
 
@@ -53,7 +53,7 @@ class Colocated:
     def answer(
         self, batch: Batch, supervised: SupervisedTokens, layers: Mapping[str, Sequence[int]]
     ) -> tuple[TeacherOutput, States]:
-        """The reference, and the states of some layers, from one forward pass."""
+        """Get the reference, and the states of some layers, from one forward pass."""
         return self._bank.answer(batch.input_ids, batch.position_ids, supervised.positions, layers)
 
     def use(self, teacher: str, checkpoint_index: int) -> None:
@@ -61,17 +61,17 @@ class Colocated:
         self._bank.use(teacher, checkpoint_index)
 
     def expect(self, teacher: str, checkpoint_index: int) -> None:
-        """Read its weights into the main memory while training goes on."""
+        """Read a checkpoint's weights into the main memory while training goes on."""
         self._bank.expect(teacher, checkpoint_index)
 
     def announce(self, batches: Sequence[Batch]) -> None:
-        """Nothing works ahead here."""
+        """Do nothing: nothing works ahead here."""
 
     def forget(self) -> None:
-        """Nothing was announced."""
+        """Do nothing: nothing is announced."""
 
     def reference(
         self, batch: Batch, supervised: SupervisedTokens, *, temperature: float
     ) -> TeacherOutput:
-        """Hidden states of a forward pass, with the output weights."""
+        """Get the hidden states of a forward pass, with the output weights."""
         return self._bank.head(batch.input_ids, batch.position_ids, supervised.positions)

@@ -56,18 +56,18 @@ class Cached:
         self._current = (teacher, checkpoint_index)
 
     def expect(self, teacher: str, checkpoint_index: int) -> None:
-        """Its files are read row by row."""
+        """Do nothing: files are read row by row."""
 
     def forget(self) -> None:
-        """Nothing was announced."""
+        """Do nothing: nothing is announced."""
 
     def announce(self, batches: Sequence[Batch]) -> None:
-        """Nothing works ahead here."""
+        """Do nothing: nothing works ahead here."""
 
     def reference(
         self, batch: Batch, supervised: SupervisedTokens, *, temperature: float
     ) -> SparseTargets:
-        """The stored targets of the supervised predictions, row after row.
+        """Read the stored targets of the supervised predictions, row after row.
 
         Raises:
             TargetsError: a row has no targets, or other ones than requested.
@@ -83,7 +83,11 @@ class Cached:
             parts = [self._files.row(row_id, n, temperature) for row_id, n in row_counts]
         except TargetsError as error:
             raise TargetsError(f"{_name(*self._current)}: {error}") from None
-        return concatenate(parts or [_nothing(self._files.spec)]).to(self._device)
+        if not parts:
+            spec, none = self._files.spec, torch.zeros(0)
+            entries = torch.zeros(0, spec.k)
+            parts = [SparseTargets(entries.long(), entries, none, none, none, kind=spec.kind)]
+        return concatenate(parts).to(self._device)
 
 
 class TargetFiles:
@@ -108,16 +112,16 @@ class TargetFiles:
 
     @property
     def spec(self) -> TargetSpec:
-        """What was kept of the teacher; the temperature is that of the first file."""
+        """How the targets were made; the temperature is that of the first file."""
         return self._specs[0]
 
     def row(self, row_id: str, count: int, temperature: float) -> SparseTargets:
-        """The targets of one row.
+        """Read the targets of one row.
 
         Args:
-            row_id: its id.
-            count: predictions that it keeps.
-            temperature: τ that is requested.
+            row_id: id of the row.
+            count: number of the row's supervised predictions.
+            temperature: requested τ.
         """
         file, start, tokens, payload = self._find(row_id)
         path, stored = self._paths[file], self._specs[file].temperature
@@ -133,7 +137,7 @@ class TargetFiles:
             raise TargetsError(f"row {row_id} in {path}: {error}") from None
 
     def _find(self, row_id: str) -> tuple[int, int, int, bytes]:
-        """A row's file, start, tokens and payload."""
+        """Find a row's file, start, tokens and payload."""
         # As an array's number: compared with a Python int, keys would be rounded to float64.
         key = np.uint64(_key(row_id))
         place = int(np.searchsorted(self._keys, key))
@@ -148,7 +152,7 @@ class TargetFiles:
 
     @staticmethod
     def _index(path: Path, keys: list[NDArray[np.uint64]]) -> TargetSpec:
-        """Add the keys of a file's rows."""
+        """Add the keys of a file's rows to `keys`; returns the file's spec."""
         try:
             with pq.ParquetFile(path, memory_map=True) as file:
                 ids = file.read(columns=["row_id"])["row_id"].to_pylist()
@@ -168,7 +172,7 @@ class _File:
         self._ends = np.cumsum([self._file.metadata.row_group(g).num_rows for g in groups])
 
     def row(self, number: int, row_id: str) -> tuple[int, int, bytes] | None:
-        """Start, tokens and payload of a row; None if it has another id."""
+        """Read start, tokens and payload of a row; None if it has another id."""
         group = int(np.searchsorted(self._ends, number, side="right"))
         place = number - (int(self._ends[group - 1]) if group else 0)
         rows = self._file.read_row_group(group)
@@ -185,10 +189,3 @@ def _key(row_id: str) -> int:
 
 def _name(teacher: str, checkpoint_index: int) -> str:
     return f"{teacher} checkpoint {checkpoint_index + 1}"
-
-
-def _nothing(spec: TargetSpec) -> SparseTargets:
-    """Targets of no token."""
-    none = torch.zeros(0)
-    entries = torch.zeros(0, spec.k)
-    return SparseTargets(entries.long(), entries, none, none, none, kind=spec.kind)

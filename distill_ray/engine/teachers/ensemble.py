@@ -1,4 +1,4 @@
-"""Several teachers at once, as one.
+"""An ensemble: several teachers that answer as one.
 
 B rows, T tokens, K supervised predictions, S samples, M teachers.
 """
@@ -25,7 +25,7 @@ from distill_ray.models.teachers import TeacherBank
 class TeacherEnsemble:
     """All members are in this process, each with checkpoints of its own. See `TeacherSource`.
 
-    The group has as many checkpoints as the member with the most; see
+    The ensemble has as many checkpoints as the member with the most; see
     `core.strategies.member_checkpoint`.
     """
 
@@ -39,13 +39,13 @@ class TeacherEnsemble:
         seed: int = 0,
         collective: bool = False,
     ) -> None:
-        """Load nothing yet.
+        """Set up the members, without loading any.
 
         Args:
             banks: member → its checkpoints.
             strategy: with its options filled in.
-            seed: of what it draws.
-            collective: whether all ranks must ask each member as often.
+            seed: seed of the strategy's draws.
+            collective: whether all ranks must run each member equally often.
         """
         self.members = tuple(banks)
         self._banks, self._strategy = dict(banks), strategy
@@ -68,30 +68,30 @@ class TeacherEnsemble:
         )
 
     def announce(self, batches: Sequence[Batch]) -> None:
-        """Nothing works ahead here."""
+        """Do nothing: nothing works ahead here."""
 
     def forget(self) -> None:
-        """Nothing was announced."""
+        """Do nothing: nothing is announced."""
 
     @torch.no_grad()
     def reference(
         self, batch: Batch, supervised: SupervisedTokens, *, temperature: float
     ) -> Mixture:
         """Mix the members' outputs; each computes the rows in which it has weight."""
-        answers = _Answers(self._banks, batch, supervised, self._collective)
+        outputs = _MemberOutputs(self._banks, batch, supervised, self._collective)
         places = batch.places or (0,) * len(batch.row_ids)
         ensemble_batch = EnsembleBatch(
             teachers=self.members,
             keys=[f"{self._seed} {place} {row}" for place, row in zip(places, batch.row_ids)],
             streams=[stream_of(row) for row in batch.row_ids],
             row=starts_of(batch).nonzero()[:, 0],
-            losses=answers.losses,
+            losses=outputs.losses,
         )
         weights = require_weights(self._strategy(ensemble_batch), ensemble_batch)  # [S, M]
-        return answers.mixed(weights[supervised.sample])
+        return outputs.mixed(weights[supervised.sample])
 
 
-class _Answers:
+class _MemberOutputs:
     """The members' outputs for one batch; full forward passes run once."""
 
     def __init__(
@@ -106,14 +106,12 @@ class _Answers:
 
     @cached_property
     def _all_heads(self) -> list[Head]:
-        """Each member's head on every supervised prediction."""
+        """Each member's head on every supervised prediction, in the order of the banks."""
         rows = torch.arange(len(self._batch.input_ids), device=self._supervised.positions.device)
-        return [
-            self._asked(bank, rows, self._supervised.positions) for bank in self._banks.values()
-        ]
+        return [self._run(bank, rows, self._supervised.positions) for bank in self._banks.values()]
 
     def losses(self) -> tuple[Tensor, Tensor]:
-        """As `EnsembleBatch.losses`."""
+        """Compute what `EnsembleBatch.losses` says."""
         supervised, starts = self._supervised, starts_of(self._batch)
         has_label = supervised.term_mask[:2].any(dim=0)
         labelled, sample = has_label.nonzero()[:, 0], supervised.sample[has_label]
@@ -125,7 +123,7 @@ class _Answers:
         return torch.stack([losses for losses, _ in means], dim=1), means[0][1]
 
     def mixed(self, weights: Tensor) -> Mixture:
-        """The mixture with these weights [K, M]."""
+        """Mix the members' heads with these weights [K, M]."""
         if "_all_heads" in vars(self):
             return Mixture.of(self._all_heads, weights)
         columns = weights.unbind(dim=1)
@@ -133,18 +131,18 @@ class _Answers:
         return Mixture(heads, weights)
 
     def _part(self, bank: TeacherBank, weight: Tensor) -> Head | None:
-        """A member's head on the predictions in which it has weight [K]."""
+        """Compute a member's head on the predictions in which it has weight [K]."""
         length = self._batch.input_ids.shape[1]
         positions = self._supervised.positions[weight != 0]
         rows, place = torch.unique(positions // length, return_inverse=True)
         if len(rows):
-            return self._asked(bank, rows, place * length + positions % length)
+            return self._run(bank, rows, place * length + positions % length)
         if self._collective:
             # The other ranks wait for this one in every layer.
-            self._asked(bank, rows.new_zeros(1), positions)
+            self._run(bank, rows.new_zeros(1), positions)
         return None
 
-    def _asked(self, bank: TeacherBank, rows: Tensor, positions: Tensor) -> Head:
+    def _run(self, bank: TeacherBank, rows: Tensor, positions: Tensor) -> Head:
         """Run a member on some rows; the head is on positions [n] of these rows."""
         input_ids, position_ids = self._batch.input_ids, self._batch.position_ids
         if len(rows) < len(input_ids):

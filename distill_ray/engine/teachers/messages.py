@@ -14,10 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from distill_ray.config.serving import AnyTarget, HiddenTargets, SparseTarget, TopKTargets
+from distill_ray.config.serving import AnyTarget, HiddenTargets, TopKTargets
 from distill_ray.core.head import Head
 from distill_ray.core.head_loss import OneTeacher
-from distill_ray.core.sparse import SparseTargets
 from distill_ray.core.sparse_bytes import decode, encode
 from distill_ray.data.batches import Batch
 from distill_ray.engine.objective import SupervisedTokens
@@ -86,7 +85,7 @@ class Answer:
     features: tuple[Array, ...] = ()
     """[K, H_i] each, as `as_array` makes them."""
     sparse: bytes = b""
-    """Of `core.sparse_bytes.encode`; empty where features are sent."""
+    """Bytes of `core.sparse_bytes.encode`; empty where features are sent."""
     by_new_process: bool = False
     """Whether it is the first answer of a restarted process."""
 
@@ -114,14 +113,23 @@ def answer(bank: TeacherBank, request: Request, targets: AnyTarget, device: torc
 
     Args:
         bank: on `device`.
-        request: what is wanted.
-        targets: in which form.
+        request: the batch, and the checkpoint that answers.
+        targets: the form of the answer.
         device: where the teacher computes.
     """
     head = head_for(bank, request, device)
     if isinstance(targets, HiddenTargets):
         return Answer(head.vocabulary, features=tuple(map(as_array, head.features)))
-    return Answer(head.vocabulary, sparse=encode(_targets(head, request, targets)))
+    head_device = head.features[0].device
+    labels = torch.tensor(request.labels, dtype=torch.int64, device=head_device)
+    generator = torch.Generator(head_device).manual_seed(request.seed)
+    k = targets.k if isinstance(targets, TopKTargets) else targets.num_samples
+    spec = TargetSpec(targets.kind, k, request.temperature)
+    sparse = sparse_targets(head, labels, spec, generator)
+    if not sparse.entropy.isfinite().all():
+        rows = ", ".join(request.row_ids)
+        raise FloatingPointError(f"rows {rows}: the teacher's probabilities aren't finite")
+    return Answer(head.vocabulary, sparse=encode(sparse))
 
 
 def output(bank: TeacherBank, teacher: str, checkpoint_index: int, device: torch.device) -> Output:
@@ -171,16 +179,3 @@ def head_for(bank: TeacherBank, request: Request, device: torch.device) -> Head:
         torch.tensor(x, dtype=torch.int64, device=device) for x in arrays
     )
     return bank.head(input_ids, position_ids, positions)
-
-
-def _targets(head: Head, request: Request, targets: SparseTarget) -> SparseTargets:
-    device = head.features[0].device
-    labels = torch.tensor(request.labels, dtype=torch.int64, device=device)
-    generator = torch.Generator(device).manual_seed(request.seed)
-    k = targets.k if isinstance(targets, TopKTargets) else targets.num_samples
-    spec = TargetSpec(targets.kind, k, request.temperature)
-    sparse = sparse_targets(head, labels, spec, generator)
-    if not sparse.entropy.isfinite().all():
-        rows = ", ".join(request.row_ids)
-        raise FloatingPointError(f"rows {rows}: the teacher's probabilities aren't finite")
-    return sparse

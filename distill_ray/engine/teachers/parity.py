@@ -26,7 +26,7 @@ ENCODING = 1.0 / RESOLUTION
 
 
 def sample_of(batch: Batch, rows: int) -> tuple[Batch, SupervisedTokens]:
-    """The first rows of a batch, and evenly spaced predictions of the token that follows."""
+    """Take the first rows of a batch, and evenly spaced predictions of the token that follows."""
     names = ("input_ids", "position_ids", "label_mask", "teacher_mask", "is_task")
     part = Batch(**{n: getattr(batch, n)[:rows] for n in names}, row_ids=batch.row_ids[:rows])
     count = part.input_ids.numel()
@@ -41,13 +41,13 @@ def sample_of(batch: Batch, rows: int) -> tuple[Batch, SupervisedTokens]:
 def largest_gap(
     local: Head, remote: OneTeacher, labels: Tensor, *, temperature: float, chunk: int = 32
 ) -> float:
-    """Largest difference of two teachers' log-probabilities, in nats.
+    """Find the largest difference of two teachers' log-probabilities, in nats.
 
     Samples are draws: of them, the exact log-probability of `labels` is compared.
 
     Args:
-        local: over n predictions.
-        remote: over the same, made at the temperature if it is sparse.
+        local: this process's head on n predictions.
+        remote: the other's output for the same, made at the temperature if it is sparse.
         labels: [n] ids that `remote` was made with.
         temperature: τ.
         chunk: predictions at a time.
@@ -61,7 +61,7 @@ def largest_gap(
 
 
 def _distance(z: Tensor, remote: OneTeacher, rows: slice, labels: Tensor, tau: float) -> Tensor:
-    """[n] or [n, k] nats; z are [n, V] own logits."""
+    """Compare some rows: [n] or [n, k] nats; z are the local logits [n, V]."""
     if not isinstance(remote, SparseTargets):
         log_p = torch.log_softmax(remote.logits(rows) / tau, dim=-1)
         remote_log_p, ids = log_p.topk(min(LIKELIEST, log_p.shape[-1]))
@@ -74,5 +74,5 @@ def _distance(z: Tensor, remote: OneTeacher, rows: slice, labels: Tensor, tau: f
 
 
 def tolerance(precision: str, remote: OneTeacher) -> float:
-    """Nats of `largest_gap` that rounding explains."""
+    """Give the nats of `largest_gap` that rounding explains."""
     return TOLERANCE[precision] + (ENCODING if isinstance(remote, SparseTargets) else 0.0)

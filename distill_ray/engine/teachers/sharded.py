@@ -23,17 +23,21 @@ class ShardedTeacher:
     def __init__(
         self, model: Any, vocabulary: int | None, *, device: torch.device, precision: str
     ) -> None:
-        """Spread a model.
+        """Spread a model over the ranks.
 
         Args:
             model: in main memory, the same on every rank.
-            vocabulary: ids that the tokenizer has.
-            device: where its shards go.
-            precision: of its weights.
+            vocabulary: number of ids that the tokenizer has.
+            device: where the shards go.
+            precision: precision of the weights.
         """
         deepspeed = import_deepspeed(device)
         nothing = torch.zeros(0, model.config.get_text_config(decoder=True).hidden_size)
-        self._head = _copied(head_of(model, nothing, vocabulary), device)
+        # The head keeps its own copies of the weights, whole on each rank.
+        head = head_of(model, nothing, vocabulary)
+        weights = tuple(w.detach().to(device, copy=True) for w in head.weights)
+        bias = None if head.bias is None else head.bias.detach().to(device, copy=True)
+        self._head = replace(head, weights=weights, bias=bias)
         for module in model.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 setattr(module, name, buffer.to(device))
@@ -50,11 +54,11 @@ class ShardedTeacher:
         self._engine.eval()
 
     def outputs(self, input_ids: Tensor, position_ids: Tensor, **flags: bool) -> Any:
-        """As `causal.outputs`."""
+        """Run the model, as `causal.outputs` does."""
         return self._engine(input_ids, position_ids, **flags)
 
     def head(self, features: Tensor) -> Head:
-        """Its head on [K, H] features."""
+        """Apply the head to [K, H] features."""
         return replace(self._head, features=(features,))
 
     def close(self) -> None:
@@ -71,10 +75,3 @@ class _Backbone(torch.nn.Module):
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, **flags: bool) -> Any:
         return outputs(self.model, input_ids, position_ids, **flags)
-
-
-def _copied(head: Head, device: torch.device) -> Head:
-    """A head with its own copies of the weights."""
-    weights = tuple(w.detach().to(device, copy=True) for w in head.weights)
-    bias = None if head.bias is None else head.bias.detach().to(device, copy=True)
-    return replace(head, weights=weights, bias=bias)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -65,13 +65,13 @@ class TargetCounts:
 
     @classmethod
     def of(cls, targets: SparseTargets, rows: int) -> TargetCounts:
-        """Those of some rows."""
+        """Count some rows."""
         num_entries = int((targets.log_p > -torch.inf).sum())
         return cls(rows, len(targets), targets.captured * len(targets), num_entries)
 
 
 def supervised_per_row(batch: Batch, supervised: SupervisedTokens) -> list[int]:
-    """[B] number of supervised predictions in each row."""
+    """Count the supervised predictions in each row, [B]."""
     rows, width = batch.input_ids.shape
     return torch.bincount(supervised.positions // width, minlength=rows).tolist()
 
@@ -86,7 +86,7 @@ def targets_of(
         bank: its current checkpoint is the teacher.
         batch: on the bank's device.
         spec: what to keep.
-        generator: of samples, on that device.
+        generator: generator of samples, on that device.
 
     Raises:
         FloatingPointError: a distribution of the teacher isn't finite.
@@ -109,13 +109,13 @@ def targets_of(
 def sparse_targets(
     head: Head, labels: Tensor, spec: TargetSpec, generator: torch.Generator | None = None
 ) -> SparseTargets:
-    """Targets of K tokens; logits of a few of them exist at a time.
+    """Compute the targets of K tokens; logits of a few of them exist at a time.
 
     Args:
-        head: of K tokens.
+        head: the teacher's head on K tokens.
         labels: [K] int64 ids of the data, negative where there is none.
         spec: what to keep.
-        generator: of samples, on the head's device.
+        generator: generator of samples, on the head's device.
     """
     device = head.features[0].device
     size = max(1, CHUNK_BYTES["cpu" if device.type == "cpu" else "cuda"] // (4 * head.vocabulary))
@@ -139,9 +139,15 @@ def file_of(rows: Iterable[RowTargets], spec: TargetSpec) -> tuple[bytes, Target
     options: dict[str, Any] = {"compression": packed, "use_dictionary": False}
     with pq.ParquetWriter(buffer, TARGETS, write_statistics=False, **options) as writer:
         group: list[dict[str, Any]] = []
-        for block in _blocks(rows):
+        for block in _payload_blocks(rows):
             joined = sparse.concatenate([targets for _, targets in block])
-            group += _records(block, encode(joined))
+            payload, start = encode(joined), 0
+            for row_id, targets in block:
+                own = None if start else payload
+                group.append(
+                    {"row_id": row_id, "tokens": len(targets), "start": start, "payload": own}
+                )
+                start += len(targets)
             counts += TargetCounts.of(joined, len(block))
             if sum(len(record["payload"] or b"") for record in group) >= GROUP_BYTES:
                 writer.write_table(pa.Table.from_pylist(group, schema=TARGETS))
@@ -167,8 +173,8 @@ def read_footer(file: pq.ParquetFile) -> tuple[TargetSpec, TargetCounts]:
     return spec, TargetCounts(**values)
 
 
-def _blocks(rows: Iterable[RowTargets]) -> Iterator[list[RowTargets]]:
-    """Rows that share a payload."""
+def _payload_blocks(rows: Iterable[RowTargets]) -> Iterator[list[RowTargets]]:
+    """Collect the rows that share a payload."""
     block: list[RowTargets] = []
     for row in rows:
         block.append(row)
@@ -177,11 +183,3 @@ def _blocks(rows: Iterable[RowTargets]) -> Iterator[list[RowTargets]]:
             block = []
     if block:
         yield block
-
-
-def _records(block: Sequence[RowTargets], payload: bytes) -> Iterator[dict[str, Any]]:
-    start = 0
-    for row_id, targets in block:
-        own = None if start else payload
-        yield {"row_id": row_id, "tokens": len(targets), "start": start, "payload": own}
-        start += len(targets)

@@ -85,7 +85,7 @@ def _estimate(job: _EstimateJob) -> dict[str, TeacherEstimates | None]:
     """In a worker: the student is loaded once for all teachers."""
     import torch
 
-    from distill_ray.engine.inference.student_estimates import estimate
+    from distill_ray.engine.inference.student_estimates import GradientSampling, estimate
     from distill_ray.models.load import load_model
     from distill_ray.stages.results.local_files import local_ref
 
@@ -100,8 +100,7 @@ def _estimate(job: _EstimateJob) -> dict[str, TeacherEstimates | None]:
                 samples,
                 device=device,
                 vocabulary=job.vocabulary,
-                gradients=job.gradients,
-                seed=job.seed,
+                gradients=GradientSampling(job.gradients, seed=job.seed),
             )
             estimates[name] = TeacherEstimates(**asdict(result))
     return estimates
