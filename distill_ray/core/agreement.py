@@ -24,9 +24,9 @@ class Agreement:
 
     spearman: float
     p_value: float
-    """Of |Spearman| under chance, two-sided, by permutation."""
+    """P-value of |Spearman| under chance, two-sided, by permutation."""
     kendall: float
-    """Tau-b."""
+    """Kendall's tau-b."""
     top_predicted: str
     """The teacher with the highest prediction; of equal ones the first by name."""
     best: str
@@ -76,7 +76,7 @@ def spearman(x: Floats, y: Floats) -> float:
 
 
 def ceiling(outcomes: Floats) -> float:
-    """How well the final outcome under one seed orders the mean outcome under the others.
+    """Measure how well the final outcome under one seed orders the mean outcome under the others.
 
     The mean Spearman over the seeds, each left out in turn. A finished run is the dearest
     predictor that there is; what a cheaper one has above this is luck. It is of one run against
@@ -153,7 +153,7 @@ def _resampled_teachers(
 
 
 def _aligned(predicted: Scores, outcome: Scores) -> tuple[Floats, Floats]:
-    """Both sides in one order of teachers, [K] each."""
+    """Put both sides in one order of teachers, [K] each."""
     if not outcome:
         raise ValueError("agreement needs at least one teacher")
     if odd := sorted(predicted.keys() ^ outcome.keys()):
@@ -171,13 +171,16 @@ def _both_vary(x: Floats, y: Floats) -> bool:
 
 
 def _centred_ranks(values: Floats) -> Floats:
-    """Twice the mid-ranks minus their mean, along the last axis: whole numbers, so sums of their
-    products are exact and equal correlations compare equal."""
+    """Compute twice the mid-ranks minus their mean, along the last axis.
+
+    These are whole numbers, so sums of their products are exact and equal correlations compare
+    equal.
+    """
     return np.asarray(2 * stats.rankdata(values, axis=-1) - (values.shape[-1] + 1))
 
 
 def _spearman_rows(x: Floats, y: Floats) -> Floats:
-    """[R, K] against [R, K] → [R]."""
+    """Compute the rank correlation of each row: [R, K] against [R, K] → [R]."""
     a, b = _centred_ranks(x), _centred_ranks(y)
     scale = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
     return np.asarray((a * b).sum(axis=-1) / np.where(scale > 0, scale, 1.0))

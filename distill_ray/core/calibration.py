@@ -206,7 +206,7 @@ class FullEce:
 
     @classmethod
     def empty(cls, bins: int = 15) -> FullEce:
-        """Nothing seen yet, over M equal-width bins."""
+        """Start with nothing seen, over M equal-width bins."""
         return cls(np.zeros(bins, np.int64), np.zeros(bins), np.zeros(bins, np.int64))
 
     def add(self, log_p: torch.Tensor, labels: torch.Tensor) -> None:
@@ -237,7 +237,7 @@ class FullEce:
         self.mass[0] += p.masked_fill_(high, 0).sum().item()
 
     def __add__(self, more: FullEce) -> FullEce:
-        """What both have seen: sums of ranks, shards or batches."""
+        """Add up what both have seen: sums of ranks, shards or batches."""
         return FullEce(self.counts + more.counts, self.mass + more.mass, self.hits + more.hits)
 
     @property

@@ -29,22 +29,22 @@ class Effects:
     means: Mapping[str, float]
     """Teacher → mean at the average effect of the seeds, also of those that it did not run."""
     residual_variance: float
-    """Of e, pooled over teachers; not below the floor."""
+    """Variance of e, pooled over teachers; not below the floor."""
     df: int
     """Degrees of freedom of `residual_variance`."""
     covariance: Floats
-    """[K, K] estimated, of the means, in their order. The seeds count as given: what they have
-    in common moves all levels together, no difference, and is not in it."""
+    """[K, K] estimated covariance of the means, in their order. The seeds count as given: what they
+    have in common moves all levels together, no difference, and is not in it."""
     floored: bool
     """True where the seeds changed less than the figure can show."""
 
     @property
     def teachers(self) -> tuple[str, ...]:
-        """In the order of their first trials."""
+        """Names of the teachers, in the order of their first trials."""
         return tuple(self.means)
 
     def draws(self, count: int, rng: np.random.Generator) -> dict[str, Floats]:
-        """Teacher → joint draws [D] of its mean: multivariate t with `df` degrees of freedom.
+        """Draw the teachers' means jointly, [D] each: multivariate t with `df` degrees of freedom.
 
         Percentiles of differences between teachers are their paired t intervals. With a flat prior
         on means and log variance this is the posterior, so a share of draws is a probability.
@@ -83,7 +83,12 @@ def additive(values: Mapping[Cell, float], *, resolution: float = 0.0) -> Effect
     design = _design(list(values), teachers)
     df = len(values) - design.shape[1]
     if df == 0:
-        raise ValueError(_nothing_left(values))
+        seeds = len({seed for _, seed in values})
+        raise ValueError(
+            f"{len(values)} trials of {len(teachers)} teachers under {seeds} seeds leave nothing "
+            "to measure the noise with; run two seeds at least for two or more teachers (one "
+            "teacher alone: two seeds)"
+        )
     y = np.array(list(values.values()), dtype=np.float64)
     fitted = np.linalg.lstsq(design, y, rcond=None)[0]
     residuals = y - design @ fitted
@@ -118,12 +123,3 @@ def _design(cells: Sequence[Cell], teachers: Sequence[str]) -> Floats:
             "they cannot be compared; run one seed for all of them"
         )
     return design
-
-
-def _nothing_left(values: Mapping[Cell, float]) -> str:
-    teachers, seeds = len({n for n, _ in values}), len({s for _, s in values})
-    return (
-        f"{len(values)} trials of {teachers} teachers under {seeds} seeds leave nothing to "
-        "measure the noise with; run two seeds at least for two or more teachers (one teacher "
-        "alone: two seeds)"
-    )

@@ -28,10 +28,10 @@ BLOCK = 8192
 
 
 def token_ranks(logits: Tensor, labels: Tensor) -> Tensor:
-    """[N] int64, 1 + the number of strictly likelier tokens: those as likely don't count.
+    """Rank each label, [N] int64: 1 + the number of strictly likelier tokens; ties don't count.
 
     Args:
-        logits: [N, V]
+        logits: [N, V] of the student.
         labels: [N] int64 token ids.
     """
     return 1 + (logits > logits.gather(-1, labels[:, None])).sum(dim=-1)
@@ -77,13 +77,13 @@ def surprisal(nll: Sequence[Array]) -> float:
 def gradient_norm(norms: Sequence[float] | Array) -> float:
     """G-Norm: mean over samples of the Euclidean norm of a sample's own gradient.
 
-    Of the sample's mean -log q per token of the answer, by all parameters that are trained, as one
-    vector and not projected: our reading of arXiv 2601.14249's baseline. It is
-    the mean of the norms, not the norm of the mean gradient, nor the mean of the squares, of which
-    GRACE with s = 1 is d times. Long answers have lower ones: their tokens partly cancel out.
+    The gradient is of the sample's mean -log q per token of the answer, by all trained parameters
+    as one vector, not projected: our reading of arXiv 2601.14249's baseline. G-Norm is the mean of
+    the norms, not the norm of the mean gradient, nor the mean of the squares, of which GRACE with
+    s = 1 is d times. Long answers have lower norms: their tokens partly cancel out.
 
     Args:
-        norms: [n]
+        norms: [n] norm of each sample's gradient.
 
     Raises:
         ValueError: there is no sample.
@@ -142,13 +142,13 @@ def grace(
 def prompt_splits(
     groups: Sequence[Hashable], *, splits: int = 10, test_share: float = 0.1, seed: int = 0
 ) -> Iterator[Split]:
-    """Random (train, test) indices of samples; a prompt's samples stay together.
+    """Draw random (train, test) indices of samples; a prompt's samples stay together.
 
     Args:
         groups: [n] the prompt of each sample.
-        splits: how many.
-        test_share: of the prompts, rounded down, but one at least.
-        seed: of the draws.
+        splits: number of splits.
+        test_share: share of the prompts, rounded down, but one at least.
+        seed: seed of the draws.
 
     Raises:
         ValueError: there are fewer than two prompts, or none is left to train on.
@@ -165,7 +165,7 @@ def prompt_splits(
 
 
 def _spread(train: Floats, test: Floats, smoothing: float) -> float:
-    """tr(K_train⁻¹ K_test) in K_train's eigenbasis: no inverse is made."""
+    """Compute tr(K_train⁻¹ K_test) in K_train's eigenbasis, without an inverse."""
     lengths = np.linalg.norm(train, axis=1, keepdims=True)
     if not lengths.any():
         raise ValueError("the gradients of a train part are all 0")
@@ -181,47 +181,43 @@ class RademacherProjection:
     """x ↦ xR, R [P, d] of independent ±1/√d: inner products are kept but for noise.
 
     E⟨xR, yR⟩ = ⟨x, y⟩ with variance at most (‖x‖²‖y‖² + ⟨x, y⟩²) / d (Achlioptas 2003). A row of R
-    depends on the seed and on the parameter's number alone, wherever tensors begin and end. R is
-    made anew in each call, `BLOCK` rows at a time: for a million parameters and d 512, one CPU core
+    depends on the seed and on the parameter's number alone, wherever tensors begin and end. Each
+    call draws R again, `BLOCK` rows at a time: for a million parameters and d 512, one CPU core
     takes .35 s for R and .012 s for each vector.
     """
 
     dimensions: int = 512
-    """d"""
+    """d: numbers of a projected vector."""
     seed: int = 0
 
     def project(self, gradients: Sequence[Sequence[Tensor]]) -> Tensor:
-        """[n, d] float64.
+        """Project n gradients to [n, d] float64.
 
         Args:
             gradients: for each of n samples, those by each parameter: of any shapes that are the
                 same for all samples, on one device, numbered through in order.
         """
         device = gradients[0][0].device
-        table = _sign_table(device)
+        bits = (torch.arange(256)[:, None] >> torch.arange(8)) & 1
+        signs_of_byte = (2.0 * bits - 1).to(device)  # [256, 8] float32
         total = torch.zeros(len(gradients), self.dimensions, dtype=torch.float64, device=device)
         for number, parts in enumerate(zip(*map(_blocks, gradients))):
             # The product's float32 sums are over one block; float64 adds them up.
             block = torch.stack(parts)  # [n, ≤ BLOCK]
-            total += block @ self._signs(number, block.shape[1], table)
+            total += block @ self._signs(number, block.shape[1], signs_of_byte)
         return total / math.sqrt(self.dimensions)
 
-    def _signs(self, number: int, rows: int, table: Tensor) -> Tensor:
-        """[rows, d] ±1 of a block of parameters; a byte holds eight."""
+    def _signs(self, number: int, rows: int, signs_of_byte: Tensor) -> Tensor:
+        """Draw the signs of a block of parameters, [rows, d]; a byte holds eight."""
         width = -(-self.dimensions // 8)
         drawn = np.random.default_rng([self.seed, number]).bytes(rows * width)
-        packed = torch.frombuffer(bytearray(drawn), dtype=torch.uint8).to(table.device)
-        return F.embedding(packed.int(), table).view(rows, 8 * width)[:, : self.dimensions]
-
-
-def _sign_table(device: torch.device) -> Tensor:
-    """[256, 8] float32: the eight signs of a byte."""
-    bits = (torch.arange(256)[:, None] >> torch.arange(8)) & 1
-    return (2.0 * bits - 1).to(device)
+        packed = torch.frombuffer(bytearray(drawn), dtype=torch.uint8).to(signs_of_byte.device)
+        signs = F.embedding(packed.int(), signs_of_byte).view(rows, 8 * width)
+        return signs[:, : self.dimensions]
 
 
 def _blocks(gradient: Sequence[Tensor]) -> Iterator[Tensor]:
-    """[≤ BLOCK] float32: a sample's tensors end to end, cut anew."""
+    """Cut a sample's tensors, end to end, into blocks [≤ BLOCK] of float32."""
     waiting: list[Tensor] = []
     room = BLOCK
     for tensor in gradient:

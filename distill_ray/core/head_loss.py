@@ -28,7 +28,7 @@ TeacherOutput = OneTeacher | Mixture
 """The output of one teacher, or a mixture of several."""
 
 BLOCK_BYTES = 2**21
-"""Of a [n, V] float32 matrix on a CPU: element-wise work goes through its cache in such blocks."""
+"""Size of a block of a [n, V] float32 matrix: what a CPU's element-wise work keeps in its cache."""
 
 
 @dataclass(frozen=True)
@@ -59,34 +59,32 @@ class LossTargets:
     temperature: float = 1.0
 
 
-def head_loss(
-    student: Head, supervision: LossTargets, *, chunk_bytes: int | None = None
-) -> HeadLoss:
-    """Weighted cross-entropy on the labels plus weighted divergence to the teacher.
+def head_loss(student: Head, targets: LossTargets, *, chunk_bytes: int | None = None) -> HeadLoss:
+    """Compute weighted cross-entropy on the labels plus weighted divergence to the teacher.
 
     Args:
         student: its features and weights receive the gradient, where they require one.
-        supervision: over the same N tokens.
+        targets: labels and teacher output for the same N tokens.
         chunk_bytes: size of one [n, V] float32 matrix; few exist at a time.
 
     Raises:
         ValueError: sizes don't fit.
     """
-    _require_fit(student, supervision)
-    work = _ChunkedLoss(student, supervision, chunk_bytes)
+    _require_fit(student, targets)
+    work = _ChunkedLoss(student, targets, chunk_bytes)
     tensors = [*student.features, *student.weights]
     if student.bias is not None:
         tensors.append(student.bias)
     total, ce, distance = _Fused.apply(work, *tensors)  # type: ignore[no-untyped-call]
-    return HeadLoss(total, ce, distance if supervision.reference is not None else None)
+    return HeadLoss(total, ce, distance if targets.reference is not None else None)
 
 
 @torch.no_grad()
 def label_nll(reference: TeacherOutput, labels: Tensor) -> Tensor:
-    """[N] a teacher's own -log p(label), in nats.
+    """Compute a teacher's own -log p(label), [N] in nats.
 
     Args:
-        reference: over N tokens.
+        reference: the teacher's output for N tokens.
         labels: [N] int64 token ids.
     """
     if isinstance(reference, SparseTargets):
@@ -99,17 +97,17 @@ def label_nll(reference: TeacherOutput, labels: Tensor) -> Tensor:
     return head_loss(reference, LossTargets(labels, everywhere)).cross_entropy
 
 
-def _require_fit(student: Head, supervision: LossTargets) -> None:
+def _require_fit(student: Head, targets: LossTargets) -> None:
     count = len(student)
-    sizes = {"labels": supervision.labels, "label_weight": supervision.label_weight}
-    if supervision.reference is not None:
-        if supervision.reference_weight is None:
+    sizes = {"labels": targets.labels, "label_weight": targets.label_weight}
+    if targets.reference is not None:
+        if targets.reference_weight is None:
             raise ValueError("a reference needs a reference_weight")
-        sizes["reference_weight"] = supervision.reference_weight
-        if len(supervision.reference) != count:
-            what = f"the reference has {len(supervision.reference)} tokens"
+        sizes["reference_weight"] = targets.reference_weight
+        if len(targets.reference) != count:
+            what = f"the reference has {len(targets.reference)} tokens"
             raise ValueError(f"{what}, the student {count}")
-        teacher_vocabulary = getattr(supervision.reference, "vocabulary", None)
+        teacher_vocabulary = getattr(targets.reference, "vocabulary", None)
         if teacher_vocabulary not in (None, student.vocabulary):
             raise ValueError(
                 f"the teacher's head has {teacher_vocabulary} outcomes, the student's "
@@ -146,15 +144,19 @@ class _Fused(torch.autograd.Function):
 class _ChunkedLoss:
     """One pass over chunks of tokens, and within each over blocks that fit in a CPU's cache."""
 
-    def __init__(self, student: Head, target: LossTargets, chunk_bytes: int | None) -> None:
+    def __init__(self, student: Head, targets: LossTargets, chunk_bytes: int | None) -> None:
         device = student.features[0].device
         dtype = student.features[0].dtype
         if torch.is_autocast_enabled(device.type):
             dtype = torch.get_autocast_dtype(device.type)
         self.originals = student
         self.student = student.cast(dtype)
-        self.target = target
-        self.reference = _detached(target)
+        self.targets = targets
+        # The teacher's output is a constant; unsupervised tokens are zeroed, as they may be NaN.
+        self.reference = targets.reference
+        if self.reference is not None and not isinstance(self.reference, SparseTargets):
+            assert targets.reference_weight is not None
+            self.reference = self.reference.detach_masked(targets.reference_weight == 0)
         # Validation computes no gradient, although the weights require one.
         self.grad_enabled = torch.is_grad_enabled()
         kind = "cpu" if device.type == "cpu" else "cuda"
@@ -165,8 +167,8 @@ class _ChunkedLoss:
         self.gradients: list[Tensor | None] = []
 
     def run(self, needed: tuple[bool, ...]) -> tuple[Tensor, Tensor, Tensor]:
-        """Total, cross-entropies [N] and divergences [N]; fills `gradients`."""
-        weight = self.target.label_weight
+        """Compute total, cross-entropies [N] and divergences [N]; fills `gradients`."""
+        weight = self.targets.label_weight
         ce, distance = torch.zeros_like(weight), torch.zeros_like(weight)
         collect = None
         if self.grad_enabled and any(needed):
@@ -191,9 +193,9 @@ class _ChunkedLoss:
         return self._total(ce, distance), ce, distance
 
     def _total(self, ce: Tensor, distance: Tensor) -> Tensor:
-        total = _weighted(self.target.label_weight, ce)
-        if self.target.reference_weight is not None:
-            total = total + _weighted(self.target.reference_weight, distance)
+        total = _weighted(self.targets.label_weight, ce)
+        if self.targets.reference_weight is not None:
+            total = total + _weighted(self.targets.reference_weight, distance)
         return total
 
     def _chunk(
@@ -213,7 +215,7 @@ class _ChunkedLoss:
             t = self.reference.logits(rows, teacher_buffer[:count])
         elif isinstance(self.reference, Mixture):
             t = self.reference.log_p(
-                rows, self.target.temperature, teacher_buffer[:count], self.block
+                rows, self.targets.temperature, teacher_buffer[:count], self.block
             )
         for block in chunks(rows, self.block):
             here = slice(block.start - rows.start, block.stop - rows.start)
@@ -233,14 +235,14 @@ class _ChunkedLoss:
         distance: Tensor,
         need_gradient: bool,
     ) -> Tensor | None:
-        softened, tau = None, self.target.temperature
+        softened, tau = None, self.targets.temperature
         if self.reference is not None and tau != 1:
             softened = self._distances(rows, log_softmax(z, tau), t, distance, None, need_gradient)
         log_q = log_softmax(z)
-        labels = self.target.labels[rows, None]
+        labels = self.targets.labels[rows, None]
         ce[rows] = -log_q.gather(-1, labels)[:, 0]
         # Σ weight · (q - one-hot): its first half goes along with the divergence's gradient.
-        extra = self.target.label_weight[rows, None]
+        extra = self.targets.label_weight[rows, None]
         if self.reference is not None and tau == 1:
             gradient = self._distances(rows, log_q, t, distance, extra, need_gradient)
         else:
@@ -266,14 +268,14 @@ class _ChunkedLoss:
         Returns:
             [n, V] Σ weight · dD + extra · q, by the logits; log_q is used up.
         """
-        target, tau = self.target, self.target.temperature
-        assert target.reference_weight is not None
-        weight = tau * target.reference_weight[rows, None]
+        targets, tau = self.targets, self.targets.temperature
+        assert targets.reference_weight is not None
+        weight = tau * targets.reference_weight[rows, None]
         part = self.reference[rows] if isinstance(self.reference, SparseTargets) else None
         log_p = t
         if t is not None and not isinstance(self.reference, Mixture):  # Whose log p it is already.
             log_p = log_softmax(t, tau)
-        if target.divergence is not forward_kl:
+        if targets.divergence is not forward_kl:
             value, gradient = self._by_autograd(log_q, log_p, part, weight, extra, need_gradient)
         elif part is not None:
             value, gradient = _sparse_kl(log_q, part, weight, extra, need_gradient)
@@ -292,13 +294,13 @@ class _ChunkedLoss:
         extra: Tensor | None,
         need_gradient: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """Any divergence, over the vocabulary or over a sparse teacher's buckets."""
-        target = self.target
+        """Compute any divergence, over the vocabulary or over a sparse teacher's buckets."""
+        targets = self.targets
         teacher_log_p = log_p if part is None else sparse.target_buckets(part)
 
         def values(log_q: Tensor) -> Tensor:
             student_log_q = log_q if part is None else sparse.log_buckets(log_q, part)
-            return target.divergence(student_log_q, teacher_log_p, **target.options)
+            return targets.divergence(student_log_q, teacher_log_p, **targets.options)
 
         if not need_gradient:
             return values(log_q), None
@@ -313,31 +315,24 @@ class _ChunkedLoss:
         return value.detach(), slope.addcmul_(log_q.exp_(), carried, value=-1)
 
     def _through(self, gradient: Tensor, z: Tensor) -> Tensor:
-        """From the gradient of the final logits z to that of Σ x Wᵀ + b."""
+        """Turn the gradient of the final logits z into that of Σ x Wᵀ + b."""
         if self.student.softcap is not None:
             gradient = gradient.mul_(1 - (z / self.student.softcap) ** 2)
         return gradient if self.student.scale == 1.0 else gradient.mul_(self.student.scale)
 
 
-def _detached(target: LossTargets) -> TeacherOutput | None:
-    """The teacher's output, detached, with unsupervised tokens zeroed."""
-    reference = target.reference
-    if reference is None or isinstance(reference, SparseTargets):
-        return reference
-    assert target.reference_weight is not None
-    return reference.detach_masked(target.reference_weight == 0)
-
-
 def _weighted(weight: Tensor, values: Tensor) -> Tensor:
-    """Σ weight · value, where a value without weight counts nothing, even if it isn't a number."""
+    """Sum weight · value; a value without weight counts nothing, even if it isn't a number."""
     return torch.where(weight != 0, weight * values, 0.0).sum()
 
 
 def _dense_kl(
     log_q: Tensor, log_p: Tensor, weight: Tensor, extra: Tensor | None, need_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """KL(p ‖ q) [n], and (weight + extra) · q - weight · p [n, V], without a graph and in three
-    matrices; both inputs are used up."""
+    """Compute KL(p ‖ q) [n], and (weight + extra) · q - weight · p [n, V].
+
+    Without a graph and in three matrices; both inputs are used up.
+    """
     difference = log_p - log_q
     p = log_p.exp_()
     value = torch.linalg.vecdot(p, difference)
@@ -351,7 +346,7 @@ def _dense_kl(
 def _sparse_kl(
     log_q: Tensor, part: SparseTargets, weight: Tensor, extra: Tensor | None, need_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """The same against a teacher's likeliest tokens; log_q is used up."""
+    """Compute the same as `_dense_kl`, against a sparse teacher; log_q is used up."""
     if not need_gradient:
         return sparse.forward_kl(log_q, part), None
     return sparse.forward_kl_gradient(log_q, part, weight, 0.0 if extra is None else extra)
@@ -393,7 +388,7 @@ class _Collector:
                 of_w[:vocabulary] += torch.mm(gradient.t(), x[rows])
 
     def done(self) -> list[Tensor | None]:
-        """In the order of the inputs, in their precision."""
+        """Give the gradients in the order of the inputs, in their precision."""
         weights = [
             None if g is None else g.to(w.dtype)
             for g, w in zip(self._weights, self._originals.weights)

@@ -27,7 +27,7 @@ class MatchTargets:
 
     teacher: str
     states: States
-    """Of the teacher's layers, in the order of the pairs."""
+    """States of the teacher's layers, in the order of the pairs."""
     weight: Tensor
     """[N] float32; 0 where the teacher doesn't supervise: its values there may be NaN."""
 
@@ -118,7 +118,7 @@ class Matching(nn.Module):
         Args:
             kinds: `hidden`, `attention` or both.
             width: hidden size of the student.
-            seed: projections are orthogonal, drawn from it: they keep lengths and angles.
+            seed: seed of the projections, which are orthogonal: they keep lengths and angles.
         """
         super().__init__()
         self.kinds = dict(kinds)
@@ -136,8 +136,8 @@ class Matching(nn.Module):
         return {kind: match.layers(teacher, side) for kind, match in self.kinds.items()}
 
     def forward(self, student_states: States, towards: MatchTargets) -> tuple[Tensor, Tensor]:
-        """Σ weight · distance over all kinds; each kind's distances [kinds, N], constants."""
-        # Selected before anything is computed: a token without weight may be anything.
+        """Sum weight · distance over all kinds; returns each kind's distances [kinds, N] too."""
+        # Selected before anything is computed: a token without weight may be NaN.
         rows = towards.weight.nonzero()[:, 0]
         weight = towards.weight[rows]
         total, values = weight.new_zeros(()), []
@@ -150,7 +150,7 @@ class Matching(nn.Module):
     def _distances(
         self, kind: str, match: Match, student_states: States, towards: MatchTargets, rows: Tensor
     ) -> Tensor:
-        """[n] mean over the pairs of layers, of the tokens in `rows`."""
+        """Average the distances over the pairs of layers, [n], for the tokens in `rows`."""
         name = f"{kind}-{towards.teacher}"
         states = [x[rows] for x in student_states[kind]]
         if name in self.projections:
@@ -169,5 +169,5 @@ def _projection(width: int, teacher_width: int) -> nn.Linear:
 
 
 def _wide(x: Tensor) -> Tensor:
-    """At least float32."""
+    """Convert to float32 at least."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -12,9 +12,9 @@ RUNTIME = int(0.75 * GIB)
 CHUNK_BYTES = {"cpu": 33 * 2**20, "cuda": 2**28}
 """Size of one [n, V] float32 matrix of the loss, by device; 33 MiB: 176 rows of 49152 ids."""
 CHUNKS = {"cpu": 2, "cuda": 5}
-"""Such matrices that exist at a time: a CPU goes through two in small blocks."""
+"""Number of such matrices that exist at a time: a CPU goes through two in small blocks."""
 MIXING = {"cpu": 1, "cuda": 2}
-"""And so many more where several teachers' are mixed."""
+"""Number of such matrices that a mixture of several teachers adds."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class _Held:
     def of(
         cls, parameters: int, trained: float, bytes_per_param: int, zero_stage: int, workers: int
     ) -> _Held:
-        """By ZeRO's stage."""
+        """Divide over the workers what ZeRO's stage shards."""
 
         def shared(size: float, from_stage: int) -> int:
             return int(size / workers if zero_stage >= from_stage else size)
@@ -108,7 +108,7 @@ class TrainingSetup:
 
 
 def training_need(student: ModelShape, setup: TrainingSetup) -> MemoryEstimate:
-    """Memory of one worker that trains with AdamW.
+    """Estimate the memory of one worker that trains with AdamW.
 
     Weights, gradients and optimiser states follow ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054):
     stage 1 shards the states, 2 the gradients too, 3 the weights too. Stages 1 to 3 keep a float32
@@ -127,13 +127,15 @@ def training_need(student: ModelShape, setup: TrainingSetup) -> MemoryEstimate:
     )
     matrix = min(4 * setup.rows * setup.length * student.vocabulary, CHUNK_BYTES[setup.device])
     chunks = CHUNKS[setup.device] + (MIXING[setup.device] if setup.mixed else 0)
+    inputs_of_layer = setup.bytes_per_param * setup.rows * setup.length * student.hidden
+    activations = 17 * inputs_of_layer * student.layers
+    if setup.checkpointing:
+        activations = 17 * inputs_of_layer + inputs_of_layer * student.layers
     snapshot = 0
-    if (
-        setup.probing and setup.device == "cpu"
-    ):  # On a GPU it isn't in the memory that training takes.
-        moves = int(setup.trained * student.parameters)
+    if setup.probing and setup.device == "cpu":
+        # On a GPU it isn't in the memory that training takes.
         snapshot = snapshot_bytes(
-            moves,
+            int(setup.trained * student.parameters),
             workers=setup.workers,
             zero_stage=setup.zero_stage,
             bytes_per_param=setup.bytes_per_param,
@@ -142,9 +144,7 @@ def training_need(student: ModelShape, setup: TrainingSetup) -> MemoryEstimate:
         parameters=0 if setup.offload[1] else held.weights,
         gradients=held.gradients,
         optimiser=0 if setup.offload[0] else held.states,
-        activations=_activations(
-            student, setup.rows * setup.length, setup.bytes_per_param, setup.checkpointing
-        ),
+        activations=activations,
         loss=chunks * matrix + 4 * student.vocabulary * student.hidden,
         teacher=0 if setup.teacher is None else setup.teacher.parameters * setup.bytes_per_param,
         snapshot=snapshot,
@@ -152,7 +152,7 @@ def training_need(student: ModelShape, setup: TrainingSetup) -> MemoryEstimate:
 
 
 def snapshot_bytes(trained: int, *, workers: int, zero_stage: int, bytes_per_param: int) -> int:
-    """What a copy of one worker's trained weights and their optimiser's states takes.
+    """Estimate a copy of one worker's trained weights and their optimiser's states.
 
     Args:
         trained: number of trained parameters.
@@ -164,15 +164,6 @@ def snapshot_bytes(trained: int, *, workers: int, zero_stage: int, bytes_per_par
     return held.weights + held.states
 
 
-def _activations(
-    student: ModelShape, tokens: int, bytes_per_param: int, checkpointing: bool
-) -> int:
-    layer = 17 * bytes_per_param * tokens * student.hidden
-    if checkpointing:
-        return layer + bytes_per_param * tokens * student.hidden * student.layers
-    return layer * student.layers
-
-
 def serving_need(
     teacher: ModelShape,
     *,
@@ -182,7 +173,9 @@ def serving_need(
     is_sparse: bool,
     device: str = "cpu",
 ) -> MemoryEstimate:
-    """Memory of a process that only answers for a teacher: one layer's activations at a time.
+    """Estimate the memory of a process that only answers for a teacher.
+
+    One layer's activations exist at a time.
 
     Args:
         teacher: the frozen model.
@@ -211,5 +204,5 @@ likeliest ids have nothing in common, in vocabularies of 320 to 128256."""
 
 
 def targets_bytes(tokens: int, k: int) -> int:
-    """Disk that sparse targets of k entries, or draws, take at most."""
+    """Estimate the disk that sparse targets of k entries, or draws, take at most."""
     return int(tokens * (TARGET_ENTRY_BYTES * k + TARGET_TOKEN_BYTES))

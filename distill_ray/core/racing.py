@@ -43,7 +43,7 @@ class Race:
 
 
 def decide(draws: Mapping[str, Floats], *, confidence: float = 0.95, num_looks: int = 1) -> Race:
-    """Which teachers may still be the best.
+    """Decide which teachers may still be the best.
 
     A teacher is closed when the probability that it beats the leader is at most
     (1 - confidence) / (K - 1) / looks. The best teacher is closed wrongly only if one of its
@@ -81,9 +81,12 @@ def decide(draws: Mapping[str, Floats], *, confidence: float = 0.95, num_looks: 
     lead = sampled[order[0]]
     beats = {k: _share_above(sampled[k], lead) for k in order[1:]}
     rivals = sorted((k for k in beats if beats[k] > level), key=lambda k: -beats[k])
+    won = sampled == sampled.max(axis=0)
+    # The share of draws that each teacher wins; equals share a win.
+    probability_best = (won / won.sum(axis=0)).mean(axis=1).tolist()
     return Race(
         candidates=tuple(names[k] for k in (order[0], *rivals)),
-        probability_best=dict(zip(names, _probability_best(sampled))),
+        probability_best=dict(zip(names, probability_best)),
         confidence=confidence,
     )
 
@@ -93,7 +96,7 @@ def next_seeds(
     seeds_done: Mapping[str, set[int]],
     max_seeds: int,
 ) -> list[tuple[str, int]]:
-    """The next wave: one seed, the same for all open teachers, so that they stay paired.
+    """Plan the next wave: one seed, the same for all open teachers, so that they stay paired.
 
     A seed that some teacher has run and an open one has not comes first, so a teacher that opens
     again catches up; otherwise the seed is one above all that were run, or 0.
@@ -119,13 +122,9 @@ def next_seeds(
 
 
 def _share_above(values: Floats, lead: Floats) -> float:
-    """Share of draws in which a teacher beats the leader, with one draw more than was seen, as in
-    a Monte-Carlo p-value: never 0 for want of draws."""
+    """Estimate how often a teacher beats the leader, over the draws and one win more.
+
+    As in a Monte-Carlo p-value, it is never 0 for want of draws.
+    """
     wins = np.count_nonzero(values > lead) + 0.5 * np.count_nonzero(values == lead)
     return float((wins + 1) / (len(lead) + 1))
-
-
-def _probability_best(sampled: Floats) -> list[float]:
-    """[K, D] → share of draws that each teacher wins, shared among equals."""
-    won = sampled == sampled.max(axis=0)
-    return [float(p) for p in (won / won.sum(axis=0)).mean(axis=1)]

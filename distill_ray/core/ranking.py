@@ -127,14 +127,14 @@ def leaderboard(
     progress: float,
     confidence: float = 0.95,
 ) -> list[LeaderboardEntry]:
-    """Every teacher's score at this progress, best first.
+    """Score every teacher at this progress, best first.
 
     Args:
         factors: teacher → factor → point estimate in [0, 1].
         draws: resampled factors, from which the percentile intervals come.
         early: factor → weight at progress 0; sums to 1.
         late: factor → weight at progress 1; sums to 1.
-        progress: the student's, in [0, 1].
+        progress: the student's progress, in [0, 1].
         confidence: mass of the intervals.
     """
     weight = weights_at(early, late, progress)
@@ -161,7 +161,7 @@ def leaderboard(
 def sum_of(
     draws: Mapping[str, NDArray[np.float64]], weight: Mapping[str, float]
 ) -> NDArray[np.float64]:
-    """Weighted sum of factor draws, [D]."""
+    """Weigh and sum factor draws, [D]."""
     return np.asarray(np.sum([w * draws[f] for f, w in weight.items()], axis=0))
 
 

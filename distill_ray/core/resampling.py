@@ -55,11 +55,11 @@ class Resamples:
         self._counts = np.asarray(counts, dtype=np.uint32)  # [R, G]
 
     def interval(self, value: float, draws: Floats, *, centre: bool = False) -> Interval:
-        """The percentile interval.
+        """Compute the percentile interval.
 
         Args:
-            value: of all examples.
-            draws: [R] of the resamples; those that are NaN have no value.
+            value: the statistic of all examples.
+            draws: [R] the statistic of each resample; NaN where it has none.
             centre: take off the resamples' bias, for a statistic that resampling itself raises.
         """
         if centre:
@@ -69,15 +69,15 @@ class Resamples:
         return Interval(float(value), float(low), float(high))
 
     def means(self, values: Floats) -> Floats:
-        """[R] mean of [n] values in each resample."""
+        """Compute the mean of [n] values in each resample, [R]."""
         return self._ratios(values, np.ones(len(values)))
 
     def mean(self, values: Floats) -> Interval:
-        """Of [n] values."""
+        """Bootstrap the mean of [n] values."""
         return self.interval(float(np.mean(values)), self.means(values))
 
     def ratio(self, top: Floats, bottom: Floats) -> Interval:
-        """Of two sums over [n] examples, such as losses and tokens."""
+        """Bootstrap the ratio of two sums over [n] examples, such as losses and tokens."""
         return self.interval(float(top.sum() / bottom.sum()), self._ratios(top, bottom))
 
     def calibration_error(self, index: Ints, confidence: Floats, outcome: Floats) -> Interval:
@@ -125,12 +125,12 @@ class Resamples:
         return self._sums(top) / self._sums(bottom)
 
     def _sums(self, values: Floats) -> Floats:
-        """[R] sum of [n] values."""
+        """Sum [n] values in each resample, [R]."""
         by_group = np.bincount(self._member, values, self._groups)
         return np.concatenate([counts @ by_group for counts in self._blocks(self._groups)])
 
     def _blocks(self, width: int) -> Iterator[Floats]:
-        """The counts, in float64 and some resamples at a time."""
+        """Yield the counts, in float64 and some resamples at a time."""
         step = max(1, _BLOCK // width)
         for start in range(0, len(self._counts), step):
             yield self._counts[start : start + step].astype(np.float64)

@@ -35,11 +35,11 @@ class RankingWeights:
     """Factor → weight at progress 1."""
 
     def score(self, factors: Mapping[str, float], progress: float) -> float:
-        """The weighted sum of some factors at this progress."""
+        """Weigh and sum some factors at this progress."""
         return weighted_score(factors, self.early, self.late, progress)
 
     def scores(self, progress: float) -> dict[str, float]:
-        """Every teacher's score at this progress."""
+        """Score every teacher at this progress."""
         return {teacher: self.score(row, progress) for teacher, row in self.factors.items()}
 
 
@@ -134,7 +134,7 @@ class ScheduleState:
     losses: tuple[float, ...] = ()
     """Losses since the last switch, at most `LONGEST` of them."""
     progress: float = 0.0
-    """The student's, smoothed."""
+    """The student's progress, smoothed."""
     reassessed: int = 0
     """Number of `Reassessment.at_progress` thresholds that were passed."""
     begun: bool = False
@@ -197,7 +197,7 @@ class Transition:
     """The outcome of `advance`."""
 
     state: ScheduleState
-    """For the next step."""
+    """The state for the next step."""
     switch: Switch | None = None
     upcoming: Checkpoint | None = None
 
@@ -295,12 +295,12 @@ def _reassess(
 
 
 def progress(student: float, initial: float, best_teacher: float) -> float:
-    """Share of the initial validation-loss gap to the best teacher that is closed, in [0, 1].
+    """Compute the share of the initial loss gap to the best teacher that is closed, in [0, 1].
 
     Args:
         student: the student's validation loss now, nats per token.
-        initial: the same before training.
-        best_teacher: the best teacher's.
+        initial: the student's validation loss before training.
+        best_teacher: the best teacher's validation loss.
     """
     gap = initial - best_teacher
     if gap <= 0:

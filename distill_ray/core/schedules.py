@@ -179,22 +179,23 @@ def ranked(
         due = gain is not None and gain < min_gain and since >= window
     else:
         due = since >= interval_steps(interval, checkpoints.max_steps)
-    candidates = _candidates(state, checkpoints) if due else ()
-    if len(candidates) < 2:
+    following = min(state.checkpoint_index + 1, checkpoints.last(state.teacher))
+    best_ones = [(name, checkpoints.last(name)) for name in checkpoints.num_checkpoints]
+    candidates = dict.fromkeys([state.checkpoint, (state.teacher, following), *best_ones])
+    if not due or len(candidates) < 2:
         return Choice(state.teacher, state.checkpoint_index, "not assessed")
     if "probes" not in observation.measurements:
-        return MeasurementRequest(
-            "probes", candidates, {"steps": probe_steps, "rows": num_probe_rows}
-        )
-    return _assessed(state, observation, checkpoints.ranking, margin)
+        options = {"steps": probe_steps, "rows": num_probe_rows}
+        return MeasurementRequest("probes", tuple(candidates), options)
+    return _choose_by_score(state, observation, checkpoints.ranking, margin)
 
 
 def interval_steps(interval: float, max_steps: int) -> float:
-    """Steps between two assessments; below 1, `interval` is a share of all."""
+    """Give the steps between two assessments; an `interval` below 1 is a share of all steps."""
     return interval if interval >= 1 else max(1, round(interval * max_steps))
 
 
-def _assessed(
+def _choose_by_score(
     state: ScheduleState, observation: Observation, ranking: RankingWeights, margin: float
 ) -> Choice:
     """Choose the best-scoring candidate if it leads by the margin; else keep the current one."""
@@ -240,23 +241,10 @@ def candidate_scores(
     for (teacher, checkpoint_index), row in probes.items():
         strength = row["closed"] / best[teacher] if best[teacher] > 0 else 1.0
         factors = {f: strength * value for f, value in ranking.factors[teacher].items()}
-        factors |= (
-            {"learnability": float(learnability(row["moved"], most))}
-            if "learnability" in factors
-            else {}
-        )
+        if "learnability" in factors:
+            factors["learnability"] = float(learnability(row["moved"], most))
         scores[teacher, checkpoint_index] = ranking.score(factors, progress)
     return scores
-
-
-def _candidates(state: ScheduleState, checkpoints: TeacherCheckpoints) -> tuple[Checkpoint, ...]:
-    last = checkpoints.last(state.teacher)
-    own = [state.checkpoint, (state.teacher, min(state.checkpoint_index + 1, last))]
-    return tuple(
-        dict.fromkeys(
-            [*own, *((name, checkpoints.last(name)) for name in checkpoints.num_checkpoints)]
-        )
-    )
 
 
 def _period(step: int, num_periods: int, checkpoints: TeacherCheckpoints) -> int:
@@ -264,7 +252,7 @@ def _period(step: int, num_periods: int, checkpoints: TeacherCheckpoints) -> int
 
 
 def _gain(state: ScheduleState, window: int) -> float | None:
-    """Relative fall of the mean loss between two windows; None before there are two."""
+    """Compute the relative fall of the mean loss between two windows; None before there are two."""
     if len(state.losses) < 2 * window:
         return None
     before = sum(state.losses[-2 * window : -window]) / window

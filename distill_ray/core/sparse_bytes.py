@@ -45,9 +45,12 @@ def encode(targets: SparseTargets) -> bytes:
     # Run lengths only: the planes hold no longer matches, and looking for them costs most.
     stream = zlib.compressobj(6, zlib.DEFLATED, 15, 9, zlib.Z_RLE)
     out = [MAGIC]
-    for plane in (plane for array in arrays for plane in _planes(array)):
-        # A flush ends the Huffman table: the next plane has bytes of its own.
-        out += [stream.compress(plane.tobytes()), stream.flush(zlib.Z_SYNC_FLUSH)]
+    for array in arrays:
+        # [N, k] numbers of b bytes → b planes [k, N]: all low bytes come before all high ones.
+        by_byte = np.ascontiguousarray(array).view("u1").reshape(*array.shape, array.itemsize)
+        for plane in by_byte.T:
+            # A flush ends the Huffman table: the next plane has bytes of its own.
+            out += [stream.compress(plane.tobytes()), stream.flush(zlib.Z_SYNC_FLUSH)]
     return b"".join([*out, stream.flush()])
 
 
@@ -69,7 +72,7 @@ def decode(payload: bytes) -> SparseTargets:
 
 
 def _inflate(stream: bytes) -> bytes:
-    """The body of a whole payload; the stream's own checksum vouches for it."""
+    """Decompress a whole payload; the stream's own checksum vouches for it."""
     inflater = zlib.decompressobj()
     try:
         body = inflater.decompress(stream)
@@ -81,7 +84,7 @@ def _inflate(stream: bytes) -> bytes:
 
 
 def _top_k_arrays(targets: SparseTargets) -> list[Array]:
-    """Ids; codes as rises from entry to entry, which are small; the tail's code; entropy."""
+    """List ids; codes as rises from entry to entry, which are small; the tail's code; entropy."""
     codes = _codes(torch.cat([targets.log_p, targets.log_tail[:, None]], dim=1)).numpy()
     rises = np.diff(codes[:, :-1], axis=1, prepend=0)
     if (rises < 0).any():
@@ -91,7 +94,7 @@ def _top_k_arrays(targets: SparseTargets) -> list[Array]:
 
 
 def _samples_arrays(targets: SparseTargets) -> list[Array]:
-    """How many ids each token drew; their gaps, their counts less 1; entropy."""
+    """List how many ids each token drew; their gaps; their counts less 1; entropy."""
     ids, k = targets.ids.numpy(), targets.ids.shape[1]
     counts = np.rint(targets.log_p.exp().numpy() * k).astype(np.int64)
     gaps, num_distinct = np.diff(ids, axis=1, prepend=0), (counts > 0).sum(1)
@@ -108,7 +111,7 @@ def _samples_arrays(targets: SparseTargets) -> list[Array]:
 
 
 def _read_samples(reader: _Reader, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """[N, k] ids and counts, both 0 at padding."""
+    """Read [N, k] ids and counts, both 0 at padding."""
     is_kept = np.arange(shape[1]) < reader.array("<u4", shape[:1])[:, None]
     drawn = (int(is_kept.sum()),)
     gaps, counts = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
@@ -118,7 +121,7 @@ def _read_samples(reader: _Reader, shape: tuple[int, int]) -> tuple[Tensor, Tens
 
 
 def _codes(log_b: Tensor) -> Tensor:
-    """[N, B] log-probabilities → fixed-point -log p, relative to the likeliest bucket.
+    """Turn [N, B] log-probabilities into fixed-point -log p, relative to the likeliest bucket.
 
     `_from_codes` renormalises, which moves every probability by the mean rounding error Σ p e: up
     to as much again. So each token is rounded from an offset of its own, below one code, where
@@ -141,27 +144,21 @@ def _codes(log_b: Tensor) -> Tensor:
 
 
 def _from_codes(codes: Array) -> Tensor:
-    """[N, B] log-probabilities, float32, that sum to 1."""
+    """Turn codes into [N, B] log-probabilities, float32, whose probabilities sum to 1."""
     log_b = torch.from_numpy(np.where(codes == NOTHING, -np.inf, -codes / RESOLUTION))
     return (log_b - log_b.logsumexp(1, keepdim=True)).float()
 
 
 def _id_arrays(ids: Array) -> list[Array]:
-    """Non-negative integers as how many bits exceed 16, the low 16, and those bits packed."""
+    """Split non-negative integers: how many bits exceed 16, the low 16, and the others packed."""
     bits = int(ids.max(initial=0) >> 16).bit_length()
     above = [ids >> bit & 1 for bit in range(16, 16 + bits)]
     return [np.array([bits], "u1"), ids.astype("<u2"), np.packbits(np.array(above, "u1"))]
 
 
-def _planes(array: Array) -> Array:
-    """[N, k] numbers of b bytes → [b, k, N] bytes."""
-    planes: Array = np.ascontiguousarray(array).view("u1").reshape(*array.shape, array.itemsize).T
-    return planes
-
-
 @dataclass
 class _Reader:
-    """Reads what `_planes` and `_id_arrays` wrote, in order."""
+    """Reads back, in order, the planes of `encode` and the arrays of `_id_arrays`."""
 
     body: bytes
     offset: int = 0

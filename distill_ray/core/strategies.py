@@ -22,17 +22,17 @@ class EnsembleBatch:
     """The samples of a batch, as strategies see them."""
 
     teachers: Sequence[str]
-    """M names."""
+    """Names of the M teachers."""
     keys: Sequence[str]
-    """Of each packed row. No two appearances of rows in a run have the same, nor have runs of two
-    seeds; it doesn't depend on the number of workers."""
+    """Key of each packed row's appearance, on any number of workers. No two appearances in a run
+    share one, nor do runs of two seeds."""
     streams: Sequence[str]
-    """Of each packed row: a corpus, `<task>.labelled` or `<task>.prompts`."""
+    """Stream of each packed row: a corpus, `<task>.labelled` or `<task>.prompts`."""
     row: Tensor
     """[S] int64 the packed row that a sample is in."""
     losses: Callable[[], tuple[Tensor, Tensor]]
-    """Mean -log p_m(label) of each sample in nats, [S, M], and which samples have labels,
-    [S] bool. All teachers answer for that, all rows."""
+    """Computes the mean -log p_m(label) of each sample in nats, [S, M], and which samples have
+    labels, [S] bool. All teachers run on all rows for that."""
 
     def one_hot(self, teacher_index: Sequence[int]) -> Tensor:
         """[S, M] weights with all weight of a row on one teacher.
@@ -54,7 +54,7 @@ Strategy = Callable[..., Tensor]
 
 
 def average(batch: EnsembleBatch) -> Tensor:
-    """w_m = 1 / M."""
+    """Weigh all teachers equally: w_m = 1 / M."""
     return batch.uniform()
 
 
@@ -80,7 +80,7 @@ def by_domain(batch: EnsembleBatch, *, assignment: Mapping[str, str]) -> Tensor:
 
 
 def confidence(batch: EnsembleBatch) -> Tensor:
-    """Of each sample by its losses CE_m on the labels; equal weights where it has none.
+    """Weigh each sample's teachers by their losses CE_m on its labels; equally where it has none.
 
     CA-MKD, arXiv 2201.00007. It gates weakly: no weight is above 1 / (M - 1).
     """

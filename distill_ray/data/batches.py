@@ -152,7 +152,7 @@ class Stream:
     is_task: bool
 
     def batch(self, numbers: Sequence[int]) -> Batch:
-        """A batch of the rows with these numbers."""
+        """Make a batch of the rows with these numbers."""
         return collate(_dicts(self.rows[numbers]), [self.is_task] * len(numbers))
 
 
@@ -199,7 +199,7 @@ class MixedRows:
         return collate([row for row in rows if row is not None], is_task, places)
 
     def rows_of(self, steps: Sequence[int]) -> dict[str, NDArray[np.int64]]:
-        """Stream → numbers of the rows that any rank reads in these steps, each once, ascending."""
+        """List, by stream, the numbers of the rows that any rank reads in these steps, sorted."""
         size = self._layout.global_batch_size
         places = (np.asarray(steps)[:, None] * size + np.arange(size)).ravel()
         stream_at, row_at = self._stream_at[places], self._row_at[places]
@@ -207,7 +207,7 @@ class MixedRows:
         return {name: np.unique(rows) for name, rows in numbers.items() if len(rows)}
 
     def read(self, steps: int) -> dict[str, dict[str, int]]:
-        """Stream → `rows` and `tokens` without padding, of all ranks in the first steps."""
+        """Count, by stream, `rows` and `tokens` without padding that all ranks read in `steps`."""
         places = slice(0, steps * self._layout.global_batch_size)
         stream_at, row_at = self._stream_at[places], self._row_at[places]
         counts = {}

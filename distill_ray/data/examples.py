@@ -29,7 +29,7 @@ class Questions:
     empty: list[int] = field(default_factory=list)
     """Token ids of the prompt without a text, at least one: what comes before a prior."""
     end: int | None = None
-    """Ends an answer; None where nothing does."""
+    """Token that ends an answer; None where nothing does."""
 
     @property
     def answers(self) -> list[list[int]]:

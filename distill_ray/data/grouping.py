@@ -34,7 +34,7 @@ def grouped(
     micro_batch_size: int,
     seed: int,
 ) -> tuple[Ints, Ints]:
-    """Index of the stream in the mix, and number of the row in it, at each position [P], [P].
+    """Order the rows: index of the stream in the mix, and number of the row in it, [P] each.
 
     Args:
         lengths: stream → [rows] length of each of its rows.
@@ -76,7 +76,7 @@ def _levels(
     micro_batch_size: int,
     seed: int,
 ) -> Floats:
-    """What each position's row is sorted by [P]: the level of the micro-batch it is meant for.
+    """Compute what each position's row is sorted by [P]: the level of its micro-batch.
 
     A step's positions go to its micro-batches in the order of the lengths that they would have if
     the step drew evenly from short to long rows, so rows of long texts and of short questions go
@@ -102,9 +102,9 @@ def _levels(
 
 
 def _evenly(lengths: Ints, step_at: Ints, shift: Floats) -> Ints:
-    """Lengths of draws that are spread evenly over the sorted lengths in every step [D].
+    """Draw lengths that are spread evenly over the sorted lengths in every step [D].
 
-    Shifted at random, or a step's only draw from a stream would be of medium length always.
+    A random shift keeps a step's only draw from a stream from always being of medium length.
     """
     first = np.searchsorted(step_at, step_at, "left")
     count = np.searchsorted(step_at, step_at, "right") - first

@@ -38,7 +38,7 @@ class Mixing:
     """Steps at which the shares change; counting restarts there."""
 
     def of_length(self, steps: int) -> Mixing:
-        """The same for at least so many steps: the last shares go on."""
+        """Extend to at least so many steps with the last shares."""
         more = np.repeat(self.shares[-1:], max(0, steps - len(self.shares)), axis=0)
         return Mixing(
             self.names, np.concatenate([self.shares, more]), self.by_tokens, self.restarts
@@ -53,7 +53,7 @@ def mixing(
     changes: Sequence[tuple[float, Mapping[str, float]]] = (),
     linear: bool = False,
 ) -> Mixing:
-    """Shares at every step.
+    """Compute the shares at every step.
 
     Args:
         mix: stream → share at the first step; shares are normalised.
@@ -78,7 +78,7 @@ def mixing(
 
 
 def mixing_of(training: TrainingConfig, steps: int) -> Mixing:
-    """Shares at each of a training's steps."""
+    """Compute the shares at each of a training's steps."""
     how = training.mixing
     return mixing(
         training.mix,
@@ -90,7 +90,7 @@ def mixing_of(training: TrainingConfig, steps: int) -> Mixing:
 
 
 def mean_shares(training: TrainingConfig, steps: int) -> dict[str, float]:
-    """Stream → its share over all of a training's steps."""
+    """Average each stream's share over all of a training's steps."""
     # Shares are a function of the part that is done: of a very long run, some steps tell it.
     sampled = mixing_of(training, min(steps, 10_000))
     return dict(zip(sampled.names, sampled.shares.mean(axis=0).tolist()))
@@ -99,7 +99,7 @@ def mean_shares(training: TrainingConfig, steps: int) -> dict[str, float]:
 def streams_at(
     mixed: Mixing, global_batch_size: int, tokens: Mapping[str, Ints], seed: int
 ) -> Ints:
-    """Index of the stream at each position [P].
+    """Decide the index of the stream at each position [P].
 
     Worst-case fair weighted fair queueing (WF²Q, Bennett & Zhang 1996): of the streams that aren't
     ahead of their share, the one whose next row would be through first if all were served at once.
@@ -107,7 +107,7 @@ def streams_at(
     rows are counted, by more than one row.
 
     Args:
-        mixed: which shares.
+        mixed: the shares at each step.
         global_batch_size: rows of a step.
         tokens: stream → [rows] tokens of each of its rows, padding left out.
         seed: of the order in which each stream's rows are drawn.
@@ -138,6 +138,6 @@ def streams_at(
 
 
 def _sizes(stream: str, tokens: Ints, seed: int) -> Iterator[float]:
-    """Tokens of a stream's rows in the order in which they are drawn, without an end."""
+    """Yield the tokens of a stream's rows in the order in which they are drawn, without an end."""
     epochs = (tokens[epoch_order(stream, len(tokens), seed, epoch)].tolist() for epoch in count())
     return chain.from_iterable(epochs)

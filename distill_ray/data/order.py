@@ -16,18 +16,18 @@ from numpy.typing import NDArray
 
 
 def epoch_order(stream: str, rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """[rows] a stream's row numbers in the order of one epoch."""
+    """Order a stream's row numbers for one epoch, [rows]."""
     return np.random.default_rng([seed, zlib.crc32(stream.encode()), epoch]).permutation(rows)
 
 
 def shuffled(stream: str, rows: int, seed: int, draws: int) -> NDArray[np.int64]:
-    """Row numbers of a stream's first draws [D]: every row once an epoch, in seeded order."""
+    """List the rows of a stream's first draws [D]: every row once an epoch, in seeded order."""
     orders = [epoch_order(stream, rows, seed, epoch) for epoch in range(-(-draws // rows))]
     return np.concatenate([np.empty(0, np.int64), *orders])[:draws]
 
 
 def rows_at(streams: NDArray[np.int64], rows: Mapping[str, int], seed: int) -> NDArray[np.int64]:
-    """Number of the row in its stream at each position [P].
+    """Give the number of the row in its stream at each position [P].
 
     Args:
         streams: [P] index of the stream at each position.
@@ -66,7 +66,7 @@ class BatchLayout:
         return self.global_batch_size // (self.world * self.micro_batch_size)
 
     def positions(self, step: int, micro: int) -> range:
-        """Positions that this rank reads in one micro-batch of a step."""
+        """List the positions that this rank reads in one micro-batch of a step."""
         start = (
             step * self.global_batch_size + (micro * self.world + self.rank) * self.micro_batch_size
         )

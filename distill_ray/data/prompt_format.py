@@ -30,7 +30,7 @@ class Answer:
 
     ids: list[int]
     end: int
-    """Ends the answer, and is supervised with it."""
+    """Token that ends the answer, and is supervised with it."""
     trailing: list[int]
     """Tokens after the end."""
 
@@ -102,7 +102,7 @@ class Chat:
         return encode(self._tokenizer, self.prompt_text(text))
 
     def answer(self, text: str) -> Answer:
-        """The assistant's turn; white space around the answer is left out, as a turn has none."""
+        """Render the assistant's turn; a turn has no white space around the answer."""
         prompt_ids, conversation = self.prompt(QUESTION), self._render(QUESTION, text.strip())
         encoded = self._tokenizer(
             conversation, add_special_tokens=False, return_offsets_mapping=True, verbose=False
@@ -123,7 +123,7 @@ class Chat:
         )
 
     def _frame(self) -> tuple[str, str]:
-        """What the template writes before and behind the assistant's words."""
+        """Find what the template writes before and behind the assistant's words."""
         prompt, conversation = self._render(QUESTION), self._render(QUESTION, ANSWER)
         if not conversation.startswith(prompt):
             raise ValueError(
