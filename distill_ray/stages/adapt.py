@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from distill_ray.config.fingerprint import fingerprint
-from distill_ray.config.models import ModelSource, TeacherConfig
+from distill_ray.config.models import ModelSource, StudentConfig, TeacherConfig
 from distill_ray.engine.job import TrainingSpec
 from distill_ray.models.identity import source_identity
 from distill_ray.models.ref import ModelRef
@@ -21,9 +21,10 @@ VERSION = 2
 def adapt(run: Run, shards: ShardSet) -> TeacherSet:
     """Train every teacher by its recipes, and the student by its own, or find them trained."""
     cfg = run.cfg
-    phases = {t.name: _phases(run, shards, t.name, t.model, t.recipes) for t in cfg.teachers}
-    phases[STUDENT] = _phases(run, shards, STUDENT, cfg.student.model, cfg.student.recipes)
-    training_jobs = {job.artifact.path: job for chain in phases.values() for job in chain}
+    jobs_of = {t.name: _training_jobs(run, shards, t.name, t) for t in cfg.teachers}
+    jobs_of[STUDENT] = _training_jobs(run, shards, STUDENT, cfg.student)
+    # Two models that begin alike share the artifacts of those recipes.
+    training_jobs = {job.artifact.path: job for jobs in jobs_of.values() for job in jobs}
     if all(job.artifact.is_complete() for job in training_jobs.values()):
         run.reused("adapt")
     else:
@@ -31,13 +32,13 @@ def adapt(run: Run, shards: ShardSet) -> TeacherSet:
 
         with run.stage("adapt"):
             train(run, [*training_jobs.values()])
-    student, last = _base_model(shards, cfg.student.model), phases[STUDENT][-1:]
+    student, last = _base_model(shards, cfg.student.model), jobs_of[STUDENT][-1:]
     return TeacherSet(
         student=Weights(last[0].best_ref(), last[0].artifact.fingerprint) if last else student,
         teachers={
-            t.name: _teacher(t, _base_model(shards, t.model), phases[t.name]) for t in cfg.teachers
+            t.name: _teacher(t, _base_model(shards, t.model), jobs_of[t.name]) for t in cfg.teachers
         },
-        curves={t.name: [job.curve() for job in phases[t.name]] for t in cfg.teachers},
+        curves={t.name: [job.curve() for job in jobs_of[t.name]] for t in cfg.teachers},
         artifacts=[job.artifact for job in training_jobs.values()],
     )
 
@@ -48,15 +49,15 @@ def _base_model(shards: ShardSet, source: ModelSource) -> Weights:
     return Weights(ref, fingerprint(source_identity(source)))
 
 
-def _phases(
-    run: Run, shards: ShardSet, model: str, source: ModelSource, recipes: Sequence[str]
+def _training_jobs(
+    run: Run, shards: ShardSet, name: str, model: StudentConfig | TeacherConfig
 ) -> list[TrainingJob]:
-    """One job for each recipe; two models that begin alike share those artifacts."""
-    cfg, ref = run.cfg, _base_model(shards, source).ref
-    made_from: Mapping[str, object] = source_identity(source)
+    """One job for each of a model's recipes, each beginning where the one before it ended."""
+    cfg, ref = run.cfg, _base_model(shards, model.model).ref
+    made_from: Mapping[str, object] = source_identity(model.model)
     training_jobs = []
-    for name in recipes:
-        recipe = cfg.adapt.recipes[name]
+    for recipe_name in model.recipes:
+        recipe = cfg.adapt.recipes[recipe_name]
         identity = {
             "version": VERSION,
             "model": made_from,
@@ -68,7 +69,7 @@ def _phases(
         training_job = TrainingJob(
             stage="adapt",
             spec=TrainingSpec(
-                name=f"{model}, {name}",
+                name=f"{name}, {recipe_name}",
                 student=ref,
                 training=recipe,
                 data=data_spec(shards, cfg.seed, cfg.adapt.num_validation_rows),
@@ -76,7 +77,7 @@ def _phases(
                 num_checkpoints=recipe.num_checkpoints,
                 patience=recipe.early_stopping_patience,
             ),
-            artifact=run.artifact("adapt", name, identity),
+            artifact=run.artifact("adapt", recipe_name, identity),
             shards=shards.artifact,
             save_steps=cfg.adapt.save_steps,
         )
@@ -85,11 +86,11 @@ def _phases(
     return training_jobs
 
 
-def _teacher(cfg: TeacherConfig, base_model: Weights, phases: Sequence[TrainingJob]) -> Teacher:
+def _teacher(cfg: TeacherConfig, base_model: Weights, jobs: Sequence[TrainingJob]) -> Teacher:
     """A teacher with the checkpoints of its last recipe, or with its base model alone."""
-    if not phases:
+    if not jobs:
         return Teacher(cfg.name, base_model, [base_model.ref], [None], 0, base_model.fingerprint)
-    last = phases[-1]
+    last = jobs[-1]
     losses = last.checkpoint_losses()
     best = min(range(len(losses)), key=lambda i: losses[i])
     if cfg.checkpoint is not None:  # Training may have stopped before it.

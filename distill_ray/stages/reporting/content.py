@@ -11,7 +11,7 @@ from distill_ray.config.schedule import scheduling
 from distill_ray.core.schedule import ScheduleState
 from distill_ray.engine.loop import validation_of
 from distill_ray.stages.reporting import selection, tables
-from distill_ray.stages.reporting.lineage import Inputs, lineage, phases, wall_by_stage
+from distill_ray.stages.reporting.lineage import Inputs, lineage, recipe_fingerprints, wall_by_stage
 from distill_ray.stages.reporting.text import (
     LED_THE_RANKING,
     Table,
@@ -167,7 +167,7 @@ def sections(facts: Facts) -> list[Section]:
         ],
     )
     place = inputs.run.storage.uri
-    lineage = Section(
+    provenance = Section(
         "lineage",
         "What this report rests on",
         [f"Artifacts lie below {place}; a fingerprint is the digest of an artifact's inputs."],
@@ -186,7 +186,7 @@ def sections(facts: Facts) -> list[Section]:
         _probes(facts),
         _training(facts),
         scores,
-        lineage,
+        provenance,
     ]
 
 
@@ -341,7 +341,7 @@ def origins(facts: Facts) -> Iterator[tuple[str, str]]:
     cfg = facts.inputs.run.cfg
     yield "initial student", _origin(cfg.student.model)
     for name, teacher in facts.inputs.teachers.teachers.items():
-        chain = phases(facts.inputs.run.storage, teacher.fingerprint)
+        chain = recipe_fingerprints(facts.inputs.run.storage, teacher.fingerprint)
         recipes = " → ".join(cfg.teacher(name).recipes)
         steps = f", adapted by {recipes} ({' → '.join(chain)})" if chain else ""
         yield name, f"{_origin(cfg.teacher(name).model)}{steps}"

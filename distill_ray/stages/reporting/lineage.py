@@ -94,7 +94,7 @@ def wall_by_stage(entries: list[LineageEntry]) -> dict[str, float]:
     return {s: sum(e.wall_s for e in entries if e.stage == s) for s in STAGES if s != "report"}
 
 
-def phases(storage: Storage, last: str) -> list[str]:
+def recipe_fingerprints(storage: Storage, last: str) -> list[str]:
     """Fingerprints of a teacher's recipes, first to last; none for one not trained here."""
     folders = {name.rpartition("-")[2]: name for name in storage.children("adapt")}
     chain: list[str] = []
