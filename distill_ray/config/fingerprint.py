@@ -30,6 +30,20 @@ class OnlyWithTeacher:
     """`Annotated[..., OnlyWithTeacher()]`: without a teacher, nothing comes of the field."""
 
 
+@dataclass(frozen=True)
+class NotInStudy:
+    """`Annotated[..., NotInStudy(why)]`: the field isn't in the identity of a study's trials."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class NotInArm:
+    """`Annotated[..., NotInArm(why)]`: it isn't in the identity of a schedule study's arms."""
+
+    why: str
+
+
 LENGTH = 12
 """Hex digits kept in folder names: 48 bits, ample for the artifacts of one run."""
 
@@ -53,7 +67,14 @@ def identity(
         has_teacher: whether fields marked `OnlyWithTeacher` count.
         whole_sections: whether the sections in it enter with all their fields.
     """
-    excluded = NotInFingerprint if has_teacher else (NotInFingerprint, OnlyWithTeacher)
+    excluded = (NotInFingerprint,) if has_teacher else (NotInFingerprint, OnlyWithTeacher)
+    return identity_without(section, *excluded, whole_sections=whole_sections)
+
+
+def identity_without(
+    section: BaseModel, *excluded: type, whole_sections: bool = False
+) -> dict[str, Any]:
+    """The same without the fields that carry one of some marks."""
     dumped = section.model_dump(mode="json")
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
@@ -62,10 +83,10 @@ def identity(
         elif whole_sections:
             continue
         elif isinstance(value, BaseModel):
-            dumped[name] = identity(value, has_teacher=has_teacher)
+            dumped[name] = identity_without(value, *excluded)
         elif isinstance(value, tuple):
             dumped[name] = [
-                identity(item, has_teacher=has_teacher) if isinstance(item, BaseModel) else plain
+                identity_without(item, *excluded) if isinstance(item, BaseModel) else plain
                 for item, plain in zip(value, dumped[name])
             ]
     return dumped

@@ -9,7 +9,13 @@ from pydantic import Field, model_validator
 
 from distill_ray.config.base import Name, Section
 from distill_ray.config.ensemble import EnsembleConfig
-from distill_ray.config.fingerprint import HOW_COMPUTED, NotInFingerprint, OnlyWithTeacher
+from distill_ray.config.fingerprint import (
+    HOW_COMPUTED,
+    NotInArm,
+    NotInFingerprint,
+    NotInStudy,
+    OnlyWithTeacher,
+)
 from distill_ray.config.mixing import Mix, MixingConfig
 from distill_ray.config.numbers import REAL, Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 from distill_ray.config.objective import ObjectiveConfig
@@ -23,6 +29,10 @@ from distill_ray.config.schedule import (
     Schedule,
 )
 from distill_ray.config.serving import ColocatedServing, PoolServing, SampledTargets, Serving
+
+ONE_WORKER = NotInStudy("a study trains on one worker, with the teacher in it")
+SAID_BY_STUDY = NotInStudy("a study's trials say themselves who teaches when")
+SAID_BY_ARM = NotInArm("an arm says itself what happens when the teacher changes")
 
 
 class LossWeights(Section):
@@ -70,9 +80,9 @@ class TrainingConfig(Section):
     loss_weights: LossWeights = LossWeights()
     precision: Literal["float32", "bfloat16"] = "float32"
     """Weights and arithmetic of the model. Losses are always computed in float32."""
-    zero_stage: Literal[0, 1, 2, 3] = 0
+    zero_stage: Annotated[Literal[0, 1, 2, 3], ONE_WORKER] = 0
     """DeepSpeed ZeRO: 1 shards optimiser states, 2 gradients too, 3 parameters too."""
-    offload: OffloadConfig = OffloadConfig()
+    offload: Annotated[OffloadConfig, ONE_WORKER] = OffloadConfig()
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] = "sdpa"
     """Attention kernels of transformers."""
     activation_checkpointing: bool = False
@@ -173,7 +183,7 @@ class DistillConfig(TrainingConfig):
 
     lora: LoraConfig | None = None
     """Train adapters of the student instead of all its weights."""
-    serving: Annotated[Serving, OnlyWithTeacher()] = ColocatedServing()
+    serving: Annotated[Serving, OnlyWithTeacher(), ONE_WORKER] = ColocatedServing()
     """Where the teacher runs."""
     objective: Annotated[ObjectiveConfig, OnlyWithTeacher()] = ObjectiveConfig()
     first_teacher: Annotated[Name | None, OnlyWithTeacher()] = None
@@ -182,13 +192,15 @@ class DistillConfig(TrainingConfig):
     ensemble: Annotated[EnsembleConfig | None, OnlyWithTeacher()] = None
     """Several teachers at once. By default, one teaches at a time. Members move through their
     checkpoints together: each is at the same share of its own."""
-    schedule: Annotated[Schedule, OnlyWithTeacher()] = Field(default_factory=_default_schedule)
+    schedule: Annotated[Schedule, OnlyWithTeacher(), SAID_BY_STUDY] = Field(
+        default_factory=_default_schedule
+    )
     """Which checkpoint teaches when. By default `ranked`, or `fixed` for an ensemble and for cached
     targets."""
-    reassess: Annotated[ReassessConfig, OnlyWithTeacher()] = ReassessConfig()
-    progress: Annotated[ProgressConfig, OnlyWithTeacher()] = ProgressConfig()
-    on_switch: Annotated[OnSwitchConfig, OnlyWithTeacher()] = OnSwitchConfig()
-    eval_steps: PositiveInt = 50
+    reassess: Annotated[ReassessConfig, OnlyWithTeacher(), SAID_BY_STUDY] = ReassessConfig()
+    progress: Annotated[ProgressConfig, OnlyWithTeacher(), SAID_BY_ARM] = ProgressConfig()
+    on_switch: Annotated[OnSwitchConfig, OnlyWithTeacher(), SAID_BY_ARM] = OnSwitchConfig()
+    eval_steps: Annotated[PositiveInt, SAID_BY_STUDY] = 50
     """Steps between measurements of the student's progress."""
     num_validation_rows: PositiveInt = 64
     """Packed validation rows per stream of these measurements."""
@@ -198,7 +210,9 @@ class DistillConfig(TrainingConfig):
     select_checkpoint: Annotated[Literal["last", "best"], NotInFingerprint(ALL_KEPT)] = "last"
     """Which of them is evaluated and exported. `best` has the least validation loss. The control's
     is selected in the same way."""
-    save_steps: Annotated[PositiveInt, NotInFingerprint(HOW_COMPUTED)] = 100
+    save_steps: Annotated[PositiveInt, NotInFingerprint(HOW_COMPUTED), NotInStudy(HOW_COMPUTED)] = (
+        100
+    )
     """Steps between checkpoints for resuming."""
 
     @model_validator(mode="after")

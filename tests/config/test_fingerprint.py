@@ -6,7 +6,14 @@ from tiny_run import config
 
 from distill_ray.config import RunConfig
 from distill_ray.config.data import TaskConfig
-from distill_ray.config.fingerprint import NotInFingerprint, OnlyWithTeacher, identity
+from distill_ray.config.fingerprint import (
+    NotInArm,
+    NotInFingerprint,
+    NotInStudy,
+    OnlyWithTeacher,
+    identity,
+    identity_without,
+)
 from distill_ray.config.probe import ProbeConfig
 from distill_ray.config.selection import AuditConfig
 from distill_ray.config.serving import CachedServing, PoolServing
@@ -35,6 +42,10 @@ ONLY_WITH_TEACHER = {
     },
     ProbeConfig: {"objective"},
 }  # fmt: skip
+NOT_IN_STUDY = {
+    "serving", "schedule", "reassess", "eval_steps", "save_steps", "zero_stage", "offload",
+}  # fmt: skip
+NOT_IN_ARM = {"progress", "on_switch"}
 ALWAYS = {
     PoolServing: {"kind", "targets"},
     CachedServing: {"kind", "targets"},
@@ -85,3 +96,14 @@ def test_without_a_teacher_only_the_rest_counts(tmp_path) -> None:
     )
     changed = cfg.model_copy(update={"first_teacher": "wide"})
     assert identity(changed, has_teacher=False) == control
+
+
+def test_a_study_leaves_out_what_one_worker_and_its_own_teaching_decide(tmp_path) -> None:
+    cfg = RunConfig.model_validate(config(tmp_path)).distill
+    assert marked(DistillConfig, NotInStudy) == NOT_IN_STUDY
+    assert marked(DistillConfig, NotInArm) == NOT_IN_ARM
+    for excluded, names in (
+        ((NotInStudy,), NOT_IN_STUDY),
+        ((NotInStudy, NotInArm), NOT_IN_STUDY | NOT_IN_ARM),
+    ):
+        assert identity_without(cfg, *excluded) == cfg.model_dump(mode="json", exclude=names)

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from distill_ray.config.fingerprint import NotInStudy, identity_without
 from distill_ray.core.plugins import own_functions
 from distill_ray.engine.job import TeachingSpec
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.shard_set import ShardSet, task_questions
-from distill_ray.stages.results.teacher_set import Teacher, TeacherSet
-from distill_ray.stages.results.trial import Trial, Trials, TrialSpec, trial
+from distill_ray.stages.results.teacher_set import TeacherSet
+from distill_ray.stages.results.trial import Trials, TrialSpec, trial
 from distill_ray.stages.trials.run import run_missing
 from distill_ray.study.common import data_seed
 
 VERSION = 1
-NOT_HERE = {
-    **dict.fromkeys(("serving", "schedule", "reassess", "eval_steps", "save_steps"), True),
-    "zero_stage": True,
-    "offload": True,
-}
-"""Keys of `distill` without effect here: one teacher from start to end, on one worker."""
 
 
 def distil_fully(
@@ -34,38 +29,26 @@ def distil_fully(
         seeds: orders of the rows, each the same for every teacher.
         num_checkpoints: points of each curve.
     """
-    trials = [
-        _trial(run, shards, teachers, teacher, seed, num_checkpoints)
-        for seed in seeds
-        for teacher in teachers.teachers.values()
-    ]
-    return run_missing(run, "full", trials, task_questions(shards, "test"))
-
-
-def _trial(
-    run: Run,
-    shards: ShardSet,
-    teachers: TeacherSet,
-    teacher: Teacher,
-    seed: int,
-    num_checkpoints: int,
-) -> Trial:
     cfg = run.cfg.distill
-    spec = TrialSpec(
-        kind="full",
-        training=cfg,
-        num_validation_rows=cfg.num_validation_rows,
-        num_checkpoints=num_checkpoints,
-        data_seed=data_seed(run, seed),
-        identity={
-            "version": VERSION,
-            "teacher": teacher.serving.fingerprint,
-            "distill": cfg.model_dump(mode="json", exclude=NOT_HERE),
-            "rungs": num_checkpoints,
-            **own_functions(cfg.objective.divergence, cfg.objective.weighting),
-        },
-        objective=cfg.objective,
-        teaching=TeachingSpec({teacher.name: [teacher.serving.ref]}, teacher.name),
-        lora=cfg.lora,
-    )
-    return trial(run, shards, teachers.student, teacher.name, seed, spec)
+    trials = []
+    for seed in seeds:
+        for teacher in teachers.teachers.values():
+            spec = TrialSpec(
+                kind="full",
+                training=cfg,
+                num_validation_rows=cfg.num_validation_rows,
+                num_checkpoints=num_checkpoints,
+                data_seed=data_seed(run, seed),
+                identity={
+                    "version": VERSION,
+                    "teacher": teacher.serving.fingerprint,
+                    "distill": identity_without(cfg, NotInStudy),
+                    "rungs": num_checkpoints,
+                    **own_functions(cfg.objective.divergence, cfg.objective.weighting),
+                },
+                objective=cfg.objective,
+                teaching=TeachingSpec({teacher.name: [teacher.serving.ref]}, teacher.name),
+                lora=cfg.lora,
+            )
+            trials.append(trial(run, shards, teachers.student, teacher.name, seed, spec))
+    return run_missing(run, "full", trials, task_questions(shards, "test"))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 
+from distill_ray.config.fingerprint import NotInArm, NotInStudy, identity_without
 from distill_ray.config.study import ArmConfig
 from distill_ray.config.training import DistillConfig
 from distill_ray.core.plugins import own_functions
@@ -20,11 +21,6 @@ from distill_ray.study.common import data_seed
 
 VERSION = 1
 CONTROL = "control"
-NOT_HERE = {
-    **dict.fromkeys(("serving", "save_steps", "zero_stage", "offload"), True),
-    **dict.fromkeys(("schedule", "reassess", "progress", "on_switch", "eval_steps"), True),
-}
-"""Keys of `distill` without effect on one worker, or that `TeachingSpec` repeats."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +144,9 @@ def trial_of(
     else:
         label = teaching.first_teacher if teaching.schedule == "fixed" else teaching.schedule
         label += "-weighted" if arm.weighted else ""
-    unused = NOT_HERE if teaching is not None else {**NOT_HERE, "objective": True}
+    distill = identity_without(cfg, NotInStudy, NotInArm)
+    if teaching is None:
+        del distill["objective"]
     functions: Mapping[str, object] = {}
     if teaching is not None:
         objective = cfg.objective
@@ -163,7 +161,7 @@ def trial_of(
         data_seed=data_seed(run, seed),
         identity={
             "version": VERSION,
-            "distill": cfg.model_dump(mode="json", exclude=unused),
+            "distill": distill,
             "teaching": _identity(selection, teaching),
             "rungs": num_checkpoints,
             **functions,
