@@ -8,7 +8,7 @@ from rich.table import Table
 
 from distill_ray.study.domain_data.compare import OverallContrast
 from distill_ray.study.ranking.run import PredictorSummary
-from distill_ray.study.schedule.compare import OverallArm
+from distill_ray.study.schedule.compare import ScheduleSummary
 
 
 def predictors(group: str, summaries: Mapping[str, PredictorSummary]) -> Table:
@@ -27,11 +27,11 @@ def predictors(group: str, summaries: Mapping[str, PredictorSummary]) -> Table:
     return table
 
 
-def arms(group: str, rows: Mapping[str, OverallArm]) -> Table:
+def arms(group: str, summary: ScheduleSummary) -> Table:
     """A schedule study's arms against the best static choice, best first."""
     numbers = ("accuracy", "NLL", "minus best static", "interval", "worse on", "better on")
     table = _table(group, "arm", numbers)
-    for name, row in sorted(rows.items(), key=lambda item: -item[1].accuracy):
+    for name, row in sorted(summary.arms.items(), key=lambda item: -item[1].accuracy):
         lead = row.against.best_static
         table.add_row(
             name,
