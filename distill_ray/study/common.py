@@ -1,14 +1,17 @@
-"""What all studies share: seeds of full trainings, and what a study costs."""
+"""What all studies share: seeds of full trainings, which trials ended, and what a study costs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from distill_ray.runtime.artifacts import Artifact, Manifest
 from distill_ray.runtime.run import Run
+from distill_ray.stages.results.trial import Trial
 
+TrialsByArm = Mapping[str, Mapping[int, Trial]]
+"""Arm → seed → its trial."""
 FIRST_SEED = 500
 """Full trainings read the rows in other orders than the probes, whose seeds start at 0."""
 
@@ -16,6 +19,24 @@ FIRST_SEED = 500
 def data_seed(run: Run, seed: int) -> int:
     """Seed of the order of the rows in a full training."""
     return run.cfg.seed * 1000 + FIRST_SEED + seed
+
+
+def complete_trials(trials: TrialsByArm, seeds: Sequence[int]) -> dict[str, list[Trial]]:
+    """Arm → its trials in the order of the seeds, for arms that are complete with every seed."""
+    return {
+        arm: [by_seed[seed] for seed in seeds]
+        for arm, by_seed in trials.items()
+        if all(seed in by_seed and by_seed[seed].artifact.is_complete() for seed in seeds)
+    }
+
+
+def failed_trials(trials: TrialsByArm) -> Iterator[tuple[str, int, str]]:
+    """Arm, seed and reason of each trial that failed."""
+    for arm, by_seed in trials.items():
+        for seed, trial in by_seed.items():
+            reason = trial.artifact.failure()
+            if reason is not None and not trial.artifact.is_complete():
+                yield arm, seed, reason
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Literal
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distill_ray.config.study import StudyConfig
+from distill_ray.core.calibration import nll_each, normalise, right_each
 from distill_ray.core.intervals import Interval, verdict
 from distill_ray.core.resampling import Resamples
+from distill_ray.data.examples import Questions
+from distill_ray.stages.results.trial import Trial
 
 Floats = NDArray[np.float64]
 METRICS = ("accuracy", "nll")
@@ -24,27 +29,65 @@ TeacherRole = Literal["last", "most_accurate"]
 
 
 @dataclass(frozen=True)
-class PairedAnswers:
-    """The answers of all arms and teachers to a task's test questions."""
+class Answers:
+    """The answers of all arms to a task's test questions."""
 
     resamples: Resamples
     arms: dict[str, Mapping[str, Floats]]
     """Arm → metric → [S, n]."""
-    teachers: Mapping[str, Mapping[str, Floats]]
-    """Teacher → metric → [n]."""
-    last_teachers: dict[str, Sequence[str]] = field(default_factory=dict)
-    """Arm → the teacher that served last, for each seed."""
-    most_accurate: str = ""
-    """The most accurate teacher."""
+
+    def by_seed(self, arm: str, metric: str) -> Floats:
+        """[S] an arm's metric, the mean over questions."""
+        return np.asarray(self.arms[arm][metric].mean(axis=1))
 
     def difference(self, arm: str, baseline: str, metric: str) -> Floats:
         """[n] an arm's metric minus another arm's."""
         means = [self.arms[name][metric].mean(axis=0) for name in (arm, baseline)]
         return np.asarray(means[0] - means[1])
 
-    def accuracy_by_seed(self, arm: str) -> Floats:
-        """[S] an arm's accuracy."""
-        return np.asarray(self.arms[arm]["accuracy"].mean(axis=1))
+    def contrast(self, weights: Mapping[str, float], metric: str) -> Floats:
+        """[S, n] the weighted sum of some arms' metric."""
+        return np.asarray(sum(w * self.arms[name][metric] for name, w in weights.items()))
+
+
+def answers_of(
+    cfg: StudyConfig, domain: str, questions: Questions, trials: Mapping[str, Sequence[Trial]]
+) -> Answers:
+    """The answers to a task's test questions.
+
+    Args:
+        cfg: the study.
+        domain: the name of the task's domain.
+        questions: of the task.
+        trials: arm → its trial with each seed.
+    """
+    name, correct = questions.name, np.asarray(questions.answer_index)
+    resamples = Resamples(
+        questions.groups,
+        confidence=cfg.confidence,
+        seed=crc32(f"{domain}/{name}".encode()),  # Each task's draws are independent.
+        resamples=cfg.num_bootstrap,
+    )
+    arms: dict[str, Mapping[str, Floats]] = {}
+    for arm, by_seed in trials.items():
+        p = [normalise(trial.answers("test")[name]) for trial in by_seed]
+        arms[arm] = {
+            "accuracy": np.stack([right_each(each, correct) for each in p]),
+            "nll": np.stack([nll_each(each, correct) for each in p]),
+        }
+    return Answers(resamples, arms)
+
+
+@dataclass(frozen=True)
+class PairedAnswers(Answers):
+    """The same, with the answers of the teachers."""
+
+    teachers: Mapping[str, Mapping[str, Floats]]
+    """Teacher → metric → [n]."""
+    last_teachers: dict[str, Sequence[str]] = field(default_factory=dict)
+    """Arm → the teacher that served last, for each seed."""
+    most_accurate: str = ""
+    """The most accurate teacher."""
 
     def minus_teacher(self, arm: str, teacher: TeacherRole, metric: str) -> Floats:
         """[n] an arm's metric minus a teacher's, seed by seed for the teacher that served last."""
@@ -111,7 +154,7 @@ def interval_of(differences: Sequence[tuple[Resamples, Floats]]) -> Interval:
 def compare_arms(tasks: Sequence[PairedAnswers], arm: str, baseline: str) -> ArmComparison:
     """Compare an arm with another arm."""
     common = _compare(tasks, [{m: t.difference(arm, baseline, m) for m in METRICS} for t in tasks])
-    leads = [t.accuracy_by_seed(arm) - t.accuracy_by_seed(baseline) for t in tasks]
+    leads = [t.by_seed(arm, "accuracy") - t.by_seed(baseline, "accuracy") for t in tasks]
     ahead = sum(int((lead > 0).sum()) for lead in leads)
     return ArmComparison(**vars(common), ahead=ahead, seeds=sum(map(len, leads)))
 

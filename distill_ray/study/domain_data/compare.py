@@ -1,29 +1,20 @@
-"""Trials → results: students by the text they read and the teacher. S seeds, n questions.
-
-Seeds are averaged first, then questions are resampled in their groups: an interval shows the
-uncertainty from the questions. Each seed's own value shows that from the seeds.
-"""
+"""Trials → results: students by the text they read and the teacher. S seeds, n questions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from zlib import crc32
 
 import numpy as np
 
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.study import DomainDataStudy
-from distill_ray.core.calibration import nll_each, normalise, right_each
-from distill_ray.core.resampling import Resamples
 from distill_ray.data.examples import Questions
-from distill_ray.stages.results.trial import Trial, TrialOutcome
-from distill_ray.study.common import Cost
-from distill_ray.study.paired import METRICS, Difference, Floats, difference_of
+from distill_ray.stages.results.trial import TrialOutcome
+from distill_ray.study.common import Cost, TrialsByArm, complete_trials, failed_trials
+from distill_ray.study.paired import METRICS, Answers, Difference, answers_of, difference_of
 
-Metrics = Mapping[str, Floats]
-"""`accuracy` and `nll` → [S, n]."""
 FINE_TUNED_ONLY = "fine-tuned only"
 FINDINGS = {"better": "shown", "worse": "contradicted"}
 """Verdict → what it means for a claim; any other verdict means `not shown`."""
@@ -85,20 +76,9 @@ def contrasts_of(cfg: DomainDataStudy) -> Iterator[Contrast]:
 
 
 @dataclass(frozen=True)
-class Answers:
-    """The answers of all arms to a task's test questions."""
-
-    resamples: Resamples
-    arms: Mapping[str, Metrics]
-
-    def contrast(self, weights: Mapping[str, float], metric: str) -> Floats:
-        """[S, n] the weighted sum of some arms' metric."""
-        return np.asarray(sum(w * self.arms[name][metric] for name, w in weights.items()))
-
-
-@dataclass(frozen=True)
 class SeededDifference(Difference):
-    """A paired difference with its interval, and its value with each seed."""
+    """A paired difference with its interval, and its value with each seed, which shows the
+    uncertainty from the seeds."""
 
     seeds: list[float]
 
@@ -172,8 +152,8 @@ class DomainResult:
 def compared(
     cfg: DomainDataStudy,
     domain: str,
-    readings: Mapping[str, Mapping[int, Trial]],
-    tuned: Mapping[str, Mapping[int, Trial]],
+    readings: TrialsByArm,
+    tuned: TrialsByArm,
     questions: Sequence[Questions],
     cost: Cost,
 ) -> DomainResult:
@@ -190,14 +170,8 @@ def compared(
     Raises:
         InputError: too few trials ended for a single claim.
     """
-    complete = {
-        arm.name: [tuned[arm.name][seed] for seed in cfg.seeds]
-        for arm in arms_of(cfg)
-        if all(
-            s in tuned[arm.name] and tuned[arm.name][s].artifact.is_complete() for s in cfg.seeds
-        )
-    }
-    tasks = [_answers(cfg, domain, each, complete) for each in questions]
+    complete = complete_trials(tuned, cfg.seeds)
+    tasks = [answers_of(cfg, domain, each, complete) for each in questions]
     results = contrasts(cfg, tasks)
     if not any(result.claim for result in results):
         what = f"{len(complete)} of {len(tuned)} arms ended with every seed."
@@ -208,7 +182,7 @@ def compared(
         if arm.name not in complete:
             continue
         accuracy, nll = (
-            np.mean([task.arms[arm.name][metric].mean(axis=1) for task in tasks], axis=0).tolist()
+            np.mean([task.by_seed(arm.name, metric) for task in tasks], axis=0).tolist()
             for metric in METRICS
         )
         outcomes = [trial.outcome() for trial in complete[arm.name]]
@@ -222,13 +196,7 @@ def compared(
             read={} if reading is None else streams_read(reading[cfg.seeds[0]].outcome()),
             learned=streams_read(outcomes[0]),
         )
-    failed = [
-        Failure(name, seed, reason)
-        for trials in (readings, tuned)
-        for name, by_seed in trials.items()
-        for seed, trial in by_seed.items()
-        if (reason := trial.artifact.failure()) is not None and not trial.artifact.is_complete()
-    ]
+    failed = [Failure(*each) for trials in (readings, tuned) for each in failed_trials(trials)]
     counts = {q.name: len(q.answer_index) for q in questions}
     return DomainResult(DomainRow(students, results, counts, failed, cost), tasks)
 
@@ -237,29 +205,6 @@ def streams_read(outcome: TrialOutcome) -> dict[str, dict[str, int]]:
     """Stream → `rows` and `tokens` that a training read."""
     streams = outcome.streams or {}
     return {name: {"rows": read.rows, "tokens": read.tokens} for name, read in streams.items()}
-
-
-def _answers(
-    cfg: DomainDataStudy,
-    domain: str,
-    questions: Questions,
-    trials: Mapping[str, Sequence[Trial]],
-) -> Answers:
-    name, correct = questions.name, np.asarray(questions.answer_index)
-    resamples = Resamples(
-        questions.groups,
-        confidence=cfg.confidence,
-        seed=crc32(f"{domain}/{name}".encode()),  # Each task's draws are independent.
-        resamples=cfg.num_bootstrap,
-    )
-    arms: dict[str, Metrics] = {}
-    for arm, by_seed in trials.items():
-        p = [normalise(trial.answers("test")[name]) for trial in by_seed]
-        arms[arm] = {
-            "accuracy": np.stack([right_each(each, correct) for each in p]),
-            "nll": np.stack([nll_each(each, correct) for each in p]),
-        }
-    return Answers(resamples, arms)
 
 
 def contrasts(cfg: DomainDataStudy, tasks: Sequence[Answers]) -> list[ContrastResult]:

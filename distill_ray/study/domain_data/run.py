@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from distill_ray.config.errors import InputError, Problem, did_you_mean
+from distill_ray.config.fingerprint import NotInStudy, identity_without
 from distill_ray.config.run import RunConfig
 from distill_ray.config.study import DomainDataStudy
 from distill_ray.core.plugins import own_functions
@@ -14,7 +15,7 @@ from distill_ray.engine.job import TeachingSpec
 from distill_ray.runtime.run import Run
 from distill_ray.stages.adapt import adapt
 from distill_ray.stages.results.shard_set import ShardSet, task_questions
-from distill_ray.stages.results.teacher_set import TeacherSet, Weights
+from distill_ray.stages.results.teacher_set import TeacherSet
 from distill_ray.stages.results.trial import SaveOptions, Trial, TrialSpec, trial
 from distill_ray.stages.shard import shard
 from distill_ray.stages.trials.run import run_missing
@@ -28,7 +29,6 @@ from distill_ray.study.domain_data.compare import (
     compared,
     overall_of,
 )
-from distill_ray.study.ranking.full import NOT_HERE
 
 VERSION = 1
 NUM_EARLY_QUESTIONS = 100
@@ -75,18 +75,14 @@ def require(cfg: DomainDataStudy, runs: Mapping[str, RunConfig]) -> None:
     problems = [
         Problem(f"{domain}: {problem.where}", problem.what, problem.fix)
         for domain, run in runs.items()
-        for problem in chain(_arms(cfg, run), _teachers(cfg, run), _readers(cfg, run))
+        for problem in _problems(cfg, run)
     ]
     if problems:
         raise InputError("study not comparable:", problems)
 
 
-def _texts(run: RunConfig) -> list[str]:
-    return sorted(name for name, kind in run.streams().items() if kind == "text")
-
-
-def _arms(cfg: DomainDataStudy, run: RunConfig) -> Iterator[Problem]:
-    texts = _texts(run)
+def _problems(cfg: DomainDataStudy, run: RunConfig) -> Iterator[Problem]:
+    texts = sorted(name for name, kind in run.streams().items() if kind == "text")
     for name, mix in cfg.mixes.items():
         for stream in mix:
             if stream not in texts:
@@ -99,35 +95,28 @@ def _arms(cfg: DomainDataStudy, run: RunConfig) -> Iterator[Problem]:
     if cfg.fine_tune not in run.adapt.recipes:
         hint = did_you_mean(cfg.fine_tune, run.adapt.recipes)
         yield Problem("fine_tune", f"no recipe {cfg.fine_tune!r}.", hint)
-
-
-def _teachers(cfg: DomainDataStudy, run: RunConfig) -> Iterator[Problem]:
     teachers = {teacher.name: teacher for teacher in run.teachers}
-    missing = [name for name in (cfg.raw, cfg.adapted) if name not in teachers]
-    for name in missing:
-        yield Problem("teachers", f"no teacher {name!r}.", did_you_mean(name, teachers))
-    if missing:
-        return
-    raw, adapted = teachers[cfg.raw], teachers[cfg.adapted]
-    shared = adapted.recipes[: len(raw.recipes)]
-    if adapted.model != raw.model or shared != raw.recipes or len(adapted.recipes) == len(shared):
-        what = f"{cfg.adapted} isn't {cfg.raw} after further recipes."
-        fix = f"Give it the same model, and the recipes {list(raw.recipes)} followed by others."
-        yield Problem("teachers", what, fix)
-    first, *later = cfg.mixes.values()
-    domain = {stream for mix in later for stream in mix} - {*first}
-    read = {s for name in raw.recipes for s in run.adapt.recipes[name].streams} & domain
-    if read:
-        what = f"{cfg.raw} has read {', '.join(sorted(read))}, so it isn't raw."
-        yield Problem("teachers", what, f"Take it out of {', '.join(raw.recipes)}.")
-
-
-def _readers(cfg: DomainDataStudy, run: RunConfig) -> Iterator[Problem]:
-    """Recipes of the teachers and of the student, through which a label could reach an arm."""
-    teachers = {teacher.name: teacher for teacher in run.teachers}
-    chains = [teachers[name].recipes for name in (cfg.raw, cfg.adapted) if name in teachers]
-    for name in dict.fromkeys(chain(*chains, run.student.recipes)):
-        if labels := run.adapt.recipes[name].streams - {*_texts(run)}:
+    given = [teachers[name] for name in (cfg.raw, cfg.adapted) if name in teachers]
+    for name in (cfg.raw, cfg.adapted):
+        if name not in teachers:
+            yield Problem("teachers", f"no teacher {name!r}.", did_you_mean(name, teachers))
+    if len(given) == 2:
+        raw, adapted = given
+        shared = adapted.recipes[: len(raw.recipes)]
+        is_same = adapted.model == raw.model and shared == raw.recipes
+        if not is_same or len(adapted.recipes) == len(shared):
+            what = f"{cfg.adapted} isn't {cfg.raw} after further recipes."
+            fix = f"Give it the same model, and the recipes {list(raw.recipes)} followed by others."
+            yield Problem("teachers", what, fix)
+        first, *later = cfg.mixes.values()
+        domain = {stream for mix in later for stream in mix} - {*first}
+        read = {s for name in raw.recipes for s in run.adapt.recipes[name].streams} & domain
+        if read:
+            what = f"{cfg.raw} has read {', '.join(sorted(read))}, so it isn't raw."
+            yield Problem("teachers", what, f"Take it out of {', '.join(raw.recipes)}.")
+    # A label could reach an arm through recipes of the teachers and of the student.
+    for name in dict.fromkeys(chain(*(t.recipes for t in given), run.student.recipes)):
+        if labels := run.adapt.recipes[name].streams - {*texts}:
             what = f"reads {', '.join(sorted(labels))}: its labels would reach some arms early."
             fix = "Let teachers and student read text alone before the fine-tune."
             yield Problem(f"adapt.recipes.{name}.mix", what, fix)
@@ -144,6 +133,8 @@ def _domain(cfg: DomainDataStudy, run: Run) -> DomainResult:
     }
     few = [each.first(NUM_EARLY_QUESTIONS) for each in questions["validation"]]
     run_missing(run, "read", _by_seed(cfg, readings), few)
+    # Every student learns from the same labelled rows in the same order.
+    recipe = run.cfg.adapt.recipes[cfg.fine_tune]
     tuned: Trials = {}
     for arm in arms_of(cfg):
         tuned[arm.name] = {}
@@ -154,7 +145,17 @@ def _domain(cfg: DomainDataStudy, run: Run) -> DomainResult:
                 if not reading.artifact.is_complete():
                     continue
                 student = reading.weights
-            tuned[arm.name][seed] = _fine_tune(cfg, run, shards, student, arm, seed)
+            spec = TrialSpec(
+                kind="fine-tune",
+                training=recipe,
+                num_validation_rows=run.cfg.adapt.num_validation_rows,
+                num_checkpoints=cfg.num_curve_points,
+                data_seed=data_seed(run, seed),
+                identity={"version": VERSION, "recipe": recipe, "rungs": cfg.num_curve_points},
+                lora=recipe.lora if recipe.method == "lora" else None,
+                save=SaveOptions(answers=True),
+            )
+            tuned[arm.name][seed] = trial(run, shards, student, arm.name, seed, spec)
     trials = _by_seed(cfg, tuned)
     run_missing(run, "fine-tune", trials, questions["validation"], {"test": questions["test"]})
     every = [*_by_seed(cfg, readings), *trials]
@@ -175,12 +176,14 @@ def _reading(
     assert arm.text is not None
     training = run.cfg.distill.model_copy(update={"mix": cfg.mixes[arm.text]})
     objective, teaching = None, None
-    identity: dict[str, object] = {}
-    unused = {**NOT_HERE, "objective": True}
+    distill = identity_without(training, NotInStudy)
+    del distill["objective"]
+    identity: dict[str, object] = {"version": VERSION, "reading": distill}
+    identity["rungs"] = cfg.num_curve_points
     if arm.teacher is not None:
         serving, objective = teachers.teachers[arm.teacher].serving, training.objective
         teaching = TeachingSpec({arm.teacher: [serving.ref]}, arm.teacher)
-        identity = {"teacher": serving.fingerprint, "objective": objective}
+        identity |= {"teacher": serving.fingerprint, "objective": objective}
         identity |= own_functions(objective.divergence)
     spec = TrialSpec(
         kind="reading",
@@ -188,32 +191,9 @@ def _reading(
         num_validation_rows=training.num_validation_rows,
         num_checkpoints=cfg.num_curve_points,
         data_seed=data_seed(run, seed),
-        identity={
-            "version": VERSION,
-            "reading": training.model_dump(mode="json", exclude=unused),
-            "rungs": cfg.num_curve_points,
-            **identity,
-        },
+        identity=identity,
         objective=objective,
         teaching=teaching,
         save=SaveOptions(weights=True),
     )
     return trial(run, shards, teachers.student, arm.name, seed, spec)
-
-
-def _fine_tune(
-    cfg: DomainDataStudy, run: Run, shards: ShardSet, student: Weights, arm: Arm, seed: int
-) -> Trial:
-    """The student learns from the labels: the same rows in the same order for every arm."""
-    recipe = run.cfg.adapt.recipes[cfg.fine_tune]
-    spec = TrialSpec(
-        kind="fine-tune",
-        training=recipe,
-        num_validation_rows=run.cfg.adapt.num_validation_rows,
-        num_checkpoints=cfg.num_curve_points,
-        data_seed=data_seed(run, seed),
-        identity={"version": VERSION, "recipe": recipe, "rungs": cfg.num_curve_points},
-        lora=recipe.lora if recipe.method == "lora" else None,
-        save=SaveOptions(answers=True),
-    )
-    return trial(run, shards, student, arm.name, seed, spec)

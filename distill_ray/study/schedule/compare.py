@@ -5,26 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from zlib import crc32
 
 import numpy as np
 
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.study import PLAIN, ScheduleStudy
-from distill_ray.core.calibration import nll_each, normalise, right_each
-from distill_ray.core.resampling import Resamples
 from distill_ray.core.schedule import Checkpoint
 from distill_ray.data.examples import Questions
 from distill_ray.stages.results.model_scores import ModelScores
 from distill_ray.stages.results.trial import Trial, TrialSchedule, TrialSwitch
 from distill_ray.stages.scoring.metrics import right_and_nll
-from distill_ray.study.common import Cost
+from distill_ray.study.common import Cost, TrialsByArm, complete_trials, failed_trials
 from distill_ray.study.paired import (
     METRICS,
     ArmComparison,
-    Floats,
     PairedAnswers,
     TeacherComparison,
+    answers_of,
     compare_arms,
     compare_with_teacher,
 )
@@ -133,7 +130,7 @@ def compared(
     cfg: ScheduleStudy,
     domain: str,
     arms: Mapping[str, Arm],
-    trials: Mapping[str, Mapping[int, Trial]],
+    trials: TrialsByArm,
     teachers: Mapping[str, ModelScores],
     questions: Sequence[Questions],
     best_teacher: str,
@@ -144,12 +141,7 @@ def compared(
     Raises:
         InputError: the control is missing, or every static choice.
     """
-    complete = {
-        name: list(by_seed.values())
-        for name, by_seed in trials.items()
-        if len(by_seed) == len(cfg.seeds)
-        and all(trial.artifact.is_complete() for trial in by_seed.values())
-    }
+    complete = complete_trials(trials, cfg.seeds)
     statics = [name for name in complete if arms[name].static is not None]
     missing = [] if CONTROL in complete else ["the control"]
     missing += [] if statics else ["every static choice"]
@@ -157,12 +149,14 @@ def compared(
         what = f"{' and '.join(missing)} failed with some seed."
         fix = "See why, and retry with --retry-failed."
         raise InputError("too few arms to compare:", [Problem("arms", what, fix)])
-    validation = {name: _validation(by_seed) for name, by_seed in complete.items()}
+    validation = {}
+    for name, by_seed in complete.items():
+        outcomes = [trial.outcome() for trial in by_seed]
+        means = (fmean(getattr(each, metric) for each in outcomes) for metric in METRICS)
+        validation[name] = Metrics(*means)
     # Of equal accuracy, the lower NLL decides.
     best = max(statics, key=lambda n: (validation[n].accuracy, -validation[n].nll))
-    tasks = [
-        _paired_answers(cfg, domain, each, complete, teachers, best_teacher) for each in questions
-    ]
+    tasks = _paired_answers(cfg, domain, complete, teachers, questions, best_teacher)
     accuracy = {n: fmean(float(t.arms[n]["accuracy"].mean()) for t in tasks) for n in statics}
     oracle = max(statics, key=lambda n: accuracy[n])
     for task in tasks:
@@ -186,48 +180,20 @@ def compared(
             name: _arm_result(arms[name], by_seed, validation[name], tasks, questions)
             for name, by_seed in complete.items()
         },
-        failed=[
-            Failure(name, seed, reason)
-            for name, by_seed in trials.items()
-            for seed, trial in by_seed.items()
-            if (reason := trial.artifact.failure()) is not None and not trial.artifact.is_complete()
-        ],
+        failed=[Failure(*each) for each in failed_trials(trials)],
         cost=cost,
     )
     return DomainResult(row, tasks)
 
 
-def _validation(trials: Sequence[Trial]) -> Metrics:
-    outcomes = [trial.outcome() for trial in trials]
-    return Metrics(*(fmean(getattr(each, metric) for each in outcomes) for metric in METRICS))
-
-
 def _paired_answers(
     cfg: ScheduleStudy,
     domain: str,
-    questions: Questions,
     trials: Mapping[str, Sequence[Trial]],
     teachers: Mapping[str, ModelScores],
+    questions: Sequence[Questions],
     best_teacher: str,
-) -> PairedAnswers:
-    name, answers = questions.name, np.asarray(questions.answer_index)
-    resamples = Resamples(
-        questions.groups,
-        confidence=cfg.confidence,
-        seed=crc32(f"{domain}/{name}".encode()),  # Each task's draws are independent.
-        resamples=cfg.num_bootstrap,
-    )
-    arms: dict[str, Mapping[str, Floats]] = {}
-    for arm, by_seed in trials.items():
-        p = [normalise(trial.answers("test")[name]) for trial in by_seed]
-        arms[arm] = {
-            "accuracy": np.stack([right_each(each, answers) for each in p]),
-            "nll": np.stack([nll_each(each, answers) for each in p]),
-        }
-    by_teacher = {
-        teacher: dict(zip(METRICS, right_and_nll(scores, name)))
-        for teacher, scores in teachers.items()
-    }
+) -> list[PairedAnswers]:
     last_teachers: dict[str, Sequence[str]] = {
         arm: [schedule_of(trial).teacher for trial in by_seed]
         for arm, by_seed in trials.items()
@@ -235,7 +201,18 @@ def _paired_answers(
     }
     # No teacher served the control; the most accurate one takes its place.
     last_teachers[CONTROL] = [best_teacher] * len(trials[CONTROL])
-    return PairedAnswers(resamples, arms, by_teacher, last_teachers, best_teacher)
+    return [
+        PairedAnswers(
+            **vars(answers_of(cfg, domain, task, trials)),
+            teachers={
+                name: dict(zip(METRICS, right_and_nll(scores, task.name)))
+                for name, scores in teachers.items()
+            },
+            last_teachers={**last_teachers},
+            most_accurate=best_teacher,
+        )
+        for task in questions
+    ]
 
 
 def _arm_result(
@@ -247,7 +224,7 @@ def _arm_result(
 ) -> ArmResult:
     served = [] if arm.teaching is None else [schedule_of(trial) for trial in trials]
     accuracy, nll = (
-        np.stack([task.arms[arm.name][metric].mean(axis=1) for task in tasks]) for metric in METRICS
+        np.stack([task.by_seed(arm.name, metric) for task in tasks]) for metric in METRICS
     )  # [tasks, S]
     counts = [trial.artifact.manifest().counts for trial in trials]
     steps = int(counts[0]["steps"])
