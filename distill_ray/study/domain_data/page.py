@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -40,8 +40,22 @@ def write_page(results: DomainDataResults, folder: Path, command: str) -> Path:
     cfg = results.cfg
     for name, domain in results.domains.items():
         draw(cfg, domain, folder / f"{cfg.name}-{name}.svg")
+    claims = [row.name for row in _claims(results.overall["all"])]
+    rows = []
+    for name, domain in results.domains.items():
+        by_name = {row.name: row for row in domain.contrasts}
+        title = f"{name} (held out)" if name in cfg.held_out_domains else name
+        cells = [f"{points(by_name[n].accuracy)} {by_name[n].finding}" for n in claims]
+        rows.append([title, *cells])
+    note = "Points of accuracy on the test split, with intervals. Shown: the interval is above 0."
+    tables = [Table("Claims, domain by domain", ["Domain", *claims], rows, note)]
+    tables += [_contrasts(f"{g[:1].upper()}{g[1:]}", each) for g, each in results.overall.items()]
+    total = sum(domain.cost.busy_s for domain in results.domains.values())
+    text = [f"Everything took {seconds(total)}, one domain after the other."]
+    sections = [PageSection("Over the domains", text, tables)]
+    sections += [_domain(results, name, domain) for name, domain in results.domains.items()]
     title = "Which text should a student be distilled on, and from which teacher?"
-    page = Page(title, [*_summary(results)], [*_sections(results)], command)
+    page = Page(title, [*_summary(results)], sections, command)
     return page.write(folder, cfg, {"overall": results.overall, "domains": results.domains})
 
 
@@ -49,13 +63,17 @@ def _summary(results: DomainDataResults) -> Iterator[str]:
     cfg, count = results.cfg, len(results.domains)
     held_out = ", ".join(cfg.held_out_domains)
     held_out = f", {held_out} held out from every choice" if held_out else ""
-    mixes = listed(f"{name} ({_mix(mix)})" for name, mix in cfg.mixes.items())
+    mixes = []
+    for name, mix in cfg.mixes.items():
+        shares = ":".join(f"{share:g}" for share in mix.values())
+        mixes.append(f"{name} ({f'{shares} ' if len(mix) > 1 else ''}{':'.join(mix)})")
     yield (
         f"The same student distils on text alone, without a label, on {count} "
         f"domain{'s' * (count > 1)}{held_out}, with {len(cfg.seeds)} seeds. What it reads: "
-        f"{mixes}, by tokens, and as many tokens in each arm. Its teacher: {cfg.raw}, which has "
-        f"read nothing of the domain, or {cfg.adapted}, the same one after it has. Then every "
-        f"student gets the same fine-tune on the labelled rows, and answers the test questions."
+        f"{listed(mixes)}, by tokens, and as many tokens in each arm. Its teacher: {cfg.raw}, "
+        f"which has read nothing of the domain, or {cfg.adapted}, the same one after it has. Then "
+        f"every student gets the same fine-tune on the labelled rows, and answers the test "
+        f"questions."
     )
     yield f"Published shape: {' < '.join(cfg.mixes)}; {cfg.adapted} > {cfg.raw} ({SOURCE})."
     for group in ("held out", "all"):
@@ -66,23 +84,11 @@ def _summary(results: DomainDataResults) -> Iterator[str]:
                 for row in _claims(results.overall[group])
             )
             yield f"{title}: {'; '.join(findings)}."
-    yield _disagreement(results)
-
-
-def _mix(mix: Mapping[str, float]) -> str:
-    shares = ":".join(f"{share:g}" for share in mix.values())
-    return f"{shares} {':'.join(mix)}" if len(mix) > 1 else next(iter(mix))
-
-
-def _claims(rows: Sequence[ContrastResult]) -> list[ContrastResult]:
-    return [row for row in rows if row.claim]
-
-
-def _disagreement(results: DomainDataResults) -> str:
-    """Where the data disagree with the papers."""
+    # Where the data disagree with the papers.
     claims = _claims(results.overall["all"])
     if not claims:
-        return "No claim could be compared on all domains: see what failed."
+        yield "No claim could be compared on all domains: see what failed."
+        return
     contradicted = [row.name for row in claims if row.finding == "contradicted"]
     not_shown = [row.name for row in claims if row.finding == "not shown"]
     in_domains = [
@@ -98,32 +104,14 @@ def _disagreement(results: DomainDataResults) -> str:
         parts.append(f"they show no difference in {listed(not_shown)}")
     if in_domains:
         parts.append(f"single domains contradict them: {listed(in_domains)}")
-    if not parts:
-        return "The data agree with the papers in every claim, and no domain contradicts one."
-    return f"Where the data disagree with the papers: {'; '.join(parts)}."
+    if parts:
+        yield f"Where the data disagree with the papers: {'; '.join(parts)}."
+    else:
+        yield "The data agree with the papers in every claim, and no domain contradicts one."
 
 
-def _sections(results: DomainDataResults) -> Iterator[PageSection]:
-    tables = [_by_domain(results)]
-    tables += [_contrasts(f"{g[:1].upper()}{g[1:]}", rows) for g, rows in results.overall.items()]
-    total = sum(domain.cost.busy_s for domain in results.domains.values())
-    text = [f"Everything took {seconds(total)}, one domain after the other."]
-    yield PageSection("Over the domains", text, tables)
-    for name, domain in results.domains.items():
-        yield _domain(results, name, domain)
-
-
-def _by_domain(results: DomainDataResults) -> Table:
-    """Claim by claim: points of accuracy on each domain."""
-    names = [row.name for row in _claims(results.overall["all"])]
-    rows = []
-    for name, domain in results.domains.items():
-        by_name = {row.name: row for row in domain.contrasts}
-        title = f"{name} (held out)" if name in results.cfg.held_out_domains else name
-        cells = [f"{points(by_name[n].accuracy)} {by_name[n].finding}" for n in names]
-        rows.append([title, *cells])
-    note = "Points of accuracy on the test split, with intervals. Shown: the interval is above 0."
-    return Table("Claims, domain by domain", ["Domain", *names], rows, note)
+def _claims(rows: Sequence[ContrastResult]) -> list[ContrastResult]:
+    return [row for row in rows if row.claim]
 
 
 def _contrasts(title: str, rows: Sequence[ContrastResult]) -> Table:
@@ -168,19 +156,13 @@ def _domain(results: DomainDataResults, name: str, domain: DomainRow) -> PageSec
             "more than others: their texts fill rows unequally."
         )
     text += [f"{f.student}, seed {f.seed}, failed: {f.reason}." for f in domain.failed]
-    tables = [_students(domain), _contrasts("Differences", domain.contrasts)]
-    caption = f"{name}: accuracy of the fine-tuned students"
-    return PageSection(name, text, tables, f"{cfg.name}-{name}.svg", caption)
-
-
-def _students(domain: DomainRow) -> Table:
     columns = ["Student", "Teacher", "Read", "Tokens", "Accuracy", "by seed", "NLL", "Before"]
     rows = []
-    for name, student in sorted(domain.students.items(), key=lambda i: -fmean(i[1].accuracy)):
+    for arm, student in sorted(domain.students.items(), key=lambda i: -fmean(i[1].accuracy)):
         streams = {stream: StreamRead(**read) for stream, read in student.read.items()}
         rows.append(
             [
-                FINE_TUNED_ONLY if student.text is None else name,
+                FINE_TUNED_ONLY if student.text is None else arm,
                 student.teacher or "none",
                 shares_read(streams) if streams else "nothing",
                 big(sum(read.tokens for read in streams.values())),
@@ -194,4 +176,7 @@ def _students(domain: DomainRow) -> Table:
         "Tokens: read before the fine-tune, without padding. Before: accuracy on the validation "
         "split before the fine-tune, in which all students read the same rows in the same order."
     )
-    return Table("Students", columns, rows, note)
+    students = Table("Students", columns, rows, note)
+    tables = [students, _contrasts("Differences", domain.contrasts)]
+    caption = f"{name}: accuracy of the fine-tuned students"
+    return PageSection(name, text, tables, f"{cfg.name}-{name}.svg", caption)

@@ -26,8 +26,9 @@ def write_page(results: RankingResults, folder: Path, command: str) -> Path:
     cfg = results.cfg
     for name, domain in results.domains.items():
         scatter(domain, OUTCOMES[cfg.outcome], folder / f"{cfg.name}-{name}.svg")
-    title = "Does the ranking predict the student?"
-    page = Page(title, [*_summary(results)], [*_sections(results)], command)
+    sections = [_over_domains(results)]
+    sections += [_domain(results, name, domain) for name, domain in results.domains.items()]
+    page = Page("Does the ranking predict the student?", [*_summary(results)], sections, command)
     return page.write(folder, cfg, {"overall": results.overall, "domains": results.domains})
 
 
@@ -48,30 +49,20 @@ def _summary(results: RankingResults) -> Iterator[str]:
         "(regret, as a share of the spread between the best and the worst student)."
     )
     for group in ("held out", "all"):
-        if group in results.overall:
-            yield _against_targets(results, group)
-
-
-def _against_targets(results: RankingResults, group: str) -> str:
-    ranking, accuracy = (results.overall[group][name] for name in (RANKING, ACCURACY))
-    names = [n for n in results.domains if group == "all" or n in results.cfg.held_out_domains]
-    cost = fmean(results.domains[n].cost.tokens_share for n in names)
-    title = "On the held-out domain" if group == "held out" else "On all domains"
-    return (
-        f"{title}: the ranking's mean Spearman is {interval(ranking.spearman)} (target "
-        f"{TARGETS['spearman']}), its regret {percent(ranking.regret_share)} of the spread (target "
-        f"{percent(TARGETS['regret_share'], 0)}), for {percent(cost)} of the tokens of one full "
-        f"distillation for each teacher (target {percent(TARGETS['cost'], 0)}). The most accurate "
-        f"teacher: Spearman {interval(accuracy.spearman)}, regret "
-        f"{percent(accuracy.regret_share)}."
-    )
-
-
-def _sections(results: RankingResults) -> Iterator[PageSection]:
-    groups = (_overall(results, group) for group in results.overall)
-    yield PageSection("Over the domains", tables=[_by_domain(results), *groups])
-    for name, domain in results.domains.items():
-        yield _domain(results, name, domain)
+        if group not in results.overall:
+            continue
+        ranking, accuracy = (results.overall[group][name] for name in (RANKING, ACCURACY))
+        names = results.domains if group == "all" else cfg.held_out_domains
+        cost = fmean(results.domains[name].cost.tokens_share for name in names)
+        title = "On the held-out domain" if group == "held out" else "On all domains"
+        yield (
+            f"{title}: the ranking's mean Spearman is {interval(ranking.spearman)} (target "
+            f"{TARGETS['spearman']}), its regret {percent(ranking.regret_share)} of the spread "
+            f"(target {percent(TARGETS['regret_share'], 0)}), for {percent(cost)} of the tokens of "
+            f"one full distillation for each teacher (target {percent(TARGETS['cost'], 0)}). The "
+            f"most accurate teacher: Spearman {interval(accuracy.spearman)}, regret "
+            f"{percent(accuracy.regret_share)}."
+        )
 
 
 def _domains(count: int) -> str:
@@ -82,7 +73,7 @@ def _p_value(value: float) -> str:
     return "< 0.0001" if value < 1e-4 else number(value, 4)
 
 
-def _by_domain(results: RankingResults) -> Table:
+def _over_domains(results: RankingResults) -> PageSection:
     columns = ["Domain", "Ranking: Spearman", "p", "Regret", "Early, with the first checkpoint"]
     columns += ["Most accurate: Spearman", "Regret", "Ceiling", "Cost for each teacher"]
     rows = []
@@ -106,33 +97,32 @@ def _by_domain(results: RankingResults) -> Table:
         "how one seed's finished runs order the mean of the others'. Cost: share of the tokens of "
         "one full distillation."
     )
-    return Table("Domain by domain", columns, rows, note)
-
-
-def _overall(results: RankingResults, group: str) -> Table:
+    tables = [Table("Domain by domain", columns, rows, note)]
     columns = ["Predictor", "Mean Spearman", "Kendall", "Regret", "Worst regret"]
     columns += ["Spearman with the first checkpoint", "Needs"]
-    summaries = results.overall[group]
-    count = next(iter(summaries.values())).domains
-    rows = [
-        [
-            name,
-            interval(summary.spearman),
-            number(summary.kendall),
-            percent(summary.regret_share),
-            percent(summary.worst_regret_share),
-            number(summary.spearman_early),
-            PREDICTORS[name].needs,
-        ]
-        for name, summary in sorted(summaries.items(), key=lambda item: -item[1].spearman.value)
-    ]
     level = percent(results.cfg.confidence, 0)
     note = (
         f"Intervals resample teachers within each domain ({level}); regret is a share of the "
         f"spread. The first point is the student after 1 / {results.cfg.num_curve_points} of its "
         "training."
     )
-    return Table(f"{group[:1].upper()}{group[1:]}: {_domains(count)}", columns, rows, note)
+    for group, summaries in results.overall.items():
+        count = next(iter(summaries.values())).domains
+        rows = [
+            [
+                name,
+                interval(summary.spearman),
+                number(summary.kendall),
+                percent(summary.regret_share),
+                percent(summary.worst_regret_share),
+                number(summary.spearman_early),
+                PREDICTORS[name].needs,
+            ]
+            for name, summary in sorted(summaries.items(), key=lambda item: -item[1].spearman.value)
+        ]
+        title = f"{group[:1].upper()}{group[1:]}: {_domains(count)}"
+        tables.append(Table(title, columns, rows, note))
+    return PageSection("Over the domains", tables=tables)
 
 
 def _domain(results: RankingResults, name: str, domain: RankingDomain) -> PageSection:
@@ -153,41 +143,31 @@ def _domain(results: RankingResults, name: str, domain: RankingDomain) -> PageSe
         for stage, failures in vars(domain.failed).items()
         if failures
     ]
-    figure = f"{cfg.name}-{name}.svg"
-    caption = f"{name}: predictors against the final student"
-    return PageSection(
-        name, text, [_predictors(domain), _teachers(results, domain)], figure, caption
-    )
-
-
-def _predictors(domain: RankingDomain) -> Table:
     columns = ["Predictor", "Spearman", "p", "Kendall", "Chooses", "Regret", "What it is"]
     rows = [
         [
-            name,
+            predictor,
             number(agreement.spearman),
             _p_value(agreement.p_value),
             number(agreement.kendall),
             agreement.top_predicted,
             percent(agreement.regret_share),
-            PREDICTORS[name].what,
+            PREDICTORS[predictor].what,
         ]
-        for name, agreement in sorted(domain.agreement.items(), key=lambda i: -i[1].spearman)
+        for predictor, agreement in sorted(domain.agreement.items(), key=lambda i: -i[1].spearman)
     ]
-    return Table("Predictors", columns, rows, "p: two-sided, by permutation.")
-
-
-def _teachers(results: RankingResults, domain: RankingDomain) -> Table:
-    outcome = OUTCOMES[results.cfg.outcome]
-    columns = ["Teacher", f"Student's {outcome}", "by seed", "Ranking", ACCURACY]
+    predictors = Table("Predictors", columns, rows, "p: two-sided, by permutation.")
+    columns = ["Teacher", f"Student's {OUTCOMES[cfg.outcome]}", "by seed", "Ranking", ACCURACY]
     rows = [
         [
-            name,
+            teacher,
             number(mean, 4),
-            " · ".join(number(value) for value in domain.outcomes[name]),
-            number(domain.predictions[RANKING][name]),
-            number(domain.predictions[ACCURACY][name]),
+            " · ".join(number(value) for value in domain.outcomes[teacher]),
+            number(domain.predictions[RANKING][teacher]),
+            number(domain.predictions[ACCURACY][teacher]),
         ]
-        for name, mean in sorted(domain.mean_outcomes.items(), key=lambda item: -item[1])
+        for teacher, mean in sorted(domain.mean_outcomes.items(), key=lambda item: -item[1])
     ]
-    return Table("Teachers, by their students", columns, rows)
+    teachers = Table("Teachers, by their students", columns, rows)
+    figure, caption = f"{cfg.name}-{name}.svg", f"{name}: predictors against the final student"
+    return PageSection(name, text, [predictors, teachers], figure, caption)

@@ -99,16 +99,15 @@ PREDICTORS: dict[str, Predictor] = {
 
 
 def predictions(teachers: Mapping[str, TeacherEvidence]) -> dict[str, dict[str, float]]:
-    """Predictor → teacher → a finite number; a teacher without one comes last."""
-    return {
-        name: _missing_last({t: float(predictor.predict(row)) for t, row in teachers.items()})
-        for name, predictor in PREDICTORS.items()
-    }
+    """Predictor → teacher → a finite number; a teacher without one comes last.
 
-
-def _missing_last(values: Mapping[str, float]) -> dict[str, float]:
-    """Replace what isn't finite: a teacher without answers has no estimates, and without gradients
-    no teacher has those of gradients."""
-    known = [value for value in values.values() if math.isfinite(value)]
-    last = min(known, default=0.0) - 1.0
-    return {name: value if math.isfinite(value) else last for name, value in values.items()}
+    A teacher without answers has no estimates, and without gradients no teacher has those of
+    gradients.
+    """
+    predicted = {}
+    for name, predictor in PREDICTORS.items():
+        values = {t: float(predictor.predict(evidence)) for t, evidence in teachers.items()}
+        known = [value for value in values.values() if math.isfinite(value)]
+        last = min(known, default=0.0) - 1.0
+        predicted[name] = {t: v if math.isfinite(v) else last for t, v in values.items()}
+    return predicted

@@ -106,18 +106,18 @@ def study(cfg: RankingStudy, runs: Mapping[str, Run]) -> RankingResults:
         cfg: the study.
         runs: domain → its run.
     """
-    domains = {name: _domain(cfg, run) for name, run in runs.items()}
+    domains = {}
+    for name, run in runs.items():
+        selection = select_teachers(run)
+        full = distil_fully(
+            run, selection.shards, selection.teachers, cfg.seeds, cfg.num_curve_points
+        )
+        domains[name] = compare(cfg, selection.audited, selection.probed, selection.ranking, full)
     overall = {
         group: summarise(cfg, [domains[name] for name in names])
         for group, names in cfg.groups(domains).items()
     }
     return RankingResults(cfg, domains, overall)
-
-
-def _domain(cfg: RankingStudy, run: Run) -> RankingDomain:
-    selection = select_teachers(run)
-    full = distil_fully(run, selection.shards, selection.teachers, cfg.seeds, cfg.num_curve_points)
-    return compare(cfg, selection.audited, selection.probed, selection.ranking, full)
 
 
 def compare(

@@ -23,11 +23,8 @@ from distill_ray.study.schedule.arms import CONTROL
 from distill_ray.study.schedule.compare import (
     BEST_STATIC,
     ORACLE,
-    ArmResult,
-    Metrics,
-    OverallArm,
     ScheduleDomain,
-    SeedMetrics,
+    ScheduleSummary,
 )
 from distill_ray.study.schedule.plots import draw, turns
 from distill_ray.study.schedule.run import ScheduleResults
@@ -41,6 +38,18 @@ PUBLISHED = {
     ("scd", "scd-aw"): "0.742 to 0.763",
 }
 """Averages of arXiv 2601.10114."""
+FINDINGS = {
+    "better": "as published",
+    "worse": "the opposite of what is published",
+    "no difference shown": "no difference shown",
+}
+"""Verdict → what it means for the published order."""
+ARMS_TEXT = (
+    f"`{CONTROL}` is fine-tuned without a teacher, on the labels alone. `{PLAIN}` is plain "
+    "distillation from the most accurate teacher's best checkpoint; the other arms that begin "
+    "with the most accurate teacher use its checkpoints. Others begin with the ranking's first "
+    f"teacher for that stage. `{DEFAULT}` is the config's `distill` section."
+)
 
 
 def write_page(results: ScheduleResults, folder: Path, command: str) -> Path:
@@ -49,7 +58,31 @@ def write_page(results: ScheduleResults, folder: Path, command: str) -> Path:
     name = results.cfg.name
     for domain, row in results.domains.items():
         draw(row, folder / f"{name}-{domain}.svg")
-    page = Page("Is a schedule worth it?", [*_summary(results)], [*_sections(results)], command)
+    grids = [_grid(results, "accuracy", "Accuracy"), _grid(results, "nll", "NLL, nats")]
+    arms = [_overall(group, summary) for group, summary in results.overall.items()]
+    columns = ["From", "To", "Difference, points", "Verdict", "better on", "worse on", "Published"]
+    steps = []
+    for group, summary in results.overall.items():
+        rows = [
+            [
+                step.from_arm,
+                step.to_arm,
+                points(step.accuracy),
+                step.accuracy.verdict,
+                str(step.better),
+                str(step.worse),
+                PUBLISHED.get((step.from_arm, step.to_arm), "–"),
+            ]
+            for step in summary.steps
+        ]
+        steps.append(Table(f"{group[:1].upper()}{group[1:]}", columns, rows))
+    sections = [
+        PageSection("Over the domains", tables=[*grids, *arms]),
+        PageSection("The published shape", tables=steps),
+        PageSection("The arms", [ARMS_TEXT], [_settings(results)]),
+        *(_domain(results, domain, row) for domain, row in results.domains.items()),
+    ]
+    page = Page("Is a schedule worth it?", [*_summary(results)], sections, command)
     data = {"overall": results.overall, "domains": results.domains}
     return page.write(folder, results.cfg, data)
 
@@ -71,8 +104,7 @@ def _summary(results: ScheduleResults) -> Iterator[str]:
     )
     for group in ("held out", "all"):
         if group in results.overall:
-            yield _target(results, group)
-            yield _published_order(results, group)
+            yield from _findings(results, group)
     here = machine()
     gpus = _count(here.gpus, "GPU") if here.gpus else "no GPU"
     yield (
@@ -87,78 +119,49 @@ def _count(count: int, what: str) -> str:
     return f"{count} {what}{'s' * (count != 1)}"
 
 
-def _on(results: ScheduleResults, group: str) -> str:
-    if group == "held out":
-        return f"On {listed(results.cfg.held_out_domains)}, held out from every choice"
-    return "On all domains" if group == "all" else "On the domains that choices were made on"
-
-
-def _target(results: ScheduleResults, group: str) -> str:
-    """Never worse than the best static choice by more than noise, and better on average."""
+def _findings(results: ScheduleResults, group: str) -> Iterator[str]:
+    """The target, never worse than the best static choice and better on average, and the papers'
+    order, step by step."""
     name, summary = results.cfg.default, results.overall[group]
+    on = "On all domains"
+    if group == "held out":
+        on = f"On {listed(results.cfg.held_out_domains)}, held out from every choice"
     if name not in summary.arms:
-        return f"{_on(results, group)}: the arm {name} failed."
-    lead, last = summary.arms[name].against.best_static, summary.arms[name].against.last_teacher
-    value = lead.accuracy
-    is_safe, is_ahead = lead.worse == 0, value.value > 0
-    shown = "" if value.excludes_zero() else ", which the interval doesn't show"
-    return (
-        f"{_on(results, group)}: `{name}` is worse than the best static choice by more than noise "
-        f"on {lead.worse} of {_count(summary.tasks, 'task')}, better on {lead.better}, and its "
-        f"accuracy is {'higher' if is_ahead else 'lower'} on average, by {points(value)} "
-        f"points{shown}. The target, never worse and better on average, is "
-        f"{'met' if is_safe and is_ahead else 'missed'}. It matches or beats the teacher that "
-        f"served last on {percent(last.matches, 0)} of the tasks, beats it on "
-        f"{percent(last.beats, 0)}, and its mean is no lower on {percent(last.not_below, 0)} "
-        f"(target {percent(MATCHES, 0)}: {'met' if last.matches >= MATCHES else 'missed'})."
-    )
-
-
-FINDINGS = {
-    "better": "as published",
-    "worse": "the opposite of what is published",
-    "no difference shown": "no difference shown",
-}
-
-
-def _published_order(results: ScheduleResults, group: str) -> str:
-    """The papers' order, step by step, and what the data show."""
-    steps = results.overall[group].steps
+        yield f"{on}: the arm {name} failed."
+    else:
+        against = summary.arms[name].against
+        lead, last, value = against.best_static, against.last_teacher, against.best_static.accuracy
+        is_safe, is_ahead = lead.worse == 0, value.value > 0
+        shown = "" if value.excludes_zero() else ", which the interval doesn't show"
+        yield (
+            f"{on}: `{name}` is worse than the best static choice by more than noise on "
+            f"{lead.worse} of {_count(summary.tasks, 'task')}, better on {lead.better}, and its "
+            f"accuracy is {'higher' if is_ahead else 'lower'} on average, by {points(value)} "
+            f"points{shown}. The target, never worse and better on average, is "
+            f"{'met' if is_safe and is_ahead else 'missed'}. It matches or beats the teacher that "
+            f"served last on {percent(last.matches, 0)} of the tasks, beats it on "
+            f"{percent(last.beats, 0)}, and its mean is no lower on {percent(last.not_below, 0)} "
+            f"(target {percent(MATCHES, 0)}: {'met' if last.matches >= MATCHES else 'missed'})."
+        )
     parts = [
         f"`{step.to_arm}` over `{step.from_arm}` {points(step.accuracy)} points, "
         f"{FINDINGS[step.accuracy.verdict]}"
-        for step in steps
+        for step in summary.steps
     ]
-    against = [f"`{step.to_arm}`" for step in steps if step.accuracy.verdict == "worse"]
-    agreed = sum(step.accuracy.verdict == "better" for step in steps)
-    end = f", and at {listed(against)} the data disagree with the papers" if against else ""
-    return (
-        f"{_on(results, group)}, the published order, control < plain KD < ordered checkpoints ≤ "
-        f"SCD < SCD with adaptive weights: {'; '.join(parts)}. So {agreed} of "
-        f"{_count(len(steps), 'step')} stand as published{end}."
+    opposed = [f"`{step.to_arm}`" for step in summary.steps if step.accuracy.verdict == "worse"]
+    agreed = sum(step.accuracy.verdict == "better" for step in summary.steps)
+    end = f", and at {listed(opposed)} the data disagree with the papers" if opposed else ""
+    yield (
+        f"{on}, the published order, control < plain KD < ordered checkpoints ≤ SCD < SCD with "
+        f"adaptive weights: {'; '.join(parts)}. So {agreed} of "
+        f"{_count(len(summary.steps), 'step')} stand as published{end}."
     )
-
-
-def _sections(results: ScheduleResults) -> Iterator[PageSection]:
-    groups = [_overall(results, group) for group in results.overall]
-    grids = [_grid(results, "accuracy", "Accuracy"), _grid(results, "nll", "NLL, nats")]
-    yield PageSection("Over the domains", tables=[*grids, *groups])
-    steps = [_steps(results, group) for group in results.overall]
-    yield PageSection("The published shape", tables=steps)
-    yield PageSection("The arms", [ARMS_TEXT], [_settings(results)])
-    for name, domain in results.domains.items():
-        yield _domain(results, name, domain)
 
 
 def _by_accuracy(results: ScheduleResults) -> list[str]:
     """Arms that all domains have, the best first."""
     arms = results.overall["all"].arms
     return sorted(arms, key=lambda name: -arms[name].accuracy)
-
-
-def _metric(values: Metrics | SeedMetrics | ArmResult | OverallArm, metric: str) -> float:
-    value = values.accuracy if metric == "accuracy" else values.nll
-    return fmean(value) if isinstance(value, list) else value
 
 
 def _grid(results: ScheduleResults, metric: str, title: str) -> Table:
@@ -169,7 +172,8 @@ def _grid(results: ScheduleResults, metric: str, title: str) -> Table:
         each = []
         for domain in domains.values():
             name = {BEST_STATIC: domain.best_static, ORACLE: domain.oracle}.get(arm, arm)
-            each.append(_metric(domain.arms[name], metric))
+            result = domain.arms[name]
+            each.append(fmean(result.accuracy if metric == "accuracy" else result.nll))
         rows.append([arm, *(number(value) for value in each), number(fmean(each))])
     note = f"Mean over {len(cfg.seeds)} seeds."
     if metric == "accuracy":
@@ -183,11 +187,10 @@ def _grid(results: ScheduleResults, metric: str, title: str) -> Table:
     return Table(title, ["Arm", *names, "Mean"], rows, note)
 
 
-def _overall(results: ScheduleResults, group: str) -> Table:
+def _overall(group: str, summary: ScheduleSummary) -> Table:
     columns = ["Arm", "Accuracy", "Minus best static, points", "better", "worse", "seeds ahead"]
     columns += ["Minus control, points", "NLL minus best static", "Matches its last teacher"]
     columns += ["beats it", "no lower", "Matches the most accurate", "Probes", "Time"]
-    summary = results.overall[group]
     rows = []
     for name, arm in sorted(summary.arms.items(), key=lambda item: -item[1].accuracy):
         lead, last = arm.against.best_static, arm.against.last_teacher
@@ -219,31 +222,6 @@ def _overall(results: ScheduleResults, group: str) -> Table:
     )
     title = f"{group[:1].upper()}{group[1:]}: {_count(summary.tasks, 'task')}"
     return Table(title, columns, rows, note)
-
-
-def _steps(results: ScheduleResults, group: str) -> Table:
-    columns = ["From", "To", "Difference, points", "Verdict", "better on", "worse on", "Published"]
-    rows = [
-        [
-            step.from_arm,
-            step.to_arm,
-            points(step.accuracy),
-            step.accuracy.verdict,
-            str(step.better),
-            str(step.worse),
-            PUBLISHED.get((step.from_arm, step.to_arm), "–"),
-        ]
-        for step in results.overall[group].steps
-    ]
-    return Table(f"{group[:1].upper()}{group[1:]}", columns, rows)
-
-
-ARMS_TEXT = (
-    f"`{CONTROL}` is fine-tuned without a teacher, on the labels alone. `{PLAIN}` is plain "
-    "distillation from the most accurate teacher's best checkpoint; the other arms that begin "
-    "with the most accurate teacher use its checkpoints. Others begin with the ranking's first "
-    f"teacher for that stage. `{DEFAULT}` is the config's `distill` section."
-)
 
 
 def _settings(results: ScheduleResults) -> Table:
@@ -283,40 +261,35 @@ def _domain(results: ScheduleResults, name: str, domain: ScheduleDomain) -> Page
         f"{seconds(domain.cost.busy_s)}."
     ]
     text += [f"{f.arm}, seed {f.seed}, failed: {f.reason}" for f in domain.failed]
-    tables = [_reached(domain), _switches(domain)]
-    caption = f"{name}: what each arm reached, and who taught when"
-    return PageSection(name, text, tables, f"{results.cfg.name}-{name}.svg", caption)
-
-
-def _reached(domain: ScheduleDomain) -> Table:
     columns = ["Arm", "Accuracy", "by seed", "NLL", "Minus best static, points"]
     columns += ["Minus control, points", "Minus its last teacher, points", "On validation"]
     rows = []
-    for name, arm in sorted(domain.arms.items(), key=lambda item: -fmean(item[1].accuracy)):
-        against, is_control = arm.against, name == CONTROL
+    for arm_name, arm in sorted(domain.arms.items(), key=lambda item: -fmean(item[1].accuracy)):
+        against, is_control = arm.against, arm_name == CONTROL
         rows.append(
             [
-                name,
+                arm_name,
                 number(fmean(arm.accuracy)),
                 " · ".join(number(value) for value in arm.accuracy),
                 number(fmean(arm.nll)),
-                "–" if name == domain.best_static else points(against.best_static.accuracy),
+                "–" if arm_name == domain.best_static else points(against.best_static.accuracy),
                 "–" if is_control else points(against.control.accuracy),
                 "–" if is_control else points(against.last_teacher.accuracy),
                 number(arm.validation.accuracy),
             ]
         )
-    return Table("What each arm reached", columns, rows, "A number is a checkpoint of a teacher.")
-
-
-def _switches(domain: ScheduleDomain) -> Table:
+    note = "A number is a checkpoint of a teacher."
+    reached = Table("What each arm reached", columns, rows, note)
     rows = []
-    for name, arm in domain.arms.items():
+    for arm_name, arm in domain.arms.items():
         for seed, served in enumerate(arm.served):
             if served.log:
                 parts = ", ".join(
                     f"{part.teacher} {part.checkpoint_index + 1} from {part.first}"
                     for part in turns(served, arm.steps)
                 )
-                rows.append([name, str(seed + 1), parts])
-    return Table("Who taught", ["Arm", "Seed", "Teacher and checkpoint, from step"], rows)
+                rows.append([arm_name, str(seed + 1), parts])
+    columns = ["Arm", "Seed", "Teacher and checkpoint, from step"]
+    switches = Table("Who taught", columns, rows)
+    caption = f"{name}: what each arm reached, and who taught when"
+    return PageSection(name, text, [reached, switches], f"{results.cfg.name}-{name}.svg", caption)
