@@ -62,13 +62,26 @@ def load_study(
         InputError: as in `load_config`.
     """
     data, renamed = _overridden(path, overrides)
-    study = _valid(section, data, f"{path} is not a valid study:", renamed)
+    title = f"{path} is not a valid study:"
+    study, problems = _checked(section, data)
+    if study is None:
+        raise InputError(title, [*renamed, *problems])
     base, question, query = study.storage.partition("?")
-    runs = {}
+    runs: dict[str, RunConfig] = {}
+    domains_of: dict[Problem, list[str]] = {}
     for name, domain in study.domains.items():
         identity = {"name": name, "storage": f"{base.rstrip('/')}/{study.name}{question}{query}"}
-        merged = _merged(study.run, domain) | identity
-        runs[name] = _valid(RunConfig, merged, f"{path}: domain {name} is not a valid run:")
+        run, problems = _checked(RunConfig, _merged(study.run, domain) | identity)
+        for problem in problems:
+            domains_of.setdefault(problem, []).append(name)
+        if run is not None:
+            runs[name] = run
+    in_domains = [
+        Problem(f"domain {', '.join(names)}: {problem.where}", problem.what, problem.fix)
+        for problem, names in domains_of.items()
+    ]
+    if renamed or in_domains:
+        raise InputError(title, [*renamed, *in_domains])
     return study, runs
 
 
@@ -143,14 +156,19 @@ def _valid(
     problems: Sequence[Problem] = (),
 ) -> Config:
     """The section, unless it is invalid or there are problems already."""
+    config, wrong = _checked(section, data)
+    if config is None or problems:
+        raise InputError(title, [*problems, *wrong])
+    return config
+
+
+def _checked(section: type[Config], data: Mapping[str, Any]) -> tuple[Config | None, list[Problem]]:
+    """The section, or every problem in it."""
     try:
-        config = section.model_validate(data)
+        return section.model_validate(data), []
     except ValidationError as error:
         causes = _causes(error.errors(include_url=False))
-        problems = [*problems, *(_problem(section, details) for details in causes)]
-    if problems:
-        raise InputError(title, problems) from None
-    return config
+        return None, [_problem(section, details) for details in causes]
 
 
 def _read(path: Path) -> dict[str, Any]:

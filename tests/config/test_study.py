@@ -59,12 +59,30 @@ def test_overrides_reach_the_study_and_what_its_runs_share(tmp_path):
         ({"held_out_domains": ["c"]}, "held_out_domains: c is no domain of this study"),
         ({"seeds": [1]}, "seeds: Tuple should have at least 2 items"),
         ({"outcom": "nll"}, "outcom: unknown key, got 'nll'. Did you mean 'outcome'?"),
-        ({"domains": {"a": {**OWN, "prob": {}}}}, "domain a is not a valid run:\n  prob: unknown"),
-        ({"domains": {"a": {"tasks": MINIMAL["tasks"]}}}, "corpora: field required"),
+        (
+            {"domains": {"a": {**OWN, "prob": {}}}},
+            "study.yaml is not a valid study:\n  domain a: prob: unknown key, got {}. Did you",
+        ),
+        ({"domains": {"a": {"tasks": MINIMAL["tasks"]}}}, "domain a: corpora: field required"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_place(tmp_path, changes, message):
     assert message in problems(tmp_path, **changes)
+
+
+def test_one_run_names_the_old_keys_and_what_is_wrong_in_every_domain(tmp_path):
+    a = {**OWN, "probe": {"tokens": 3}, "prob": {}}
+    b = {**OWN, "distill": {"first": "x"}, "prob": {}, "sed": 1}
+    _, *lines = problems(tmp_path, rungs=2, domains={"a": a, "b": b}).splitlines()
+    path = tmp_path / "study.yaml"
+    assert [line.strip() for line in lines] == [
+        "domains.a.probe.tokens: renamed to token_budget in 0.2.",
+        "domains.b.distill.first: renamed to first_teacher in 0.2.",
+        "rungs: renamed to num_curve_points in 0.2.",
+        f"{path}: is written for version 0.1. Run distill-ray config upgrade {path}",
+        "domain a, b: prob: unknown key, got {}. Did you mean 'probe'?",
+        "domain b: sed: unknown key, got 1. Did you mean 'seed'?",
+    ]
 
 
 def arms(tmp_path, **changes):
