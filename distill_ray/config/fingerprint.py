@@ -67,14 +67,14 @@ def identity(
         has_teacher: whether fields marked `OnlyWithTeacher` count.
         whole_sections: whether the sections in it enter with all their fields.
     """
-    excluded = (NotInFingerprint,) if has_teacher else (NotInFingerprint, OnlyWithTeacher)
-    return identity_without(section, *excluded, whole_sections=whole_sections)
+    also: tuple[type, ...] = () if has_teacher else (OnlyWithTeacher,)
+    return identity_without(section, NotInFingerprint, *also, whole_sections=whole_sections)
 
 
 def identity_without(
     section: BaseModel, *excluded: type, whole_sections: bool = False
 ) -> dict[str, Any]:
-    """The same without the fields that carry one of some marks."""
+    """Dump a section, and the sections in it, without the fields that carry one of these marks."""
     dumped = section.model_dump(mode="json")
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
