@@ -90,7 +90,7 @@ def plan(cfg: RunConfig) -> Plan:
         *_adaptations(cfg),
         Work("audit", f"{models + base + 1} models x at most {questions} questions"),
         _probes(cfg),
-        Work("rank", f"{models} teachers at 3 stages of training, {cfg.rank.num_draws} draws"),
+        Work("rank", f"{models} teachers in 3 phases of training, {cfg.rank.num_draws} draws"),
         *_distillation(cfg),
         Work("evaluate", f"{models + 3} models x at most {questions} questions"),
         Work("report", "report.html, report.md, report.json, the student's folder"),

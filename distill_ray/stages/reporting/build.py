@@ -105,7 +105,7 @@ def _charts(facts: Facts) -> Charts:
             ),
         ],
         "ranking": [
-            ("Score by stage, with intervals", charts.leaderboard(ranking.leaderboard, colour)),
+            ("Score by phase, with intervals", charts.leaderboard(ranking.leaderboard, colour)),
             ("Factors", charts.factors(ranking.factors, colour)),
         ],
         "calibration": [

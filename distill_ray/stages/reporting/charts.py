@@ -116,15 +116,15 @@ def differences(comparisons: Sequence[Comparison], colour: Mapping[str, str]) ->
 
 def leaderboard(places: Mapping[str, Sequence[LeaderboardEntry]], colour: Mapping[str, str]) -> str:
     """Phase-weighted scores with intervals, by phase of training."""
-    figure, stages = go.Figure(), list(places)
-    ranked = {entry.teacher for entry in places[stages[0]]}
+    figure, phases = go.Figure(), list(places)
+    ranked = {entry.teacher for entry in places[phases[0]]}
     teachers = [name for name in colour if name in ranked]
     gap = min(0.1, 0.6 / max(len(teachers), 1))
     for i, teacher in enumerate(teachers):
-        entries = [next(e for e in places[s] if e.teacher == teacher) for s in stages]
-        offset = gap * (i - (len(teachers) - 1) / 2)  # Teachers of one stage are side by side.
+        entries = [next(e for e in places[phase] if e.teacher == teacher) for phase in phases]
+        offset = gap * (i - (len(teachers) - 1) / 2)  # Teachers of one phase are side by side.
         figure.add_scatter(
-            x=[j + offset for j in range(len(stages))],
+            x=[j + offset for j in range(len(phases))],
             y=[entry.score for entry in entries],
             error_y=_errors([Interval(e.score, e.low, e.high) for e in entries]),
             name=teacher,
@@ -135,8 +135,8 @@ def leaderboard(places: Mapping[str, Sequence[LeaderboardEntry]], colour: Mappin
             hovertemplate="score %{y:.3f}, probability of being best %{customdata[0]:.0%}"
             "<extra>" + teacher + "</extra>",
         )
-    figure.update_xaxes(tickvals=list(range(len(stages))), ticktext=stages, title="stage")
-    figure.update_yaxes(title="stage-weighted score")
+    figure.update_xaxes(tickvals=list(range(len(phases))), ticktext=phases, title="phase")
+    figure.update_yaxes(title="phase-weighted score")
     return figure_html(figure, 380)
 
 

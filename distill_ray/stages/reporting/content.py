@@ -209,7 +209,7 @@ def _verdict(facts: Facts) -> Section:
         is_named = distill.first_teacher is not None
         reason = "was named by the config to begin" if is_named else "was chosen to begin"
         chance = f"best of {len(entries)} with probability {percent(entry.probability_best, 0)}"
-        why = f"{first} {reason}: score {number(entry.score)} at the early stage, {chance}."
+        why = f"{first} {reason}: score {number(entry.score)} in the early phase, {chance}."
     teachers = [f"{n} {big(facts.scores[n].parameters)}" for n in facts.teachers]
     text = [
         *filter(None, warnings),
@@ -239,7 +239,7 @@ def _ranking(facts: Facts) -> Section:
             "Intervals come from the noise between probe seeds, and from resampling groups of "
             "questions, alike for all teachers. The deciding "
             "factor is the one that separates a teacher most from the best other one.",
-            *(f"At the {stage} stage: {call}." for stage, call in ranking.verdicts.items()),
+            *(f"In the {phase} phase: {call}." for phase, call in ranking.verdicts.items()),
             *selection.excluded_teachers(ranking, facts.inputs.probed.failed),
         ],
         [

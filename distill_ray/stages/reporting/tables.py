@@ -28,8 +28,8 @@ from distill_ray.stages.results.trial import TrialResult
 
 
 def leaderboard(ranking: Ranking) -> Table:
-    """Places at each stage of training."""
-    columns = ["Stage", "Teacher", "Score", "Interval", "P(best)", "Decided by"]
+    """Places in each phase of training."""
+    columns = ["Phase", "Teacher", "Score", "Interval", "P(best)", "Decided by"]
     rows = [
         [
             phase,
@@ -42,7 +42,7 @@ def leaderboard(ranking: Ranking) -> Table:
         for phase, entries in ranking.leaderboard.items()
         for entry in entries
     ]
-    return Table("Ranking by stage of training", columns, rows)
+    return Table("Ranking by phase of training", columns, rows)
 
 
 def factors(ranking: Ranking) -> Table:
