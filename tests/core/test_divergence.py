@@ -267,6 +267,9 @@ def test_the_head_of_the_adaptive_kl_holds_the_likeliest_token_even_if_it_is_ove
     same_head = torch.tensor([[0.9, 0.04, 0.06]]).log()  # differs in the tail alone: reverse KL
     expected = DIVERGENCES["reverse_kl"](same_head, log_p)
     torch.testing.assert_close(DIVERGENCES["adaptive_kl"](same_head, log_p), expected)
+    other_head = torch.tensor([[0.8, 0.16, 0.04]]).log()  # head and tail differ by 0.1 each: half
+    both = [DIVERGENCES[name](other_head, log_p) for name in ("forward_kl", "reverse_kl")]
+    torch.testing.assert_close(DIVERGENCES["adaptive_kl"](other_head, log_p), sum(both) / 2)
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)
