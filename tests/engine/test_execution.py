@@ -9,15 +9,16 @@ import torch
 
 from distill_ray.config.training import LoraConfig
 from distill_ray.engine.loop import train_step
+from distill_ray.engine.objective import SupervisedTokens
 
 
 @pytest.fixture
 def step_of(builder, two_checkpoints, recorded):
     """Loss and gradients of a step; `changes` are keys of the training config."""
 
-    def step(lora=None, **changes):
+    def step(lora=None, teaching=two_checkpoints, **changes):
         student = tiny.ref(0, num_hidden_layers=2)
-        job = builder.job(teaching=two_checkpoints, student=student, max_grad_norm=1e9, **changes)
+        job = builder.job(teaching=teaching, student=student, max_grad_norm=1e9, **changes)
         session = builder.session(replace(job, lora=lora))
         gradients = recorded(session)
         return train_step(session)[0], gradients[0]
@@ -46,13 +47,26 @@ def test_eager_attention_gives_the_loss_and_gradients_of_sdpa(step_of):
     _assert_same(step_of(attn_implementation="eager"), step_of())
 
 
-def test_autocast_computes_in_bfloat16_and_keeps_float32_weights(step_of):
-    low, exact = step_of(precision="bfloat16"), step_of()
+@pytest.mark.parametrize("taught", [True, False])
+def test_autocast_computes_in_bfloat16_and_keeps_float32_weights(step_of, taught):
+    # A teacher's own precision moves the loss; without one, only the student's can.
+    alone = {} if taught else {"teaching": None}
+    low, exact = step_of(precision="bfloat16", **alone), step_of(**alone)
     assert low[0] == pytest.approx(exact[0], rel=1e-2)
     assert low[0] != exact[0]
     for one, other in zip(low[1], exact[1], strict=True):
         assert one.dtype == torch.float32
         assert float((one - other).norm() / other.norm()) < 5e-2
+
+
+def test_a_teacher_computes_in_the_precision_of_the_training(builder, two_checkpoints):
+    for precision, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
+        session = builder.session(teaching=two_checkpoints, precision=precision)
+        session.teaching.use_current()
+        batch = session.source.batch(0, 0)
+        supervised = SupervisedTokens.of(batch)
+        head = session.teaching.source.reference(batch, supervised, temperature=1.0)
+        assert {tensor.dtype for tensor in (*head.features, *head.weights)} == {dtype}
 
 
 @pytest.mark.slow
