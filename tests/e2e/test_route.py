@@ -57,6 +57,11 @@ def test_a_killed_run_goes_on_where_it_stopped_and_a_finished_one_changes_nothin
     assert killed.items() <= finished.items()
     assert loaded_from(Path(result["report"]).read_text()) == []
     assert_named(folder, Path(result["report"]).with_suffix(".md").read_text())
+    lineage = json.loads(Path(result["report"]).with_suffix(".json").read_text())["lineage"]
+    behind = {path.rpartition("/")[0] for path in finished if "/report/" not in path}
+    assert {entry["path"] for entry in lineage} == {
+        path.split("/", 3)[-1] for path in behind if "/vocabulary/" not in path
+    }
 
     events, _ = run(folder)
     assert stages(events, "started") == set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
-from distill_ray.runtime.artifacts import Artifact, Manifest
+from distill_ray.runtime.artifacts import Artifact, Manifest, has_manifest
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import Storage
 from distill_ray.stages import STAGES
@@ -51,28 +51,21 @@ class Inputs:
 
 def lineage(inputs: Inputs) -> list[LineageEntry]:
     """Every artifact that the report rests on, in the order of the stages."""
-    storage = inputs.run.storage
-    artifacts = [
-        ("shard", inputs.shards.artifact.fingerprint),
-        *((artifact.kind, artifact.fingerprint) for artifact in inputs.teachers.artifacts),
+    paths = [
+        inputs.shards.artifact.path,
+        *(artifact.path for artifact in inputs.teachers.artifacts),
         *_with_scores(inputs.audited.artifact),
-        *((artifact.kind, artifact.fingerprint) for artifact in inputs.probed.artifacts),
-        ("rank", inputs.ranking.artifact.fingerprint),
-        ("distill", inputs.students.distilled.fingerprint),
-        ("distill", inputs.students.control.fingerprint),
+        *(artifact.path for artifact in inputs.probed.artifacts),
+        inputs.ranking.artifact.path,
+        *(artifact.path for artifact in inputs.students.artifacts),
         *_with_scores(inputs.scores.artifact),
     ]
-    names: dict[str, list[str]] = {}
-    paths: dict[str, None] = {}
-    for kind, fingerprint in artifacts:
-        if kind not in names:
-            names[kind] = storage.children(kind)
-        name = next((n for n in names[kind] if n.rpartition("-")[2] == fingerprint), None)
-        if name is not None:
-            paths[f"{kind}/{name}"] = None  # Once each: models of equal weights share scores.
     entries = []
-    for path in paths:
-        manifest = Manifest.of(storage.sub(path))
+    for path in dict.fromkeys(paths):  # Once each: models of equal weights share scores.
+        folder = inputs.run.storage.sub(path)
+        if not has_manifest(folder):  # A teacher that failed left none.
+            continue
+        manifest = Manifest.of(folder)
         entries.append(
             LineageEntry(
                 stage=BESIDE.get(manifest.kind, manifest.kind.partition("-")[0]),
@@ -106,8 +99,8 @@ def recipe_fingerprints(storage: Storage, last: str) -> list[str]:
     return chain
 
 
-def _with_scores(artifact: Artifact) -> Iterator[tuple[str, str]]:
-    """Kind and fingerprint of an artifact, after those of the models' scores behind it."""
+def _with_scores(artifact: Artifact) -> Iterator[str]:
+    """Path of an artifact, after those of the models' scores behind it."""
     scores: Mapping[str, str] = artifact.identity["scores"]
-    yield from ((f"{artifact.kind}-scores", fingerprint) for fingerprint in scores.values())
-    yield artifact.kind, artifact.fingerprint
+    yield from (f"{artifact.kind}-scores/{fingerprint}" for fingerprint in scores.values())
+    yield artifact.path
