@@ -18,7 +18,7 @@ from distill_ray.stages.results.shard_set import ShardSet
 from distill_ray.stages.results.students import Students
 from distill_ray.stages.results.teacher_set import TeacherSet
 
-VERSION = 2
+VERSION = 3
 
 
 def report(
