@@ -53,12 +53,12 @@ def lineage(inputs: Inputs) -> list[LineageEntry]:
     """Every artifact that the report rests on, in the order of the stages."""
     paths = [
         inputs.shards.artifact.path,
-        *(artifact.path for artifact in inputs.teachers.artifacts),
-        *_with_scores(inputs.audited.artifact),
+        *(path for a in inputs.teachers.artifacts for path in _with_scores(a, "audit-scores")),
+        *_with_scores(inputs.audited.artifact, "audit-scores"),
         *(artifact.path for artifact in inputs.probed.artifacts),
         inputs.ranking.artifact.path,
         *(artifact.path for artifact in inputs.students.artifacts),
-        *_with_scores(inputs.scores.artifact),
+        *_with_scores(inputs.scores.artifact, "evaluate-scores"),
     ]
     entries = []
     for path in dict.fromkeys(paths):  # Once each: models of equal weights share scores.
@@ -99,8 +99,10 @@ def recipe_fingerprints(storage: Storage, last: str) -> list[str]:
     return chain
 
 
-def _with_scores(artifact: Artifact) -> Iterator[str]:
-    """Path of an artifact, after those of the models' scores behind it."""
-    scores: Mapping[str, str] = artifact.identity["scores"]
-    yield from (f"{artifact.kind}-scores/{fingerprint}" for fingerprint in scores.values())
+def _with_scores(artifact: Artifact, kind: str) -> Iterator[str]:
+    """Path of an artifact, after those of the models' scores behind it, if there are any."""
+    scores: Mapping[str, str | list[str]] = artifact.identity.get("scores", {})
+    for fingerprints in scores.values():  # A gain has those of two models.
+        for fingerprint in [fingerprints] if isinstance(fingerprints, str) else fingerprints:
+            yield f"{kind}/{fingerprint}"
     yield artifact.path
