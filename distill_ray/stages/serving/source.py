@@ -38,7 +38,7 @@ def source_of(
             training_job.serving, local_spec, pools[training_job.artifact.path], device
         )
     if isinstance(training_job.serving, CachedServing):
-        targets = {at: artifact.local() for at, artifact in training_job.targets.items()}
+        targets = {place: artifact.local() for place, artifact in training_job.targets.items()}
         return Cached(targets, device)
     if training_job.serving.shard:
         return colocated(local_spec, device, shard=True)

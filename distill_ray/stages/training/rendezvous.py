@@ -27,8 +27,8 @@ def listen_at_address() -> None:
 def store(host_name: str, port: int, *arguments: Any, **options: Any) -> TCPStore:
     """A `TCPStore`; where it is the server, it listens at `host_name` alone."""
     if options.get("is_master") and port:
-        found = socket.getaddrinfo(host_name, port, type=socket.SOCK_STREAM)
-        family, kind, protocol, _, address = found[0]
+        addresses = socket.getaddrinfo(host_name, port, type=socket.SOCK_STREAM)
+        family, kind, protocol, _, address = addresses[0]
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)

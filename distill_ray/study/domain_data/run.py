@@ -96,12 +96,12 @@ def _problems(cfg: DomainDataStudy, run: RunConfig) -> Iterator[Problem]:
         hint = did_you_mean(cfg.fine_tune, run.adapt.recipes)
         yield Problem("fine_tune", f"no recipe {cfg.fine_tune!r}.", hint)
     teachers = {teacher.name: teacher for teacher in run.teachers}
-    given = [teachers[name] for name in (cfg.raw, cfg.adapted) if name in teachers]
+    pair = [teachers[name] for name in (cfg.raw, cfg.adapted) if name in teachers]
     for name in (cfg.raw, cfg.adapted):
         if name not in teachers:
             yield Problem("teachers", f"no teacher {name!r}.", did_you_mean(name, teachers))
-    if len(given) == 2:
-        raw, adapted = given
+    if len(pair) == 2:
+        raw, adapted = pair
         shared = adapted.recipes[: len(raw.recipes)]
         is_same = adapted.model == raw.model and shared == raw.recipes
         if not is_same or len(adapted.recipes) == len(shared):
@@ -115,7 +115,7 @@ def _problems(cfg: DomainDataStudy, run: RunConfig) -> Iterator[Problem]:
             what = f"{cfg.raw} has read {', '.join(sorted(read))}, so it isn't raw."
             yield Problem("teachers", what, f"Take it out of {', '.join(raw.recipes)}.")
     # A label could reach an arm through recipes of the teachers and of the student.
-    for name in dict.fromkeys(chain(*(t.recipes for t in given), run.student.recipes)):
+    for name in dict.fromkeys(chain(*(t.recipes for t in pair), run.student.recipes)):
         if labels := run.adapt.recipes[name].streams - {*texts}:
             what = f"reads {', '.join(sorted(labels))}: its labels would reach some arms early."
             fix = "Let teachers and student read text alone before the fine-tune."
