@@ -33,7 +33,7 @@ def test_no_test_begins_that_might_end_after_the_limit(tmp_path):
     )
 
     def output(minutes: str) -> str:
-        pytest = [sys.executable, "-m", "pytest", "-p", "time_limit", "-vrs"]
+        pytest = [sys.executable, "-m", "pytest", "-p", "time_limit", "-vrs", "-o", "timeout=300"]
         return subprocess.run(
             [*pytest, "--rootdir", tmp_path, "--minutes", minutes, tmp_path],
             env={**os.environ, "PYTHONPATH": str(SUPPORT)},

@@ -10,7 +10,6 @@ import pytest
 
 LONGEST_S = 1800.0
 """A test with a longer limit of its own counts as this: such limits are for stuck machines."""
-DEFAULT_S = 300.0
 _began = time.monotonic()
 
 
@@ -43,4 +42,5 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def _timeout_s(item: pytest.Item) -> float:
     marker = item.get_closest_marker("timeout")
-    return float(marker.args[0]) if marker is not None and marker.args else DEFAULT_S
+    own = marker.args[0] if marker is not None and marker.args else None
+    return float(own or item.config.getini("timeout") or 0)
