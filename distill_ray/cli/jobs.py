@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
+from distill_ray.cli.options import Wait
 from distill_ray.config import load_config
 from distill_ray.config.load import flags
 from distill_ray.console.output import size, wide, write_json
@@ -64,6 +65,7 @@ def submit(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Retry teachers and probes that failed.")
     ] = False,
+    wait: Wait = False,
 ) -> None:
     """Submit a run as a job to a cluster. Submit it again to resume."""
     if stage not in COMMANDS:
@@ -71,7 +73,7 @@ def submit(
     all_overrides = flags(overrides, storage)
     cfg = load_config(config, all_overrides)
     words = [word for override in all_overrides for word in ("--set", override)]
-    words += ["--json"] * as_json + ["--retry-failed"] * retry_failed
+    words += ["--json"] * as_json + ["--retry-failed"] * retry_failed + ["--wait"] * wait
     from distill_ray.runtime.environment import prepare_client
 
     prepare_client()

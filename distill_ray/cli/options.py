@@ -17,6 +17,9 @@ StorageUri = Annotated[
     typer.Option("--storage", metavar="URI", help="Folder or URI of the artifacts."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print events and results as JSON lines.")]
+Wait = Annotated[
+    bool, typer.Option("--wait", help="Wait while another process works in the run's folder.")
+]
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Retry the teachers and probes that failed.")
 ]

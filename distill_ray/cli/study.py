@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from distill_ray.cli.options import AsJson, Overrides, RetryFailed, StorageUri
+from distill_ray.cli.options import AsJson, Overrides, RetryFailed, StorageUri, Wait
 from distill_ray.cli.working import joined, working
 from distill_ray.config.load import flags, load_study
 from distill_ray.config.study import STUDIES
@@ -31,6 +31,7 @@ def _study_command(kind: str) -> Callable[..., None]:
         storage: StorageUri = None,
         as_json: AsJson = False,
         retry_failed: RetryFailed = False,
+        wait: Wait = False,
     ) -> None:
         out = Console()
         study, cfgs = load_study(STUDIES[kind], config, flags(overrides, storage))
@@ -41,10 +42,15 @@ def _study_command(kind: str) -> Callable[..., None]:
             from distill_ray.study.kinds import KINDS
 
             check_all(cfgs, config.name)
-            runs = {
-                domain: Run.open(cfg, config.name, progress, retry_failed=retry_failed)
-                for domain, cfg in cfgs.items()
+            # In one order, whatever the study: two that wait for each other would wait for ever.
+            by_folder = sorted(cfgs, key=lambda domain: (cfgs[domain].storage, cfgs[domain].name))
+            opened = {
+                domain: Run.open(
+                    cfgs[domain], config.name, progress, retry_failed=retry_failed, wait=wait
+                )
+                for domain in by_folder
             }
+            runs = {domain: opened[domain] for domain in cfgs}
             results = KINDS[kind].run(study, runs)
             page = KINDS[kind].write_page(
                 results, Path(study.results), f"distill-ray study {kind} {config}"

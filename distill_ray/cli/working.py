@@ -32,7 +32,10 @@ def joined(cfg: RunConfig) -> RunConfig:
 
 @contextmanager
 def working(as_json: bool, out: Console) -> Iterator[Any]:
-    """Show progress while the block runs; afterwards disconnect from Ray and end interruptions."""
+    """Show progress while the block runs; afterwards disconnect from Ray and end interruptions.
+
+    Leases on runs are released last: other processes must not meet this one's workers.
+    """
     from distill_ray.console.output import reporter
 
     # Events report the progress: of libraries, warnings are enough.
@@ -46,6 +49,10 @@ def working(as_json: bool, out: Console) -> Iterator[Any]:
             with stdout, interruptible():
                 yield progress
         except KeyboardInterrupt:
+            from distill_ray.runtime.lease import loss
+
+            if (lost := loss()) is not None:
+                raise lost from None
             out.print("Interrupted. Rerun the same command to resume.")
             sys.exit(130)
         except Exception as error:
@@ -55,7 +62,12 @@ def working(as_json: bool, out: Console) -> Iterator[Any]:
                 raise
             raise cause from None
         finally:
-            if "ray" in sys.modules:
-                from distill_ray.runtime.cluster import shutdown
+            try:
+                if "ray" in sys.modules:
+                    from distill_ray.runtime.cluster import shutdown
 
-                shutdown()
+                    shutdown()
+            finally:
+                from distill_ray.runtime.lease import release_all
+
+                release_all()

@@ -14,6 +14,7 @@ from distill_ray.cluster.machines import RESERVE, Machine, choose
 from distill_ray.cluster.needs import STUDENT, Group, groups
 from distill_ray.config.errors import InputError, Problem, did_you_mean
 from distill_ray.config.run import RunConfig
+from distill_ray.config.uris import local_path
 from distill_ray.core.memory import GIB
 from distill_ray.models.inspect import check_model
 from distill_ray.stages.preflight.plan import largest_teacher, plan
@@ -106,7 +107,7 @@ def render(
     models = {f"teachers.{i}.model": teacher.model for i, teacher in enumerate(cfg.teachers)}
     models["student.model"] = cfg.student.model
     problems = [p for where, model in models.items() for p in check_model(model, where)]
-    if not problems and ("://" not in cfg.storage or cfg.storage.startswith("file://")):
+    if not problems and local_path(cfg.storage) is not None:
         what = f"{cfg.storage!r} may be one node's own folder, and nodes come and go."
         fix = "Give a URI that all nodes reach: --storage s3://bucket/runs, or gs://bucket/runs."
         problems = [Problem("storage", what, fix)]

@@ -1,10 +1,11 @@
-"""URIs of storages and sources: logs and manifests have them, so they must hold no secrets."""
+"""Paths and URIs of storages and sources. Logs and manifests have them: they hold no secrets."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import AfterValidator
 
@@ -36,5 +37,38 @@ def without_secrets(uri: str) -> str:
     return uri
 
 
-Uri = Annotated[str, AfterValidator(without_secrets)]
+def local_path(location: str) -> Path | None:
+    """The path of a location on this machine's disks; None for a URI elsewhere.
+
+    `runs`, `~/runs`, `/home/me/my runs`, `file:///home/me/my%20runs` and `file://~/my%20runs` are
+    such locations. A relative path stays relative.
+
+    Raises:
+        ValueError: a `file://` URI names another machine, or the user of `~user` is unknown.
+    """
+    if location.startswith("file://"):
+        host, _, path = location.removeprefix("file://").partition("/")
+        if host not in ("", "localhost") and not host.startswith("~"):
+            raise ValueError(f"{host!r} isn't this machine; a path follows file:// with its own /")
+        location = unquote(f"{host}/{path}" if host.startswith("~") else f"/{path}")
+    elif "://" in location:
+        return None
+    try:
+        return Path(location).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{location}: {error}") from None
+
+
+def on_this_machine(uri: str) -> str:
+    """The URI or path, unless it is a file of another machine.
+
+    Raises:
+        ValueError: it is.
+    """
+    if uri.startswith("file://"):
+        local_path(uri)
+    return uri
+
+
+Uri = Annotated[str, AfterValidator(without_secrets), AfterValidator(on_this_machine)]
 """A path or a URI."""

@@ -2,76 +2,37 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import platform
 import shutil
-import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+import uuid
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from distill_ray import __version__
-from distill_ray.config.checksums import bytes_sha256, json_sha256
-from distill_ray.config.errors import InputError, Problem
+from distill_ray.config.errors import InputError
 from distill_ray.config.fingerprint import fingerprint
-from distill_ray.runtime.checksums import MISMATCH, DamagedError, damage, remember
-from distill_ray.runtime.storage import Storage
+from distill_ray.runtime.checksums import DamagedError, remember
+from distill_ray.runtime.lease import Guard, LeaseLostError
+from distill_ray.runtime.manifest import (
+    MANIFEST,
+    Manifest,
+    has_manifest,
+    local_folder,
+    manifest_digest,
+    read_file,
+    versions,
+)
+from distill_ray.runtime.storage import PART, Storage
 
-MANIFEST = "manifest.json"
 FAILED = ".failed.json"
 """Suffix of the note beside an artifact whose computation failed."""
-SHARED_FIX = "Set a storage that all nodes share: a URI such as s3://, or a shared file system."
-PACKAGES = ("ray", "torch", "transformers", "deepspeed", "datasets", "peft")
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What an artifact is, and what it was computed from."""
-
-    kind: str
-    key: str
-    fingerprint: str
-    identity: dict[str, Any]
-    """Config section and input fingerprints; the fingerprint is its digest."""
-    counts: dict[str, Any]
-    wall_s: float
-    created: str
-    versions: dict[str, str]
-    files: dict[str, str]
-    """Path in the folder → SHA-256."""
-    sizes: dict[str, int] = field(default_factory=dict)
-    """Path in the folder → bytes."""
-    digest: str = ""
-    """SHA-256 of all fields above."""
-
-    @classmethod
-    def of(cls, folder: Storage) -> Manifest:
-        """The manifest in an artifact's folder; a remote one is read once.
-
-        Raises:
-            DamagedError: the manifest is corrupt.
-        """
-        return folder.memoize(MANIFEST, lambda: cls._read(folder))
-
-    @classmethod
-    def _read(cls, folder: Storage) -> Manifest:
-        place = folder.sub(MANIFEST).uri
-        try:
-            values = json.loads(folder.read_bytes(MANIFEST))
-            manifest = cls(**values)
-            typed = all(
-                isinstance(getattr(manifest, name), dict) for name in ("identity", "files", "sizes")
-            )
-        except (ValueError, TypeError) as error:
-            raise DamagedError.of(place, f"can't be read ({error}).", folder.uri) from None
-        if not typed or (manifest.digest and manifest.digest != _digest(values)):
-            raise DamagedError.of(place, MISMATCH, folder.uri)
-        return manifest
+BUILDING = ".building"
+"""Suffix of the folder beside an artifact's, on a local storage, where its files are written."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +44,8 @@ class Artifact:
     key: str
     identity: dict[str, Any]
     fingerprint: str = field(init=False)
+    lease: Guard | None = field(default=None, compare=False, repr=False)
+    """The run's lease on the storage, without which nothing is written; None: none is needed."""
 
     def __post_init__(self) -> None:
         plain = json.loads(json.dumps(self.identity, default=_plain))
@@ -128,8 +91,11 @@ class Artifact:
         return self.storage.sub(self.path)
 
     def record_failure(self, reason: str) -> None:
-        """Write a note beside the folder: why the computation failed."""
-        self.storage.write_bytes(f"{self.path}{FAILED}", json.dumps({"reason": reason}).encode())
+        """Write a note beside the folder: why the computation failed. A complete one gets none."""
+        self.require_lease()
+        if not has_manifest(self.folder):
+            note = json.dumps({"reason": reason}).encode()
+            self.storage.write_bytes(f"{self.path}{FAILED}", note)
 
     def failure(self) -> str | None:
         """Why the computation failed, if a note says so."""
@@ -143,6 +109,15 @@ class Artifact:
     def forget_failure(self) -> None:
         """Delete the note, so that the artifact is computed again."""
         self.storage.delete(f"{self.path}{FAILED}")
+
+    def require_lease(self) -> None:
+        """Make sure that the run still has its storage for itself.
+
+        Raises:
+            LeaseLostError: another run took it over.
+        """
+        if self.lease is not None:
+            self.lease.check()
 
     def manifest(self) -> Manifest:
         """The artifact's manifest."""
@@ -169,34 +144,111 @@ class Artifact:
         """A JSON file's content."""
         return json.loads(self.read_bytes(name))
 
+    @property
+    def partial(self) -> Storage:
+        """The folder to fill before `commit`: beside the artifact's, or itself on an object store.
+
+        It is the same for every attempt, so work goes on with the files that are missing.
+        """
+        return self.storage.sub(self._partial_path)
+
+    @property
+    def _partial_path(self) -> str:
+        # An object store can't rename a folder; there, the manifest alone makes the artifact.
+        return f"{self.path}{BUILDING}" if self.storage.local else self.path
+
     @contextmanager
-    def building(self) -> Iterator[Building]:
-        """Build the artifact: its files are committed at the end, or deleted on an error."""
-        self.storage.delete(self.path)
-        building = Building(self.storage.sub(self.path))
+    def building(self, resumable: bool = False) -> Iterator[Building]:
+        """Build the artifact: at the end of the block, all its files are there at once.
+
+        On a local storage, files are written beside the artifact's folder, and the whole folder is
+        renamed. On an object store they are written in place, and the manifest comes last. Either
+        way, leftovers of killed attempts are deleted at the start, and the files on an error.
+
+        Args:
+            resumable: files of an earlier attempt stay at the start, and files of this one on an
+                error, so that the next attempt only writes what is missing. An `InputError` still
+                deletes them. Each file must appear complete, as `Storage.write_bytes` has it;
+                names that end in `.part` are leftovers and are deleted.
+
+        Yields:
+            Where to write, and what the manifest tells.
+
+        Raises:
+            LeaseLostError: another run took the storage over; its files stay as they are.
+        """
+        self.require_lease()
+        path = self._partial_path
+        if self.storage.local and not resumable:
+            # Of its own: a process of a dead attempt may still write into that attempt's folder.
+            path += f"-{uuid.uuid4().hex[:8]}"
+        self._delete_leftovers(kept=path if resumable else None)
+        building = Building(self.storage.sub(path))
         try:
             yield building
-            self.commit(building.counts, time.monotonic() - building.started)
-        except BaseException:
-            self.storage.delete(self.path)
+            wall_s = time.monotonic() - building.started
+            self.commit(building.counts, wall_s, building.digests, folder=building.storage)
+        except BaseException as error:
+            if (not resumable or isinstance(error, InputError)) and self._may_write():
+                self._delete(path)
             raise
 
+    def _may_write(self) -> bool:
+        try:
+            self.require_lease()
+        except (LeaseLostError, OSError):
+            return False
+        return True
+
+    def _delete_leftovers(self, kept: str | None) -> None:
+        """Delete what earlier attempts left.
+
+        Args:
+            kept: path of a folder whose complete files stay.
+        """
+        parent, _, name = self.path.rpartition("/")
+        siblings = self.storage.children(parent) if self.storage.local else []
+        leftovers = {f"{parent}/{s}" for s in siblings if s.startswith(f"{name}{BUILDING}")}
+        for path in {self.path, *leftovers} - {kept}:
+            self._delete(path)
+        if kept is not None:
+            folder = self.storage.sub(kept)
+            folder.delete(MANIFEST)
+            for file in folder.files() if self.storage.local else ():
+                if file.endswith(PART):
+                    folder.delete(file)
+
+    def _delete(self, path: str) -> None:
+        """Delete a folder of files, its manifest first: a kill leaves no half that looks whole."""
+        self.storage.delete(f"{path}/{MANIFEST}")
+        self.storage.delete(path)
+
     def commit(
-        self, counts: Mapping[str, Any], wall_s: float, digests: Mapping[str, str] | None = None
+        self,
+        counts: Mapping[str, Any],
+        wall_s: float,
+        digests: Mapping[str, str] | None = None,
+        *,
+        folder: Storage | None = None,
     ) -> None:
         """Write the manifest, last: from now on the artifact exists.
 
         Args:
             counts: figures for the reader of a manifest.
             wall_s: how long the work took.
-            digests: path → SHA-256 of every file, if known; otherwise the files are read.
+            digests: path → SHA-256 of files whose writers computed it; other files are read.
+            folder: where the files are, if not in the artifact's folder: it is renamed.
+
+        Raises:
+            FileNotFoundError: a file with a digest isn't there.
+            LeaseLostError: another run took the storage over.
         """
-        folder = self.folder
+        folder, given = folder or self.folder, dict(digests or {})
         sizes = {path: size for path, size in folder.sizes().items() if path != MANIFEST}
-        if digests is None:
-            digests = {path: folder.sha256(path) for path in sizes}
-            if folder.local:
-                remember(Path(folder.uri), digests)
+        if absent := sorted(given.keys() - sizes.keys()):
+            place = folder.sub(absent[0]).uri
+            raise FileNotFoundError(errno.ENOENT, "a written file is missing", place)
+        computed = {path: folder.sha256(path) for path in sizes if path not in given}
         manifest = Manifest(
             kind=self.kind,
             key=self.key,
@@ -206,69 +258,32 @@ class Artifact:
             wall_s=round(wall_s, 3),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             versions=versions(),
-            files=dict(sorted(digests.items())),
+            files=dict(sorted({**computed, **given}.items())),
             sizes=sizes,
         )
         plain = json.loads(json.dumps(asdict(manifest), default=_plain))
-        text = json.dumps({**plain, "digest": _digest(plain)}, indent=1, sort_keys=True)
+        text = json.dumps({**plain, "digest": manifest_digest(plain)}, indent=1, sort_keys=True)
+        self.require_lease()  # Last: it took long to read the files.
+        self.forget_failure()
         folder.write_bytes(MANIFEST, text.encode())
+        if folder.uri != self.uri and not self._move_into_place(folder):
+            return
+        if self.storage.local:
+            remember(Path(self.uri), computed)
 
-
-def read_file(artifact: Storage, name: str) -> bytes:
-    """A file of an artifact's folder. An incomplete artifact has no digests to compare with.
-
-    Raises:
-        DamagedError: the file is corrupt.
-    """
-    data = artifact.read_bytes(name)
-    digest = Manifest.of(artifact).files.get(name) if has_manifest(artifact) else None
-    if digest is not None and bytes_sha256(data) != digest:
-        raise DamagedError.of(artifact.sub(name).uri, MISMATCH, artifact.uri)
-    return data
-
-
-def local_folder(artifact: Storage, path: str = "") -> Path:
-    """A local folder with an artifact's files below `path`, checked against their digests.
-
-    Args:
-        artifact: the artifact's folder.
-        path: a folder in it; the artifact's folder itself by default.
-
-    Raises:
-        DamagedError: a file is corrupt.
-        InputError: this machine doesn't see the artifact.
-    """
-    if not has_manifest(artifact):
-        what = f"{artifact.uri} isn't visible on {socket.gethostname()}."
-        raise InputError("artifact not found:", [Problem("storage", what, SHARED_FIX)])
-    manifest = Manifest.of(artifact)
-    below = f"{path}/" if path else ""
-    digests = {
-        name.removeprefix(below): digest
-        for name, digest in manifest.files.items()
-        if name.startswith(below)
-    }
-    for is_retry in (False, True):
-        folder = artifact.sub(path).get(state=manifest.digest)
-        name = damage(folder, digests)
-        if name is None:
-            return folder
-        if artifact.local or is_retry:
-            break
-        shutil.rmtree(folder, ignore_errors=True)  # Perhaps only the copy is corrupt.
-    raise DamagedError.of(artifact.sub(f"{below}{name}").uri, MISMATCH, artifact.uri)
-
-
-def has_manifest(folder: Storage) -> bool:
-    """Whether an artifact is committed. A remote one that was is not looked up again."""
-    return folder.memoize("has a manifest", lambda: folder.exists(MANIFEST))
-
-
-def _digest(manifest: Mapping[str, Any]) -> str:
-    """SHA-256 of a manifest's plain values."""
-    known = {f.name for f in fields(Manifest)} - {"digest"}
-    values = {key: value for key, value in manifest.items() if key in known}
-    return json_sha256(values)
+    def _move_into_place(self, folder: Storage) -> bool:
+        """Rename a finished folder to the artifact's, unless another attempt was faster."""
+        target = Path(self.uri)
+        if not has_manifest(self.folder):
+            self._delete(self.path)
+        try:
+            Path(folder.uri).rename(target)
+        except OSError:
+            if not has_manifest(self.folder):
+                raise
+            shutil.rmtree(folder.uri)  # The other's files are as good.
+            return False
+        return True
 
 
 @dataclass(frozen=True)
@@ -288,8 +303,11 @@ class Building:
     """An artifact that is being built."""
 
     storage: Storage
-    """The artifact's folder."""
+    """Where its files are written; workers on other machines use its `uri`."""
     counts: dict[str, Any] = field(default_factory=dict)
+    """Figures for the reader of a manifest."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """Path → SHA-256 of files whose writers computed it; other files are read at the end."""
     started: float = field(default_factory=time.monotonic)
 
     def write_json(self, name: str, value: Any) -> None:
@@ -305,18 +323,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     return str(value)
-
-
-def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """Versions of distill_ray, Python and those of these packages that are installed.
-
-    Args:
-        packages: by default, the packages that determine a result.
-    """
-    by_package = {"distill_ray": __version__, "python": platform.python_version()}
-    for package in packages:
-        try:
-            by_package[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return by_package

@@ -1,4 +1,4 @@
-"""External errors that end a run: a full disk, an unreachable storage, a corrupt file.
+"""External errors that end a run: a full disk, an unreachable storage, a corrupt file, a lost run.
 
 None is a model's fault, so none is recorded as a model's failure. Each ends the command with one
 message, and the same command resumes.
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.runtime.checksums import DAMAGED, DamagedError
 from distill_ray.runtime.filesystems import unreachable
+from distill_ray.runtime.lease import LOST, LeaseLostError
 from distill_ray.runtime.storage import is_full
 
 RESUME = "Rerun the same command to resume."
@@ -24,12 +25,13 @@ def outside_cause(error: BaseException | None) -> InputError | None:
         error: as it was raised, or as Ray passes it on from another process.
     """
     for cause in _causes(error):
-        if isinstance(cause, DamagedError):
+        if isinstance(cause, (DamagedError, LeaseLostError)):
             return cause
         # Ray Data passes on only the text of an error in a worker.
-        if match := re.search(rf"{DAMAGED}\n +(.+)", str(cause)):
-            where, _, what = match[1].partition(": ")
-            return DamagedError(DAMAGED, [Problem(where, what)])
+        for title, kind in ((DAMAGED, DamagedError), (LOST, LeaseLostError)):
+            if match := re.search(rf"{title}\n +(.+)", str(cause)):
+                where, _, what = match[1].partition(": ")
+                return kind(title, [Problem(where, what)])
         if is_full(cause):
             fix = f"Free some space, or set storage to another place. {RESUME}"
             return InputError("disk full:", [Problem("storage", _telling_line(cause), fix)])

@@ -11,6 +11,9 @@ ATTEMPTS = 10
 CONNECT_S = 10.0
 ANSWER_S = 30.0
 """Timeout without a byte. A busy server sometimes takes longer than the AWS library's 3 s."""
+FEW_ATTEMPTS = 6
+"""Attempts of requests that are made again soon anyway: pauses of 1.6 s in all."""
+SHORT_ANSWER_S = 5.0
 
 
 class PatientS3(pafs.S3FileSystem):  # type: ignore[misc]
@@ -20,23 +23,27 @@ class PatientS3(pafs.S3FileSystem):  # type: ignore[misc]
     upload, which appears with its last request.
     """
 
-    def __init__(self, options: dict[str, Any]) -> None:
+    def __init__(self, options: dict[str, Any], attempts: int = ATTEMPTS) -> None:
         # Not the standard strategy: its budget of 100 retries lasts for a client's whole life, as
         # pyarrow never reports successes to it. The next fault would then end the run.
-        retry = pafs.AwsDefaultS3RetryStrategy(max_attempts=ATTEMPTS)
+        retry = pafs.AwsDefaultS3RetryStrategy(max_attempts=attempts)
         super().__init__(**options, retry_strategy=retry)
-        self.options = options
+        self.options, self.attempts = options, attempts
 
     def create_dir(self, path: str, *, recursive: bool = True) -> None:
         """Do nothing: S3 has no folders, and pyarrow would write an object for each."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Keep the retries, which pyarrow's own pickle drops."""
-        return PatientS3, (self.options,)
+        return PatientS3, (self.options, self.attempts)
 
 
-def open_uri(uri: str) -> tuple[pafs.FileSystem, str]:
+def open_uri(uri: str, *, gives_up_quickly: bool = False) -> tuple[pafs.FileSystem, str]:
     """The file system of a URI, and the path on it.
+
+    Args:
+        uri: of a folder.
+        gives_up_quickly: whether a request fails within seconds, because it is made again anyway.
 
     Raises:
         OSError: the file system is unreachable.
@@ -47,7 +54,10 @@ def open_uri(uri: str) -> tuple[pafs.FileSystem, str]:
         return filesystem, root
     (options,) = filesystem.__reduce__()[1]  # The constructor's arguments.
     timeouts = {"connect_timeout": CONNECT_S, "request_timeout": ANSWER_S}
-    return PatientS3({**options, **timeouts, "allow_delayed_open": True}), root
+    attempts = ATTEMPTS
+    if gives_up_quickly:
+        timeouts, attempts = dict.fromkeys(timeouts, SHORT_ANSWER_S), FEW_ATTEMPTS
+    return PatientS3({**options, **timeouts, "allow_delayed_open": True}, attempts), root
 
 
 def unreachable(error: BaseException) -> bool:

@@ -14,6 +14,7 @@ from distill_ray.config.fingerprint import fingerprint
 from distill_ray.config.run import RunConfig
 from distill_ray.runtime.artifacts import Artifact
 from distill_ray.runtime.environment import prepare
+from distill_ray.runtime.lease import Guard, ReadOnly, acquire
 from distill_ray.runtime.progress import Event, NullProgress, Progress
 from distill_ray.runtime.signals import raise_if_interrupted
 from distill_ray.runtime.storage import Storage
@@ -35,6 +36,8 @@ class Run:
     retry_failed: bool = False
     """Retry, once, what failed in an earlier attempt: models in the audit, probes."""
     _retried: set[str] = field(default_factory=set)
+    lease: Guard | None = field(default=None, compare=False, repr=False)
+    """What says whether the run may still write in the folder."""
     _checked_nodes: set[str] = field(default_factory=set)
     """Ids of nodes that are known to share the storage."""
 
@@ -46,34 +49,59 @@ class Run:
         progress: Progress | None = None,
         *,
         retry_failed: bool = False,
+        wait: bool = False,
     ) -> Run:
-        """Claim the run's folder for a config.
+        """Claim the run's folder for a config and for this process, which may do so repeatedly.
+
+        Args:
+            cfg: the run's.
+            config_file: the file that it was read from.
+            progress: who listens.
+            retry_failed: retry, once, what failed in an earlier attempt.
+            wait: wait while another process works in the folder.
 
         Raises:
             InputError: the storage can't be written, or the name belongs to another config.
+            LeaseHeldError: another process works in the folder.
         """
         storage = Storage(cfg.storage).sub(cfg.name)
         storage.check_writable()
+        progress = progress or NullProgress()
+
+        def notify(line: str) -> None:
+            progress.emit(Event("note", "run", line))
+
+        lease = acquire(storage, wait=wait, notify=notify)
         config_name = Path(config_file).name
         problem = name_problem(cfg, config_name, storage)
         if problem is not None:
             raise InputError("run name already in use:", [problem])
-        progress = progress or NullProgress()
         owner = json.dumps(_owner(cfg, config_name), indent=1).encode()
         previous = storage.read_bytes(OWNER) if storage.exists(OWNER) else None
         if previous != owner:
             if previous is not None and _is_older(json.loads(previous)):
                 progress.emit(Event("note", "run", _not_reused(storage)))
             storage.write_bytes(OWNER, owner)
-        return cls(cfg, storage, progress, retry_failed)
+        return cls(cfg, storage, progress, retry_failed, lease=lease)
+
+    @classmethod
+    def read_only(cls, cfg: RunConfig, progress: Progress) -> Run:
+        """A run that reads what is complete, also while another process works in the folder.
+
+        Its stages raise `NoLeaseError` where they would have to write.
+        """
+        storage = Storage(cfg.storage).sub(cfg.name)
+        return cls(cfg, storage, progress, lease=ReadOnly(storage))
 
     def ray(self) -> None:
         """Start or join Ray. Only stages that have work for it call this.
 
         Raises:
             InputError: the cluster can't hold the workers, or a node doesn't see the storage.
+            NoLeaseError: the run only reads.
             KeyboardInterrupt: see `raise_if_interrupted`.
         """
+        self._require_lease()
         self.raise_if_interrupted()
         prepare(self.cfg.cluster.address)
         from distill_ray.runtime.cluster import ensure_ray, is_up
@@ -86,7 +114,7 @@ class Run:
 
     def artifact(self, kind: str, key: str, identity: Mapping[str, Any]) -> Artifact:
         """The location of a result, which may not exist yet."""
-        return Artifact(self.storage, kind, key, dict(identity))
+        return Artifact(self.storage, kind, key, dict(identity), lease=self.lease)
 
     def claim_retry(self, artifact: Artifact) -> bool:
         """Delete the note of an earlier failure where the run retries what failed.
@@ -117,8 +145,10 @@ class Run:
         """Report a stage's start and end. An interruption ends it at either.
 
         Raises:
+            NoLeaseError: the run only reads.
             KeyboardInterrupt: see `raise_if_interrupted`.
         """
+        self._require_lease()
         self.raise_if_interrupted()
         self.progress.emit(Event("started", name))
         yield
@@ -130,8 +160,15 @@ class Run:
 
         Raises:
             KeyboardInterrupt: a SIGINT came, and the main thread goes on nevertheless.
+            LeaseLostError: another run took the folder over.
         """
+        if not isinstance(self.lease, ReadOnly):
+            self._require_lease()
         raise_if_interrupted()
+
+    def _require_lease(self) -> None:
+        if self.lease is not None:
+            self.lease.check()
 
 
 def name_problem(cfg: RunConfig, config_file: str, storage: Storage) -> Problem | None:

@@ -10,7 +10,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distill_ray.config.errors import InputError, Problem
-from distill_ray.runtime.artifacts import SHARED_FIX
+from distill_ray.runtime.manifest import SHARED_FIX
 from distill_ray.runtime.storage import Storage
 
 WAIT_S = 5.0

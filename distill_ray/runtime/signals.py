@@ -13,7 +13,7 @@ from typing import Any
 AGAIN_S = 0.1
 """Time for a destructor to end, before the signal that it swallowed is sent again."""
 
-_interrupted, _deferred = threading.Event(), threading.Event()
+_interrupted, _deferred, _active = threading.Event(), threading.Event(), threading.Event()
 
 
 @contextmanager
@@ -31,9 +31,11 @@ def interruptible() -> Iterator[None]:
     previous_hook = sys.unraisablehook
     signal.signal(signal.SIGINT, _interrupt)
     sys.unraisablehook = lambda dropped: _resend_dropped(dropped, previous_hook)
+    _active.set()
     try:
         yield
     finally:
+        _active.clear()
         sys.unraisablehook = previous_hook
         signal.signal(signal.SIGINT, signal.default_int_handler)
         _interrupted.clear()
@@ -58,6 +60,12 @@ def raise_if_interrupted() -> None:
     """
     if _interrupted.is_set() and threading.current_thread() is threading.main_thread():
         raise KeyboardInterrupt
+
+
+def interrupt_main_thread() -> None:
+    """Do as Ctrl-C does if the main thread is in an `interruptible` block."""
+    if _active.is_set():
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -17,6 +17,7 @@ from pyarrow import fs as pafs
 from distill_ray.config.cache import cached_folder
 from distill_ray.config.checksums import stream_sha256
 from distill_ray.config.errors import InputError, Problem
+from distill_ray.config.uris import local_path
 from distill_ray.runtime.filesystems import open_uri
 
 FLAT = ("s3", "gcs")
@@ -27,21 +28,27 @@ Value = TypeVar("Value")
 
 
 class Storage:
-    """Folders below one root. Local roots are used in place, remote ones through copies."""
+    """Folders below one root. Local roots are used in place, remote ones through copies.
 
-    def __init__(self, uri: str) -> None:
+    Args:
+        uri: of the root: a path, `file:///...`, or that of a remote folder. See `local_path`.
+        gives_up_quickly: see `open_uri`.
+    """
+
+    def __init__(self, uri: str, *, gives_up_quickly: bool = False) -> None:
         self._memo: dict[tuple[str, str], Any] = {}
-        self.local = "://" not in uri or uri.startswith("file://")
-        if self.local:
-            root = Path(uri.removeprefix("file://")).expanduser().absolute()
-            self.uri, self._root, self._fs = str(root), str(root), pafs.LocalFileSystem()
-        else:
-            self.uri = uri.rstrip("/")
-            try:
-                self._fs, self._root = open_uri(self.uri)
-            except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError.
-                problem = Problem("storage", f"can't open {self.uri} ({error}).", STORAGE_FIX)
-                raise InputError("storage not accessible:", [problem]) from None
+        try:
+            root = local_path(uri)
+            self.local = root is not None
+            if root is not None:
+                self.uri, self._fs = str(root.absolute()), pafs.LocalFileSystem()
+                self._root = self.uri
+            else:
+                self.uri = uri.rstrip("/")
+                self._fs, self._root = open_uri(self.uri, gives_up_quickly=gives_up_quickly)
+        except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError.
+            problem = Problem("storage", f"can't open {uri} ({error}).", STORAGE_FIX)
+            raise InputError("storage not accessible:", [problem]) from None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle without the memoized values, which belong to one process."""
@@ -58,7 +65,8 @@ class Storage:
         """The same storage with its root further down."""
         if not path:
             return self
-        base, question, query = self.uri.partition("?")
+        # A question mark in a path is one of its characters.
+        base, question, query = (self.uri, "", "") if self.local else self.uri.partition("?")
         below = object.__new__(Storage)  # Shares the client and the memoized values.
         below.__dict__ |= self.__dict__
         below.uri, below._root = f"{base}/{path}{question}{query}", f"{self._root}/{path}"

@@ -14,6 +14,7 @@ from distill_ray import __version__
 from distill_ray.config.errors import InputError, Problem, did_you_mean
 from distill_ray.config.fingerprint import fingerprint
 from distill_ray.config.run import RunConfig
+from distill_ray.config.uris import local_path
 from distill_ray.runtime.working_dir import Package
 
 STOPPED = 130
@@ -161,8 +162,8 @@ def storage_problems(cfg: RunConfig, root: Path) -> Iterator[Problem]:
         cfg: the config.
         root: the working directory, which is uploaded.
     """
-    local = cfg.storage.removeprefix("file://")
-    if "://" not in local and not Path(local).is_absolute():
+    local = local_path(cfg.storage)
+    if local is not None and not local.is_absolute():
         what = (
             f"{cfg.storage} is relative to Ray's copy of the working directory, and is deleted with"
             " it."

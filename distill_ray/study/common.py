@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from distill_ray.runtime.artifacts import Artifact, Manifest
+from distill_ray.runtime.artifacts import Artifact
+from distill_ray.runtime.manifest import Manifest
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.trial import Trial
 

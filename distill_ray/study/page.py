@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from distill_ray.config.study import StudyConfig
-from distill_ray.runtime.artifacts import versions
+from distill_ray.runtime.manifest import versions
 from distill_ray.stages.reporting.render import render
 from distill_ray.stages.reporting.text import Table
 

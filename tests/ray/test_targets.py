@@ -18,7 +18,7 @@ from distill_ray.config.serving import CachedServing, TopKTargets
 from distill_ray.engine.job import TeachingSpec, TrainingSpec
 from distill_ray.models.load import load_model
 from distill_ray.models.ref import ModelRef
-from distill_ray.runtime.artifacts import MANIFEST
+from distill_ray.runtime.manifest import MANIFEST
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
 from distill_ray.stages.results.data_spec import data_spec

@@ -11,12 +11,45 @@ from pathlib import Path
 import pytest
 from pyarrow import fs as pafs
 
+from distill_ray.config.errors import InputError
 from distill_ray.runtime.storage import Storage, is_full
 
 
 @pytest.fixture(params=["path", "uri"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     return Storage(str(tmp_path) if request.param == "path" else f"file://{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        ("/data/runs", "/data/runs"),
+        ("/data/my runs", "/data/my runs"),
+        ("/data/100%25 ?*", "/data/100%25 ?*"),
+        ("runs", "/here/runs"),
+        ("~/runs", "/home/me/runs"),
+        ("file:///data/runs", "/data/runs"),
+        ("file://localhost/data/runs", "/data/runs"),
+        ("file:///data/my%20runs%3F", "/data/my runs?"),
+        ("file://~/my%20runs", "/home/me/my runs"),
+    ],
+)
+def test_a_path_and_its_uri_are_one_place(
+    given: str, place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.chdir(tmp_path)
+    storage = Storage(given)
+    expected = place.replace("/here", str(tmp_path))
+    assert storage.local and storage.uri == expected
+    assert storage.sub("tiny/a").uri == f"{expected}/tiny/a"
+    assert Storage(storage.sub("tiny").uri).uri == f"{expected}/tiny", "as workers open it"
+
+
+@pytest.mark.parametrize("given", ["file://runs", "file://server/share/runs", "~nobody-here/runs"])
+def test_a_place_that_is_not_on_this_machine_is_refused(given: str) -> None:
+    with pytest.raises(InputError, match="storage not accessible"):
+        Storage(given)
 
 
 def test_a_full_disk_is_told_from_other_errors(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_job_is_told_what_it_is_and_no_secret_of_this_machine(
 @pytest.mark.parametrize(
     ("storage", "fine"),
     [
-        *(("runs", False), ("./runs", False), ("file://runs", False), ("/shared/runs", True)),
+        *(("runs", False), ("./runs", False), ("/shared/runs", True)),
         *(("file:///shared/runs", True), ("s3://bucket/runs", True), ("gs://bucket", True)),
     ],
 )

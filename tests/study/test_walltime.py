@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
-from distill_ray.runtime.artifacts import Manifest
+from distill_ray.runtime.manifest import Manifest
 from distill_ray.study.common import busy_s
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)

@@ -11,6 +11,7 @@ from distill_ray.config.run import RunConfig
 from distill_ray.config.schedule import RankedSchedule, scheduling
 from distill_ray.config.serving import CachedServing, PoolServing, TopKTargets
 from distill_ray.config.training import TrainingConfig, without
+from distill_ray.config.uris import local_path
 from distill_ray.core.memory import (
     MemoryEstimate,
     ModelShape,
@@ -103,8 +104,7 @@ def plan(cfg: RunConfig) -> Plan:
         actors = sum(0 if pool.gpus_per_actor else pool.num_actors for pool in cfg.distill.pools())
         available = machine().memory_bytes // (cfg.cluster.num_workers + actors)
     # A bucket has room, and isn't asked: a plan needs no network.
-    remote = "://" in cfg.storage and not cfg.storage.startswith("file://")
-    free = None if remote else Storage(cfg.storage).free_bytes()
+    free = None if local_path(cfg.storage) is None else Storage(cfg.storage).free_bytes()
     return Plan(cfg.name, work, cfg.cluster.num_workers, available, free)
 
 

@@ -8,7 +8,8 @@ import yaml
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from distill_ray.runtime.artifacts import Artifact, Building, versions
+from distill_ray.runtime.artifacts import Artifact, Building
+from distill_ray.runtime.manifest import versions
 from distill_ray.stages.reporting import charts
 from distill_ray.stages.reporting.content import Facts, origins, sections, verdict
 from distill_ray.stages.reporting.export import write_student

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
-from distill_ray.runtime.artifacts import Artifact, Manifest, has_manifest
+from distill_ray.runtime.artifacts import Artifact
+from distill_ray.runtime.manifest import Manifest, has_manifest
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import Storage
 from distill_ray.stages import STAGES

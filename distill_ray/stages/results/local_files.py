@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from distill_ray.models.ref import ModelRef
-from distill_ray.runtime.artifacts import has_manifest, local_folder
+from distill_ray.runtime.manifest import has_manifest, local_folder
 from distill_ray.runtime.storage import Storage
 from distill_ray.stages.results.curve import Curve
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distill_ray.config.errors import Problem, did_you_mean
-from distill_ray.runtime.artifacts import MANIFEST, Artifact, Building, read_file
+from distill_ray.runtime.artifacts import Artifact, Building
 from distill_ray.runtime.checksums import REBUILD, DamagedError
+from distill_ray.runtime.manifest import MANIFEST, read_file
 from distill_ray.runtime.storage import Storage
 
 if TYPE_CHECKING:

@@ -95,6 +95,7 @@ def _train(training_job: TrainingJob, payload: TrainLoopConfig) -> None:
     for step in distill(session):
         if step.number in spec.checkpoint_steps:
             checkpoint_index = spec.checkpoint_steps.index(step.number)
+            training_job.artifact.require_lease()  # Else another run may have begun to fill it.
             with artifact_folder.folder(f"checkpoints/{checkpoint_index}") as folder:
                 checkpoint.export(session, folder)
         if step.number < spec.steps and policy.should_save(step.number):
