@@ -5,23 +5,27 @@ Training, the audit and the evaluation share one format, so they see the same to
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from string import Formatter
+from typing import Any, Literal, Protocol
 
-from distill_ray.data.tokenizer import encode, end_id, start_ids
+from distill_ray.data.chat_marks import mark_chat
+from distill_ray.data.chat_rendering import ChatRenderer
+from distill_ray.data.control_tokens import ControlTokens, Encoded, Spelling
+from distill_ray.data.conversation import Conversation, Turn
+from distill_ray.data.tokenizer import encode, encode_batch, end_id, start_ids
 
 QUESTION, ANSWER = "distill-ray asks", "distill-ray is answered"
 """Probe turns that reveal what a chat template writes around an answer."""
 
-TODAY = {"%d": "26", "%b": "Jul", "%B": "July", "%m": "07", "%Y": "2024"}
-"""Date for templates that print one: tokens must not depend on the day."""
-FIXED_DAY = "".join(
-    [
-        "{% macro strftime_now(form) %}{{ form",
-        *(f" | replace({sign!r}, {value!r})" for sign, value in TODAY.items()),
-        " }}{% endmacro %}",
-    ]
-)
+Side = Literal["left", "right", "middle"]
+SIDES: dict[str, Side] = {
+    "truncate_left": "left",
+    "truncate_right": "right",
+    "truncate_middle": "middle",
+}
+"""`on_long_row` → where a text is cut."""
 
 
 @dataclass(frozen=True)
@@ -36,22 +40,52 @@ class Answer:
 
 
 class PromptFormat(Protocol):
-    """What turns a task's texts into tokens."""
+    """What turns a task's texts into tokens. Control tokens that they spell are text."""
 
     def prompt(self, text: str) -> list[int]:
         """Token ids of a rendered prompt, up to where the answer begins."""
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of several prompts, in one call of the tokenizer."""
+
+    def prompt_of(
+        self, template: str, text: str, limit: int | None = None, side: Side = "right"
+    ) -> list[int]:
+        """Token ids of a prompt whose text is truncated where it is too long.
+
+        Args:
+            template: the prompt, with `{text}` in it.
+            text: what is asked about.
+            limit: the most tokens; without it, the prompt is whole.
+            side: where the text loses tokens.
+
+        Raises:
+            ValueError: the prompt is too long even without a text.
+        """
 
     def answer(self, text: str) -> Answer:
         """The answer that follows any prompt."""
 
 
-def make_prompt_format(tokenizer: Any, *, chat: bool, system: str | None = None) -> PromptFormat:
+def make_prompt_format(
+    tokenizer: Any,
+    *,
+    chat: bool,
+    system: str | None = None,
+    args: Mapping[str, Any] | None = None,
+) -> PromptFormat:
     """Make the prompt format of a task.
+
+    Args:
+        tokenizer: for all texts.
+        chat: whether the tokenizer's chat template renders them.
+        system: what the system says in a chat.
+        args: arguments of the chat template.
 
     Raises:
         ValueError: `chat` is set, and the tokenizer's template can't be used.
     """
-    return Chat(tokenizer, system) if chat else Plain(tokenizer)
+    return Chat(tokenizer, system, args) if chat else Plain(tokenizer)
 
 
 class Plain:
@@ -63,7 +97,25 @@ class Plain:
 
     def prompt(self, text: str) -> list[int]:
         """Token ids of a prompt, with the start token where the tokenizer puts one."""
-        return self._start + encode(self._tokenizer, text)
+        return self.prompts([text])[0]
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of several prompts, in one call of the tokenizer."""
+        return [self._start + ids for ids in encode_batch(self._tokenizer, texts)]
+
+    def prompt_of(
+        self, template: str, text: str, limit: int | None = None, side: Side = "right"
+    ) -> list[int]:
+        """Token ids of a prompt whose text is truncated where it is too long."""
+        prompt, spans = _filled(template, text)
+        ids = self.prompt(prompt)
+        if limit is None or len(ids) <= limit:
+            return ids
+        encoded = ControlTokens(self._tokenizer, "").spelling([prompt]).encode(prompt)
+        shorter = _truncated(encoded, spans, limit - len(self._start), side)
+        if shorter is not None:
+            return self._start + shorter
+        return _without_text(self, template, limit)
 
     def answer(self, text: str) -> Answer:
         """An answer, encoded apart from the prompt: a prompt's ids are always a prefix."""
@@ -78,14 +130,10 @@ class Chat:
     it writes before the answer's own words, such as an empty thought, belongs to the prompt.
     """
 
-    def __init__(self, tokenizer: Any, system: str | None = None) -> None:
-        if tokenizer.chat_template is None:
-            raise ValueError("the tokenizer has no chat template")
-        template = tokenizer.get_chat_template()
-        self._template = FIXED_DAY + template if "strftime_now" in template else template
-        self._tokenizer = tokenizer
-        added = tokenizer.added_tokens_decoder.items()
-        self._special = {*tokenizer.all_special_ids, *(i for i, token in added if token.special)}
+    def __init__(
+        self, tokenizer: Any, system: str | None = None, args: Mapping[str, Any] | None = None
+    ) -> None:
+        self._renderer = ChatRenderer(tokenizer, args)
         self._system = system
         between, self._after = self._frame()
         # White space belongs to the answer: tokenizers join it to the word behind it.
@@ -95,36 +143,70 @@ class Chat:
 
     def prompt_text(self, text: str) -> str:
         """The prompt as text: the conversation up to where the answer begins."""
-        return self._render(text) + self.generation_prefix
+        return self._renderer.render(self._messages(text), add_generation_prompt=True) + (
+            self.generation_prefix
+        )
 
     def prompt(self, text: str) -> list[int]:
         """Token ids of the conversation up to where the answer begins."""
-        return encode(self._tokenizer, self.prompt_text(text))
+        return self.prompts([text])[0]
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of several conversations, in one call of the tokenizer."""
+        spelling = self._spelling(*texts)
+        named = [self._named(spelling, text) for text in texts]
+        return [encoded.ids for encoded in spelling.encode_all(named)]
+
+    def prompt_of(
+        self, template: str, text: str, limit: int | None = None, side: Side = "right"
+    ) -> list[int]:
+        """Token ids of a conversation whose text is truncated where it is too long."""
+        prompt, spans = _filled(template, text)
+        ids = self.prompt(prompt)
+        if limit is None or len(ids) <= limit:
+            return ids
+        turns = [Turn("system", self._system)] if self._system is not None else []
+        asks = Conversation((*turns, Turn("user", prompt)))
+        chat = mark_chat(self._renderer, asks, add_generation_prompt=True)
+        # White space around what the user says may be trimmed, and is none of the text then.
+        words = prompt.strip()
+        moved = [
+            (place.start + max(0, start - prompt.find(words)), min(place.stop, place.start + stop))
+            for place in chat.places_of(len(turns), "content")
+            if chat.text[place.start : place.stop] == words
+            for start, stop in spans
+        ]
+        named = chat.text + chat.spelling.name(self.generation_prefix)
+        shorter = _truncated(chat.spelling.encode(named), moved, limit, side)
+        return _without_text(self, template, limit) if shorter is None else shorter
 
     def answer(self, text: str) -> Answer:
         """Render the assistant's turn; a turn has no white space around the answer."""
-        prompt_ids, conversation = self.prompt(QUESTION), self._render(QUESTION, text.strip())
-        encoded = self._tokenizer(
-            conversation, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
-        ids, starts = list(encoded["input_ids"]), [start for start, _ in encoded["offset_mapping"]]
-        if ids[: len(prompt_ids)] != prompt_ids:
+        spelling = self._spelling(text)
+        prompt_ids = spelling.encode(self._named(spelling, QUESTION)).ids
+        conversation = self._named(spelling, QUESTION, text.strip())
+        encoded = spelling.encode(conversation)
+        if encoded.ids[: len(prompt_ids)] != prompt_ids:
             raise ValueError(
                 "the chat template joins the prompt and the answer to one token, so the prompt's "
-                f"tokens don't begin the conversation's: {conversation!r}"
+                f"tokens don't begin the conversation's: {spelling.show(conversation)!r}"
             )
-        closing = len(conversation) - len(self._after)
-        for place in range(len(prompt_ids), len(ids)):
-            if starts[place] >= closing and ids[place] in self._special:
-                return Answer(ids[len(prompt_ids) : place], ids[place], ids[place + 1 :])
-        raise ValueError(
-            f"the chat template ends the assistant's turn with {self._after!r}, in which no "
-            "special token says that the answer ends"
+        closing = len(conversation) - len(spelling.name(self._after))
+        end = next((place for place, _ in spelling.special_in(conversation, closing)), None)
+        if end is None:
+            raise ValueError(
+                f"the chat template ends the assistant's turn with {self._after!r}, in which no "
+                "special token says that the answer ends"
+            )
+        token = encoded.tokens_of(end, end + 1)[0]
+        return Answer(
+            encoded.ids[len(prompt_ids) : token], encoded.ids[token], encoded.ids[token + 1 :]
         )
 
     def _frame(self) -> tuple[str, str]:
         """Find what the template writes before and behind the assistant's words."""
-        prompt, conversation = self._render(QUESTION), self._render(QUESTION, ANSWER)
+        prompt = self._renderer.render(self._messages(QUESTION), add_generation_prompt=True)
+        conversation = self._renderer.render(self._messages(QUESTION, ANSWER))
         if not conversation.startswith(prompt):
             raise ValueError(
                 "the chat template renders a conversation that doesn't begin with its prompt: the "
@@ -136,26 +218,73 @@ class Chat:
         if missing or not answer:
             role = missing[0] if missing else "assistant"
             raise ValueError(f"the chat template leaves out what the {role} says")
+        if self._renderer.control.pattern.search(self._system or "") is None:
+            self._renderer.require_same_tokens(conversation)
         return between, after
 
-    def _render(self, question: str, answer: str | None = None) -> str:
-        from jinja2 import TemplateError
+    def _spelling(self, *texts: str) -> Spelling:
+        return self._renderer.control.spelling([*texts, self._system or ""])
 
-        texts = {"system": self._system, "user": question, "assistant": answer}
-        turns = [
-            {"role": role, "content": text} for role, text in texts.items() if text is not None
+    def _named(self, spelling: Spelling, question: str, answer: str | None = None) -> str:
+        """The rendered conversation, or its prompt, with control tokens by their names."""
+        hidden = [
+            {**message, "content": spelling.hide(message["content"])}
+            for message in self._messages(question, answer)
         ]
-        try:
-            return str(
-                self._tokenizer.apply_chat_template(
-                    turns,
-                    chat_template=self._template,
-                    tokenize=False,
-                    add_generation_prompt=answer is None,
-                )
-            )
-        except TemplateError as error:
-            raise ValueError(f"the chat template refuses the conversation: {error}") from error
+        if answer is not None:
+            return spelling.name(self._renderer.render(hidden))
+        rendered = self._renderer.render(hidden, add_generation_prompt=True)
+        return spelling.name(rendered + self.generation_prefix)
+
+    def _messages(self, question: str, answer: str | None = None) -> list[dict[str, str]]:
+        texts = {"system": self._system, "user": question, "assistant": answer}
+        return [{"role": role, "content": text} for role, text in texts.items() if text is not None]
+
+
+def _filled(template: str, text: str) -> tuple[str, list[tuple[int, int]]]:
+    """A prompt, and where its text is: characters from the first to before the last."""
+    pieces, spans, length = [], [], 0
+    for literal, field, _, _ in Formatter().parse(template):
+        pieces += [literal, text if field is not None else ""]
+        if field is not None:
+            spans.append((length + len(literal), length + len(literal) + len(text)))
+        length += len(literal) + len(pieces[-1])
+    prompt = "".join(pieces)
+    if prompt != template.format(text=text):
+        raise ValueError(f"a prompt has {{text}} without a format, and {template!r} has one")
+    return prompt, spans
+
+
+def _truncated(
+    encoded: Encoded, spans: Sequence[tuple[int, int]], limit: int, side: Side
+) -> list[int] | None:
+    """Token ids without some of those that lie within the spans; None where that isn't enough."""
+    chars = [encoded.chars_of(token) for token in range(len(encoded.ids))]
+    own = [
+        token
+        for token, (first, behind) in enumerate(chars)
+        if any(start <= first < behind <= stop for start, stop in spans)
+    ]
+    excess = len(encoded.ids) - limit
+    if excess > len(own):
+        return None
+    first = {"left": 0, "right": len(own) - excess, "middle": (len(own) - excess) // 2}[side]
+    behind = first + excess
+    # Tokens of one character go together.
+    while first > 0 and chars[own[first - 1]] == chars[own[first]]:
+        first -= 1
+    while behind < len(own) and chars[own[behind - 1]] == chars[own[behind]]:
+        behind += 1
+    removed = set(own[first:behind])
+    return [number for token, number in enumerate(encoded.ids) if token not in removed]
+
+
+def _without_text(prompt_format: PromptFormat, template: str, limit: int) -> list[int]:
+    """Token ids of a prompt with an empty text."""
+    ids = prompt_format.prompt(template.format(text=""))
+    if len(ids) > limit:
+        raise ValueError(f"the prompt without its text has {len(ids)} tokens, more than {limit}")
+    return ids
 
 
 def _ending(text: str) -> str:

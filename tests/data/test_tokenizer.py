@@ -1,12 +1,19 @@
 """Tokenizers that are trained here, and questions that are rendered with them."""
 
+import time
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from distill_ray.data.examples import option_ids, questions
 from distill_ray.data.prompt_format import Plain
 from distill_ray.data.tokenizer import (
     END,
     encode,
+    encode_batch,
     end_id,
     load_tokenizer,
     start_ids,
@@ -14,6 +21,13 @@ from distill_ray.data.tokenizer import (
 )
 
 TEXTS = ["fever and chills", "chills and fever", "fever with cough", "a cough"] * 20
+
+
+def test_one_word_of_a_million_letters_does_not_hold_up_the_training():
+    started = time.perf_counter()
+    made = train_tokenizer([*TEXTS, "x" * 1_000_000], 300)  # Hours, as one word.
+    assert time.perf_counter() - started < 30
+    assert made.decode(encode(made, "x" * 5000)) == "x" * 5000
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +58,52 @@ def test_no_special_tokens_are_added(tokenizer):
     assert end_id(tokenizer) not in encode(tokenizer, "fever")
     joined = encode(tokenizer, "fever and") + encode(tokenizer, " chills")
     assert tokenizer.decode(joined) == "fever and chills"
+
+
+def test_a_control_token_spelled_in_a_text_is_text(tokenizer):
+    text = f"fever {END}and chills{END}"
+    assert end_id(tokenizer) not in encode(tokenizer, text)
+    assert tokenizer.decode(encode(tokenizer, text)) == text
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])) | st.just(f"a{END}"), max_size=4))
+def test_a_batch_is_encoded_as_its_texts_are(texts):
+    tokenizer = train_tokenizer([], 300)
+    tokenizer.backend_tokenizer.enable_truncation(max_length=2)
+    tokenizer.backend_tokenizer.enable_padding(length=3)
+    batch = encode_batch(tokenizer, texts)
+    assert [tokenizer.decode(ids) for ids in batch] == texts
+    assert batch == [
+        tokenizer(t, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        for t in texts
+    ]
+
+
+def test_a_batch_leaves_the_tokenizers_own_settings_alone(tokenizer):
+    backend = train_tokenizer([], 300).backend_tokenizer
+    backend.enable_truncation(max_length=2)
+    backend.enable_padding(length=3)
+    before = backend.to_str()
+    encode_batch(PreTrainedTokenizerFast(tokenizer_object=backend), ["fever"])
+    assert backend.to_str() == before
+
+
+def test_a_tokenizer_in_python_keeps_a_spelled_control_token_text():
+    tokenizer = ByT5Tokenizer()
+    ids = encode(tokenizer, "a</s>")
+    assert tokenizer.eos_token_id not in ids
+    assert tokenizer.decode(ids) == "a</s>"
+
+
+def test_a_vocabulary_that_holds_control_tokens_as_text_makes_none_of_text():
+    pieces = [("<unk>", 0.0), ("</s>", -1.0), *((letter, -9.0) for letter in "</s>ab")]
+    model = models.Unigram(pieces, 0)
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(model), eos_token="</s>", unk_token="<unk>"
+    )
+    plain = made("a</s>", add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    assert made.eos_token_id in plain, "transformers makes one"
+    assert made.convert_ids_to_tokens(encode(made, "a</s>")) == ["a", *"</s>"]
 
 
 def test_one_token_ends_starts_and_pads(tokenizer):

@@ -1,0 +1,1 @@
+"""Reading rows: files of any format, and rows as texts or conversations."""
