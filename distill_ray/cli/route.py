@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from distill_ray.cli.options import AsJson, ConfigFile, Overrides, RetryFailed, StorageUri
+from distill_ray.cli.options import (
+    AsJson,
+    ConfigFile,
+    Overrides,
+    RetryFailed,
+    StorageUri,
+    Wait,
+)
 from distill_ray.cli.working import load_run, working
 from distill_ray.config import RunConfig
 from distill_ray.console.output import wide, write_json
@@ -19,6 +26,7 @@ from distill_ray.stages import STAGES
 
 if TYPE_CHECKING:
     from distill_ray.stages.results.report_page import Report
+    from distill_ray.stages.results.shard_set import ShardSet
 
 BAD_INPUT = 2
 data = typer.Typer(help="Inspect the rows that training reads.", no_args_is_help=True)
@@ -43,10 +51,12 @@ def _stage_command(stage: str) -> Callable[..., None]:
         storage: StorageUri = None,
         as_json: AsJson = False,
         retry_failed: RetryFailed = False,
+        wait: Wait = False,
     ) -> None:
         out = Console()
         cfg = load_run(config, overrides, storage)
-        result = _run_route(stage, cfg, config, as_json, out, retry_failed=retry_failed)
+        options = _RouteOptions(stage, as_json, retry_failed, wait)
+        result = _run_route(cfg, config, options, out)
         _print_result(stage, result, as_json, out)
 
     return command
@@ -92,13 +102,15 @@ def rank(
     storage: StorageUri = None,
     as_json: AsJson = False,
     retry_failed: RetryFailed = False,
+    wait: Wait = False,
 ) -> None:
     """Rank the teachers for every phase of training, or for any progress of the student."""
     from distill_ray.console import tables as console
 
     out = Console()
     cfg = load_run(config, overrides, storage)
-    ranking = _run_route("rank", cfg, config, as_json, out, retry_failed=retry_failed)
+    options = _RouteOptions("rank", as_json, retry_failed, wait)
+    ranking = _run_route(cfg, config, options, out)
     places = {
         f"progress {share:g}": ranking.at(share) for share in progress or ()
     } or ranking.leaderboard
@@ -120,6 +132,7 @@ def show_rows(
     overrides: Overrides = None,
     storage: StorageUri = None,
     as_json: AsJson = False,
+    wait: Wait = False,
 ) -> None:
     """Print rows and mark who supervises each token. Builds the shards if needed."""
     from distill_ray.console import tables as console
@@ -127,48 +140,85 @@ def show_rows(
 
     cfg, out = load_run(config, overrides, storage), wide()
     refuse_unknown(cfg, stream, split)
-    shown = show(
-        _run_route("shard", cfg, config, as_json, out), rows=rows, split=split, stream=stream
-    )
+    shards = _run_route(cfg, config, _RouteOptions("shard", as_json, wait=wait), out)
+    shown = show(shards, rows=rows, split=split, stream=stream)
     if as_json:
         write_json({"result": plain(shown)})
     else:
         console.print_rows(shown, out)
 
 
-def _run_route(
-    stage: str,
-    cfg: RunConfig,
-    config: Path,
-    as_json: bool,
-    out: Console,
-    *,
-    retry_failed: bool = False,
-) -> Any:
-    """The result of the route up to a stage."""
-    with working(as_json, out) as progress:
+@dataclass(frozen=True)
+class _RouteOptions:
+    """What the commands of the route have in common."""
+
+    stage: str
+    """The last one."""
+    as_json: bool
+    retry_failed: bool = False
+    wait: bool = False
+
+
+def _run_route(cfg: RunConfig, config: Path, options: _RouteOptions, out: Console) -> Any:
+    """The result of the route up to a stage.
+
+    Raises:
+        InputError: the config can't run, or another process works in the run's folder, where the
+            result isn't complete yet.
+    """
+    with working(options.as_json, out) as progress:
         from distill_ray.runtime.environment import prepare
 
         prepare(cfg.cluster.address)
+        from distill_ray.runtime.acquisition import LeaseHeldError
+        from distill_ray.runtime.lease import NoLeaseError
+        from distill_ray.runtime.progress import NullProgress
         from distill_ray.runtime.run import Run
         from distill_ray.stages.preflight.check import check
 
         check(cfg, config.name)
-        opened = Run.open(cfg, config.name, progress, retry_failed=retry_failed)
+        held = None
+        try:
+            run = Run.open(
+                cfg,
+                config.name,
+                progress,
+                retry_failed=options.retry_failed,
+                wait=options.wait,
+            )
+        except LeaseHeldError as error:  # What is complete can be read meanwhile.
+            held, run = error, Run.read_only(cfg, NullProgress())
 
         from distill_ray.stages.pipeline import run_until
 
-        return run_until(opened, stage)
+        try:
+            return run_until(run, options.stage)
+        except NoLeaseError as error:
+            raise held or error from None
 
 
 def _print_result(stage: str, result: Any, as_json: bool, out: Console) -> None:
     if stage == "report":
         _print_report(result, as_json, out)
+    elif stage == "shard":
+        _print_shards(result, as_json, out)
     elif as_json:
         write_json({"result": [artifact.uri for artifact in result.artifacts]})
     else:
         for artifact in result.artifacts:
             out.print(artifact.uri, soft_wrap=True, highlight=False, markup=False)
+
+
+def _print_shards(result: ShardSet, as_json: bool, out: Console) -> None:
+    from distill_ray.console import tables as console
+
+    if as_json:
+        counts = result.counts.model_dump(mode="json", include={"streams", "notes"})
+        write_json({"result": [result.artifact.uri], **counts})
+        return
+    wide().print(console.shard_table(result.counts))
+    for line in (*result.counts.notes, result.artifact.uri):
+        out.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _print_report(result: Report, as_json: bool, out: Console) -> None:

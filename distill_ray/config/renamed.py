@@ -33,7 +33,6 @@ RUN_KEYS: dict[str, dict[str, str]] = {
     "corpora": {
         "validation": "validation_fraction",
         "test": "test_fraction",
-        "buckets": "num_shards",
     },
     **dict.fromkeys(ROW_SOURCES, SOURCE),
     "tasks.*": {"labelled_rows": "num_labelled_rows"},
@@ -108,6 +107,12 @@ STUDY_KEYS: dict[str, dict[str, str]] = {
     "arms.*": {"begin": "first_teacher"},
 }
 """The same of a study, beside the runs and `distill` sections in it."""
+REMOVED: dict[str, dict[str, str]] = {
+    "corpora": dict.fromkeys(
+        ("buckets", "num_shards"), "is gone: files get their size from the data"
+    ),
+}
+"""Section of a run → key that is no more → why it can be left out."""
 RUN_VALUES: dict[str, dict[str, str]] = {
     "distill.schedule.kind": {"equal_stages": "equal_periods"},
 }
@@ -130,10 +135,15 @@ class Renames:
 
     keys: dict[str, dict[str, str]]
     values: dict[str, dict[str, str]]
+    removed: dict[str, dict[str, str]]
 
     def key(self, path: Sequence[str], key: str) -> str | None:
         """The new name of a key in the section at `path` (of new names), if it has one."""
         return self._at(self.keys, path).get(key)
+
+    def without(self, path: Sequence[str], key: str) -> str | None:
+        """Why a key of the section at `path` is no more, if that is so."""
+        return self._at(self.removed, path).get(key)
 
     def value(self, path: Sequence[str], value: str) -> str | None:
         """The new name of a value of the key at `path`, if it has one."""
@@ -149,7 +159,7 @@ class Renames:
         return merged
 
 
-RUN = Renames(RUN_KEYS, RUN_VALUES)
+RUN = Renames(RUN_KEYS, RUN_VALUES, REMOVED)
 
 
 def _in_study(table: dict[str, dict[str, str]]) -> Iterator[tuple[str, dict[str, str]]]:
@@ -162,7 +172,9 @@ def _in_study(table: dict[str, dict[str, str]]) -> Iterator[tuple[str, dict[str,
 
 
 STUDY = Renames(
-    {**STUDY_KEYS, **dict(_in_study(RUN_KEYS))}, {**STUDY_VALUES, **dict(_in_study(RUN_VALUES))}
+    {**STUDY_KEYS, **dict(_in_study(RUN_KEYS))},
+    {**STUDY_VALUES, **dict(_in_study(RUN_VALUES))},
+    dict(_in_study(REMOVED)),
 )
 
 
@@ -179,5 +191,8 @@ def markdown_table() -> str:
             for old, new in renames.items():
                 place = f"value of {'.'.join(part for part in (prefix, key) if part)}"
                 places.setdefault((f"`{old}`", f"`{new}`"), []).append(place)
+    for section, removed in REMOVED.items():
+        for old, why in removed.items():
+            places[f"`{old}`", why] = [section]
     rows = [f"| {', '.join(where)} | {old} | {new} |" for (old, new), where in places.items()]
     return "\n".join(["| where | 0.1 | 0.2 |", "|---|---|---|", *rows])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -11,7 +12,7 @@ from pydantic import Field, model_validator
 
 from distill_ray.config.base import Name, Section
 from distill_ray.config.cluster import ClusterConfig
-from distill_ray.config.data import CorporaConfig, RowSource, TaskConfig
+from distill_ray.config.data import CorporaConfig, DataSource, RowSource, TaskConfig
 from distill_ray.config.ensemble import ENSEMBLE
 from distill_ray.config.errors import did_you_mean
 from distill_ray.config.fingerprint import WHERE_IT_RUNS, NotInFingerprint
@@ -76,14 +77,23 @@ class RunConfig(Section):
 
     def sources(self) -> Iterator[tuple[str, RowSource]]:
         """Every source of rows, with its place in the file."""
+        for stream in self.stream_sources():
+            yield stream.where, stream.source
+        if self.corpora.decontaminate is not None:
+            for name, source in self.corpora.decontaminate.benchmarks.items():
+                yield f"corpora.decontaminate.benchmarks.{name}", source
+
+    def stream_sources(self) -> Iterator[StreamSource]:
+        """Every source of a stream's rows."""
         for i, corpus in enumerate(self.corpora.sources):
-            yield f"corpora.sources.{i}.source", corpus.source
+            yield from _by_split(corpus.name, f"corpora.sources.{i}.source", corpus.source)
         for i, task in enumerate(self.tasks):
-            yield f"tasks.{i}.source", task.source
+            yield from _by_split(task.labelled_stream, f"tasks.{i}.source", task.source)
             if task.prompts is not None:
-                yield f"tasks.{i}.prompts", task.prompts
+                yield StreamSource(task.prompts_stream, None, f"tasks.{i}.prompts", task.prompts)
             for j, shifted in enumerate(task.shifted):
-                yield f"tasks.{i}.shifted.{j}.source", shifted.source
+                stream, where = shifted_stream(task, shifted.name), f"tasks.{i}.shifted.{j}.source"
+                yield StreamSource(stream, None, where, shifted.source)
 
     def teacher(self, name: str) -> TeacherConfig:
         """The teacher of that name."""
@@ -226,12 +236,24 @@ def shifted_stream(task: TaskConfig, name: str) -> str:
     return f"{task.name}.shifted.{name}"
 
 
-def all_sources(cfg: RunConfig) -> dict[str, RowSource]:
-    """Every stream that is read, with its source."""
-    sources = {corpus.name: corpus.source for corpus in cfg.corpora.sources}
-    for task in cfg.tasks:
-        sources[task.labelled_stream] = task.source
-        if task.prompts is not None:
-            sources[task.prompts_stream] = task.prompts
-        sources |= {shifted_stream(task, s.name): s.source for s in task.shifted}
-    return sources
+def labelled_streams(task: TaskConfig) -> tuple[str, ...]:
+    """Streams whose rows have the task's labels: its own, and those of its shifted sets."""
+    return (task.labelled_stream, *(shifted_stream(task, s.name) for s in task.shifted))
+
+
+@dataclass(frozen=True)
+class StreamSource:
+    """Where rows of a stream come from."""
+
+    stream: str
+    split: str | None
+    """The split that they belong to; None where the run splits them."""
+    where: str
+    """Place in the config."""
+    source: RowSource
+
+
+def _by_split(stream: str, where: str, source: DataSource) -> Iterator[StreamSource]:
+    for split, of_split in source.by_split().items():
+        place = where if split is None else f"{where}.{split}"
+        yield StreamSource(stream, split, place, of_split)

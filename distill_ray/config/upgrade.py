@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.renamed import FREE, RUN, STUDY, Renames
 
 COMMAND = "distill-ray config upgrade"
+GONE = "(left out)"
+"""Instead of the new name of a key that is no more."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Change:
     end: int
 
     def __str__(self) -> str:
-        return f"line {self.line}: {self.path}: {self.old} → {self.new}"
+        return f"line {self.line}: {self.path}: {self.old} → {self.new or GONE}"
 
 
 def upgrade(text: str, name: str) -> tuple[str, list[Change]]:
@@ -69,7 +72,7 @@ def upgrade(text: str, name: str) -> tuple[str, list[Change]]:
 
 def counts(changes: Sequence[Change]) -> dict[str, int]:
     """`old → new` → in how many places, in the order of the file."""
-    return dict(Counter(f"{change.old} → {change.new}" for change in changes))
+    return dict(Counter(f"{change.old} → {change.new or GONE}" for change in changes))
 
 
 def renew(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
@@ -100,6 +103,9 @@ def _renewed(
         for key, value in node.items():
             new = renames.key(path, key) if isinstance(key, str) else None
             place = (*written, str(key))
+            if isinstance(key, str) and (why := renames.without(path, key)) is not None:
+                problems.append(Problem(_dotted(place), f"{why}."))
+                continue
             if new is not None:
                 problems.append(Problem(_dotted(place), f"renamed to {new} in 0.2."))
             if key not in FREE or _is_name(path):
@@ -135,6 +141,7 @@ class _Walk:
         self.text, self.renames = text, renames
         self.problems: list[Problem] = []
         self._uses: dict[int, _Uses] = {}
+        self._removed: dict[int, tuple[yaml.ScalarNode, yaml.Node, str]] = {}
         self._visited: set[tuple[int, tuple[str, ...]]] = set()
 
     def mapping(self, node: yaml.MappingNode, path: tuple[str, ...]) -> None:
@@ -149,6 +156,9 @@ class _Walk:
             if key.tag == "tag:yaml.org,2002:merge":
                 for merged in _merged(value):
                     self.mapping(merged, path)
+                continue
+            if self.renames.without(path, key.value) is not None:
+                self._removed[id(key)] = (key, value, _dotted((*path, key.value)))
                 continue
             new = self.renames.key(path, key.value)
             if new is not None and new in names:
@@ -191,7 +201,25 @@ class _Walk:
                 start, end = self._characters(node)
                 line = node.start_mark.line + 1
                 changes.append(Change(line, path, node.value, new, start, end))
+        for key, value, path in self._removed.values():
+            start, end = self._entry(key, value)
+            line = key.start_mark.line + 1
+            changes.append(Change(line, path, key.value, "", start, end))
         return sorted(changes, key=lambda change: change.start)
+
+    def _entry(self, key: yaml.ScalarNode, value: yaml.Node) -> tuple[int, int]:
+        """Where a key and its value are: their whole line, or up to the next key in braces."""
+        start, end = key.start_mark.index, value.end_mark.index
+        line_start = self.text.rfind("\n", 0, start) + 1
+        line_end = self.text.find("\n", end)
+        line_end = len(self.text) if line_end < 0 else line_end + 1
+        rest = self.text[end:line_end].strip()
+        if not self.text[line_start:start].strip() and (not rest or rest.startswith("#")):
+            return line_start, line_end
+        if (comma := re.match(r"\s*,\s*", self.text[end:])) is not None:
+            return start, end + comma.end()
+        before = re.search(r",\s*$", self.text[:start])
+        return (before.start() if before else start), end
 
     def _characters(self, node: yaml.ScalarNode) -> tuple[int, int]:
         """Where a word is, without its anchor, tag and quotes."""

@@ -8,12 +8,14 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from distill_ray.console.output import size
 from distill_ray.core.memory import MemoryEstimate
 from distill_ray.stages.preflight.plan import Plan
+from distill_ray.stages.results.shard_set import LENGTHS, ShardCounts, left_out_reasons
 from distill_ray.stages.sharding.show import PADDING, RowShown, SampleShown, counts
 
 if TYPE_CHECKING:
@@ -135,6 +137,29 @@ def leaderboard(ranking: Ranking, places: Mapping[str, Sequence[LeaderboardEntry
 def ranking(result: Ranking) -> dict[str, object]:
     """The leaderboard as plain values."""
     return result.record.model_dump(include={"leaderboard", "verdicts", "ineligible", "failed"})
+
+
+def shard_table(counts: ShardCounts) -> Table:
+    """What became of the rows of each stream, and the lengths of those that stay."""
+    table = Table(title="Rows that were read", title_justify="left")
+    table.add_column("stream")
+    reasons = left_out_reasons(counts)
+    names = [reason.replace("_", " ") for reason in reasons]
+    for name in ("read", *names, "kept", "too long", "tokens", *LENGTHS):
+        table.add_column(name, justify="right")
+    table.add_column("largest labels")
+    for name, stream in counts.streams.items():
+        numbers = [
+            stream.num_read,
+            *(stream.left_out[r].rows if r in stream.left_out else 0 for r in reasons),
+            stream.kept,
+            stream.long.rows,
+            stream.tokens,
+            *(stream.lengths.get(place, 0) for place in LENGTHS),
+        ]
+        labels = ", ".join(f"{label} {rows:,}" for label, rows in stream.labels.items())
+        table.add_row(name, *(f"{number:,}" for number in numbers), escape(labels))
+    return table
 
 
 def attempts(submitted: Sequence[Attempt]) -> Table:

@@ -68,19 +68,24 @@ class Rows:
         disable_progress_bars()
         files = sorted(str(p) for p in folder.glob("*.parquet"))
         data = Dataset.from_parquet(files, cache_dir=str(cache))
-        self.data = data if limit is None else data.select(range(min(limit, len(data))))
+        self.data = data
+        self._places = np.arange(len(data))
+        if limit is not None and limit < len(data):
+            # Evenly spaced: each file holds another place of the input.
+            self._places = np.arange(limit) * len(data) // limit
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self._places)
 
     def __getitem__(self, numbers: Sequence[int]) -> dict[str, list[Any]]:
-        return dict(self.data[list(numbers)])
+        return dict(self.data[self._places[list(numbers)].tolist()])
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """[rows] tokens of each row."""
         column = self.data.data.column("input_ids")
-        return pc.list_value_length(column).to_numpy().astype(np.int64)  # type: ignore[no-any-return]
+        lengths: NDArray[np.int64] = pc.list_value_length(column).to_numpy().astype(np.int64)
+        return lengths[self._places]
 
     @cached_property
     def tokens(self) -> NDArray[np.int64]:
@@ -91,7 +96,7 @@ class Rows:
         for chunk in chunks:
             counts.append(_without_padding(chunk, samples[first : first + len(chunk)]))
             first += len(chunk)
-        return np.concatenate([np.empty(0, np.int64), *counts])
+        return np.concatenate([np.empty(0, np.int64), *counts])[self._places]
 
 
 def _without_padding(position_ids: Any, samples: NDArray[np.int64]) -> NDArray[np.int64]:

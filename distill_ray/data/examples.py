@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from distill_ray.data.prompt_format import PromptFormat
+from distill_ray.data.prompt_format import PromptFormat, Side
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,15 @@ def up_to(ids: Sequence[int], end: int | None) -> list[int]:
     return list(ids[: ids.index(end)] if end in ids else ids)
 
 
+@dataclass(frozen=True)
+class Cut:
+    """Where the text of a long prompt is truncated."""
+
+    length: int
+    """Tokens of prompt and answer together."""
+    side: Side
+
+
 def questions(
     name: str,
     rows: Sequence[Mapping[str, Any]],
@@ -58,15 +67,34 @@ def questions(
     template: str,
     answers: Mapping[str, str],
     prompt_format: PromptFormat,
+    cut: Cut | None = None,
 ) -> Questions:
-    """Render and tokenize rows of the TEXT contract; rows with an unknown label are left out."""
+    """Render and tokenize rows of the TEXT contract; rows with an unknown label are left out.
+
+    Args:
+        name: of the questions.
+        rows: of the TEXT contract.
+        template: of the prompt.
+        answers: label → its text.
+        prompt_format: makes tokens of both.
+        cut: what to do with prompts that are too long with their answers, as in training.
+    """
     labels = list(answers)
     encoded = [prompt_format.answer(text) for text in answers.values()]
     known = [row for row in rows if row["label"] in answers]
+    prompts = prompt_format.prompts([template.format(text=row["text"]) for row in known])
+    if cut is not None:
+        limit = cut.length - max(len(a.ids) + 1 + len(a.trailing) for a in encoded)
+        prompts = [
+            prompt
+            if len(prompt) <= limit
+            else prompt_format.prompt_of(template, row["text"], limit, cut.side)
+            for row, prompt in zip(known, prompts)
+        ]
     return Questions(
         name=name,
         row_ids=[row["row_id"] for row in known],
-        prompts=[prompt_format.prompt(template.format(text=row["text"])) for row in known],
+        prompts=prompts,
         options=option_ids(answers, prompt_format),
         labels=labels,
         answer_index=[labels.index(row["label"]) for row in known],

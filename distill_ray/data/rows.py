@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import pyarrow as pa
 
+from distill_ray.config.data import SPLITS as SPLITS
+from distill_ray.data.conversation import TURNS
+
 TEXT = pa.schema(
     [
         ("row_id", pa.string()),  # stream and content key; the same in every run
         ("key", pa.string()),  # SHA-256 of the normalised text
         ("stream", pa.string()),
         ("split", pa.string()),  # train, validation or test
-        ("text", pa.string()),  # as it was read: another tokenizer can start from here
+        # As it was read: another tokenizer can start from here. Of a conversation, its words.
+        ("text", pa.string()),
         ("label", pa.string()),  # null where there is none
         ("group", pa.string()),
+        ("turns", TURNS),  # of a conversation; null for a text
+        ("tools", pa.string()),  # JSON; null where there are none
     ]
 )
 
@@ -37,8 +43,6 @@ TARGETS = pa.schema(
         ("payload", pa.binary()),
     ]
 )
-
-SPLITS = ("train", "validation", "test")
 
 
 def stream_of(row_id: str) -> str:

@@ -51,13 +51,22 @@ def shifted(*, rows: int | None = None) -> Iterator[Row]:
     """Yield synonyms that coders meet in practice, with the chapter of their diagnosis.
 
     They are the inclusion terms of the classification ("Indigestion" for "Functional dyspepsia").
+    A term of several chapters has no answer, so it is left out.
     """
     icd = _icd()
-    synonyms = (
-        {"text": term, "label": item.label, "group": item.group}
+    terms = [
+        (term, item)
         for item in _diagnoses()
         for term in icd.get_inclusion_term(item.code)[:1]
         if _is_rewording(term, item.text)
+    ]
+    chapters: dict[str, set[str]] = {}
+    for term, item in terms:
+        chapters.setdefault(term.casefold(), set()).add(str(item.label))
+    synonyms = (
+        {"text": term, "label": item.label, "group": item.group}
+        for term, item in terms
+        if len(chapters[term.casefold()]) == 1
     )
     for count, row in enumerate(synonyms):
         if rows is not None and count >= rows:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from distill_ray.config.run import labelled_streams
 from distill_ray.core.intervals import verdict
 from distill_ray.core.resampling import Resamples
 from distill_ray.core.weighting import favourable_sets
@@ -134,7 +135,8 @@ def _gaps_by_set(
     """Question set → the largest gaps to the teacher that taught last."""
     if teacher not in scored:
         return {}
-    table = shards.text("test").select(["row_id", "text"])
+    streams = [name for task in shards.cfg.tasks for name in labelled_streams(task)]
+    table = shards.text("test", streams).select(["row_id", "text"])
     texts = dict(zip(*(column.to_pylist() for column in table.columns)))
     return {
         questions.name: largest_gaps(

@@ -1,41 +1,69 @@
 """Corpora and tasks → ShardSet: read, clean, deduplicate, split, tokenize, pack, write.
 
-The unit of work is a bucket of content keys. Equal texts share a bucket, so duplicates and leaks
-between streams are found inside it, and the result is the same for any number of workers.
+The unit of work is a part: a few megabytes of one source. Which part holds a row depends on the
+input's bytes alone, so the result is the same for any number of workers. A part's report is
+written last, so a killed run goes on with the parts that have none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
-from distill_ray.config.data import TaskConfig
+from distill_ray.config.data import RowSource, TaskConfig
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.fingerprint import identity as config_identity
 from distill_ray.config.fingerprint import path_identity
 from distill_ray.config.models import ModelSource
-from distill_ray.config.run import RunConfig, all_sources
+from distill_ray.config.run import RunConfig, labelled_streams, shifted_stream
 from distill_ray.core.plugins import source_digest
+from distill_ray.data.rows import SPLITS
 from distill_ray.data.tokenizer import train_tokenizer
 from distill_ray.models.packages import file_of
 from distill_ray.models.tokenizers import tokenizer_of
 from distill_ray.models.vocab import tokenizer_file
 from distill_ray.runtime.artifacts import Building
+from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
+from distill_ray.runtime.storage import Storage
 from distill_ray.stages.preflight.check_tokenizers import chat_problems
+from distill_ray.stages.reading.faults import ReadError
+from distill_ray.stages.reading.files import local_paths
 from distill_ray.stages.results.shard_set import ShardCounts, ShardSet, TokenizerSummary
-from distill_ray.stages.sharding.check_data import answers_of, require_rows, require_streams
+from distill_ray.stages.sharding.check_data import (
+    answers_of,
+    refuse_conflicts,
+    refuse_equal_answers,
+    refuse_long_rows,
+    refuse_long_templates,
+    refuse_without_template,
+    require_rows,
+    require_streams,
+)
+from distill_ray.stages.sharding.files import SCRATCH
+from distill_ray.stages.sharding.labels import label_counts, last_labelled_key
+from distill_ray.stages.sharding.parts import (
+    Piece,
+    StreamPart,
+    plan_stream_parts,
+    stream_numbers,
+    stream_rules,
+)
+from distill_ray.stages.sharding.summary import (
+    StreamTally,
+    format_notes,
+    notes,
+    packed_counts,
+    remove,
+)
 from distill_ray.stages.sharding.vocabulary import vocabulary_fits
 
 if TYPE_CHECKING:
     from distill_ray.stages.sharding.pack_worker import TaskSpec
 
-VERSION = 5
+VERSION = 6
 """Raised when the stage's output changes for equal input."""
 
 TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json")
@@ -52,9 +80,10 @@ def shard(run: Run) -> ShardSet:
     else:
         with run.stage("shard"):
             tokenizer = _pretrained_tokenizer(run.cfg)
-            run.ray()
-            with artifact.building() as building:
+            with artifact.building(resumable=True) as building:
                 _build(run, building, tokenizer)
+            for line in building.counts["notes"]:
+                run.progress.emit(Event("note", "shard", line))
     shards = ShardSet(artifact, run.cfg)
     require_streams(shards)
     vocabulary_fits(run, shards)
@@ -63,22 +92,14 @@ def shard(run: Run) -> ShardSet:
 
 def _identity(cfg: RunConfig) -> dict[str, object]:
     """What decides the shards: config, and content as far as this machine can tell."""
-    content: dict[str, Any] = {}
-    for source in all_sources(cfg).values():
-        location = source.location
-        if source.format == "callable":
-            content[location] = source_digest(location)
-        else:
-            content[location] = None if "://" in location else path_identity(Path(location))
     tokenizer = cfg.student.tokenizer or cfg.student.model
     tokenizer_content: Any = None
     if isinstance(tokenizer, ModelSource) and tokenizer.gguf is not None:
         tokenizer_content = path_identity(file_of(tokenizer.gguf))
     elif tokenizer.path is not None:
         folder = Path(tokenizer.path)
-        # The template only where a task is a chat.
-        files = TEMPLATE_FILES if any(task.chat for task in cfg.tasks) else ()
-        templates = {name: path_identity(folder / name) for name in files}
+        # The template, because conversations and chats are rendered by it.
+        templates = {name: path_identity(folder / name) for name in TEMPLATE_FILES}
         tokenizer_content = {"tokenizer": tokenizer_file(folder), **templates}
     return {
         "version": VERSION,
@@ -86,8 +107,19 @@ def _identity(cfg: RunConfig) -> dict[str, object]:
         "tasks": [config_identity(task) for task in cfg.tasks],
         "tokenizer": tokenizer,
         "tokenizer_file": tokenizer_content,
-        "content": content,
+        "content": {where: _content(source) for where, source in cfg.sources()},
     }
+
+
+def _content(source: RowSource) -> Any:
+    """What identifies a source's rows; None for what isn't on this machine."""
+    if source.format == "callable":
+        return source_digest(source.location)
+    # By name, not by folder: a submitted job finds the same files elsewhere.
+    try:
+        return [(path.name, path_identity(path)) for path in local_paths(source)] or None
+    except ReadError:  # Told with all others, once the parts are planned.
+        return None
 
 
 def _pretrained_tokenizer(cfg: RunConfig) -> Any:
@@ -122,67 +154,179 @@ def _build(run: Run, building: Building, tokenizer: Any) -> None:
         building: the artifact.
         tokenizer: the student's, or None for one that is trained on the text.
     """
-    from distill_ray.stages.sharding.pack_worker import Deduplicate, PackBucket, over_buckets
-    from distill_ray.stages.sharding.sources import write_fragments
+    from distill_ray.stages.sharding.removal import remove_duplicates
+    from distill_ray.stages.sharding.similar import remove_contaminated, remove_near_duplicates
 
-    cfg, out = run.cfg, building.storage
-    corpora = [corpus.name for corpus in cfg.corpora.sources]
-    run.note("shard", "reading and splitting", completed=0, total=4)
-    write_fragments(cfg, out.sub("fragments").uri)
+    cfg, out, numbers = run.cfg, building.storage, stream_numbers(run.cfg)
+    parts = plan_stream_parts(cfg)
+    refuse_without_template(cfg, parts, tokenizer)
+    tallies, pieces = _read(run, out, parts)
+    readers = {piece.number: piece.reader for piece in pieces}
+    num_rows = sum(sum(tally.rows.values()) for tally in tallies.values())
+    removals = remove_duplicates(run, out, [*readers], num_rows, stream_rules(cfg))
+    refuse_conflicts(cfg, out, pieces, removals)
+    remove(out, tallies, removals, numbers)
+    remove(out, tallies, remove_contaminated(run, out, pieces), numbers)
+    remove(out, tallies, remove_near_duplicates(run, out, pieces), numbers)
+    rows = {
+        f"{stream}/{split}": tally.rows[split]
+        for stream, tally in tallies.items()
+        for split in SPLITS
+        if tally.rows[split]
+    }
+    require_rows(cfg, tallies)
     run.raise_if_interrupted()
-    run.note("shard", "removing duplicates and leaks", completed=1, total=4)
-    questions_of = frozenset(all_sources(cfg)) - set(corpora)
-    counts = over_buckets(cfg.corpora.num_shards, Deduplicate(out.uri, questions_of))
-    out.delete("fragments")
-    require_rows(cfg, counts["rows"])
-    with out.reading("text") as folder:
-        text = pq.read_table(folder, columns=["stream", "split", "label", "key", "text"])
-    answers = answers_of(cfg, text)
-    run.raise_if_interrupted()
-    run.note("shard", "making the tokenizer", completed=2, total=4)
-    if tokenizer is None:
-        source = cfg.student.tokenizer
-        assert source is not None and source.train is not None
-        sample = _sample(text, source.train.sample_bytes)
-        tokenizer = train_tokenizer(sample, source.train.vocab_size)
+
+    labels = _count_labels(cfg, out, pieces, tallies)
+    answers = answers_of(cfg, {task.name: labels[task.labelled_stream] for task in cfg.tasks})
+    tokenizer = tokenizer or _trained_tokenizer(run, out, pieces, tallies)
+    refuse_equal_answers(cfg, answers, tokenizer)
+    refuse_long_templates(cfg, answers, tokenizer)
     with out.folder("tokenizer") as folder:
         tokenizer.save_pretrained(str(folder))
     run.raise_if_interrupted()
-    run.note("shard", "tokenizing and packing", completed=3, total=4)
-    specs = [_task_spec(task, answers[task.name], text) for task in cfg.tasks]
-    grouped = cfg.corpora.batching == "grouped"
-    pack = PackBucket(out.uri, corpora, specs, cfg.corpora.sequence_length, grouped)
-    counts = {**counts, **over_buckets(cfg.corpora.num_shards, pack)}
-    tables = {table: dict(sorted(items.items())) for table, items in counts.items()}
-    empty: dict[str, dict[str, int]] = {name: {} for name in ("packed", "tokens", "too_long")}
-    summary = TokenizerSummary(
-        vocab_size=len(tokenizer),
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+
+    reports = _pack(run, building, pieces, answers, tallies)
+    refuse_long_rows(cfg, tallies)
+    unknown = {
+        stream: foreign
+        for task in cfg.tasks
+        for stream in (shifted_stream(task, s.name) for s in task.shifted)
+        if (
+            foreign := Counter(
+                {k: v for k, v in labels[stream].items() if k not in answers[task.name]}
+            )
+        )
+    }
+    record = ShardCounts(
+        rows=dict(sorted(rows.items())),
+        packed=packed_counts(reports, "packed"),
+        tokens=packed_counts(reports, "tokens"),
+        streams={name: tally.counts() for name, tally in tallies.items()},
+        answers=answers,
+        tokenizer=TokenizerSummary(
+            vocab_size=len(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        ),
+        notes=[
+            *format_notes(part.reader for part in parts),
+            *notes(tallies, cfg.corpora.sequence_length, unknown),
+        ],
     )
-    record = ShardCounts(**{**empty, **tables}, tokenizer=summary, answers=answers)
     building.counts |= record.model_dump()
+    for folder_name in SCRATCH:
+        out.delete(folder_name)
 
 
-def _sample(text: pa.Table, size_bytes: int) -> Iterator[str]:
-    """Yield train texts in the order of their keys, which is random yet fixed."""
-    remaining = size_bytes
-    for value in text.filter(pc.equal(text["split"], "train")).sort_by("key")["text"]:
-        yield value.as_py()
-        remaining -= len(value.as_py().encode())
-        if remaining <= 0:
-            return
+def _read(
+    run: Run, out: Storage, parts: Sequence[StreamPart]
+) -> tuple[dict[str, StreamTally], list[Piece]]:
+    """Read and clean all parts, and add up what each stream holds.
+
+    Returns:
+        stream → its sums, and all pieces in order.
+
+    Raises:
+        InputError: rows can't be read, and aren't to be skipped.
+    """
+    from distill_ray.stages.sharding.read_worker import ReadPart
+    from distill_ray.stages.sharding.runner import over_parts
+
+    tallies: dict[str, StreamTally] = {}
+    for reader in (part.reader for part in parts):
+        tally = StreamTally(reader.where, reader.on_long_row, reader.is_labelled)
+        tallies.setdefault(reader.stream, tally)
+    items = [(part.number, part) for part in parts]
+    reports: dict[int, Mapping[str, Any]] = {}
+    for number, report in over_parts(run, out, "read", items, ReadPart(out.uri)):
+        if "faults" in report:
+            where = parts[number].reader.where
+            problems = [Problem(where, fault) for fault in report["faults"]]
+            raise InputError("the input can't be read:", problems)
+        reports[number] = report
+    pieces: list[Piece] = []
+    for part in parts:  # In their order, whichever was done first.
+        tallies[part.reader.stream].add_read(reports[part.number])
+        pieces += [Piece(number, part.reader) for number in reports[part.number]["pieces"]]
+    return tallies, pieces
 
 
-def _task_spec(task: TaskConfig, answers: Mapping[str, str], text: pa.Table) -> TaskSpec:
+def _count_labels(
+    cfg: RunConfig, out: Storage, pieces: Sequence[Piece], tallies: Mapping[str, StreamTally]
+) -> dict[str, Counter[str]]:
+    """Stream with labels → label → rows."""
+    labels = {}
+    for task in cfg.tasks:
+        for stream in labelled_streams(task):
+            labels[stream] = tallies[stream].labels = label_counts(out, pieces, stream)
+    return labels
+
+
+def _trained_tokenizer(
+    run: Run, out: Storage, pieces: Sequence[Piece], tallies: Mapping[str, StreamTally]
+) -> Any:
+    """A tokenizer that is trained on the train texts."""
+    from distill_ray.stages.sharding.tokenizer_sample import tokenizer_sample
+
+    run.note("shard", "training the tokenizer")
+    source = run.cfg.student.tokenizer
+    assert source is not None and source.train is not None
+    train_bytes = sum(tally.size_bytes["train"] for tally in tallies.values())
+    sample = tokenizer_sample(run, out, pieces, train_bytes, source.train.sample_bytes)
+    return train_tokenizer(sample, source.train.vocab_size)
+
+
+def _pack(
+    run: Run,
+    building: Building,
+    pieces: Sequence[Piece],
+    answers: Mapping[str, Mapping[str, str]],
+    tallies: Mapping[str, StreamTally],
+) -> list[dict[str, Any]]:
+    """Tokenize and pack all pieces, and add up what each stream holds.
+
+    Returns:
+        the pieces' reports in order, without what is added up at once: the lengths of samples would
+        fill the driver's memory.
+
+    Raises:
+        InputError: the chat template refuses a conversation.
+    """
+    from distill_ray.stages.sharding.pack_worker import CorpusSpec, PackPart
+    from distill_ray.stages.sharding.runner import over_parts
+
+    cfg, out = run.cfg, building.storage
+    readers = {piece.number: piece.reader for piece in pieces}
+    on_long_row = {piece.reader.stream: piece.reader.on_long_row for piece in pieces}
+    corpora = {
+        corpus.name: CorpusSpec(corpus.conversation, on_long_row[corpus.name])
+        for corpus in cfg.corpora.sources
+    }
+    tasks = [_task_spec(task, answers[task.name], out, pieces) for task in cfg.tasks]
+    grouped = cfg.corpora.batching == "grouped"
+    work = PackPart(out.uri, corpora, tasks, cfg.corpora.sequence_length, grouped)
+    items = [(piece.number, (piece.number, piece.reader.stream)) for piece in pieces]
+    reports: dict[int, dict[str, Any]] = {}
+    for number, report in over_parts(run, out, "pack", items, work):
+        if report["faults"]:
+            problems = [Problem(readers[number].where, f) for f in report["faults"][:5]]
+            raise InputError("the chat template refuses conversations:", problems)
+        building.digests |= report.pop("files")
+        tallies[readers[number].stream].add_lengths(report.pop("lengths"))
+        reports[number] = report
+    for piece in pieces:  # In their order, whichever was done first.
+        tallies[piece.reader.stream].add_packed(reports[piece.number])
+    return [reports[piece.number] for piece in pieces]
+
+
+def _task_spec(
+    task: TaskConfig, answers: Mapping[str, str], out: Storage, pieces: Sequence[Piece]
+) -> TaskSpec:
     """How a task's rows become samples; its labels go to the first keys of the train split."""
     from distill_ray.stages.sharding.pack_worker import TaskSpec
 
-    labelled = pc.and_(pc.equal(text["stream"], task.labelled_stream), pc.is_valid(text["label"]))
-    in_train = pc.and_(labelled, pc.equal(text["split"], "train"))
-    keys = text.filter(in_train).sort_by("key")["key"]
-    num_labelled = min(task.num_labelled_rows or len(keys), len(keys))
     return TaskSpec(
         labelled=task.labelled_stream,
         prompts=task.prompts_stream,
@@ -190,5 +334,8 @@ def _task_spec(task: TaskConfig, answers: Mapping[str, str], text: pa.Table) -> 
         answers=answers,
         chat=task.chat,
         system=task.system,
-        last_key=keys[num_labelled - 1].as_py() if num_labelled else "",
+        template_args=task.template_args,
+        on_long_row=task.on_long_row,
+        last_key=last_labelled_key(out, pieces, task),
+        shifted={shifted_stream(task, s.name): s.prompt or task.prompt for s in task.shifted},
     )

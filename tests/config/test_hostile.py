@@ -90,9 +90,18 @@ def test_a_uri_with_credentials_is_refused_and_they_are_not_repeated(
     assert "hunter2" not in str(refused.value)
 
 
+@pytest.mark.parametrize("uri", ["file://runs", "file://server/share/runs"])
+def test_a_folder_of_another_machine_is_refused(minimal: dict[str, Any], uri: str) -> None:
+    with pytest.raises(ValueError, match="isn't this machine"):
+        RunConfig.model_validate({**minimal, "storage": uri})
+
+
 def test_other_uris_pass(minimal: dict[str, Any]) -> None:
     for uri in (
         "runs",
+        "~/runs",
+        "file:///data/my%20runs",
+        "file://~/runs",
         "/mnt/a:b@c/runs",
         "s3://bucket/runs?scheme=http&endpoint_override=127.0.0.1:9000&region=x",
         "gs://anonymous@bucket/runs",

@@ -57,7 +57,6 @@ student:
 teachers:
   - {name: big, model: {init: {model_type: llama, layers: 3}}, recipes: [tokens]}
 corpora:
-  num_shards:   4
   sources:
     - name: notes
       source: {text: notes.txt, max_rows: 10}

@@ -185,8 +185,10 @@ def test_in_order_gives_every_rank_equal_batches_and_counts_no_row_twice(
         for row_id, gold in zip(batch.row_ids, batch.label_mask, strict=True)
         if gold.any()
     )
-    expected = Counter(f"notes:{i:06d}" for i in range(13))
-    expected += Counter(f"triage:{i:06d}" for i in range(5))
+    expected = Counter()
+    for name, rows in (("notes", 13), ("triage", 5)):
+        written = len(streams[name].rows.data)
+        expected.update(f"{name}:{i * written // rows:06d}" for i in range(rows))
     assert supervised == expected
     for batches in by_rank:
         for batch in batches:
@@ -228,11 +230,13 @@ def test_the_length_of_a_row_is_that_of_its_tokens(unequal):
     assert len(set(rows.lengths.tolist())) > 3
 
 
-def test_a_limit_keeps_the_lengths_of_the_first_rows(unequal, tmp_path):
+def test_a_limit_takes_rows_from_all_places_with_their_lengths(unequal, tmp_path):
     made = packed.samples("text", 9, vocab=50, seed=1)
     folder = packed.write(tmp_path / "s", made, length=LENGTH, grouped=True)
     few = Rows(folder, tmp_path / "cache", limit=4)
-    assert few.lengths.tolist() == [len(sample.ids) for sample in made[:4]]
+    chosen = [made[i] for i in (0, 2, 4, 6)]
+    assert few.lengths.tolist() == few.tokens.tolist() == [len(sample.ids) for sample in chosen]
+    assert few[[1, 3]]["input_ids"] == [chosen[1].ids, chosen[3].ids]
 
 
 def test_rows_are_padded_to_the_longest_and_padding_is_not_supervised():

@@ -5,6 +5,7 @@ import pytest
 
 from distill_ray.data.packing import (
     Sample,
+    Samples,
     best_fit,
     labelled_sample,
     pack,
@@ -198,3 +199,18 @@ def test_padding_is_never_supervised_and_never_predicted(seed):
             followed_by_pad = row["input_ids"][i + 1 : i + 2] == [PAD]
             assert not (row["label_mask"][i] and (token == PAD or followed_by_pad))
             assert not (row["teacher_mask"][i] and token == PAD)
+
+
+def test_a_piece_that_teaches_nothing_is_known():
+    samples = Samples.of(
+        [
+            prompt_sample("a", [1, 2, 3]),
+            labelled_sample("b", [*range(1, 10)], [10], END),
+            Sample("c", [1, 2], [False] * 2, [False] * 2),
+        ]
+    )
+    assert samples.teaching.tolist() == [True, True, False]
+    pieces = samples.split_long(4)
+    assert pieces.sources == ["a", "b", "b", "b", "c"]
+    assert pieces.teaching.tolist() == [True, False, False, True, False]
+    assert Samples.of([]).teaching.tolist() == []

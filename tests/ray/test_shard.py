@@ -139,7 +139,7 @@ def test_a_corpus_without_text_is_refused_and_leaves_nothing(tmp_path: Path) -> 
     data = config(tmp_path)
     empty = write_jsonl(tmp_path / "empty.jsonl", [{"body": "x"}, {"body": "y"}])
     data["corpora"]["sources"].append({"name": "hollow", "source": {"jsonl": str(empty)}})
-    with pytest.raises(InputError, match=r"hollow: .*no row with text in column 'text'"):
+    with pytest.raises(InputError, match=r"no column 'text'; columns: body \(text\)"):
         made(data)
     assert not list((tmp_path / "runs/tiny").glob("shard/*"))
 
@@ -158,3 +158,24 @@ def test_a_label_without_an_answer_is_refused(tmp_path: Path) -> None:
     data["tasks"][0]["answers"] = {"heart": " heart", "lung": " lung"}
     with pytest.raises(InputError, match="the data's label 'eye' has no answer"):
         made(data)
+
+
+@pytest.mark.slow
+def test_keys_that_are_shuffled_by_ray_data_give_what_one_task_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = config(tmp_path)
+    items = rows()
+    near = [{**row, "text": f"{row['text']}, as before"} for row in items]
+    write_jsonl(tmp_path / "task.jsonl", [*items, *items[:40], *near, *near[::-1]])
+    (tmp_path / "corpus.txt").write_text("\n".join(row["text"] for row in [*near, *items]))
+    data["corpora"]["near_duplicates"] = {"threshold": 0.85, "ngram": 2}
+    made_by_one = made(data | {"name": "one"})
+    for module in ("removal", "similar"):
+        monkeypatch.setattr(f"distill_ray.stages.sharding.{module}.PARTITION_ROWS", 150)
+    shuffled = made(data | {"name": "several"})
+    assert shuffled.artifact.manifest().files == made_by_one.artifact.manifest().files
+    left_out = shuffled.counts.streams["organ.labelled"].left_out
+    assert left_out["duplicate"].rows == 40 + len(near)
+    assert left_out["near_duplicate"].rows > 10
+    assert shuffled.counts == made_by_one.counts

@@ -73,8 +73,9 @@ def shard_set(run: Run) -> ShardSet:
     with artifact.building() as building:
         folder = Path(building.storage.uri)
         tokenizer(None).save_pretrained(folder / "tokenizer")
-        (folder / "text").mkdir()
-        pq.write_table(pa.Table.from_pylist(rows, schema=TEXT), folder / "text" / "0.parquet")
+        texts = folder / "text" / "organ.labelled"
+        texts.mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows, schema=TEXT), texts / "0.parquet")
         building.counts |= shard_counts(answers={"organ": {name: name for name in LABELS}})
     return ShardSet(artifact, run.cfg)
 

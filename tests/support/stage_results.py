@@ -71,10 +71,10 @@ def run_of(folder: Path, *teachers: str, tasks: Sequence[str] = ("organ",), **ch
 
 def shard_counts(**changes: Any) -> dict[str, Any]:
     """The counts of a shard set's manifest."""
-    tables = ("rows", "packed", "tokens", "too_long", "removed", "answers")
+    tables = ("rows", "packed", "tokens", "streams", "answers")
     ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 0)
     tokenizer = {"vocab_size": 300, **ids}
-    return {**{name: {} for name in tables}, "tokenizer": tokenizer, **changes}
+    return {**{name: {} for name in tables}, "tokenizer": tokenizer, "notes": [], **changes}
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,6 @@ def config(folder: Path, **changes: Any) -> dict[str, Any]:
             "sequence_length": 64,
             "validation_fraction": 0.15,
             "test_fraction": 0.15,
-            "num_shards": 2,
             "sources": [{"name": "findings", "source": {"text": str(folder / "corpus.txt")}}],
         },
         "tasks": [

@@ -48,7 +48,6 @@ def _config(folder: Path) -> dict[str, Any]:
         ],
         "corpora": {
             "sequence_length": LENGTH,
-            "num_shards": 2,
             "sources": [{"name": "notes", "source": {"text": str(folder / "text.txt")}}],
         },
         "tasks": [

@@ -7,32 +7,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distill_ray.config.data import RowSource
-from distill_ray.config.errors import Problem, did_you_mean
+from distill_ray.config.errors import Problem
 from distill_ray.config.run import RunConfig
 from distill_ray.runtime.run import name_problem
 from distill_ray.runtime.storage import STORAGE_FIX, Storage
 from distill_ray.stages.preflight.check_functions import function_problems
+from distill_ray.stages.reading.faults import ReadError
+from distill_ray.stages.reading.inspection import is_here, row_format
 
 
 def source_problems(where: str, source: RowSource) -> Iterator[Problem]:
-    """A source's function or local file that can't be used.
+    """A source's function that can't be called, or local files whose first rows can't be read.
 
     Args:
         where: the source's place in the config.
         source: rows of a corpus or of a task; one behind a URI is tried when it is read.
     """
+    is_corpus = where.startswith("corpora.sources.")
     where = f"{where}.{source.format}"
     if source.format == "callable":
         yield from function_problems(where, source.location, source.options)
-    elif source.format != "dataset" and "://" not in source.location:
-        path = Path(source.location)
-        if not path.exists():
-            near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-            yield Problem(where, f"no such file: {path}.", did_you_mean(path.name, near))
-        elif not os.access(path, os.R_OK):
-            yield Problem(where, f"{path} can't be read.", "Free its permissions.")
-        elif not (path.stat().st_size if path.is_file() else any(path.iterdir())):
-            yield Problem(where, f"{path} is empty.", "Give a file with rows.")
+    elif is_here(source):
+        try:
+            row_format(source, is_corpus=is_corpus)
+        except ReadError as error:
+            yield Problem(where, str(error.fault))
 
 
 def local_storage_problems(cfg: RunConfig, config_file: str) -> Iterator[Problem]:

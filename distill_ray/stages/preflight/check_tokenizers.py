@@ -6,13 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from distill_ray.config.data import CorpusConfig
 from distill_ray.config.errors import Problem
 from distill_ray.config.models import ModelSource, TokenizerSource
 from distill_ray.config.run import RunConfig
+from distill_ray.data.chat_template import ChatTemplate
 from distill_ray.data.prompt_format import make_prompt_format
 from distill_ray.models import vocab
 from distill_ray.models.folder import folder_problems
 from distill_ray.models.tokenizers import SAME, differs, tokenizer_of
+from distill_ray.stages.reading.faults import ReadError
+from distill_ray.stages.reading.inspection import TEXT_FORMAT, is_here, row_format
 
 CHAT = "Leave chat out, or name the tokenizer of a chat model as student.tokenizer."
 """What would do where a chat can't be rendered."""
@@ -58,7 +62,7 @@ def _tokenizer_file(model: ModelSource, tokenizer: TokenizerSource | None) -> di
 def local_chat_problems(cfg: RunConfig) -> Iterator[Problem]:
     """Chats and the student's tokenizer, unless it is on the hub: then it is seen when loaded."""
     source = cfg.student.tokenizer or cfg.student.model
-    if not any(task.chat for task in cfg.tasks) or source.hub is not None:
+    if source.hub is not None:
         return
     try:
         trained = isinstance(source, TokenizerSource) and source.train is not None
@@ -80,6 +84,39 @@ def chat_problems(cfg: RunConfig, tokenizer: Any) -> Iterator[Problem]:
             yield Problem(f"tasks.{i}.chat", "a tokenizer trained here has no chat template.", CHAT)
         elif task.chat:
             try:
-                make_prompt_format(tokenizer, chat=True, system=task.system)
+                make_prompt_format(
+                    tokenizer, chat=True, system=task.system, args=task.template_args
+                )
             except ValueError as error:
                 yield Problem(f"tasks.{i}.chat", f"{error}.", CHAT)
+    for i, corpus in enumerate(cfg.corpora.sources):
+        if not _holds_conversations(corpus):
+            continue
+        where = f"corpora.sources.{i}.conversation"
+        if tokenizer is None:
+            what = "a tokenizer trained here has no chat template, which conversations need."
+            yield Problem(where, what, "Name the tokenizer of a chat model as student.tokenizer.")
+            continue
+        try:
+            options = corpus.conversation
+            ChatTemplate(
+                tokenizer,
+                args=options.template_args,
+                supervise=options.supervise,
+                reasoning=options.reasoning,
+            )
+        except ValueError as error:
+            yield Problem(where, f"{error}.", CHAT)
+
+
+def _holds_conversations(corpus: CorpusConfig) -> bool:
+    """Whether a corpus says that it holds conversations, or its files here do."""
+    for source in corpus.source.by_split().values():
+        if source.row_format is not None:
+            return source.row_format != TEXT_FORMAT
+        try:
+            if is_here(source) and row_format(source, is_corpus=True) != TEXT_FORMAT:
+                return True
+        except ReadError:
+            return False  # Another check says what is wrong with the file.
+    return False

@@ -175,6 +175,7 @@ def sections(facts: Facts) -> list[Section]:
             tables.times(wall_by_stage(facts.entries)),
             tables.artifacts(facts.entries),
             tables.models(origins(facts)),
+            tables.input_rows(inputs.shards.counts),
             tables.data(inputs.shards.counts),
             tables.versions(facts.entries),
         ],

@@ -67,7 +67,8 @@ def _copy(source: Path, folder: Path) -> None:
 
 def turn_end(tokenizer: Any, task: TaskConfig) -> int:
     """Id of the token that ends the assistant's turn of a task."""
-    return make_prompt_format(tokenizer, chat=True, system=task.system).answer("").end
+    form = make_prompt_format(tokenizer, chat=True, system=task.system, args=task.template_args)
+    return form.answer("").end
 
 
 def end_turns(folder: Path, ends: set[int]) -> None:

@@ -23,7 +23,7 @@ from distill_ray.stages.results.final_scores import Comparison, LargestGaps, Tes
 from distill_ray.stages.results.question_metrics import TaskMetrics
 from distill_ray.stages.results.ranking import Ranking
 from distill_ray.stages.results.report_page import AdaptationCurve, LineageEntry, Turn
-from distill_ray.stages.results.shard_set import ShardCounts
+from distill_ray.stages.results.shard_set import LENGTHS, ShardCounts, left_out_reasons
 from distill_ray.stages.results.trial import TrialResult
 
 
@@ -350,15 +350,32 @@ def data(counts: ShardCounts) -> Table:
         for place in places
     ]
     columns = ["Stream", "Split", "Texts", "Tokens", "Packed rows"]
-    duplicates, leaks = (counts.removed.get(k, 0) for k in ("duplicates", "leaks"))
-    dropped = sum(counts.too_long.values())
     note = (
-        f"Left out of training for being longer than a row: {dropped} texts. "
-        f"Removed: {duplicates} duplicates and {leaks} train rows whose text is held out. "
-        f"Texts whose label was given up are counted as labelled, their tokens as prompts. "
+        "Texts whose label was given up are counted as labelled, their tokens as prompts. "
         f"Vocabulary: {counts.tokenizer.vocab_size} tokens."
     )
     return Table("Data", columns, rows, note)
+
+
+def input_rows(counts: ShardCounts) -> Table:
+    """What became of the rows that each stream's files hold."""
+    reasons = left_out_reasons(counts)
+    rows = [
+        [
+            name,
+            big(stream.num_read),
+            *(big(stream.left_out[r].rows) if r in stream.left_out else "–" for r in reasons),
+            big(stream.kept),
+            big(stream.long.rows) if stream.long.rows else "–",
+            *(big(stream.lengths[p]) if p in stream.lengths else "–" for p in LENGTHS),
+            ", ".join(f"{label} {big(rows)}" for label, rows in stream.labels.items()) or "–",
+        ]
+        for name, stream in counts.streams.items()
+    ]
+    reason_columns = [reason.replace("_", " ").capitalize() for reason in reasons]
+    lengths = ["Median tokens", "90 %", "99 %", "Longest"]
+    columns = ["Stream", "Read", *reason_columns, "Kept", "Too long", *lengths, "Largest labels"]
+    return Table("Rows that were read", columns, rows, " ".join(counts.notes))
 
 
 def read(streams: Mapping[str, Mapping[str, StreamRead]]) -> Table:

@@ -22,7 +22,9 @@ def usage(
         tokenizer: the student's.
         folder: where the code finds the student.
     """
-    prompt_format = make_prompt_format(tokenizer, chat=task.chat, system=task.system)
+    prompt_format = make_prompt_format(
+        tokenizer, chat=task.chat, system=task.system, args=task.template_args
+    )
     options = option_ids(answers, prompt_format)
     code = {"folder": repr(folder), "prompt": repr(task.prompt), "chat": task.chat}
     if isinstance(prompt_format, Chat):
@@ -34,6 +36,7 @@ def usage(
         return {
             **code,
             "turns": f"[{', '.join(turns)}]",
+            "args": "".join(f", {name}={value!r}" for name, value in task.template_args.items()),
             "lead": f" + {prefix!r}" if prefix else "",
             "answers": repr(dict(zip(answers, options))),
         }

@@ -2,52 +2,144 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import pyarrow as pa
-import pyarrow.compute as pc
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from distill_ray.config.errors import InputError, Problem
-from distill_ray.config.run import RunConfig, all_sources
+from distill_ray.config.run import RunConfig, labelled_streams
+from distill_ray.data.chat_template import ChatTemplate
+from distill_ray.data.prompt_format import make_prompt_format
 from distill_ray.data.rows import SPLITS
+from distill_ray.runtime.storage import Storage
+from distill_ray.stages.reading.inspection import TEXT_FORMAT
 from distill_ray.stages.results.shard_set import ShardSet
+from distill_ray.stages.sharding.deduplicate import REASONS, Removals
+from distill_ray.stages.sharding.files import clean_row
+from distill_ray.stages.sharding.parts import Piece, StreamPart, stream_numbers
+from distill_ray.stages.sharding.summary import StreamTally, reason_text
 
 
-def require_rows(cfg: RunConfig, rows: Mapping[str, int]) -> None:
+def refuse_without_template(
+    cfg: RunConfig, parts: Sequence[StreamPart], tokenizer: Any | None
+) -> None:
+    """Refuse conversations where no chat template can render them.
+
+    Args:
+        cfg: the config.
+        parts: those of all sources.
+        tokenizer: the student's; None for one that is trained on the text.
+
+    Raises:
+        InputError: carries every problem found.
+    """
+    problems = []
+    talks = {p.reader.stream for p in parts if p.reader.row_format != TEXT_FORMAT}
+    for i, corpus in enumerate(cfg.corpora.sources):
+        if corpus.name not in talks:
+            continue
+        options, reason = corpus.conversation, ""
+        if tokenizer is None:
+            reason = "a tokenizer trained here has no chat template, which conversations need"
+        else:
+            try:
+                ChatTemplate(
+                    tokenizer,
+                    args=options.template_args,
+                    supervise=options.supervise,
+                    reasoning=options.reasoning,
+                )
+            except ValueError as error:
+                reason = str(error)
+        if reason:
+            fix = "Name the tokenizer of a chat model as student.tokenizer."
+            problems.append(Problem(f"corpora.sources.{i}.conversation", f"{reason}.", fix))
+    if problems:
+        raise InputError("the student's tokenizer can't be used:", problems)
+
+
+def require_rows(cfg: RunConfig, tallies: Mapping[str, StreamTally]) -> None:
     """Refuse streams that came out empty, before anything is made from the others.
 
     Args:
         cfg: the config.
-        rows: `<stream>/<split>` → number of clean rows.
+        tallies: stream → its sums, after all removals.
 
     Raises:
         InputError: carries every problem found.
     """
     problems = []
     labelled = {task.labelled_stream for task in cfg.tasks}
-    for stream, source in all_sources(cfg).items():
-        counts = {split: rows.get(f"{stream}/{split}", 0) for split in SPLITS}
+    for stream, tally in tallies.items():
+        counts = {split: tally.rows[split] for split in SPLITS}
+        gone = _what_went(tally)
         if not sum(counts.values()):
-            what = f"{source.location} has no row with text in column {source.text_column!r}."
-            fix = "Give rows, or name the column with text_column."
-            problems.append(Problem(stream, what, fix))
+            what = f"none of its {tally.read:,} rows stays{gone}." if gone else "it has no rows."
+            problems.append(Problem(f"{stream} ({tally.where})", what, "Give more rows."))
         elif stream in labelled and not all(counts.values()):
             empty = ", ".join(split for split in SPLITS if not counts[split])
-            what = f"{sum(counts.values())} rows leave none for {empty}."
+            what = f"{sum(counts.values()):,} rows leave none for {empty}{gone}."
             fix = "Give more rows, or raise the fractions of corpora."
             problems.append(Problem(stream, what, fix))
         elif not counts["train"] and "shifted" not in stream:
-            problems.append(Problem(stream, "no row is left to train on.", "Give more rows."))
+            what = f"no row is left to train on{gone}."
+            problems.append(Problem(stream, what, "Give more rows."))
     if problems:
         raise InputError("the input holds too little:", problems)
 
 
-def answers_of(cfg: RunConfig, text: pa.Table) -> dict[str, dict[str, str]]:
+def _what_went(tally: StreamTally) -> str:
+    """Why a stream lacks rows, as the end of a sentence."""
+    gone = [f"{rows:,} {reason_text(reason)}" for reason, rows in (+tally.left_out).most_common(3)]
+    return f" ({'; '.join(gone)})" if gone else ""
+
+
+def refuse_conflicts(
+    cfg: RunConfig, out: Storage, pieces: Sequence[Piece], removals: Removals
+) -> None:
+    """Refuse texts with several labels, unless the task says which counts.
+
+    Raises:
+        InputError: names a text and two of its labels for each stream.
+    """
+    numbers, problems = stream_numbers(cfg), []
+    for i, task in enumerate(cfg.tasks):
+        if task.on_conflict != "error":
+            continue
+        for stream in labelled_streams(task):
+            rows = sum(
+                count
+                for (number, _, reason), count in removals.counts.items()
+                if reason == "conflict" and number == numbers[stream]
+            )
+            if not rows:
+                continue
+            example = next(
+                e
+                for e in removals.examples
+                if REASONS[e["reason"]] == "conflict" and e["stream"] == numbers[stream]
+            )
+            one = clean_row(out, example["part"], example["row"])
+            other = clean_row(out, example["kept_part"], example["kept_row"])
+            readers = {piece.number: piece.reader for piece in pieces}
+            files = {readers[example[key]].source.location for key in ("part", "kept_part")}
+            what = (
+                f"{rows} rows of {', '.join(sorted(files))} have a text that has several labels, "
+                f"such as {one['text'][:80]!r}: {one['label']!r} and {other['label']!r}."
+            )
+            fix = "Mend the rows, or set on_conflict: majority, or drop."
+            problems.append(Problem(f"tasks.{i}", what, fix))
+    if problems:
+        raise InputError("labels contradict each other:", problems)
+
+
+def answers_of(
+    cfg: RunConfig, labels: Mapping[str, Mapping[str, int]]
+) -> dict[str, dict[str, str]]:
     """Find the answer text of each task's labels.
 
     Args:
         cfg: the config.
-        text: columns of the clean rows.
+        labels: task → label → rows.
 
     Raises:
         InputError: a declared label never occurs, or a label of the data isn't declared.
@@ -55,10 +147,9 @@ def answers_of(cfg: RunConfig, text: pa.Table) -> dict[str, dict[str, str]]:
     answers: dict[str, dict[str, str]] = {}
     problems: list[Problem] = []
     for i, task in enumerate(cfg.tasks):
-        rows = text.filter(pc.equal(text["stream"], task.labelled_stream))
-        occurring = {label for label in pc.unique(rows["label"]).to_pylist() if label is not None}
-        labels = task.labels or sorted(occurring)
-        declared = task.answers or {label: task.answer.format(label=label) for label in labels}
+        occurring = {*labels[task.name]}
+        known = task.labels or sorted(occurring)
+        declared = task.answers or {label: task.answer.format(label=label) for label in known}
         answers[task.name] = declared
         where, fix = f"tasks.{i}.answers", ""
         if occurring:
@@ -74,6 +165,88 @@ def answers_of(cfg: RunConfig, text: pa.Table) -> dict[str, dict[str, str]]:
     if problems:
         raise InputError("labels and answers don't fit:", problems)
     return answers
+
+
+def refuse_equal_answers(
+    cfg: RunConfig, answers: Mapping[str, Mapping[str, str]], tokenizer: Any
+) -> None:
+    """Refuse labels whose answers are the same tokens: no model could tell them apart.
+
+    Raises:
+        InputError: names the labels.
+    """
+    problems = []
+    for i, task in enumerate(cfg.tasks):
+        form = make_prompt_format(
+            tokenizer, chat=task.chat, system=task.system, args=task.template_args
+        )
+        labels_of: dict[tuple[int, ...], list[str]] = {}
+        for label, text in answers[task.name].items():
+            labels_of.setdefault(tuple(form.answer(text).ids), []).append(label)
+        for ids, labels in labels_of.items():
+            if len(labels) > 1 or not ids:
+                names = ", ".join(map(repr, labels))
+                what = f"the answers of {names} are the same {len(ids)} tokens."
+                if not ids:
+                    what = f"the answer of {names} is empty."
+                problems.append(Problem(f"tasks.{i}.answers", what, "Word them differently."))
+    if problems:
+        raise InputError("labels can't be told apart:", problems)
+
+
+def refuse_long_templates(
+    cfg: RunConfig, answers: Mapping[str, Mapping[str, str]], tokenizer: Any
+) -> None:
+    """Refuse a task whose template and longest answer fill a row: its texts can't be truncated.
+
+    Raises:
+        InputError: names the templates.
+    """
+    length, problems = cfg.corpora.sequence_length, []
+    for i, task in enumerate(cfg.tasks):
+        if task.on_long_row == "error":  # Its long rows are counted.
+            continue
+        form = make_prompt_format(
+            tokenizer, chat=task.chat, system=task.system, args=task.template_args
+        )
+        ends = [form.answer(text) for text in answers[task.name].values()]
+        room = max(len(end.ids) + 1 + len(end.trailing) for end in ends)
+        templates = {f"tasks.{i}.prompt": task.prompt} | {
+            f"tasks.{i}.shifted.{j}.prompt": shifted.prompt
+            for j, shifted in enumerate(task.shifted)
+            if shifted.prompt is not None
+        }
+        for where, template in templates.items():
+            try:
+                form.prompt_of(template, "", length - room)
+            except ValueError as error:
+                what = f"{error}, which {length:,} leave beside the longest answer."
+                fix = "Raise corpora.sequence_length, or shorten the template."
+                problems.append(Problem(where, what, fix))
+    if problems:
+        raise InputError("templates are too long:", problems)
+
+
+def refuse_long_rows(cfg: RunConfig, tallies: Mapping[str, StreamTally]) -> None:
+    """Refuse rows that are longer than a packed row where `on_long_row` is `error`.
+
+    Raises:
+        InputError: counts them, stream by stream.
+    """
+    problems = []
+    for stream, tally in tallies.items():
+        if tally.on_long_row == "error" and tally.long:
+            what = (
+                f"{tally.long:,} of {sum(tally.rows.values()):,} rows of {stream} are longer than "
+                f"{cfg.corpora.sequence_length:,} tokens, such as {tally.long_examples[0]}."
+            )
+            fix = (
+                f"Raise corpora.sequence_length (the longest needs {max(tally.lengths):,}), or set "
+                "on_long_row: truncate_left, truncate_right or truncate_middle."
+            )
+            problems.append(Problem(tally.where, what, fix))
+    if problems:
+        raise InputError("rows are too long:", problems)
 
 
 def require_streams(shards: ShardSet) -> None:

@@ -1,74 +1,43 @@
-"""The work on one bucket, on a Ray worker. Files are named by bucket, so a retry replaces them."""
+"""A part's clean rows → the text that stays and packed rows of tokens, on a Ray worker."""
 
 from __future__ import annotations
 
-import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-import ray.data
+import pyarrow.compute as pc
 
-from distill_ray.data.packing import (
-    Sample,
-    labelled_sample,
-    pack,
-    prompt_sample,
-    split_long,
-    text_sample,
-    unpacked,
-)
-from distill_ray.data.prompt_format import Answer, PromptFormat, make_prompt_format
-from distill_ray.data.rows import PACKED, TEXT
-from distill_ray.data.tokenizer import encode, end_id, load_tokenizer, start_ids
-from distill_ray.data.transforms import Row, deduplicate
+from distill_ray.config.data import ConversationConfig
+from distill_ray.data.chat_template import ChatTemplate
+from distill_ray.data.conversation import Conversation
+from distill_ray.data.packing import Sample, Samples, labelled_sample, prompt_sample
+from distill_ray.data.prompt_format import SIDES, Answer, PromptFormat, make_prompt_format
+from distill_ray.data.tokenizer import encode_batch, end_id, load_tokenizer, start_ids
 from distill_ray.runtime.storage import Storage
+from distill_ray.stages.sharding.files import kept_rows, write_table
 
-Counts = dict[str, Counter[str]]
-"""Name of a table of counts → its entries."""
+BATCH_ROWS = 1024
+"""Texts that are tokenized at once."""
+MAX_ROW_GROUP_TOKENS = 1 << 20
+"""Tokens of a row group of packed rows, about."""
+NUM_EXAMPLES = 3
 
-
-def over_buckets(buckets: int, work: Any) -> Counts:
-    """Run `work(bucket)` on each bucket in parallel, and add up the counts it returns."""
-    items = [{"bucket": i} for i in range(buckets)]
-    data = ray.data.from_items(items, override_num_blocks=buckets)
-    totals: Counts = defaultdict(Counter)
-    rows = data.flat_map(
-        lambda item: [
-            {"table": table, "entry": entry, "count": count}
-            for table, counter in work(item["bucket"]).items()
-            for entry, count in counter.items()
-        ]
-    )
-    for row in rows.iter_rows():
-        totals[row["table"]][row["entry"]] += row["count"]
-    return totals
+Rows = dict[str, list[Any]]
+"""Columns of the TEXT contract as plain values."""
 
 
 @dataclass(frozen=True)
-class Deduplicate:
-    """Fragments of a bucket → its file of text rows."""
+class CorpusSpec:
+    """How rows of running text, or conversations, become samples."""
 
-    uri: str
-    protected: frozenset[str]
-    """Streams whose held-out texts no stream may train on."""
-
-    def __call__(self, bucket: int) -> Counts:
-        """Write the text rows that stay."""
-        out = Storage(self.uri)
-        rows: list[Row] = []
-        with out.reading(f"fragments/bucket={bucket}") as folder:
-            for file in sorted(folder.glob("*.parquet")):
-                rows += pq.ParquetFile(file).read(columns=TEXT.names).to_pylist()
-        unique = deduplicate(rows, self.protected)
-        write_parquet(out, f"text/{bucket:05d}.parquet", unique.rows, TEXT)
-        return {
-            "rows": Counter(f"{r['stream']}/{r['split']}" for r in unique.rows),
-            "removed": Counter(duplicates=unique.duplicates, leaks=unique.leaks),
-        }
+    conversation: ConversationConfig
+    on_long_row: str
 
 
 @dataclass(frozen=True)
@@ -81,90 +50,226 @@ class TaskSpec:
     answers: Mapping[str, str]
     chat: bool
     system: str | None
+    template_args: Mapping[str, Any]
+    on_long_row: str
     last_key: str
     """Train rows with a key beyond this one give their label up."""
+    shifted: Mapping[str, str]
+    """Stream of each shifted set → its template. It is asked, never trained on."""
+
+
+@dataclass
+class _Counts:
+    """What became of a part's rows, by `<stream>/<split>`."""
+
+    packed: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
+    supervised: Counter[str] = field(default_factory=Counter)
+    reasoning: Counter[str] = field(default_factory=Counter)
+    long: Counter[str] = field(default_factory=Counter)
+    unsupervised: Counter[str] = field(default_factory=Counter)
+    lengths: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
+    """Tokens of a sample, before it is cut → samples."""
+    long_examples: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
+    """Path → SHA-256."""
+
+    def plain(self) -> dict[str, Any]:
+        tables = ("packed", "tokens", "supervised", "reasoning", "long", "unsupervised")
+        plain: dict[str, Any] = {name: dict(+getattr(self, name)) for name in tables}
+        plain["lengths"] = {name: sorted(counts.items()) for name, counts in self.lengths.items()}
+        return plain | {
+            "long_examples": self.long_examples,
+            "faults": self.faults,
+            "files": self.files,
+        }
+
+
+@lru_cache(maxsize=2)
+def _tokenizer(uri: str) -> Any:
+    """The tokenizer of a shard set that is being built; a process loads it once."""
+    with Storage(uri).reading("tokenizer") as folder:
+        return load_tokenizer(Path(folder))
 
 
 @dataclass(frozen=True)
-class PackBucket:
-    """A bucket's text rows → packed rows of every stream and split."""
+class PackPart:
+    """Writes a part's final text rows and packed rows."""
 
     uri: str
-    corpora: Sequence[str]
+    corpora: Mapping[str, CorpusSpec]
     tasks: Sequence[TaskSpec]
     length: int
     grouped: bool = False
     """A row for each sample, instead of rows that are filled."""
 
-    def __call__(self, bucket: int) -> Counts:
-        """Write the packed rows of each stream and split."""
-        out = Storage(self.uri)
-        with out.reading("tokenizer") as folder:
-            tokenizer = load_tokenizer(folder)
-        data = pa.BufferReader(out.read_bytes(f"text/{bucket:05d}.parquet"))
-        rows = pq.read_table(data, schema=TEXT).to_pylist()
-        samples: dict[tuple[str, str], list[Sample]] = defaultdict(list)
-        for stream, split, sample in self._samples(rows, tokenizer):
-            samples[stream, split].append(sample)
-        counts: Counts = {"packed": Counter(), "tokens": Counter(), "too_long": Counter()}
-        for (stream, split), all_samples in samples.items():
-            fitting = [s for s in all_samples if len(s.ids) <= self.length]
-            prefix = f"{stream}:{split}:{bucket:05d}"
-            packed = list(
-                unpacked(fitting, prefix)
-                if self.grouped
-                else pack(fitting, self.length, end_id(tokenizer), prefix)
-            )
-            name = f"{stream}/{split}"
-            write_parquet(out, f"packed/{name}/{bucket:05d}.parquet", packed, PACKED)
-            counts["packed"][name] += len(packed)
-            counts["tokens"][name] += sum(len(s.ids) for s in fitting)
-            counts["too_long"][name] += len(all_samples) - len(fitting)
-        return {table: +counter for table, counter in counts.items()}
+    def __call__(self, item: tuple[int, str]) -> dict[str, Any]:
+        """Pack the part of this number and stream.
 
-    def _samples(self, rows: Iterable[Row], tokenizer: Any) -> Iterator[tuple[str, str, Sample]]:
+        Returns:
+            Counts, `faults` of conversations that the template refuses, and examples of long rows.
+        """
+        number, stream = item
+        out, tokenizer, counts = Storage(self.uri), _tokenizer(self.uri), _Counts()
+        table = kept_rows(out, number).sort_by("key")  # Random, and independent of the files.
+        counts.files |= write_table(out, f"text/{stream}/{number:06d}.parquet", table)
+        samples: dict[tuple[str, str], list[Samples]] = defaultdict(list)
+        if stream in self.corpora:
+            parts = self._corpus_samples(tokenizer, table, stream, counts)
+        else:
+            parts = self._task_samples(tokenizer, table, stream, counts)
+        for name, split, batch in parts:
+            samples[name, split].append(batch)
+        for (name, split), batches in samples.items():
+            joined, place = Samples.concatenated(batches), f"{name}/{split}"
+            if not joined.sources:
+                continue
+            prefix = f"{name}:{split}:{number:06d}"
+            if self.grouped:
+                packed = joined.rows_of_their_own(prefix)
+                rows = max(1, MAX_ROW_GROUP_TOKENS * len(packed) // max(1, len(joined.ids)))
+            else:
+                packed = joined.pack(self.length, end_id(tokenizer), prefix)
+                rows = max(1, MAX_ROW_GROUP_TOKENS // self.length)
+            file = f"packed/{place}/{number:06d}.parquet"
+            counts.files |= write_table(out, file, packed, rows)
+            counts.packed[place] += len(packed)
+            counts.tokens[place] += len(joined.ids)
+            counts.supervised[place] += int((joined.label_mask | joined.teacher_mask).sum())
+        return counts.plain()
+
+    def _corpus_samples(
+        self, tokenizer: Any, table: pa.Table, stream: str, counts: _Counts
+    ) -> Iterator[tuple[str, str, Samples]]:
+        spec = self.corpora[stream]
         start, end = start_ids(tokenizer), end_id(tokenizer)
-        tasks = [_TokenizedTask.of(spec, tokenizer) for spec in self.tasks]
-        by_stream = {name: t for t in tasks for name in (t.spec.labelled, t.spec.prompts)}
-        for row in rows:
-            stream, split = row["stream"], row["split"]
-            if stream in self.corpora:
-                text = text_sample(row["row_id"], start + encode(tokenizer, row["text"]), end)
-                for part in split_long([text], self.length):
-                    yield stream, split, part
-            elif stream in by_stream:
-                name, sample = by_stream[stream].sample(row)
-                yield name, split, sample
+        template: ChatTemplate | None = None
+        for split, rows in _batches(table):
+            if rows["turns"].null_count == len(rows):
+                ids = encode_batch(tokenizer, rows["text"].to_pylist())
+                samples = Samples.of_texts(rows["row_id"].to_pylist(), ids, start, end)
+            else:
+                if template is None:
+                    options = spec.conversation
+                    template = ChatTemplate(
+                        tokenizer,
+                        args=options.template_args,
+                        supervise=options.supervise,
+                        reasoning=options.reasoning,
+                    )
+                plain = rows.select(["turns", "tools"]).to_pylist()
+                conversations = [Conversation.from_row(row) for row in plain]
+                samples = _rendered(template, rows, conversations, f"{stream}/{split}", counts)
+            fitting = self._fitted(samples, spec.on_long_row, f"{stream}/{split}", counts)
+            if rows["turns"].null_count < len(rows):  # A cut may part the answers from a piece.
+                taught = fitting.teaching
+                counts.unsupervised[f"{stream}/{split}"] += int((~taught).sum())
+                fitting = fitting.chosen(taught)
+            yield stream, split, fitting
+
+    def _fitted(self, samples: Samples, on_long_row: str, place: str, counts: _Counts) -> Samples:
+        """Samples that fit into a row."""
+        lengths, times = np.unique(samples.lengths, return_counts=True)
+        counts.lengths[place].update(dict(zip(lengths.tolist(), times.tolist())))
+        long = samples.lengths > self.length
+        if not long.any():
+            return samples
+        counts.long[place] += int(long.sum())
+        for index in np.flatnonzero(long)[: NUM_EXAMPLES - len(counts.long_examples)].tolist():
+            counts.long_examples.append(
+                f"{samples.sources[index]}: {samples.lengths[index]} tokens"
+            )
+        if on_long_row == "split":
+            return samples.split_long(self.length)
+        if on_long_row == "error":  # The stage refuses the run, once all are counted.
+            return samples.chosen(~long)
+        return samples.truncate(self.length, SIDES[on_long_row])
+
+    def _task_samples(
+        self, tokenizer: Any, table: pa.Table, stream: str, counts: _Counts
+    ) -> Iterator[tuple[str, str, Samples]]:
+        specs = {name: t for t in self.tasks for name in (t.labelled, t.prompts, *t.shifted)}
+        spec = specs[stream]
+        template = spec.shifted.get(stream, spec.template)
+        form = make_prompt_format(
+            tokenizer, chat=spec.chat, system=spec.system, args=spec.template_args
+        )
+        answers = {label: form.answer(text) for label, text in spec.answers.items()}
+        for split, rows in _batches(table):
+            plain: Rows = {
+                name: rows[name].to_pylist() for name in ("row_id", "key", "text", "label")
+            }
+            prompts = form.prompts([template.format(text=text) for text in plain["text"]])
+            by_stream: dict[str, list[Sample]] = {spec.labelled: [], spec.prompts: []}
+            for row_id, key, text, label, prompt in zip(*plain.values(), prompts):
+                in_budget = split != "train" or key <= spec.last_key
+                answer = None
+                if stream != spec.prompts and label is not None and in_budget:
+                    answer = answers.get(label)  # A shifted set may have other labels.
+                name = spec.labelled if answer else spec.prompts
+                place = f"{stream if stream in spec.shifted else name}/{split}"
+                counts.lengths[place][len(prompt) + _room(answer)] += 1
+                fitting = prompt
+                if len(prompt) + _room(answer) > self.length:
+                    limit = self.length - _room(answer)
+                    fitting = self._cut_prompt(form, spec, template, text, limit)
+                if fitting is not prompt:
+                    counts.long[place] += 1
+                    if len(counts.long_examples) < NUM_EXAMPLES:
+                        size = len(prompt) + _room(answer)
+                        counts.long_examples.append(f"{row_id}: {size} tokens")
+                if fitting is None or stream in spec.shifted:
+                    continue
+                if answer is None:
+                    by_stream[spec.prompts].append(prompt_sample(row_id, fitting))
+                else:
+                    by_stream[spec.labelled].append(
+                        labelled_sample(row_id, fitting, answer.ids, answer.end, answer.trailing)
+                    )
+            for name, samples in by_stream.items():
+                yield name, split, Samples.of(samples)
+
+    def _cut_prompt(
+        self, form: PromptFormat, spec: TaskSpec, template: str, text: str, limit: int
+    ) -> list[int] | None:
+        """A prompt of at most `limit` tokens, or None where it may not be cut."""
+        if spec.on_long_row == "error":
+            return None
+        return form.prompt_of(template, text, limit, SIDES[spec.on_long_row])
 
 
-@dataclass(frozen=True)
-class _TokenizedTask:
-    """A task whose texts can become tokens."""
-
-    spec: TaskSpec
-    prompt_format: PromptFormat
-    answers: Mapping[str, Answer]
-
-    @classmethod
-    def of(cls, spec: TaskSpec, tokenizer: Any) -> _TokenizedTask:
-        prompt_format = make_prompt_format(tokenizer, chat=spec.chat, system=spec.system)
-        answers = {label: prompt_format.answer(text) for label, text in spec.answers.items()}
-        return cls(spec, prompt_format, answers)
-
-    def sample(self, row: Row) -> tuple[str, Sample]:
-        """Make a labelled sample, or a prompt of a row without a label or beyond their budget."""
-        spec = self.spec
-        prompt = self.prompt_format.prompt(spec.template.format(text=row["text"]))
-        in_budget = row["split"] != "train" or row["key"] <= spec.last_key
-        if row["stream"] == spec.labelled and row["label"] is not None and in_budget:
-            answer = self.answers[row["label"]]
-            sample = labelled_sample(row["row_id"], prompt, answer.ids, answer.end, answer.trailing)
-            return spec.labelled, sample
-        return spec.prompts, prompt_sample(row["row_id"], prompt)
+def _room(answer: Answer | None) -> int:
+    """Tokens behind the prompt."""
+    return 0 if answer is None else len(answer.ids) + 1 + len(answer.trailing)
 
 
-def write_parquet(storage: Storage, path: str, rows: Sequence[Row], schema: pa.Schema) -> None:
-    """Write rows as one compressed file; equal rows give equal bytes."""
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer, compression="zstd")
-    storage.write_bytes(path, buffer.getvalue())
+def _rendered(
+    template: ChatTemplate,
+    rows: pa.Table,
+    conversations: Iterable[Conversation],
+    place: str,
+    counts: _Counts,
+) -> Samples:
+    """Samples of conversations; those that the template refuses are faults."""
+    samples = []
+    row_ids, texts = rows["row_id"].to_pylist(), rows["text"].to_pylist()
+    for row_id, text, rendered in zip(row_ids, texts, template.samples_many(conversations)):
+        if isinstance(rendered, ValueError):
+            counts.faults.append(f"the conversation that begins {text[:60]!r}: {rendered}.")
+            continue
+        for item in rendered:
+            counts.reasoning[place] += item.reasoning_tokens
+            if any(item.label_mask):
+                samples.append(Sample(row_id, item.ids, item.label_mask, item.label_mask))
+            else:
+                counts.unsupervised[place] += 1
+    return Samples.of(samples)
+
+
+def _batches(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """The rows of each split, in batches."""
+    for split in pc.unique(table["split"]).to_pylist():
+        of_split = table.filter(pc.equal(table["split"], split))
+        for first in range(0, len(of_split), BATCH_ROWS):
+            yield split, of_split.slice(first, BATCH_ROWS)
