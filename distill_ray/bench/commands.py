@@ -16,8 +16,10 @@ from distill_ray.bench.chaos import command as chaos_command
 from distill_ray.bench.harness.result import Report
 from distill_ray.bench.harness.table import markdown, remarks, source, tables
 from distill_ray.bench.suites.engine import cache, packing, pool, switch, zero
-from distill_ray.bench.suites.peers import Settings, loss, step, step_work
+from distill_ray.bench.suites.peers import BAD, Settings, loss, step, step_work
+from distill_ray.bench.suites.shard import shard
 from distill_ray.bench.suites.work import LossWork, SamplesWork, StepWork
+from distill_ray.config.errors import InputError, Problem
 
 app = typer.Typer(
     help="Measure: arms take turns at the same work; prints a table and JSON.",
@@ -88,6 +90,33 @@ def step_command(
         json_file,
         as_markdown,
     )
+
+
+@app.command("shard")
+def shard_command(
+    sizes: Annotated[
+        str, typer.Option(metavar="MB[,MB]", help="Megabytes of JSON Lines.")
+    ] = "50,200,800",
+    pairs: Annotated[int, typer.Option(min=1, help="Rounds in which both arms take a turn.")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="Cores of an arm: `num_proc`.")] = 2,
+    small: Small = False,
+    wait: Wait = 0.0,
+    json_file: JsonFile = None,
+    as_markdown: Markdown = False,
+) -> None:
+    """JSON Lines to packed Parquet: the shard stage against plain `datasets`."""
+    settings = Settings(pairs, threads=threads, patience_s=wait, judge=not small)
+    sizes_mb = [0.5] if small else _numbers("--sizes", sizes)
+    _run(lambda s: shard(s, sizes_mb=sizes_mb), settings, json_file, as_markdown)
+
+
+def _numbers(flag: str, text: str) -> list[float]:
+    """Parse numbers between commas."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        problem = Problem(flag, f"{text!r} isn't a list of numbers.", "For example: 50,200.")
+        raise InputError(BAD, [problem]) from None
 
 
 Bench = Callable[[Settings, StepWork], Report]

@@ -27,8 +27,8 @@ from distill_ray.bench.chaos.outcomes import (
     kill_plans,
 )
 from distill_ray.bench.chaos.page import page, rows
-from distill_ray.bench.chaos.processes import below
 from distill_ray.bench.chaos.run import ChaosReport
+from distill_ray.bench.harness.descendants import below
 from distill_ray.config import load_config
 
 

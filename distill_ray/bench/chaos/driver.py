@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from distill_ray.bench.chaos.outcomes import TimedEvent
-from distill_ray.bench.chaos.processes import below, end
+from distill_ray.bench.harness.descendants import below, end
 
 END_S = 60.0
 """Seconds that Ray has to end by itself once its driver is gone."""

@@ -12,7 +12,7 @@ from distill_ray.bench.chaos.config import NAME
 from distill_ray.bench.chaos.driver import Driver
 from distill_ray.bench.chaos.nodes import Nodes
 from distill_ray.bench.chaos.outcomes import Kill, KillPlan, Kind, TimedEvent, kill_of
-from distill_ray.bench.chaos.processes import Process
+from distill_ray.bench.harness.descendants import Process
 
 JOB = "student"
 """The training that is disturbed; the control's, after it, shows that work goes on."""

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from distill_ray.bench.chaos.processes import Process, below, end
+from distill_ray.bench.harness.descendants import Process, below, end
 
 END_S = 60.0
 

@@ -10,7 +10,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "trl", "accelerate", "deepspeed", "ray")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "pyarrow",
+    "trl",
+    "accelerate",
+    "deepspeed",
+    "ray",
+)
 """Packages whose versions a report names."""
 ALLOCATOR = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC")
 """Prefixes of the environment variables that change how memory is allocated and kept."""
@@ -18,7 +28,7 @@ ALLOCATOR = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "PYTORCH_ALLOC_CONF", "P
 
 def provenance() -> dict[str, Any]:
     """Describe machine, versions and command line as plain data."""
-    from distill_ray.runtime.artifacts import versions  # Imports pyarrow, so not at startup.
+    from distill_ray.runtime.manifest import versions  # Imports pyarrow, so not at startup.
 
     return {
         "machine": {
@@ -36,7 +46,7 @@ def provenance() -> dict[str, Any]:
 
 def has_gpu() -> bool:
     """Whether arms will have an NVIDIA GPU, as far as is known without importing torch."""
-    from distill_ray.runtime.artifacts import versions
+    from distill_ray.runtime.manifest import versions
 
     has_device = any(Path("/dev").glob("nvidia[0-9]*"))
     return has_device and not versions(["torch"]).get("torch", "+cpu").endswith("+cpu")

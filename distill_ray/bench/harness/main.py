@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import signal
 import sys
 import traceback
 from multiprocessing.connection import Connection
@@ -12,16 +10,14 @@ import torch
 import torch.nn.functional as F
 
 from distill_ray.bench.harness.client import ArmClient
+from distill_ray.bench.harness.descendants import end_with_parent
 from distill_ray.bench.harness.protocol import Failed, Start
 from distill_ray.core.plugins import import_path
-
-PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
     """Build the arm that the other end of the pipe names, and take its turns."""
-    if sys.platform == "linux":  # Ends this process, whatever it does, when its parent is gone.
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     connection: Connection = Connection(int(sys.argv[1]))
     start: Start = connection.recv()
     torch.set_num_threads(start.threads)

@@ -115,6 +115,8 @@ class Comparison:
     """Relative loss difference up to which it is the same work."""
     unit: str = "seconds"
     """What costs are counted in."""
+    compared: str = "loss"
+    """What the number is that must be equal."""
 
     def arm(self, name: str) -> ArmResult:
         """Look up an arm by its name."""
@@ -194,6 +196,7 @@ class Comparison:
             "same_work": self.same_work,
             "tolerance": self.tolerance,
             "unit": self.unit,
+            "compared": self.compared,
             "others": self.other_load,
             "arms": rows,
         }
@@ -223,6 +226,15 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Details:
+    """A further table: what the usual one has no column for. Its figures are in the arms' JSON."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """All measurements of one bench command."""
 
@@ -232,6 +244,7 @@ class Report:
     settings: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    details: tuple[Details, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, enough to repeat it."""

@@ -9,7 +9,6 @@ from rich.table import Table
 from distill_ray.bench.harness.flops import peak
 from distill_ray.bench.harness.result import ArmResult, Comparison, Report, Target
 
-COLUMNS = ("arm", "", "from - to", "x time", "from - to", "memory", "x memory", "loss apart")
 TARGET_COLUMNS = ("target", "measured", "aim", "met")
 NONE = "-"
 DISTURBED = 0.1
@@ -17,11 +16,13 @@ DISTURBED = 0.1
 
 
 def tables(report: Report) -> Iterator[Table]:
-    """Make a table for each comparison, and one of targets if there are any."""
+    """Make a table for each comparison, those of details, and one of targets if there are any."""
     for comparison in report.comparisons:
         yield _table(
             _title(comparison), columns(comparison), [row(comparison, a) for a in comparison.arms]
         )
+    for details in report.details:
+        yield _table(details.title, details.columns, details.rows)
     if report.targets:
         yield _table("Targets", TARGET_COLUMNS, [target_row(t) for t in report.targets])
 
@@ -39,8 +40,8 @@ def remarks(report: Report) -> list[str]:
                 lines.append(f"{arm.name}: {used}")
         if comparison.same_work is False:
             lines.append(
-                f"{comparison.title}: losses differ by more than {comparison.tolerance:g}, so this "
-                "is not the same work"
+                f"{comparison.title}: the {comparison.compared} differs by more than "
+                f"{comparison.tolerance:g}, so this is not the same work"
             )
         if comparison.other_load > DISTURBED:
             lines.append(
@@ -56,6 +57,8 @@ def markdown(report: Report) -> str:
     for comparison in report.comparisons:
         rows = [row(comparison, arm) for arm in comparison.arms]
         parts += [f"**{_title(comparison)}**", _markdown(columns(comparison), rows)]
+    for details in report.details:
+        parts += [f"**{details.title}**", _markdown(details.columns, details.rows)]
     if report.targets:
         parts.append(_markdown(TARGET_COLUMNS, [target_row(t) for t in report.targets]))
     parts += [f"- {line}" for line in remarks(report)]
@@ -75,7 +78,8 @@ def source(report: Report) -> str:
 
 def columns(comparison: Comparison) -> list[str]:
     """Make the heads of an arm's cells."""
-    return [name or comparison.unit for name in COLUMNS]
+    apart, spread = f"{comparison.compared} apart", "from - to"
+    return ["arm", comparison.unit, spread, "x time", spread, "memory", "x memory", apart]
 
 
 def row(comparison: Comparison, arm: ArmResult) -> list[str]:

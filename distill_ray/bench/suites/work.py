@@ -65,6 +65,25 @@ class LossWork:
 
 
 @dataclass(frozen=True)
+class ShardWork:
+    """JSON Lines to read, free of exact duplicates, split, tokenize, pack and write as Parquet."""
+
+    files: tuple[str, ...]
+    """JSON Lines with a `text` in every row."""
+    size_bytes: int
+    """Of all files together."""
+    tokenizer: str
+    """Folder of a fast tokenizer."""
+    length: int = 1024
+    """Tokens of a packed row; longer texts are cut."""
+    validation: float = 0.05
+    test: float = 0.05
+    """Shares of the splits, by the hash of a row's content key."""
+    processes: int = 2
+    """CPUs of Ray, or `num_proc`; all processes of an arm share as many cores."""
+
+
+@dataclass(frozen=True)
 class Preset:
     """Models of a known shape with random weights, and how many rows each step has."""
 
