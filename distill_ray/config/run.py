@@ -241,6 +241,13 @@ def labelled_streams(task: TaskConfig) -> tuple[str, ...]:
     return (task.labelled_stream, *(shifted_stream(task, s.name) for s in task.shifted))
 
 
+def task_templates(task: TaskConfig) -> dict[str, str]:
+    """Stream of a task, or of one of its shifted sets → the template of its prompts."""
+    templates = dict.fromkeys((task.labelled_stream, task.prompts_stream), task.prompt)
+    shifted = {shifted_stream(task, s.name): s.prompt or task.prompt for s in task.shifted}
+    return templates | shifted
+
+
 @dataclass(frozen=True)
 class StreamSource:
     """Where rows of a stream come from."""

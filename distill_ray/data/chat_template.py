@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from distill_ray.config.data import ConversationConfig
 from distill_ray.data.chat_marks import ChangedTextError, MarkedChat, mark_chat
 from distill_ray.data.chat_prefixes import common_length, prefix_chat
 from distill_ray.data.chat_rendering import ChatRenderer
@@ -315,6 +316,20 @@ class ChatTemplate:
                 return place + len(name)
         names = [*spelling.name_pattern.finditer(own)]
         return names[-1].end() if names and not own[names[-1].end() :].strip() else 0
+
+
+def corpus_template(tokenizer: Any, options: ConversationConfig) -> ChatTemplate:
+    """The chat template with what a corpus asks of it.
+
+    Raises:
+        ValueError: see `ChatTemplate`.
+    """
+    return ChatTemplate(
+        tokenizer,
+        args=options.template_args,
+        supervise=options.supervise,
+        reasoning=options.reasoning,
+    )
 
 
 def _rendered(drawn: _Drawn, encoded: Encoded | ChatTemplateError) -> Rendered | ChatTemplateError:

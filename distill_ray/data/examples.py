@@ -84,7 +84,7 @@ def questions(
     known = [row for row in rows if row["label"] in answers]
     prompts = prompt_format.prompts([template.format(text=row["text"]) for row in known])
     if cut is not None:
-        limit = cut.length - max(len(a.ids) + 1 + len(a.trailing) for a in encoded)
+        limit = cut.length - max(answer.size for answer in encoded)
         prompts = [
             prompt
             if len(prompt) <= limit

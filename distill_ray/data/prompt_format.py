@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import Any, Literal, Protocol
 
+from distill_ray.config.data import TaskConfig
 from distill_ray.data.chat_marks import mark_chat
 from distill_ray.data.chat_rendering import ChatRenderer
 from distill_ray.data.control_tokens import ControlTokens, Encoded, Spelling
@@ -37,6 +38,11 @@ class Answer:
     """Token that ends the answer, and is supervised with it."""
     trailing: list[int]
     """Tokens after the end."""
+
+    @property
+    def size(self) -> int:
+        """Tokens that it adds to a prompt: its own, the end, and those after it."""
+        return len(self.ids) + 1 + len(self.trailing)
 
 
 class PromptFormat(Protocol):
@@ -86,6 +92,17 @@ def make_prompt_format(
         ValueError: `chat` is set, and the tokenizer's template can't be used.
     """
     return Chat(tokenizer, system, args) if chat else Plain(tokenizer)
+
+
+def task_prompt_format(tokenizer: Any, task: TaskConfig) -> PromptFormat:
+    """The prompt format that a task's config asks for.
+
+    Raises:
+        ValueError: see `make_prompt_format`.
+    """
+    return make_prompt_format(
+        tokenizer, chat=task.chat, system=task.system, args=task.template_args
+    )
 
 
 class Plain:

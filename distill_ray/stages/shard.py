@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from distill_ray.config.data import RowSource, TaskConfig
+from distill_ray.config.data import RowSource
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.fingerprint import identity as config_identity
 from distill_ray.config.fingerprint import path_identity
@@ -28,9 +28,10 @@ from distill_ray.runtime.artifacts import Building
 from distill_ray.runtime.progress import Event
 from distill_ray.runtime.run import Run
 from distill_ray.runtime.storage import Storage
-from distill_ray.stages.preflight.check_tokenizers import chat_problems
+from distill_ray.stages.preflight.check_tokenizers import chat_problems, conversation_problems
 from distill_ray.stages.reading.faults import ReadError
 from distill_ray.stages.reading.files import local_paths
+from distill_ray.stages.reading.inspection import TEXT_FORMAT
 from distill_ray.stages.results.shard_set import ShardCounts, ShardSet, TokenizerSummary
 from distill_ray.stages.sharding.check_data import (
     answers_of,
@@ -38,7 +39,6 @@ from distill_ray.stages.sharding.check_data import (
     refuse_equal_answers,
     refuse_long_rows,
     refuse_long_templates,
-    refuse_without_template,
     require_rows,
     require_streams,
 )
@@ -60,12 +60,10 @@ from distill_ray.stages.sharding.summary import (
 )
 from distill_ray.stages.sharding.vocabulary import vocabulary_fits
 
-if TYPE_CHECKING:
-    from distill_ray.stages.sharding.pack_worker import TaskSpec
-
 VERSION = 6
 """Raised when the stage's output changes for equal input."""
 
+BAD_TOKENIZER = "the student's tokenizer can't be used:"
 TEMPLATE_FILES = ("chat_template.jinja", "tokenizer_config.json")
 """Where a tokenizer's folder may hold its chat template."""
 
@@ -135,14 +133,14 @@ def _pretrained_tokenizer(cfg: RunConfig) -> Any:
         tokenizer = tokenizer_of(source or cfg.student.model)
     except (OSError, ValueError) as error:
         problem = Problem("student.tokenizer", f"it can't be loaded ({error}).")
-        raise InputError("the student's tokenizer can't be used:", [problem]) from error
+        raise InputError(BAD_TOKENIZER, [problem]) from error
     problems = []
     if tokenizer.eos_token_id is None:
         fix = "Give it an eos_token, or choose another with student.tokenizer."
         problems.append(Problem("student.tokenizer", "it has no end-of-sequence token.", fix))
     problems += chat_problems(cfg, tokenizer)
     if problems:
-        raise InputError("the student's tokenizer can't be used:", problems)
+        raise InputError(BAD_TOKENIZER, problems)
     return tokenizer
 
 
@@ -159,7 +157,9 @@ def _build(run: Run, building: Building, tokenizer: Any) -> None:
 
     cfg, out, numbers = run.cfg, building.storage, stream_numbers(run.cfg)
     parts = plan_stream_parts(cfg)
-    refuse_without_template(cfg, parts, tokenizer)
+    talks = {part.reader.stream for part in parts if part.reader.row_format != TEXT_FORMAT}
+    if problems := list(conversation_problems(cfg, talks, tokenizer)):
+        raise InputError(BAD_TOKENIZER, problems)
     tallies, pieces = _read(run, out, parts)
     readers = {piece.number: piece.reader for piece in pieces}
     num_rows = sum(sum(tally.rows.values()) for tally in tallies.values())
@@ -294,7 +294,7 @@ def _pack(
     Raises:
         InputError: the chat template refuses a conversation.
     """
-    from distill_ray.stages.sharding.pack_worker import CorpusSpec, PackPart
+    from distill_ray.stages.sharding.pack_worker import CorpusSpec, PackPart, TaskSpec
     from distill_ray.stages.sharding.runner import over_parts
 
     cfg, out = run.cfg, building.storage
@@ -304,7 +304,11 @@ def _pack(
         corpus.name: CorpusSpec(corpus.conversation, on_long_row[corpus.name])
         for corpus in cfg.corpora.sources
     }
-    tasks = [_task_spec(task, answers[task.name], out, pieces) for task in cfg.tasks]
+    tasks = [
+        # The labels go to the first keys of the train split.
+        TaskSpec(task, answers[task.name], last_labelled_key(out, pieces, task))
+        for task in cfg.tasks
+    ]
     grouped = cfg.corpora.batching == "grouped"
     work = PackPart(out.uri, corpora, tasks, cfg.corpora.sequence_length, grouped)
     items = [(piece.number, (piece.number, piece.reader.stream)) for piece in pieces]
@@ -319,23 +323,3 @@ def _pack(
     for piece in pieces:  # In their order, whichever was done first.
         tallies[piece.reader.stream].add_packed(reports[piece.number])
     return [reports[piece.number] for piece in pieces]
-
-
-def _task_spec(
-    task: TaskConfig, answers: Mapping[str, str], out: Storage, pieces: Sequence[Piece]
-) -> TaskSpec:
-    """How a task's rows become samples; its labels go to the first keys of the train split."""
-    from distill_ray.stages.sharding.pack_worker import TaskSpec
-
-    return TaskSpec(
-        labelled=task.labelled_stream,
-        prompts=task.prompts_stream,
-        template=task.prompt,
-        answers=answers,
-        chat=task.chat,
-        system=task.system,
-        template_args=task.template_args,
-        on_long_row=task.on_long_row,
-        last_key=last_labelled_key(out, pieces, task),
-        shifted={shifted_stream(task, s.name): s.prompt or task.prompt for s in task.shifted},
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ from distill_ray.config.data import CorpusConfig
 from distill_ray.config.errors import Problem
 from distill_ray.config.models import ModelSource, TokenizerSource
 from distill_ray.config.run import RunConfig
-from distill_ray.data.chat_template import ChatTemplate
-from distill_ray.data.prompt_format import make_prompt_format
+from distill_ray.data.chat_template import corpus_template
+from distill_ray.data.prompt_format import task_prompt_format
 from distill_ray.models import vocab
 from distill_ray.models.folder import folder_problems
 from distill_ray.models.tokenizers import SAME, differs, tokenizer_of
@@ -64,12 +64,16 @@ def local_chat_problems(cfg: RunConfig) -> Iterator[Problem]:
     source = cfg.student.tokenizer or cfg.student.model
     if source.hub is not None:
         return
+    corpora = [corpus.name for corpus in cfg.corpora.sources if _holds_conversations(corpus)]
+    if not corpora and not any(task.chat for task in cfg.tasks):
+        return
     try:
         trained = isinstance(source, TokenizerSource) and source.train is not None
         tokenizer = None if trained else tokenizer_of(source)
     except (ImportError, OSError, ValueError):
         return  # Another check says what is wrong with the model or the tokenizer.
     yield from chat_problems(cfg, tokenizer)
+    yield from conversation_problems(cfg, corpora, tokenizer)
 
 
 def chat_problems(cfg: RunConfig, tokenizer: Any) -> Iterator[Problem]:
@@ -84,29 +88,35 @@ def chat_problems(cfg: RunConfig, tokenizer: Any) -> Iterator[Problem]:
             yield Problem(f"tasks.{i}.chat", "a tokenizer trained here has no chat template.", CHAT)
         elif task.chat:
             try:
-                make_prompt_format(
-                    tokenizer, chat=True, system=task.system, args=task.template_args
-                )
+                task_prompt_format(tokenizer, task)
             except ValueError as error:
                 yield Problem(f"tasks.{i}.chat", f"{error}.", CHAT)
+
+
+def conversation_problems(
+    cfg: RunConfig, corpora: Collection[str], tokenizer: Any
+) -> Iterator[Problem]:
+    """Corpora of conversations that no chat template can render as their config asks.
+
+    Args:
+        cfg: the config.
+        corpora: names of those that hold conversations.
+        tokenizer: the student's; None for one that is trained here.
+    """
     for i, corpus in enumerate(cfg.corpora.sources):
-        if not _holds_conversations(corpus):
+        if corpus.name not in corpora:
             continue
-        where = f"corpora.sources.{i}.conversation"
+        reason = ""
         if tokenizer is None:
-            what = "a tokenizer trained here has no chat template, which conversations need."
-            yield Problem(where, what, "Name the tokenizer of a chat model as student.tokenizer.")
-            continue
-        try:
-            options = corpus.conversation
-            ChatTemplate(
-                tokenizer,
-                args=options.template_args,
-                supervise=options.supervise,
-                reasoning=options.reasoning,
-            )
-        except ValueError as error:
-            yield Problem(where, f"{error}.", CHAT)
+            reason = "a tokenizer trained here has no chat template, which conversations need"
+        else:
+            try:
+                corpus_template(tokenizer, corpus.conversation)
+            except ValueError as error:
+                reason = str(error)
+        if reason:
+            fix = "Name the tokenizer of a chat model as student.tokenizer."
+            yield Problem(f"corpora.sources.{i}.conversation", f"{reason}.", fix)
 
 
 def _holds_conversations(corpus: CorpusConfig) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from distill_ray.config.data import TaskConfig
-from distill_ray.data.prompt_format import make_prompt_format
+from distill_ray.data.prompt_format import task_prompt_format
 from distill_ray.models.load import load_frozen
 from distill_ray.models.ref import ModelRef
 from distill_ray.stages.reporting.lineage import Inputs
@@ -67,7 +67,7 @@ def _copy(source: Path, folder: Path) -> None:
 
 def turn_end(tokenizer: Any, task: TaskConfig) -> int:
     """Id of the token that ends the assistant's turn of a task."""
-    form = make_prompt_format(tokenizer, chat=True, system=task.system, args=task.template_args)
+    form = task_prompt_format(tokenizer, task)
     return form.answer("").end
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from distill_ray.config.data import TaskConfig
 from distill_ray.data.examples import option_ids
-from distill_ray.data.prompt_format import Chat, make_prompt_format
+from distill_ray.data.prompt_format import Chat, task_prompt_format
 from distill_ray.data.tokenizer import start_ids
 
 
@@ -22,9 +22,7 @@ def usage(
         tokenizer: the student's.
         folder: where the code finds the student.
     """
-    prompt_format = make_prompt_format(
-        tokenizer, chat=task.chat, system=task.system, args=task.template_args
-    )
+    prompt_format = task_prompt_format(tokenizer, task)
     options = option_ids(answers, prompt_format)
     code = {"folder": repr(folder), "prompt": repr(task.prompt), "chat": task.chat}
     if isinstance(prompt_format, Chat):

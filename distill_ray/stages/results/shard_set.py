@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distill_ray.config.run import RunConfig
+from distill_ray.config.run import RunConfig, shifted_stream, task_templates
 from distill_ray.data.examples import Cut, Questions, questions
-from distill_ray.data.prompt_format import SIDES, make_prompt_format
+from distill_ray.data.prompt_format import SIDES, task_prompt_format
 from distill_ray.data.rows import TEXT
 from distill_ray.data.tokenizer import load_tokenizer
 from distill_ray.runtime.artifacts import Result
@@ -128,31 +128,26 @@ class ShardSet(Result):
 
 def held_out_questions(shards: ShardSet, split: str) -> list[Questions]:
     """Each task's questions of a held-out split, followed by those of its shifted sets."""
-    from distill_ray.config.run import shifted_stream
-
     tokenizer = shards.tokenizer()
     result = []
     for task in shards.cfg.tasks:
-        sets = [(task.name, task.labelled_stream, task.prompt)]
-        sets += [
-            (f"{task.name}.{s.name}", shifted_stream(task, s.name), s.prompt or task.prompt)
-            for s in task.shifted
-        ]
+        templates = task_templates(task)
+        sets = {task.name: task.labelled_stream} | {
+            f"{task.name}.{s.name}": shifted_stream(task, s.name) for s in task.shifted
+        }
         answers = shards.counts.answers[task.name]
-        form = make_prompt_format(
-            tokenizer, chat=task.chat, system=task.system, args=task.template_args
-        )
+        form = task_prompt_format(tokenizer, task)
         cut = None
         if task.on_long_row != "error":  # Else no row is too long.
             cut = Cut(shards.cfg.corpora.sequence_length, SIDES[task.on_long_row])
-        for name, stream, template in sets:
+        for name, stream in sets.items():
             table = shards.text(split, [stream]).sort_by("row_id")
             scored = table.slice(0, task.max_examples).to_pylist()
             result.append(
                 questions(
                     name,
                     scored,
-                    template=template,
+                    template=templates[stream],
                     answers=answers,
                     prompt_format=form,
                     cut=cut,

@@ -7,54 +7,14 @@ from typing import Any
 
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.run import RunConfig, labelled_streams
-from distill_ray.data.chat_template import ChatTemplate
-from distill_ray.data.prompt_format import make_prompt_format
+from distill_ray.data.prompt_format import task_prompt_format
 from distill_ray.data.rows import SPLITS
 from distill_ray.runtime.storage import Storage
-from distill_ray.stages.reading.inspection import TEXT_FORMAT
 from distill_ray.stages.results.shard_set import ShardSet
 from distill_ray.stages.sharding.deduplicate import REASONS, Removals
 from distill_ray.stages.sharding.files import clean_row
-from distill_ray.stages.sharding.parts import Piece, StreamPart, stream_numbers
+from distill_ray.stages.sharding.parts import Piece, stream_numbers
 from distill_ray.stages.sharding.summary import StreamTally, reason_text
-
-
-def refuse_without_template(
-    cfg: RunConfig, parts: Sequence[StreamPart], tokenizer: Any | None
-) -> None:
-    """Refuse conversations where no chat template can render them.
-
-    Args:
-        cfg: the config.
-        parts: those of all sources.
-        tokenizer: the student's; None for one that is trained on the text.
-
-    Raises:
-        InputError: carries every problem found.
-    """
-    problems = []
-    talks = {p.reader.stream for p in parts if p.reader.row_format != TEXT_FORMAT}
-    for i, corpus in enumerate(cfg.corpora.sources):
-        if corpus.name not in talks:
-            continue
-        options, reason = corpus.conversation, ""
-        if tokenizer is None:
-            reason = "a tokenizer trained here has no chat template, which conversations need"
-        else:
-            try:
-                ChatTemplate(
-                    tokenizer,
-                    args=options.template_args,
-                    supervise=options.supervise,
-                    reasoning=options.reasoning,
-                )
-            except ValueError as error:
-                reason = str(error)
-        if reason:
-            fix = "Name the tokenizer of a chat model as student.tokenizer."
-            problems.append(Problem(f"corpora.sources.{i}.conversation", f"{reason}.", fix))
-    if problems:
-        raise InputError("the student's tokenizer can't be used:", problems)
 
 
 def require_rows(cfg: RunConfig, tallies: Mapping[str, StreamTally]) -> None:
@@ -177,9 +137,7 @@ def refuse_equal_answers(
     """
     problems = []
     for i, task in enumerate(cfg.tasks):
-        form = make_prompt_format(
-            tokenizer, chat=task.chat, system=task.system, args=task.template_args
-        )
+        form = task_prompt_format(tokenizer, task)
         labels_of: dict[tuple[int, ...], list[str]] = {}
         for label, text in answers[task.name].items():
             labels_of.setdefault(tuple(form.answer(text).ids), []).append(label)
@@ -206,11 +164,9 @@ def refuse_long_templates(
     for i, task in enumerate(cfg.tasks):
         if task.on_long_row == "error":  # Its long rows are counted.
             continue
-        form = make_prompt_format(
-            tokenizer, chat=task.chat, system=task.system, args=task.template_args
-        )
+        form = task_prompt_format(tokenizer, task)
         ends = [form.answer(text) for text in answers[task.name].values()]
-        room = max(len(end.ids) + 1 + len(end.trailing) for end in ends)
+        room = max(end.size for end in ends)
         templates = {f"tasks.{i}.prompt": task.prompt} | {
             f"tasks.{i}.shifted.{j}.prompt": shifted.prompt
             for j, shifted in enumerate(task.shifted)

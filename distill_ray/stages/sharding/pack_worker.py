@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distill_ray.config.data import ConversationConfig
-from distill_ray.data.chat_template import ChatTemplate
+from distill_ray.config.data import ConversationConfig, TaskConfig
+from distill_ray.config.run import task_templates
+from distill_ray.data.chat_template import ChatTemplate, corpus_template
 from distill_ray.data.conversation import Conversation
 from distill_ray.data.packing import Sample, Samples, labelled_sample, prompt_sample
-from distill_ray.data.prompt_format import SIDES, Answer, PromptFormat, make_prompt_format
+from distill_ray.data.prompt_format import SIDES, task_prompt_format
 from distill_ray.data.tokenizer import encode_batch, end_id, load_tokenizer, start_ids
 from distill_ray.runtime.storage import Storage
 from distill_ray.stages.sharding.files import kept_rows, write_table
@@ -44,18 +45,11 @@ class CorpusSpec:
 class TaskSpec:
     """How rows of a task become samples."""
 
-    labelled: str
-    prompts: str
-    template: str
+    task: TaskConfig
     answers: Mapping[str, str]
-    chat: bool
-    system: str | None
-    template_args: Mapping[str, Any]
-    on_long_row: str
+    """Label → answer text."""
     last_key: str
     """Train rows with a key beyond this one give their label up."""
-    shifted: Mapping[str, str]
-    """Stream of each shifted set → its template. It is asked, never trained on."""
 
 
 @dataclass
@@ -151,13 +145,7 @@ class PackPart:
                 samples = Samples.of_texts(rows["row_id"].to_pylist(), ids, start, end)
             else:
                 if template is None:
-                    options = spec.conversation
-                    template = ChatTemplate(
-                        tokenizer,
-                        args=options.template_args,
-                        supervise=options.supervise,
-                        reasoning=options.reasoning,
-                    )
+                    template = corpus_template(tokenizer, spec.conversation)
                 plain = rows.select(["turns", "tools"]).to_pylist()
                 conversations = [Conversation.from_row(row) for row in plain]
                 samples = _rendered(template, rows, conversations, f"{stream}/{split}", counts)
@@ -189,59 +177,50 @@ class PackPart:
     def _task_samples(
         self, tokenizer: Any, table: pa.Table, stream: str, counts: _Counts
     ) -> Iterator[tuple[str, str, Samples]]:
-        specs = {name: t for t in self.tasks for name in (t.labelled, t.prompts, *t.shifted)}
-        spec = specs[stream]
-        template = spec.shifted.get(stream, spec.template)
-        form = make_prompt_format(
-            tokenizer, chat=spec.chat, system=spec.system, args=spec.template_args
-        )
+        specs = {name: spec for spec in self.tasks for name in task_templates(spec.task)}
+        spec, task = specs[stream], specs[stream].task
+        template = task_templates(task)[stream]
+        is_trained_on = stream in (task.labelled_stream, task.prompts_stream)
+        form = task_prompt_format(tokenizer, task)
         answers = {label: form.answer(text) for label, text in spec.answers.items()}
         for split, rows in _batches(table):
             plain: Rows = {
                 name: rows[name].to_pylist() for name in ("row_id", "key", "text", "label")
             }
             prompts = form.prompts([template.format(text=text) for text in plain["text"]])
-            by_stream: dict[str, list[Sample]] = {spec.labelled: [], spec.prompts: []}
+            by_stream: dict[str, list[Sample]] = {
+                task.labelled_stream: [],
+                task.prompts_stream: [],
+            }
             for row_id, key, text, label, prompt in zip(*plain.values(), prompts):
                 in_budget = split != "train" or key <= spec.last_key
                 answer = None
-                if stream != spec.prompts and label is not None and in_budget:
+                if stream != task.prompts_stream and label is not None and in_budget:
                     answer = answers.get(label)  # A shifted set may have other labels.
-                name = spec.labelled if answer else spec.prompts
-                place = f"{stream if stream in spec.shifted else name}/{split}"
-                counts.lengths[place][len(prompt) + _room(answer)] += 1
-                fitting = prompt
-                if len(prompt) + _room(answer) > self.length:
-                    limit = self.length - _room(answer)
-                    fitting = self._cut_prompt(form, spec, template, text, limit)
-                if fitting is not prompt:
+                room = 0 if answer is None else answer.size
+                size = len(prompt) + room
+                name = task.prompts_stream if answer is None else task.labelled_stream
+                place = f"{name if is_trained_on else stream}/{split}"
+                counts.lengths[place][size] += 1
+                if size > self.length:
                     counts.long[place] += 1
                     if len(counts.long_examples) < NUM_EXAMPLES:
-                        size = len(prompt) + _room(answer)
                         counts.long_examples.append(f"{row_id}: {size} tokens")
-                if fitting is None or stream in spec.shifted:
+                    if task.on_long_row == "error":  # The stage refuses the run.
+                        continue
+                    side = SIDES[task.on_long_row]
+                    prompt = form.prompt_of(template, text, self.length - room, side)
+                if not is_trained_on:
                     continue
                 if answer is None:
-                    by_stream[spec.prompts].append(prompt_sample(row_id, fitting))
+                    sample = prompt_sample(row_id, prompt)
                 else:
-                    by_stream[spec.labelled].append(
-                        labelled_sample(row_id, fitting, answer.ids, answer.end, answer.trailing)
+                    sample = labelled_sample(
+                        row_id, prompt, answer.ids, answer.end, answer.trailing
                     )
+                by_stream[name].append(sample)
             for name, samples in by_stream.items():
                 yield name, split, Samples.of(samples)
-
-    def _cut_prompt(
-        self, form: PromptFormat, spec: TaskSpec, template: str, text: str, limit: int
-    ) -> list[int] | None:
-        """A prompt of at most `limit` tokens, or None where it may not be cut."""
-        if spec.on_long_row == "error":
-            return None
-        return form.prompt_of(template, text, limit, SIDES[spec.on_long_row])
-
-
-def _room(answer: Answer | None) -> int:
-    """Tokens behind the prompt."""
-    return 0 if answer is None else len(answer.ids) + 1 + len(answer.trailing)
 
 
 def _rendered(
