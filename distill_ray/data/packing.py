@@ -8,7 +8,7 @@ transformers builds a block-diagonal attention mask.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import accumulate
@@ -96,6 +96,14 @@ class Samples:
             flat("label_mask", np.bool_),
             flat("teacher_mask", np.bool_),
         )
+
+    def single(self) -> list[Sample]:
+        """Take the samples apart."""
+        ids, label_mask, teacher_mask = (
+            [part.tolist() for part in np.split(column, self.starts[1:])]
+            for column in (self.ids, self.label_mask, self.teacher_mask)
+        )
+        return [Sample(*values) for values in zip(self.sources, ids, label_mask, teacher_mask)]
 
     @classmethod
     def of_texts(
@@ -251,16 +259,9 @@ def _packed_table(
     return pa.Table.from_arrays([pa.array(row_ids, pa.string()), *lists, sources], schema=PACKED)
 
 
-def split_long(samples: Iterable[Sample], length: int) -> Iterator[Sample]:
-    """Cut samples that are longer than a row; a cut loses the one prediction across it."""
-    for sample in samples:
-        for start in range(0, len(sample.ids), length):
-            part = slice(start, start + length)
-            label_mask = list(sample.label_mask[part])
-            teacher_mask = list(sample.teacher_mask[part])
-            if start + length < len(sample.ids):
-                label_mask[-1] = teacher_mask[-1] = False
-            yield Sample(sample.source, sample.ids[part], label_mask, teacher_mask)
+def split_long(samples: Iterable[Sample], length: int) -> list[Sample]:
+    """The samples of `Samples.split_long`."""
+    return Samples.of(samples).split_long(length).single()
 
 
 def pack(samples: Iterable[Sample], length: int, pad: int, prefix: str) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ Training, the audit and the evaluation share one format, so they see the same to
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
@@ -105,20 +106,22 @@ def task_prompt_format(tokenizer: Any, task: TaskConfig) -> PromptFormat:
     )
 
 
-class Plain:
-    """A text and its continuation, which the end of the text ends."""
+class _Shortened(ABC):
+    """What both formats do alike: one prompt, and one whose text is truncated."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._start = start_ids(tokenizer)
-
-    def prompt(self, text: str) -> list[int]:
-        """Token ids of a prompt, with the start token where the tokenizer puts one."""
-        return self.prompts([text])[0]
-
+    @abstractmethod
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of several prompts, in one call of the tokenizer."""
-        return [self._start + ids for ids in encode_batch(self._tokenizer, texts)]
+
+    @abstractmethod
+    def _truncated(
+        self, prompt: str, spans: Sequence[tuple[int, int]], limit: int, side: Side
+    ) -> list[int] | None:
+        """Token ids of a prompt without some that lie in the spans; None if that isn't enough."""
+
+    def prompt(self, text: str) -> list[int]:
+        """Token ids of a rendered prompt, up to where the answer begins."""
+        return self.prompts([text])[0]
 
     def prompt_of(
         self, template: str, text: str, limit: int | None = None, side: Side = "right"
@@ -128,18 +131,39 @@ class Plain:
         ids = self.prompt(prompt)
         if limit is None or len(ids) <= limit:
             return ids
+        shorter = self._truncated(prompt, spans, limit, side)
+        if shorter is None:
+            shorter = self.prompt(template.format(text=""))
+            if len(shorter) > limit:
+                what = f"the prompt without its text has {len(shorter)} tokens, more than {limit}"
+                raise ValueError(what)
+        return shorter
+
+
+class Plain(_Shortened):
+    """A text and its continuation, which the end of the text ends."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._start = start_ids(tokenizer)
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of several prompts, in one call of the tokenizer."""
+        return [self._start + ids for ids in encode_batch(self._tokenizer, texts)]
+
+    def _truncated(
+        self, prompt: str, spans: Sequence[tuple[int, int]], limit: int, side: Side
+    ) -> list[int] | None:
         encoded = ControlTokens(self._tokenizer, "").spelling([prompt]).encode(prompt)
-        shorter = _truncated(encoded, spans, limit - len(self._start), side)
-        if shorter is not None:
-            return self._start + shorter
-        return _without_text(self, template, limit)
+        shorter = _without_some(encoded, spans, limit - len(self._start), side)
+        return None if shorter is None else self._start + shorter
 
     def answer(self, text: str) -> Answer:
         """An answer, encoded apart from the prompt: a prompt's ids are always a prefix."""
         return Answer(encode(self._tokenizer, text), end_id(self._tokenizer), [])
 
 
-class Chat:
+class Chat(_Shortened):
     """The user's turn and the assistant's, as the tokenizer's chat template renders them.
 
     The tokens are the template's alone: the start token is there if the template writes it, and
@@ -164,24 +188,15 @@ class Chat:
             self.generation_prefix
         )
 
-    def prompt(self, text: str) -> list[int]:
-        """Token ids of the conversation up to where the answer begins."""
-        return self.prompts([text])[0]
-
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of several conversations, in one call of the tokenizer."""
         spelling = self._spelling(*texts)
         named = [self._named(spelling, text) for text in texts]
         return [encoded.ids for encoded in spelling.encode_all(named)]
 
-    def prompt_of(
-        self, template: str, text: str, limit: int | None = None, side: Side = "right"
-    ) -> list[int]:
-        """Token ids of a conversation whose text is truncated where it is too long."""
-        prompt, spans = _filled(template, text)
-        ids = self.prompt(prompt)
-        if limit is None or len(ids) <= limit:
-            return ids
+    def _truncated(
+        self, prompt: str, spans: Sequence[tuple[int, int]], limit: int, side: Side
+    ) -> list[int] | None:
         turns = [Turn("system", self._system)] if self._system is not None else []
         asks = Conversation((*turns, Turn("user", prompt)))
         chat = mark_chat(self._renderer, asks, add_generation_prompt=True)
@@ -194,8 +209,7 @@ class Chat:
             for start, stop in spans
         ]
         named = chat.text + chat.spelling.name(self.generation_prefix)
-        shorter = _truncated(chat.spelling.encode(named), moved, limit, side)
-        return _without_text(self, template, limit) if shorter is None else shorter
+        return _without_some(chat.spelling.encode(named), moved, limit, side)
 
     def answer(self, text: str) -> Answer:
         """Render the assistant's turn; a turn has no white space around the answer."""
@@ -272,7 +286,7 @@ def _filled(template: str, text: str) -> tuple[str, list[tuple[int, int]]]:
     return prompt, spans
 
 
-def _truncated(
+def _without_some(
     encoded: Encoded, spans: Sequence[tuple[int, int]], limit: int, side: Side
 ) -> list[int] | None:
     """Token ids without some of those that lie within the spans; None where that isn't enough."""
@@ -294,14 +308,6 @@ def _truncated(
         behind += 1
     removed = set(own[first:behind])
     return [number for token, number in enumerate(encoded.ids) if token not in removed]
-
-
-def _without_text(prompt_format: PromptFormat, template: str, limit: int) -> list[int]:
-    """Token ids of a prompt with an empty text."""
-    ids = prompt_format.prompt(template.format(text=""))
-    if len(ids) > limit:
-        raise ValueError(f"the prompt without its text has {len(ids)} tokens, more than {limit}")
-    return ids
 
 
 def _ending(text: str) -> str:

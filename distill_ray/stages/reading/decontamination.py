@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -50,10 +50,7 @@ class Contamination:
         return share > self.min_share
 
     def hits(self, texts: Sequence[str]) -> Hashes:
-        """The test set's n-grams in these texts: one entry for each text that has it.
-
-        Those of several batches can be joined by `np.concatenate`, for `without_common`.
-        """
+        """The test set's n-grams in these texts: one entry for each text that has it."""
         found = ngrams_of(texts, self.ngram)
         shared = np.flatnonzero(self._shared(found))
         text = np.searchsorted(found.offsets, shared, side="right")
@@ -61,19 +58,21 @@ class Contamination:
         hashes: Hashes = np.unique(pairs, axis=1)[1]
         return hashes
 
-    def without_common(self, hits: Hashes, max_texts: int = 10) -> Contamination:
+    def without_common(self, hits: Iterable[Hashes], max_texts: int = 10) -> Contamination:
         """The same without n-grams that more than `max_texts` train texts have.
 
         They are a template or a phrase that everyone writes, not a leaked question. GPT-3 ignored
         13-grams in more than 10 documents. Remove duplicates before you count.
 
         Args:
-            hits: of all train texts.
+            hits: of all train texts, batch by batch.
             max_texts: the most texts that may share an n-gram which counts.
         """
-        hashes, counts = np.unique(hits, return_counts=True)
-        common = hashes[counts > max_texts]
-        return replace(self, hashes=np.setdiff1d(self.hashes, common, assume_unique=True))
+        num_texts = np.zeros(len(self.hashes), np.int64)
+        for batch in hits:
+            hashes, counts = np.unique(batch, return_counts=True)
+            num_texts[np.searchsorted(self.hashes, hashes)] += counts
+        return replace(self, hashes=self.hashes[num_texts <= max_texts])
 
     def example(self, text: str) -> str | None:
         """The first shared n-gram, normalised; None if there is none."""

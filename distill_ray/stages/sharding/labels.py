@@ -19,9 +19,8 @@ def label_counts(out: Storage, pieces: Sequence[Piece], stream: str) -> Counter[
     """Label → rows of a stream that stay."""
     counts: Counter[str] = Counter()
     for piece in pieces_of(pieces, stream):
-        for pair in (
-            kept_rows(out, piece.number, ["label"])["label"].drop_null().value_counts().to_pylist()
-        ):
+        labels = kept_rows(out, piece.number, ["label"])["label"].drop_null()
+        for pair in labels.value_counts().to_pylist():
             counts[pair["values"]] += pair["counts"]
     return counts
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,68 +33,77 @@ from distill_ray.stages.sharding.files import (
 )
 
 PARTITION_ROWS = 2_000_000
-"""Keys that are compared at once, 31 bytes each. More are shuffled by their hash."""
+"""Rows that are compared at once, some 30 bytes each. More are shuffled by their keys."""
 NUM_EXAMPLES = 3
 """Rows of each stream and reason that are kept as examples."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What rows of all parts are compared by, and which of them go."""
+
+    phase: str
+    files: Sequence[str]
+    """Tables of `schema`, in the order of reading."""
+    schema: pa.Schema
+    keys: Sequence[str]
+    """Columns: rows that may be the same are equal in them."""
+    find: Callable[[pa.Table], pa.Table]
+    """Rows of `schema`, all that are equal in `keys` among them → those that go: REMOVED."""
 
 
 def remove_duplicates(
     run: Run, out: Storage, numbers: Sequence[int], num_rows: int, rules: StreamRules
 ) -> Removals:
-    """Find the rows whose content another row has, and write them by part.
+    """Find the rows whose content another row has, and write them by part."""
+    files = [keys_file(number) for number in numbers]
+    find = partial(removed_rows, rules=rules)
+    return compare(run, out, Comparison(DUPLICATES, files, KEYS, ["key_high"], find), num_rows)
 
-    Up to `PARTITION_ROWS`, one task reads all keys. Beyond, Ray Data shuffles the keys by their
-    hash, and then the rows that go by their part: 31 bytes and 22 bytes a row, never the texts.
+
+def compare(run: Run, out: Storage, comparison: Comparison, num_rows: int) -> Removals:
+    """Find the rows that go, and write them by part.
+
+    Up to `PARTITION_ROWS`, one task reads all tables. Beyond, Ray Data shuffles their rows by their
+    keys, and then the rows that go by their part: never the texts.
     """
-    report = report_file(DUPLICATES, 0)
+    report = report_file(comparison.phase, 0)
     if not out.exists(report):
         run.ray()
-        files = [keys_file(number) for number in numbers]
         if num_rows <= PARTITION_ROWS:
-            task = ray.remote(_remove_here)
-            tables = ray.get(task.remote(out.uri, files, rules))
+            summaries = [ray.get(ray.remote(_compare_here).remote(out.uri, comparison))]
         else:
-            keys = read_tables(out, files)
-            partitions = -(-num_rows // PARTITION_ROWS)
-            gone = keys.repartition(partitions, keys=["key_high"]).map_batches(
-                lambda table: removed_rows(table.select(KEYS.names), rules),
-                batch_format="pyarrow",
-                batch_size=None,
-            )
-            tables = list(write_by_part(out, DUPLICATES, gone, partitions))
-        write_report(out, report, tables)
-    return read_report(out, report)
+            summaries = list(_compare_shuffled(out, comparison, -(-num_rows // PARTITION_ROWS)))
+        table = pa.concat_tables(summaries).sort_by([("part", "ascending"), ("row", "ascending")])
+        write_table(out, report, table)  # Written last: the phase is done.
+    return _read_report(out, report)
 
 
-def _remove_here(uri: str, files: list[str], rules: StreamRules) -> list[pa.Table]:
+def _compare_here(uri: str, comparison: Comparison) -> pa.Table:
     out = Storage(uri)
-    tables = [read_table(out, file) for file in files]
-    gone = removed_rows(pa.concat_tables([KEYS.empty_table(), *tables]).combine_chunks(), rules)
-    return [write_parts(out, DUPLICATES, gone)]
+    tables = [read_table(out, file) for file in comparison.files]
+    rows = pa.concat_tables([comparison.schema.empty_table(), *tables]).combine_chunks()
+    return _write_parts(out, comparison.phase, comparison.find(rows))
 
 
-def read_tables(out: Storage, files: list[str]) -> Any:
-    """A Ray dataset of the tables in files, a block a file."""
-    uri = out.uri
-    items = ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
-    return items.map_batches(
-        lambda batch: read_table(Storage(uri), str(batch["file"][0])),
-        batch_size=1,
+def _compare_shuffled(out: Storage, comparison: Comparison, partitions: int) -> Iterator[pa.Table]:
+    uri, files = out.uri, comparison.files
+    whole_blocks: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
+    summaries = (
+        ray.data.from_items([{"file": file} for file in files], override_num_blocks=len(files))
+        .map_batches(lambda row: read_table(Storage(uri), str(row["file"][0])), batch_size=1)
+        .repartition(partitions, keys=[*comparison.keys])
+        .map_batches(lambda t: comparison.find(t.select(comparison.schema.names)), **whole_blocks)
+        .repartition(partitions, keys=["part"])
+        .map_batches(
+            lambda t: _write_parts(Storage(uri), comparison.phase, t.select(REMOVED.names)),
+            **whole_blocks,
+        )
     )
+    yield from summaries.iter_batches(**whole_blocks)
 
 
-def write_by_part(out: Storage, phase: str, gone: Any, partitions: int) -> Iterator[pa.Table]:
-    """Bring the rows of one part together, write them, and yield summaries of what was written."""
-    uri = out.uri
-    summaries = gone.repartition(partitions, keys=["part"]).map_batches(
-        lambda table: write_parts(Storage(uri), phase, table.select(REMOVED.names)),
-        batch_format="pyarrow",
-        batch_size=None,
-    )
-    yield from summaries.iter_batches(batch_format="pyarrow", batch_size=None)
-
-
-def write_parts(out: Storage, phase: str, gone: pa.Table) -> pa.Table:
+def _write_parts(out: Storage, phase: str, gone: pa.Table) -> pa.Table:
     """Write a file for each part in the table; a few rows of it stand for all in the answer.
 
     Returns:
@@ -120,13 +131,7 @@ def write_parts(out: Storage, phase: str, gone: pa.Table) -> pa.Table:
     return pa.concat_tables([empty, *examples])
 
 
-def write_report(out: Storage, path: str, summaries: list[pa.Table]) -> None:
-    """Write what a phase took away; the phase is then done."""
-    table = pa.concat_tables(summaries).sort_by([("part", "ascending"), ("row", "ascending")])
-    write_table(out, path, table)
-
-
-def read_report(out: Storage, path: str) -> Removals:
+def _read_report(out: Storage, path: str) -> Removals:
     """What a phase took away."""
     counts: dict[tuple[int, int, str], int] = {}
     examples: dict[tuple[int, str], list[dict[str, int]]] = {}

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
-import ray.data
 
 from distill_ray.config.data import RowSource
 from distill_ray.config.errors import InputError, Problem
@@ -39,19 +37,10 @@ from distill_ray.stages.sharding.files import (
     kept_rows,
     read_table,
     removed_file,
-    report_file,
     write_table,
 )
 from distill_ray.stages.sharding.parts import LARGEST, Piece, fault_problem
-from distill_ray.stages.sharding.removal import (
-    NUM_EXAMPLES,
-    PARTITION_ROWS,
-    read_tables,
-    write_by_part,
-    write_parts,
-    write_report,
-)
-from distill_ray.stages.sharding.removal import read_report as read_removals
+from distill_ray.stages.sharding.removal import NUM_EXAMPLES, Comparison, compare
 from distill_ray.stages.sharding.runner import over_parts
 
 BANDS = pa.schema(
@@ -60,8 +49,6 @@ BANDS = pa.schema(
 """`row` is a part and a place in it; of rows that share a band, the smallest rank stays."""
 ALL_NGRAMS, RARE_NGRAMS = "ngrams/all.parquet", "ngrams/rare.parquet"
 """N-grams of all tests, and those of them that few train rows have."""
-MOST_ROWS = 10
-"""Train rows that may share an n-gram which counts: more share a template or a phrase."""
 
 
 def remove_contaminated(run: Run, out: Storage, pieces: Sequence[Piece]) -> Removals:
@@ -88,30 +75,13 @@ def remove_near_duplicates(run: Run, out: Storage, pieces: Sequence[Piece]) -> R
     config = run.cfg.corpora.near_duplicates
     if config is None:
         return Removals({}, [])
-    report = report_file(NEAR, 0)
-    if not out.exists(report):
-        lsh = MinHashLsh(config.threshold, config.ngram)
-        items = [(piece.number, (piece.number, piece.reader.number)) for piece in pieces]
-        reports = over_parts(run, out, "bands", items, WriteBands(out.uri, lsh))
-        num_rows = sum(report["bands"] for _, report in reports)
-        files = [_bands_file(piece.number) for piece in pieces]
-        streams = {piece.number: piece.reader.number for piece in pieces}
-        if num_rows <= PARTITION_ROWS:
-            tables = ray.get(ray.remote(_near_here).remote(out.uri, files, streams))
-        else:
-            partitions = -(-num_rows // PARTITION_ROWS)
-            gone = (
-                read_tables(out, files)
-                .repartition(partitions, keys=["band", "hash"])
-                .map_batches(
-                    lambda table: _near_rows(table, streams),
-                    batch_format="pyarrow",
-                    batch_size=None,
-                )
-            )
-            tables = list(write_by_part(out, NEAR, gone, partitions))
-        write_report(out, report, tables)
-    return read_removals(out, report)
+    lsh = MinHashLsh(config.threshold, config.ngram)
+    items = [(piece.number, (piece.number, piece.reader.number)) for piece in pieces]
+    reports = over_parts(run, out, "bands", items, WriteBands(out.uri, lsh))
+    num_rows = sum(report["bands"] for _, report in reports)
+    files = [_bands_file(piece.number) for piece in pieces]
+    find = partial(_near_rows, streams={piece.number: piece.reader.number for piece in pieces})
+    return compare(run, out, Comparison(NEAR, files, BANDS, ["band", "hash"], find), num_rows)
 
 
 @dataclass(frozen=True)
@@ -147,16 +117,11 @@ def _bands_file(number: int) -> str:
     return f"bands/{number:06d}.parquet"
 
 
-def _near_here(uri: str, files: list[str], streams: Mapping[int, int]) -> list[pa.Table]:
-    out = Storage(uri)
-    table = pa.concat_tables([BANDS.empty_table(), *(read_table(out, file) for file in files)])
-    return [write_parts(out, NEAR, _near_rows(table, streams))]
-
-
 def _near_rows(table: pa.Table, streams: Mapping[int, int]) -> pa.Table:
     """The train rows of BANDS that go, as REMOVED."""
     gone = removed({name: table[name].to_numpy() for name in BANDS.names})
-    in_train = _is_train(table, gone["row"])
+    is_train = table["rank"].to_numpy() >> np.uint64(62) == 2
+    in_train = np.isin(gone["row"], table["row"].to_numpy()[is_train])
     row, kept = gone["row"][in_train], gone["duplicate_of"][in_train]
     part = (row >> np.uint64(32)).astype(np.int32)
     low = np.uint64(0xFFFFFFFF)
@@ -170,13 +135,6 @@ def _near_rows(table: pa.Table, streams: Mapping[int, int]) -> pa.Table:
         "kept_row": (kept & low).astype(np.int32),
     }
     return pa.table(columns, schema=REMOVED)
-
-
-def _is_train(table: pa.Table, rows: Any) -> Any:
-    """[rows] whether each row is of the train split, by its rank."""
-    row, rank = table["row"].to_numpy(), table["rank"].to_numpy()
-    train = np.unique(row[rank >> np.uint64(62) == 2])
-    return np.isin(rows, train)
 
 
 @dataclass(frozen=True)
@@ -235,8 +193,8 @@ def _collect_ngrams(run: Run, out: Storage, pieces: Sequence[Piece], ngram: int)
         if "fault" in report:
             problem = Problem(tested[number][2], report["fault"])
             raise InputError("the input can't be read:", [problem])
-    tables = [read_table(out, f"ngrams/{number:06d}.parquet") for number, _ in items]
-    hashes = [np.empty(0, np.uint64), *(table["hash"].to_numpy() for table in tables)]
+    files = [f"ngrams/{number:06d}.parquet" for number, _ in items]
+    hashes = [np.empty(0, np.uint64), *(_hashes(out, file) for file in files)]
     write_table(out, ALL_NGRAMS, pa.table({"hash": np.unique(np.concatenate(hashes))}))
 
 
@@ -249,7 +207,7 @@ def benchmarks(cfg: RunConfig) -> list[tuple[str, RowSource]]:
 
 @lru_cache(maxsize=2)
 def _ngrams(uri: str, path: str) -> Any:
-    return read_table(Storage(uri), path)["hash"].to_numpy()
+    return _hashes(Storage(uri), path)
 
 
 def _train_texts(out: Storage, number: int) -> pa.Table:
@@ -259,8 +217,8 @@ def _train_texts(out: Storage, number: int) -> pa.Table:
 
 
 @dataclass(frozen=True)
-class CountHits:
-    """Writes how many of a part's train rows have each of the tests' n-grams."""
+class FindHits:
+    """Writes which of the tests' n-grams a part's train rows have."""
 
     uri: str
     ngram: int
@@ -270,24 +228,28 @@ class CountHits:
         out = Storage(self.uri)
         test = Contamination(_ngrams(self.uri, ALL_NGRAMS), self.ngram)
         hits = test.hits(_train_texts(out, item[0])["text"].to_pylist())
-        hashes, counts = np.unique(hits, return_counts=True)
-        table = pa.table({"hash": hashes, "rows": counts})
-        write_table(out, f"ngrams/hits-{item[0]:06d}.parquet", table)
+        write_table(out, _hits_file(item[0]), pa.table({"hash": hits}))
         return {"hits": len(hits)}
 
 
 def _leave_out_common(
     run: Run, out: Storage, items: Sequence[tuple[int, tuple[int, int]]], ngram: int
 ) -> None:
-    """Write the tests' n-grams without those that more than `MOST_ROWS` train rows have."""
+    """Write the tests' n-grams without those that are common in train rows."""
     if out.exists(RARE_NGRAMS):
         return
-    hashes = read_table(out, ALL_NGRAMS)["hash"].to_numpy()
-    rows = np.zeros(len(hashes), np.int64)
-    for number, _ in over_parts(run, out, "hits", items, CountHits(out.uri, ngram)):
-        table = read_table(out, f"ngrams/hits-{number:06d}.parquet")
-        rows[np.searchsorted(hashes, table["hash"].to_numpy())] += table["rows"].to_numpy()
-    write_table(out, RARE_NGRAMS, pa.table({"hash": hashes[rows <= MOST_ROWS]}))
+    test = Contamination(_hashes(out, ALL_NGRAMS), ngram)
+    reports = over_parts(run, out, "hits", items, FindHits(out.uri, ngram))
+    hits = (_hashes(out, _hits_file(number)) for number, _ in reports)
+    write_table(out, RARE_NGRAMS, pa.table({"hash": test.without_common(hits).hashes}))
+
+
+def _hits_file(number: int) -> str:
+    return f"ngrams/hits-{number:06d}.parquet"
+
+
+def _hashes(out: Storage, path: str) -> Any:
+    return read_table(out, path)["hash"].to_numpy()
 
 
 @dataclass(frozen=True)
