@@ -222,7 +222,7 @@ def test_what_is_no_conversation_is_refused_by_its_place(turns, column, found):
     with pytest.raises(RowProblem) as refused:
         messages(*turns)
     assert refused.value.column == column
-    assert found in refused.value.found
+    assert found in refused.value.what
     assert refused.value.fix
 
 

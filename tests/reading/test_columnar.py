@@ -74,7 +74,7 @@ def test_bytes_are_text_where_their_encoding_is_named(tmp_path):
 
 
 def test_not_a_number_is_a_fault(tmp_path):
-    assert [f.found for f in _labels(tmp_path, [1.5, float("nan")]).faults] == ["nan"]
+    assert [f.what for f in _labels(tmp_path, [1.5, float("nan")]).faults] == ["nan"]
 
 
 def test_class_labels_are_read_by_their_names(tmp_path):

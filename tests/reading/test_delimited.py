@@ -52,7 +52,7 @@ def test_a_cell_may_be_larger_than_pythons_limit(tmp_path):
 def test_rows_of_another_width_are_faults(tmp_path):
     rows = _read(tmp_path, "text,label\na,b\nc\nd,e,f\ng,h\n")
     assert rows.texts == ["a", "g"] and rows.places == [2, 5]
-    assert [(f.place, f.found, f.raw) for f in rows.faults] == [
+    assert [(f.place, f.what, f.raw) for f in rows.faults] == [
         ("line 3", "1 cells, where the header has 2", "c"),
         ("line 4", "3 cells, where the header has 2", "d,e,f"),
     ]
@@ -62,22 +62,22 @@ def test_quotes_that_do_not_fit_are_a_fault_of_their_row(tmp_path):
     rows = _read(tmp_path, 'text,label\n"a"b,c\nd "e" f,g\n"h ""i""",j\n')
     assert rows.texts == ['d "e" f', 'h "i"'] and rows.places == [3, 4]
     (fault,) = rows.faults
-    assert fault.place == "line 2" and "quotes that don't fit" in fault.found
+    assert fault.place == "line 2" and "quotes that don't fit" in fault.what
 
 
 def test_a_quote_that_is_never_closed_is_named_where_it_opens(tmp_path):
     fault = _error(tmp_path, 'text,label\na,b\n"c,d\ne,f\n')
-    assert fault.place == "line 3" and "never closed" in fault.found
+    assert fault.place == "line 3" and "never closed" in fault.what
 
 
 def test_a_carriage_return_outside_of_quotes_is_a_fault(tmp_path):
     rows = _read(tmp_path, "text,label\na\rb,c\nd,e\n")
-    assert rows.texts == ["d"] and "carriage return" in rows.faults[0].found
+    assert rows.texts == ["d"] and "carriage return" in rows.faults[0].what
 
 
 def test_a_header_without_the_text_column_names_its_columns(tmp_path):
     fault = _error(tmp_path, "Text,label\na,b\n")
-    assert "no column 'text'" in fault.found and "'Text', 'label'" in fault.found
+    assert "no column 'text'" in fault.what and "'Text', 'label'" in fault.what
     assert fault.fix == "Did you mean 'Text'?" and fault.file.endswith("rows.csv")
 
 
@@ -95,7 +95,7 @@ def test_another_delimiter_that_would_fit_is_named(tmp_path, delimiter, key):
 
 def test_a_repeated_name_matters_only_where_it_is_read(tmp_path):
     assert _read(tmp_path, "text,x,x,\na,1,2,3\n").texts == ["a"]
-    assert "'text' 2 times" in _error(tmp_path, "text,text\na,b\n").found
+    assert "'text' 2 times" in _error(tmp_path, "text,text\na,b\n").what
 
 
 def test_a_file_without_the_label_column_gives_none(tmp_path):
@@ -103,7 +103,7 @@ def test_a_file_without_the_label_column_gives_none(tmp_path):
 
 
 def test_an_empty_file_has_no_header(tmp_path):
-    assert "empty" in _error(tmp_path, "").found
+    assert "empty" in _error(tmp_path, "").what
     assert _read(tmp_path, "text,label\n").texts == []
 
 
@@ -111,7 +111,7 @@ def test_windows_encoding_is_named_by_the_key_that_reads_it(tmp_path):
     content = "text,label\ncafé,a\nthé,b\n".encode("cp1252")
     rows = _read(tmp_path, content)
     assert [(f.place, f.column) for f in rows.faults] == [("line 2", "text"), ("line 3", "text")]
-    assert "near 'caf\\xe9'" in rows.faults[0].found and "`encoding: cp1252`" in rows.faults[0].fix
+    assert "near 'caf\\xe9'" in rows.faults[0].what and "`encoding: cp1252`" in rows.faults[0].fix
     assert _read(tmp_path, content, encoding="cp1252").texts == ["café", "thé"]
 
 

@@ -35,7 +35,7 @@ def test_what_a_function_raises_names_the_function_and_the_row():
 def test_what_is_no_dict_is_a_fault():
     rows = read_rows(_source("not_rows"))
     assert rows.texts == ["a"] and [fault.place for fault in rows.faults] == ["row 2", "row 3"]
-    assert "text ('b')" in rows.faults[0].found
+    assert "text ('b')" in rows.faults[0].what
 
 
 def test_a_function_that_is_not_there_or_takes_other_options_is_named():

@@ -59,7 +59,7 @@ def test_a_column_may_change_its_kind_after_the_first_megabytes(tmp_path):
 
 def test_not_a_number_is_no_label(tmp_path):
     (fault,) = _read(tmp_path, '{"text": "a", "label": 1.5}\n{"text": "b", "label": NaN}\n').faults
-    assert (fault.place, fault.column) == ("line 2", "label") and "NaN" in fault.found
+    assert (fault.place, fault.column) == ("line 2", "label") and "NaN" in fault.what
 
 
 def test_empty_and_blank_labels_are_none(tmp_path):
@@ -96,7 +96,7 @@ def test_lists_and_objects_are_faults_with_line_and_column(tmp_path, value, colu
 
 def test_half_a_surrogate_pair_is_a_fault(tmp_path):
     (fault,) = _read(tmp_path, '{"text": "a"}\n{"text": "b\\ud83d"}\n').faults
-    assert fault.place == "line 2" and "\\ud83d" in fault.found
+    assert fault.place == "line 2" and "\\ud83d" in fault.what
     json.dumps(fault.raw).encode()
     assert _read(tmp_path, '{"text": "\\ud83d\\ude00"}\n').texts == ["😀"]
 
@@ -112,7 +112,7 @@ def test_each_broken_line_is_named_and_the_others_are_read(tmp_path):
     rows = _read(tmp_path, "\n".join(lines))
     assert rows.texts == ["a", "j"]
     assert [fault.place for fault in rows.faults] == [f"line {n}" for n in (2, 3, 4, 5, 6, 7, 9)]
-    found = " | ".join(fault.found for fault in rows.faults)
+    found = " | ".join(fault.what for fault in rows.faults)
     for words in ("ends early", "a list", "more after the value", "one key twice", "U+0009"):
         assert words in found
     assert [fault.raw for fault in rows.faults] == [lines[n] for n in (1, 2, 3, 4, 5, 6, 8)]
@@ -157,7 +157,7 @@ def test_a_first_line_that_is_cut_off_does_not_hide_the_lines_after_it(tmp_path)
 def test_a_broken_array_is_named_with_line_and_row(tmp_path, content, place, found):
     with pytest.raises(ReadError) as caught:
         _read(tmp_path, content)
-    assert caught.value.fault.place == place and found in caught.value.fault.found
+    assert caught.value.fault.place == place and found in caught.value.fault.what
 
 
 def test_rows_of_an_array_that_are_no_objects_are_faults(tmp_path):

@@ -164,7 +164,8 @@ class Pack:
         )
         columns["row_id"] = pa.array([f"{prefix}:{row:06d}" for row in range(len(bins))])
         sources = pa.array([f"text:{keys[n]}" for n, _, _ in order], pa.string())
-        columns["sources"] = pa.ListArray.from_arrays(_offsets(ends), sources)
+        offsets = np.concatenate([[0], ends]).astype(np.int32)
+        columns["sources"] = pa.ListArray.from_arrays(offsets, sources)
         columns["teacher_mask"] = columns["label_mask"]
         return pa.table({name: columns[name] for name in PACKED.names}, schema=PACKED)
 
@@ -225,10 +226,6 @@ def filled_rows(
     return {
         name: pa.ListArray.from_arrays(offsets, pa.array(values)) for name, values in flat.items()
     }
-
-
-def _offsets(ends: NDArray[np.int64]) -> NDArray[np.int32]:
-    return np.concatenate([[0], ends]).astype(np.int32)
 
 
 if __name__ == "__main__":

@@ -186,9 +186,9 @@ def wanted_columns(request: SliceRequest, available: Sequence[str]) -> list[str]
     for name in request.required:
         if name not in available:
             shown = ", ".join(map(repr, available[:20]))
-            found = f"no column {name!r}; its columns are {shown or 'none'}"
+            what = f"no column {name!r}; its columns are {shown or 'none'}"
             near = did_you_mean(name, available)
-            raise unreadable(file, found, near if near.startswith("Did") else "")
+            raise unreadable(file, what, near if near.startswith("Did") else "")
     names = request.wanted(available)
     for name in names:
         if [*available].count(name) > 1:

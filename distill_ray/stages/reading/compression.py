@@ -146,9 +146,9 @@ def blocks(uri: str) -> Iterator[bytes]:
         compression = compression_of(head)
         promised = SUFFIXES.get(Path(uri.partition("?")[0]).suffix.lower())
         if promised is not None and compression != promised and head:
-            found = f"its name says {promised}, its first bytes are {head[:8]!r}"
-            what = f"it is {compression or 'not compressed'}"
-            raise unreadable(uri, found, f"Rename it if {what}, or get it again.", place="byte 0")
+            what = f"its name says {promised}, its first bytes are {head[:8]!r}"
+            actual = f"it is {compression or 'not compressed'}"
+            raise unreadable(uri, what, f"Rename it if {actual}, or get it again.", place="byte 0")
         if compression is None:
             while block := bytes(file.read(BLOCK)):
                 yield block
@@ -166,8 +166,8 @@ def _zstd(uri: str, file: Any) -> Iterator[bytes]:
         except OSError as error:
             if unreachable(error):
                 raise
-            found = f"broken zstd frame ({_reason(error)})"
-            raise unreadable(uri, found, REMAKE, place=f"byte {file.tell()}") from error
+            what = f"broken zstd frame ({_reason(error)})"
+            raise unreadable(uri, what, REMAKE, place=f"byte {file.tell()}") from error
         if not block:
             return
         yield block
@@ -193,16 +193,16 @@ def _members(uri: str, file: Any, compression: str) -> Iterator[bytes]:
                     return
                 continue
             if compression_of(data) != compression:
-                found = f"{data[:8]!r} where the next {compression} member should begin"
-                raise unreadable(uri, found, REMAKE, place=f"byte {read - len(data)}")
+                what = f"{data[:8]!r} where the next {compression} member should begin"
+                raise unreadable(uri, what, REMAKE, place=f"byte {read - len(data)}")
             member = _MEMBERS[compression]()
         elif not data:
             raise unreadable(uri, f"{compression} data that ends early", REMAKE, place=place)
         try:
             yield from _output(member, data)
         except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
-            found = f"broken {compression} data ({_reason(error)})"
-            raise unreadable(uri, found, REMAKE, place=place) from error
+            what = f"broken {compression} data ({_reason(error)})"
+            raise unreadable(uri, what, REMAKE, place=place) from error
         data = member.unused_data if member.eof else b""
         if member.eof:
             member = None

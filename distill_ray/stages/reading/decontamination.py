@@ -41,9 +41,9 @@ class Contamination:
 
     def overlap(self, texts: Sequence[str]) -> list[float]:
         """Share of each text's n-grams, repetitions included, that are in the test set."""
-        found = ngrams_of(texts, self.ngram)
-        shared = np.add.reduceat(self._shared(found), found.offsets[:-1], dtype=np.int64)
-        return list((shared / np.diff(found.offsets)).tolist()) if len(texts) else []
+        of_texts = ngrams_of(texts, self.ngram)
+        shared = np.add.reduceat(self._shared(of_texts), of_texts.offsets[:-1], dtype=np.int64)
+        return list((shared / np.diff(of_texts.offsets)).tolist()) if len(texts) else []
 
     def is_contaminated(self, share: float) -> bool:
         """Whether a text of that overlap is to be removed."""
@@ -51,10 +51,10 @@ class Contamination:
 
     def hits(self, texts: Sequence[str]) -> Hashes:
         """The test set's n-grams in these texts: one entry for each text that has it."""
-        found = ngrams_of(texts, self.ngram)
-        shared = np.flatnonzero(self._shared(found))
-        text = np.searchsorted(found.offsets, shared, side="right")
-        pairs = np.stack([text.astype(np.uint64), found.hashes[shared]])
+        of_texts = ngrams_of(texts, self.ngram)
+        shared = np.flatnonzero(self._shared(of_texts))
+        text = np.searchsorted(of_texts.offsets, shared, side="right")
+        pairs = np.stack([text.astype(np.uint64), of_texts.hashes[shared]])
         hashes: Hashes = np.unique(pairs, axis=1)[1]
         return hashes
 
@@ -82,11 +82,11 @@ class Contamination:
         words = separated_words(text).split()
         return " ".join(words[shared[0] : shared[0] + self.ngram])
 
-    def _shared(self, found: NGrams) -> NDArray[np.bool_]:
+    def _shared(self, of_texts: NGrams) -> NDArray[np.bool_]:
         """[total] whether each n-gram is in the test set."""
-        result = np.zeros(len(found.hashes), bool)
-        candidates = np.flatnonzero(self._occupied[found.hashes >> np.uint64(self._shift)])
-        hashes = found.hashes[candidates]
+        result = np.zeros(len(of_texts.hashes), bool)
+        candidates = np.flatnonzero(self._occupied[of_texts.hashes >> np.uint64(self._shift)])
+        hashes = of_texts.hashes[candidates]
         place = np.minimum(np.searchsorted(self.hashes, hashes), len(self.hashes) - 1)
         result[candidates] = self.hashes[place] == hashes
         return result

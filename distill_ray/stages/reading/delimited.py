@@ -96,8 +96,8 @@ def _rows(
         except csv.Error as error:
             place = f"line {number}"
             if "unexpected end of data" in str(error) or "field larger" in str(error):
-                found = "a quote that opens a cell and is never closed"
-                raise unreadable(file, found, QUOTING, place=place) from error
+                what = "a quote that opens a cell and is never closed"
+                raise unreadable(file, what, QUOTING, place=place) from error
             yield number, _fault(file, number, _words(error), QUOTING, lines), lines.size
             continue
         if row is None:
@@ -105,12 +105,12 @@ def _rows(
         if len(row) == width:
             yield number, {name: row[index] for name, index in wanted.items()}, lines.size
         elif row:
-            found = f"{len(row)} cells, where the header has {width}"
-            yield number, _fault(file, number, found, QUOTING, lines), lines.size
+            what = f"{len(row)} cells, where the header has {width}"
+            yield number, _fault(file, number, what, QUOTING, lines), lines.size
 
 
-def _fault(file: str, number: int, found: str, fix: str, lines: _Lines) -> RowFault:
-    return RowFault(file, f"line {number}", "", found, fix, raw_text("\n".join(lines.row)))
+def _fault(file: str, number: int, what: str, fix: str, lines: _Lines) -> RowFault:
+    return RowFault(file, f"line {number}", "", what, fix, raw_text("\n".join(lines.row)))
 
 
 def _words(error: csv.Error) -> str:
@@ -132,8 +132,8 @@ def _wanted(request: SliceRequest, header: list[str], line: str, delimiter: str)
             raise _no_column(file, header, name, line, delimiter)
     for name in request.columns or ():
         if header.count(name) > 1:
-            found = f"a header that has {name!r} {header.count(name)} times"
-            raise unreadable(file, found, "Rename one of them.", place="line 1")
+            what = f"a header that has {name!r} {header.count(name)} times"
+            raise unreadable(file, what, "Rename one of them.", place="line 1")
     names = header if request.columns is None else request.wanted(header)
     return {name: header.index(name) for name in names}
 
@@ -145,8 +145,8 @@ def _no_column(file: str, header: list[str], name: str, line: str, delimiter: st
     if near.startswith("Did you mean"):
         fix = near
     fix = delimiter_fix(line, len(header), delimiter) or fix
-    found = f"no column {name!r} in the header; its columns are {shown}"
-    return unreadable(file, found, fix, place="line 1")
+    what = f"no column {name!r} in the header; its columns are {shown}"
+    return unreadable(file, what, fix, place="line 1")
 
 
 def delimiter_fix(line: str, width: int, delimiter: str) -> str:

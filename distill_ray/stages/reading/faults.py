@@ -1,4 +1,4 @@
-"""What is wrong with a row or a file: where, what was found, what to do."""
+"""What is wrong with a row or a file: where, what, what to do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RowFault:
     """`line 12`, `row 3`, `byte 104`, or nothing. Counted from 1; bytes from 0."""
     column: str
     """Name of the column, or nothing."""
-    found: str
+    what: str
     """What is there."""
     fix: str
     """What to do."""
@@ -31,7 +31,7 @@ class RowFault:
     def __str__(self) -> str:
         column = f"column {self.column!r}" if self.column else ""
         where = ", ".join(part for part in (self.file, self.place, column) if part)
-        return f"{where}: {self.found}." + (f" {self.fix}" if self.fix else "")
+        return f"{where}: {self.what}." + (f" {self.fix}" if self.fix else "")
 
 
 class ReadError(ValueError):
@@ -45,9 +45,9 @@ class ReadError(ValueError):
         return str(self.fault)
 
 
-def unreadable(file: str, found: str, fix: str = "", *, place: str = "") -> ReadError:
+def unreadable(file: str, what: str, fix: str = "", *, place: str = "") -> ReadError:
     """The error of a whole file."""
-    return ReadError(RowFault(file, place, "", found.rstrip(". "), fix))
+    return ReadError(RowFault(file, place, "", what.rstrip(". "), fix))
 
 
 def shortened(text: str, length: int = SHOWN_LENGTH) -> str:

@@ -104,12 +104,12 @@ def _files_at(kind: str, location: str) -> list[SourceFile]:
             infos = _matching(filesystem, path)
             if not infos:
                 raise unreadable(location, "no file matches this glob", "Mend it.")
-        found: list[Any] = []
+        files: list[Any] = []
         for info in infos:
             if info.type == pafs.FileType.Directory:
-                found += _data_of(kind, location, filesystem, info.path)
+                files += _data_of(kind, location, filesystem, info.path)
             else:
-                found.append(info)
+                files.append(info)
     except ReadError:
         raise
     except (OSError, ValueError) as error:
@@ -118,11 +118,11 @@ def _files_at(kind: str, location: str) -> list[SourceFile]:
         reason = str(error).partition("\n")[0].rstrip(". ")
         raise unreadable(location, f"it can't be listed ({reason})") from error
     if local is not None:
-        return [SourceFile(info.path, info.size) for info in found]
+        return [SourceFile(info.path, info.size) for info in files]
     prefix = address[: address.index("://") + 3]
     # Local file systems behind URIs have absolute paths; buckets begin with their name.
     tail = f"?{options}" if options else ""
-    return [SourceFile(f"{prefix}{quote(info.path)}{tail}", info.size) for info in found]
+    return [SourceFile(f"{prefix}{quote(info.path)}{tail}", info.size) for info in files]
 
 
 def _missing(location: str, filesystem: pafs.FileSystem, path: str) -> ReadError:
@@ -210,8 +210,8 @@ def _data_of(kind: str, location: str, filesystem: pafs.FileSystem, folder: str)
             if suffix
             else " ".join(_keys_of(others))
         )
-        found = f"a folder with files that aren't {kind} ({held}; such as {example})"
-        raise unreadable(location, found, fix)
+        what = f"a folder with files that aren't {kind} ({held}; such as {example})"
+        raise unreadable(location, what, fix)
     return files
 
 

@@ -83,8 +83,8 @@ def gopher_quality(
         return "more than 30 % of lines end with an ellipsis"
     if sum(any(map(str.isalpha, word)) for word in words) < 0.8 * len(words):
         return "fewer than 80 % of words have a letter"
-    found = {word.strip(".,;:!?\"'()[]").lower() for word in words} & stop_words
-    if with_spaces and len(found) < 2:
+    own_stop_words = {word.strip(".,;:!?\"'()[]").lower() for word in words} & stop_words
+    if with_spaces and len(own_stop_words) < 2:
         return "fewer than two stop words"
     return None
 

@@ -33,11 +33,11 @@ def _rows(request: SliceRequest) -> Iterator[tuple[int, Row | RowFault, int]]:
                 size = sum(len(v) if isinstance(v, (str, bytes)) else 8 for v in row.values())
                 yield number, row, size
             else:
-                found, fix = kind_of(row), "It must yield dicts, for example {'text': ...}."
-                yield number, RowFault(name, f"row {number}", "", found, fix, raw_text(str(row))), 1
+                what, fix = kind_of(row), "It must yield dicts, for example {'text': ...}."
+                yield number, RowFault(name, f"row {number}", "", what, fix, raw_text(str(row))), 1
     except GeneratorExit:
         raise
     except Exception as error:  # Whatever a user's function raises is its own.
-        found = f"the function raised {type(error).__name__} ({error})"
+        what = f"the function raised {type(error).__name__} ({error})"
         place = f"row {number + 1}"
-        raise unreadable(name, found, "Mend the function.", place=place) from error
+        raise unreadable(name, what, "Mend the function.", place=place) from error

@@ -105,10 +105,10 @@ def _refuse_left_out(source: RowSource, files: Mapping[str, Iterable[Any]]) -> N
     ]
     if left:
         splits = ", ".join(f"{name}: {len(list(names))}" for name, names in files.items())
-        found = f"files whose names are of no split, such as {left[0]} (files by split: {splits})"
+        what = f"files whose names are of no split, such as {left[0]} (files by split: {splits})"
         fix = "Read all with the key of their format, such as `jsonl`, or say which are meant: "
         fix += "`options: {data_files: ...}`."
-        raise unreadable(source.location, found, fix)
+        raise unreadable(source.location, what, fix)
 
 
 def _plain(config: Any) -> bool:
@@ -211,15 +211,15 @@ class _Loading:
 
     def __enter__(self) -> None:
         if "://" in _folder(self._location):
-            found = "a data set behind a URI"
+            what = "a data set behind a URI"
             fix = "Name its files with the key of their format, such as `parquet` or `arrow`."
-            raise unreadable(self._location, found, fix)
+            raise unreadable(self._location, what, fix)
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if isinstance(error, Exception) and not isinstance(error, ReadError):
             reason = str(error).partition("\n")[0].rstrip(". ")
-            found = f"the data set can't be loaded ({type(error).__name__}: {reason})"
-            raise unreadable(self._location, found) from error
+            what = f"the data set can't be loaded ({type(error).__name__}: {reason})"
+            raise unreadable(self._location, what) from error
 
 
 def _folder(location: str) -> str:
@@ -236,7 +236,7 @@ def _saved_folder(source: RowSource) -> str | None:
 
 def _no_split(source: RowSource, splits: Iterable[str]) -> ReadError:
     names = sorted(map(str, splits))
-    found = f"no split {source.split!r}; its splits are {', '.join(map(repr, names))}"
+    what = f"no split {source.split!r}; its splits are {', '.join(map(repr, names))}"
     near = did_you_mean(source.split, names)
     fix = f"{near} Set `split`." if near.startswith("Did you mean") else "Set `split`."
-    return unreadable(source.location, found, fix)
+    return unreadable(source.location, what, fix)

@@ -41,12 +41,12 @@ def row_format(source: RowSource, *, is_corpus: bool) -> str:
         if fault is not None and not is_corpus and detect_format(kinds) is not None:
             fault = replace(fault, fix=AS_CORPUS)
     elif not is_corpus:
-        found = f"`row_format: {name}` reads conversations"
-        fault = RowFault(source.location, "", "", found, AS_CORPUS)
+        what = f"`row_format: {name}` reads conversations"
+        fault = RowFault(source.location, "", "", what, AS_CORPUS)
     elif first.num_rows and not ROW_FORMATS[name].detect(kinds):
         needs = " or ".join(", ".join(names) for names in ROW_FORMATS[name].required)
-        found = f"`row_format: {name}` reads {needs}; {describe(first)}"
-        fault = RowFault(first.file, "", "", found, "Set the row_format that the columns have.")
+        what = f"`row_format: {name}` reads {needs}; {describe(first)}"
+        fault = RowFault(first.file, "", "", what, "Set the row_format that the columns have.")
     if fault is not None:
         raise ReadError(fault)
     return name or TEXT_FORMAT

@@ -57,13 +57,13 @@ _decode_repeated = _decoder(object_pairs_hook=_with_repeated).raw_decode
 class Problem:
     """What is wrong with a row."""
 
-    found: str
+    what: str
     fix: str
     column: str = ""
 
     def fault(self, file: str, place: str, raw: str) -> RowFault:
         """The same at its place."""
-        return RowFault(file, place, self.column, self.found, self.fix, raw_text(raw))
+        return RowFault(file, place, self.column, self.what, self.fix, raw_text(raw))
 
 
 def decode_any(text: str, position: int, wanted: tuple[str, ...] | None) -> tuple[Any, int]:
@@ -124,8 +124,8 @@ def _syntax(error: json.JSONDecodeError) -> Problem:
     place = f"character {error.pos + 1}, near {raw_text(near)!r}"
     if error.msg.startswith("Invalid control character"):
         code = ord(error.doc[error.pos])
-        found = f"a control character (U+{code:04X}) in a string, at {place}"
-        return Problem(found, f"Write it as \\u{code:04x}.")
+        what = f"a control character (U+{code:04X}) in a string, at {place}"
+        return Problem(what, f"Write it as \\u{code:04x}.")
     if error.pos >= len(error.doc.rstrip(SPACE)) or error.msg.startswith("Unterminated"):
         return Problem(f"JSON that ends early ({error.msg.lower()}, {place})", "Complete the row.")
     return Problem(f"no valid JSON ({error.msg.lower()}, {place})", "Mend the row.")
@@ -202,7 +202,7 @@ class ValueStream:
                 cut = error.pos >= len(self._text) - _CUT or error.msg.startswith("Unterminated")
                 if self._ended or not cut:
                     self._at = error.pos
-                    raise self._broken(_syntax(error).found, number) from error
+                    raise self._broken(_syntax(error).what, number) from error
             except RecursionError as error:
                 raise self._broken("lists or objects nested too deep", number) from error
             else:
@@ -215,6 +215,6 @@ class ValueStream:
                 raise self._broken(f"one value of more than {MAX_LINE:,} characters", number)
             self._more()
 
-    def _broken(self, found: str, number: int) -> Exception:
+    def _broken(self, what: str, number: int) -> Exception:
         line = self._lines + self._text.count("\n", 0, self._at) + 1
-        return unreadable(self._uri, found, "Mend the file.", place=f"line {line}, row {number}")
+        return unreadable(self._uri, what, "Mend the file.", place=f"line {line}, row {number}")

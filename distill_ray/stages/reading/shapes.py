@@ -46,11 +46,11 @@ def wrong_shape(source: RowSource, batch: RawBatch) -> RowFault | None:
     place = f"{batch.unit} {batch.places[0]}"
     if source.text_column in kinds:
         column = source.text_column
-        found = f"column {column!r} holds {_plural(kinds[column])}, not text; {describe(batch)}"
+        what = f"column {column!r} holds {_plural(kinds[column])}, not text; {describe(batch)}"
     else:
-        found = f"no column {source.text_column!r}; {describe(batch)}"
+        what = f"no column {source.text_column!r}; {describe(batch)}"
     fix = _fix(source, batch, kinds)
-    return RowFault(batch.file, place, "", found, fix, _raw(batch))
+    return RowFault(batch.file, place, "", what, fix, _raw(batch))
 
 
 def _fix(source: RowSource, batch: RawBatch, kinds: Mapping[str, str]) -> str:

@@ -76,8 +76,8 @@ def _encoding_of(uri: str, head: bytes, named: str | None) -> tuple[str, int]:
             (head[::2], head[1::2], "utf-16-be"),
         ):
             if zeros.count(0) * 10 >= len(zeros) * 9 and others.count(0) * 10 <= len(others):
-                found = "every other byte is zero, as in UTF-16 without a byte order mark"
-                raise unreadable(uri, found, f"Set `encoding: {guess}`.", place="byte 0")
+                what = "every other byte is zero, as in UTF-16 without a byte order mark"
+                raise unreadable(uri, what, f"Set `encoding: {guess}`.", place="byte 0")
     return "utf-8", 0
 
 
@@ -97,9 +97,9 @@ def _marked(uri: str, encoding: str | None) -> tuple[Iterator[bytes], str]:
         head += block
         if len(head) >= 512:
             break
-    for place, magic, found, fix in _OTHER_FILES:
+    for place, magic, what, fix in _OTHER_FILES:
         if head[place : place + len(magic)] == magic:
-            raise unreadable(uri, found, fix, place="byte 0")
+            raise unreadable(uri, what, fix, place="byte 0")
     name, mark = _encoding_of(uri, head[:64], encoding)
     return chain((head[mark:],), data), name
 
@@ -135,10 +135,10 @@ def line_blocks(piece: Slice, encoding: str | None) -> Iterator[bytes | str]:
 def lines_of(block: bytes | str) -> list[str]:
     """The lines of a block, without their `\n`; a `\r` before it stays."""
     text = block if isinstance(block, str) else block.decode("utf-8", BAD_BYTES)
-    found = text.split("\n")
-    if not found[-1]:
-        found.pop()
-    return found
+    lines = text.split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return lines
 
 
 def _whole_lines(uri: str, data: Iterable[AnyStr], newline: AnyStr) -> Iterator[AnyStr]:
@@ -154,8 +154,8 @@ def _whole_lines(uri: str, data: Iterable[AnyStr], newline: AnyStr) -> Iterator[
         pending.append(block[cut:])
         size += len(block) - cut
         if size > MAX_LINE:
-            found = f"a line of more than {MAX_LINE >> 20} MiB"
-            raise unreadable(uri, found, "Is it a file of lines?")
+            what = f"a line of more than {MAX_LINE >> 20} MiB"
+            raise unreadable(uri, what, "Is it a file of lines?")
     if last := nothing.join(pending):
         yield last
 

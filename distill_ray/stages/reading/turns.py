@@ -40,11 +40,11 @@ THINK, END_THINK = "<think>", "</think>"
 class RowProblem(Exception):  # noqa: N818
     """A row that isn't a conversation."""
 
-    def __init__(self, column: str, found: str, fix: str) -> None:
-        super().__init__(f"{column}: {found}. {fix}")
+    def __init__(self, column: str, what: str, fix: str) -> None:
+        super().__init__(f"{column}: {what}. {fix}")
         self.column = column
         """Column, with the place in it: `messages[2].content`."""
-        self.found = found
+        self.what = what
         self.fix = fix
 
 
@@ -124,11 +124,11 @@ def check_conversation(column: str, conversation: Conversation) -> Conversation:
         elif turn.role != "tool":
             call_ids = None
         elif call_ids is None:
-            found = f"turn {number} is a tool's and follows no call"
-            raise RowProblem(column, found, "Put the call before it.")
+            what = f"turn {number} is a tool's and follows no call"
+            raise RowProblem(column, what, "Put the call before it.")
         elif turn.tool_call_id and all(call_ids) and call_ids and turn.tool_call_id not in call_ids:
-            found = f"turn {number} answers call {turn.tool_call_id!r}, which isn't before it"
-            raise RowProblem(column, found, f"The calls are {', '.join(map(repr, call_ids))}.")
+            what = f"turn {number} answers call {turn.tool_call_id!r}, which isn't before it"
+            raise RowProblem(column, what, f"The calls are {', '.join(map(repr, call_ids))}.")
     return conversation
 
 
@@ -203,8 +203,8 @@ def _content(place: str, value: Any) -> tuple[str, str | None]:
         elif kind in REASONING_PARTS and part.get(kind) is not None:
             thoughts.append(text_of(f"{where}.{kind}", part[kind]))
         else:
-            found = _kind(part) if kind is None else f"a part of type {kind!r}"
-            raise RowProblem(where, found, "Only text can be read: leave such rows out.")
+            what = _kind(part) if kind is None else f"a part of type {kind!r}"
+            raise RowProblem(where, what, "Only text can be read: leave such rows out.")
     text = "".join(texts)
     _check_characters(place, text)
     return text, "".join(thoughts) or None
@@ -314,8 +314,8 @@ def _check_characters(place: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        found = f"{text[error.start]!a}, half of a character"
-        raise RowProblem(place, found, "Write the whole character.") from error
+        what = f"{text[error.start]!a}, half of a character"
+        raise RowProblem(place, what, "Write the whole character.") from error
 
 
 def _kind(value: Any) -> str:

@@ -75,19 +75,19 @@ def as_strings(
         null, too.
     """
     arrow = isinstance(column, (pa.Array, pa.ChunkedArray))
-    strings, found = _of_arrow(column, role) if arrow else _of_values(column, role)
+    strings, faults = _of_arrow(column, role) if arrow else _of_values(column, role)
     if pa.types.is_null(strings.type):
         strings = strings.cast(pa.string())
     blank = pc.or_(pc.equal(strings, ""), pc.utf8_is_space(strings))
     strings = pc.if_else(blank, pa.scalar(None, pa.string()), strings)
     return strings, [
         (index, RowFault(file, f"{unit} {places[index]}", column_name, what, fix, raw))
-        for index, (what, fix, raw) in found
+        for index, (what, fix, raw) in faults
     ]
 
 
-_Found = list[tuple[int, tuple[str, str, str]]]
-"""Index, and a fault's `found`, `fix` and `raw`."""
+_Faults = list[tuple[int, tuple[str, str, str]]]
+"""Index, and a fault's `what`, `fix` and `raw`."""
 
 
 def class_labels(column: Any, names: Sequence[str]) -> Any:
@@ -108,7 +108,7 @@ def class_labels(column: Any, names: Sequence[str]) -> Any:
     return [table.get(v, v) if type(v) in (str, int) else v for v in column]
 
 
-def _of_values(values: Sequence[Any], role: Role) -> tuple[pa.StringArray, _Found]:
+def _of_values(values: Sequence[Any], role: Role) -> tuple[pa.StringArray, _Faults]:
     kinds = {*map(type, values)}
     if kinds <= {str, Number, int, type(None)}:
         cells = [str(v) if type(v) is int else v for v in values] if int in kinds else values
@@ -117,7 +117,7 @@ def _of_values(values: Sequence[Any], role: Role) -> tuple[pa.StringArray, _Foun
         except UnicodeEncodeError:  # A lone surrogate: find the row.
             pass
     strings: list[str | None] = []
-    found: _Found = []
+    faults: _Faults = []
     for index, value in enumerate(values):
         string = _string_of(value)
         problem = None
@@ -128,9 +128,9 @@ def _of_values(values: Sequence[Any], role: Role) -> tuple[pa.StringArray, _Foun
         elif string is not None and not _encodes(string):
             problem = _not_unicode(string)
         if problem is not None:
-            found.append((index, (*problem, raw_text(str(value)))))
+            faults.append((index, (*problem, raw_text(str(value)))))
         strings.append(None if problem else string)
-    return pa.array(strings, pa.string()), found
+    return pa.array(strings, pa.string()), faults
 
 
 def _string_of(value: Any) -> str | None:
@@ -184,7 +184,7 @@ def _fix_of(value: Any, role: Role) -> str:
     return f"A {role} is a text, a number or a boolean: name another with `{role}_column`."
 
 
-def _of_arrow(column: Any, role: Role) -> tuple[pa.StringArray, _Found]:
+def _of_arrow(column: Any, role: Role) -> tuple[pa.StringArray, _Faults]:
     """Strings of an Arrow column. Texts are never turned into Python objects."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array, pa.ChunkedArray):  # Of no chunk, or too large for one.
@@ -207,14 +207,14 @@ def _of_arrow(column: Any, role: Role) -> tuple[pa.StringArray, _Found]:
     if pa.types.is_decimal(kind) or pa.types.is_temporal(kind):
         return pa.array([None if v is None else str(v) for v in array.to_pylist()], pa.string()), []
     # A list, an object or bytes: whatever isn't null is a fault.
-    found: _Found = []
+    faults: _Faults = []
     for index in pc.indices_nonzero(array.is_valid()).to_pylist():
         value = array[index].as_py()
-        found.append((index, (kind_of(value), _fix_of(value, role), raw_text(str(value)))))
-    return pa.nulls(len(array), pa.string()), found
+        faults.append((index, (kind_of(value), _fix_of(value, role), raw_text(str(value)))))
+    return pa.nulls(len(array), pa.string()), faults
 
 
-def _valid(array: pa.StringArray, role: Role) -> tuple[pa.StringArray, _Found]:
+def _valid(array: pa.StringArray, role: Role) -> tuple[pa.StringArray, _Faults]:
     """The strings that are UTF-8: Arrow files don't promise it."""
     try:
         array.validate(full=True)
@@ -227,15 +227,15 @@ def _valid(array: pa.StringArray, role: Role) -> tuple[pa.StringArray, _Found]:
     return _of_values(texts, role)
 
 
-def _of_floats(array: Any) -> tuple[pa.StringArray, _Found]:
+def _of_floats(array: Any) -> tuple[pa.StringArray, _Faults]:
     """Floats as Python writes them: 1.0 stays `1.0`, and float32 has the digits of float32."""
     write: Callable[[Any], str] = str
     finite = pc.fill_null(pc.is_finite(array), True)
-    found: _Found = [
+    faults: _Faults = [
         (i, (f"{array[i].as_py()}", "Write null for nothing, or a text.", str(array[i])))
         for i in pc.indices_nonzero(pc.invert(finite)).to_pylist()
     ]
     values = array.to_numpy(zero_copy_only=False)
     keep = pc.and_(array.is_valid(), finite).to_pylist()
     strings = [write(value) if ok else None for value, ok in zip(values, keep)]
-    return pa.array(strings, pa.string()), found
+    return pa.array(strings, pa.string()), faults

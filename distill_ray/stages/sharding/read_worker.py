@@ -283,7 +283,7 @@ def _conversations(
             conversations.append(None)
             place = f"{batch.unit} {batch.places[index]}"
             faults[index] = RowFault(
-                batch.file, place, problem.column, problem.found, problem.fix, str(dict(row))[:2000]
+                batch.file, place, problem.column, problem.what, problem.fix, str(dict(row))[:2000]
             )
     return conversations, faults
 
@@ -299,6 +299,6 @@ def _rows(batch: RawBatch) -> Iterator[Mapping[str, Any]]:
 
 
 def _bad_rows(stream: str, faults: Sequence[RowFault]) -> pa.Table:
-    rows = [(stream, f.file, f.place, f.column, f.found, f.fix, f.raw) for f in faults]
+    rows = [(stream, f.file, f.place, f.column, f.what, f.fix, f.raw) for f in faults]
     arrays = [pa.array(column, pa.string()) for column in zip(*rows)]
     return pa.Table.from_arrays(arrays, schema=BAD_ROWS)

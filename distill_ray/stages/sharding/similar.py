@@ -153,10 +153,10 @@ class CollectNgrams:
             try:
                 for batch in read(where):
                     values = batch.columns.get(column, [MISSING] * batch.num_rows)
-                    strings, found = as_strings(
+                    strings, bad_cells = as_strings(
                         values, "text", batch.file, batch.places, batch.unit, column
                     )
-                    faults = [*batch.faults, *(fault for _, fault in found)]
+                    faults = [*batch.faults, *(fault for _, fault in bad_cells)]
                     if faults and where.source.on_bad_row == "error":
                         return {"fault": str(faults[0])}
                     hashes.append(ngrams(strings.drop_null().to_pylist(), self.ngram))
