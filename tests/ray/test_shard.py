@@ -171,8 +171,7 @@ def test_keys_that_are_shuffled_by_ray_data_give_what_one_task_finds(
     (tmp_path / "corpus.txt").write_text("\n".join(row["text"] for row in [*near, *items]))
     data["corpora"]["near_duplicates"] = {"threshold": 0.85, "ngram": 2}
     made_by_one = made(data | {"name": "one"})
-    for module in ("removal", "similar"):
-        monkeypatch.setattr(f"distill_ray.stages.sharding.{module}.PARTITION_ROWS", 150)
+    monkeypatch.setattr("distill_ray.stages.sharding.removal.PARTITION_ROWS", 150)
     shuffled = made(data | {"name": "several"})
     assert shuffled.artifact.manifest().files == made_by_one.artifact.manifest().files
     left_out = shuffled.counts.streams["organ.labelled"].left_out

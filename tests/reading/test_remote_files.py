@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from read_rows import compressed, read_rows
-from s3_server import CREDENTIALS, Bucket, bucket
+from s3_server import Bucket, bucket_with_credentials
 
 from distill_ray.config.data import RowSource
 from distill_ray.runtime.filesystems import open_uri
@@ -26,25 +26,22 @@ def _lines(count: int, start: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[Bucket]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in CREDENTIALS.items():
-            patch.setenv(name, value)
-        with bucket() as made:
-            files, root = open_uri(made.direct)
-            table = pa.table({"text": [f"row {i}" for i in range(100)]})
-            content = {
-                "lines/a.jsonl": _lines(200, 0),
-                "lines/b c+%.jsonl": _lines(200, 200),
-                "lines/deep/c.jsonl.gz": compressed(_lines(200, 400), ".gz"),
-                "lines/_SUCCESS": b"",
-                "lines/README.md": b"# no data",
-                "broken/a.jsonl": _lines(50, 0) + b"{broken\n" + _lines(50, 50),
-            }
-            for name, data in content.items():
-                with files.open_output_stream(f"{root}/{name}", compression=None) as stream:
-                    stream.write(data)
-            pq.write_table(table, f"{root}/table/a.parquet", filesystem=files, row_group_size=10)
-            yield made
+    with bucket_with_credentials() as made:
+        files, root = open_uri(made.direct)
+        table = pa.table({"text": [f"row {i}" for i in range(100)]})
+        content = {
+            "lines/a.jsonl": _lines(200, 0),
+            "lines/b c+%.jsonl": _lines(200, 200),
+            "lines/deep/c.jsonl.gz": compressed(_lines(200, 400), ".gz"),
+            "lines/_SUCCESS": b"",
+            "lines/README.md": b"# no data",
+            "broken/a.jsonl": _lines(50, 0) + b"{broken\n" + _lines(50, 50),
+        }
+        for name, data in content.items():
+            with files.open_output_stream(f"{root}/{name}", compression=None) as stream:
+                stream.write(data)
+        pq.write_table(table, f"{root}/table/a.parquet", filesystem=files, row_group_size=10)
+        yield made
 
 
 def _at(store: Bucket, path: str) -> str:

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
-from s3_server import CREDENTIALS, Bucket, bucket
+from s3_server import Bucket
 
 from distill_ray.runtime.filesystems import open_uri, unreachable
 
 pytestmark = pytest.mark.heavy
 CONTENT = b"rows" * 1000
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[Bucket]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in CREDENTIALS.items():
-            patch.setenv(name, value)
-        with bucket() as made:
-            yield made
 
 
 def test_a_client_has_as_much_patience_after_many_faults_as_at_first(store: Bucket) -> None:

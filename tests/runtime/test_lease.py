@@ -8,12 +8,11 @@ import os
 import pickle
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from lease_process import PACE, SHORT, artifact_at, processes
-from s3_server import CREDENTIALS, Bucket, bucket
+from s3_server import Bucket
 
 from distill_ray.runtime import lease
 from distill_ray.runtime.acquisition import LeaseHeldError
@@ -26,15 +25,6 @@ on_both = pytest.mark.parametrize("uri", ["disk", "s3"], indirect=True)
 on_s3_slowly = pytest.mark.parametrize(
     "uri", ["disk", pytest.param("s3", marks=pytest.mark.slow)], indirect=True
 )
-
-
-@pytest.fixture(scope="module")
-def store() -> Iterator[Bucket]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in CREDENTIALS.items():
-            patch.setenv(name, value)
-        with bucket() as made:
-            yield made
 
 
 @pytest.fixture

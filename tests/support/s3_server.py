@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
+import os
 import re
 import socket
 import struct
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import patch
 from urllib.request import Request, urlopen
 
 CONTROL = "/-/faults"
@@ -208,6 +210,13 @@ def bucket() -> Iterator[Bucket]:
         made = Bucket(port, server)
         whole = made._uri(server, "&allow_bucket_creation=true").replace("/here", "")
         pafs.FileSystem.from_uri(whole)[0].create_dir("runs")
+        yield made
+
+
+@contextmanager
+def bucket_with_credentials() -> Iterator[Bucket]:
+    """The same, with CREDENTIALS in the environment meanwhile."""
+    with patch.dict(os.environ, CREDENTIALS), bucket() as made:
         yield made
 
 
