@@ -69,23 +69,24 @@ class Rows:
         files = sorted(str(p) for p in folder.glob("*.parquet"))
         data = Dataset.from_parquet(files, cache_dir=str(cache))
         self.data = data
-        self._places = np.arange(len(data))
+        self.numbers: NDArray[np.int64] = np.arange(len(data))
+        """[rows] each row's number among all of the split."""
         if limit is not None and limit < len(data):
             # Evenly spaced: each file holds another place of the input.
-            self._places = np.arange(limit) * len(data) // limit
+            self.numbers = np.arange(limit) * len(data) // limit
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self.numbers)
 
     def __getitem__(self, numbers: Sequence[int]) -> dict[str, list[Any]]:
-        return dict(self.data[self._places[list(numbers)].tolist()])
+        return dict(self.data[self.numbers[list(numbers)].tolist()])
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """[rows] tokens of each row."""
         column = self.data.data.column("input_ids")
         lengths: NDArray[np.int64] = pc.list_value_length(column).to_numpy().astype(np.int64)
-        return lengths[self._places]
+        return lengths[self.numbers]
 
     @cached_property
     def tokens(self) -> NDArray[np.int64]:
@@ -96,7 +97,7 @@ class Rows:
         for chunk in chunks:
             counts.append(_without_padding(chunk, samples[first : first + len(chunk)]))
             first += len(chunk)
-        return np.concatenate([np.empty(0, np.int64), *counts])[self._places]
+        return np.concatenate([np.empty(0, np.int64), *counts])[self.numbers]
 
 
 def _without_padding(position_ids: Any, samples: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -33,7 +33,7 @@ def rows_needed(spec: TrainingSpec) -> dict[Checkpoint, Rows]:
     for step, checkpoint in enumerate(by_step):
         steps[checkpoint].append(step)
     source = mixed_rows(spec)
-    held_out = {name: np.arange(len(s.rows)) for name, s in held_out_streams(spec).items()}
+    held_out = {name: s.rows.numbers for name, s in held_out_streams(spec).items()}
     # Checkpoints that serve at a validation, and those of the best teacher. A validation after n
     # steps comes before the switch for step n.
     measured = [by_step[0]]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tiny_run import config
 
 from distill_ray.config import RunConfig
+
+SUPPORT = str(Path(__file__).parents[1] / "support")
 
 
 @pytest.fixture(scope="session")
@@ -18,9 +22,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 
 @pytest.fixture(scope="session")
 def ray_here(tiny: RunConfig) -> Iterator[None]:
-    """A Ray of this test session's own."""
+    """A Ray of this test session's own, whose workers import the modules of `tests/support`."""
     from distill_ray.runtime.cluster import ensure_ray, shutdown
 
-    ensure_ray(tiny.cluster)
-    yield
-    shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", SUPPORT, prepend=os.pathsep)
+        ensure_ray(tiny.cluster)
+        yield
+        shutdown()
