@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from pyarrow import fs as pafs
+
+T = TypeVar("T")
 
 ATTEMPTS = 10
 """Attempts of each request, with pauses that double: 25 s in all for an unreachable server."""
@@ -14,6 +18,8 @@ ANSWER_S = 30.0
 FEW_ATTEMPTS = 6
 """Attempts of requests that are made again soon anyway: pauses of 1.6 s in all."""
 SHORT_ANSWER_S = 5.0
+REFUSAL_TOO_LONG = "flush response stream"
+REFUSAL_PAUSES_S = (0.1, 0.5, 2.0, 5.0, 10.0)
 
 
 class PatientS3(pafs.S3FileSystem):  # type: ignore[misc]
@@ -58,6 +64,29 @@ def open_uri(uri: str, *, gives_up_quickly: bool = False) -> tuple[pafs.FileSyst
     if gives_up_quickly:
         timeouts, attempts = dict.fromkeys(timeouts, SHORT_ANSWER_S), FEW_ATTEMPTS
     return PatientS3({**options, **timeouts, "allow_delayed_open": True}, attempts), root
+
+
+def read_patiently(read: Callable[[], T]) -> T:
+    """Read something short from S3, again while the server refuses it.
+
+    pyarrow lets the server's answer into a buffer of the size that was asked for. The text of a
+    refusal (`503 SlowDown`, some 300 bytes) doesn't fit into a shorter one, and then the AWS
+    library gives up without the retries that it makes otherwise.
+
+    Args:
+        read: reads anew from the beginning each time.
+
+    Raises:
+        OSError: the storage is unreachable, or still refuses.
+    """
+    for pause in REFUSAL_PAUSES_S:
+        try:
+            return read()
+        except OSError as error:
+            if REFUSAL_TOO_LONG not in str(error):
+                raise
+            time.sleep(pause)
+    return read()
 
 
 def unreachable(error: BaseException) -> bool:

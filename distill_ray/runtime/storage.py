@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,10 +19,12 @@ from distill_ray.config.cache import cached_folder
 from distill_ray.config.checksums import stream_sha256
 from distill_ray.config.errors import InputError, Problem
 from distill_ray.config.uris import local_path
-from distill_ray.runtime.filesystems import open_uri
+from distill_ray.runtime.filesystems import open_uri, read_patiently
 
 FLAT = ("s3", "gcs")
 """Object stores: they have no folders; an object's name is its path."""
+AT_A_TIME = 8
+"""Files that are fetched at a time."""
 PART = ".part"
 """Suffix of a file that is being written; a leftover one was cut off."""
 Value = TypeVar("Value")
@@ -107,8 +110,12 @@ class Storage:
 
     def read_bytes(self, path: str) -> bytes:
         """A file's content."""
-        with self._fs.open_input_stream(f"{self._root}/{path}") as stream:
-            return bytes(stream.read())
+
+        def read() -> bytes:
+            with self._fs.open_input_stream(f"{self._root}/{path}") as stream:
+                return bytes(stream.read())
+
+        return read_patiently(read)
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a file atomically: it appears complete or not at all."""
@@ -161,8 +168,12 @@ class Storage:
 
     def sha256(self, path: str) -> str:
         """Digest of a file, read in blocks."""
-        with self._fs.open_input_stream(f"{self._root}/{path}") as stream:
-            return stream_sha256(stream)
+
+        def digest() -> str:
+            with self._fs.open_input_stream(f"{self._root}/{path}") as stream:
+                return stream_sha256(stream)
+
+        return read_patiently(digest)
 
     @contextmanager
     def folder(self, path: str) -> Iterator[Path]:
@@ -194,7 +205,7 @@ class Storage:
             yield Path(self._root) / path
             return
         with tempfile.TemporaryDirectory(prefix="distill-ray-") as scratch:
-            pafs.copy_files(f"{self._root}/{path}", scratch, source_filesystem=self._fs)
+            self._copy_to(f"{self._root}/{path}", Path(scratch))
             yield Path(scratch)
 
     def get(self, path: str = "", state: str = "") -> Path:
@@ -217,7 +228,18 @@ class Storage:
                 del self._memo[root, name]
 
     def _copy_to(self, source: str, folder: Path) -> None:
-        pafs.copy_files(source, str(folder), source_filesystem=self._fs)
+        """Copy a remote folder, several files at a time; a refusal costs one of them alone."""
+        selector = pafs.FileSelector(source, recursive=True)
+        files = [info.path for info in self._fs.get_file_info(selector) if info.is_file]
+
+        def copy(path: str) -> None:
+            target = folder / path[len(source) :].lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            read_patiently(lambda: pafs.copy_files(path, str(target), source_filesystem=self._fs))
+
+        with ThreadPoolExecutor(AT_A_TIME) as threads:
+            for _ in threads.map(copy, files):  # Raises what a copy raised.
+                pass
 
     def _info(self, path: str) -> pafs.FileInfo:
         return self._fs.get_file_info(f"{self._root}/{path}")

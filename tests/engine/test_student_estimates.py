@@ -206,7 +206,9 @@ def test_samples_that_say_nothing_are_refused(samples):
         _estimate(_student(), samples)
 
 
-def test_equal_prompts_are_one_prompt_to_grace():
+def test_answers_to_one_prompt_have_all_estimates_but_grace():
     prompt = [1, 2, 3]
-    with pytest.raises(ValueError, match="1 prompts can't be split"):
-        _estimate(_student(), [(prompt, [4]), (prompt, [5])])
+    found = _estimate(_student(), [(prompt, [4]), (prompt, [5])])
+    assert found.grace is None
+    assert found.gradient_norm > 0 and found.surprisal > 0
+    assert _estimate(_student(), [(prompt, [4]), ([3, 2, 1], [5])]).grace is not None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 
 import pytest
 from s3_server import Bucket
 
 from distill_ray.runtime.filesystems import open_uri, unreachable
+from distill_ray.runtime.storage import Storage
 
 pytestmark = pytest.mark.heavy
 CONTENT = b"rows" * 1000
@@ -21,6 +23,24 @@ def test_a_client_has_as_much_patience_after_many_faults_as_at_first(store: Buck
     for _ in range(110):
         assert files.open_input_stream(f"{root}/file").read() == CONTENT
     assert store.met()["503"] > 100
+    store.misbehave()
+
+
+@pytest.mark.parametrize("size", [1, 200])
+@pytest.mark.parametrize("fault", ["503", "500"])
+def test_a_refusal_that_is_longer_than_the_file_is_waited_out(
+    store: Bucket, fault: str, size: int
+) -> None:
+    storage = Storage(store.uri).sub(f"{fault}-{size}")
+    content = bytes(range(size))
+    storage.write_bytes("one/small", content)
+    store.misbehave(fault, every=2, match="GET .*small")
+    for _ in range(6):
+        assert storage.read_bytes("one/small") == content
+        assert storage.sha256("one/small") == hashlib.sha256(content).hexdigest()
+        with storage.reading("one") as folder:
+            assert (folder / "small").read_bytes() == content
+    assert store.met()[fault] > 5
     store.misbehave()
 
 

@@ -79,7 +79,9 @@ class Proxy(BaseHTTPRequestHandler):
         body = self._body()
         if fault in ("500", "503"):
             code = "InternalError" if fault == "500" else "SlowDown"
-            return self._answer(int(fault), {}, f"<Error><Code>{code}</Code></Error>".encode())
+            # As long as those of AWS: longer than many a file.
+            what = f"<Error><Code>{code}</Code><Message>{'Reduce your request rate. ' * 10}"
+            return self._answer(int(fault), {}, f"{what}</Message></Error>".encode())
         if fault == "slow":
             time.sleep(Proxy.plan.get("seconds", 5))
         status, headers, answer = self._upstream(body)

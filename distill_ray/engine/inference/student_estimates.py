@@ -44,6 +44,7 @@ class Estimates:
     gradient_norm: float | None
     """Mean over some of the samples; None where no gradients are taken, as for `grace`."""
     grace: float | None
+    """None also where all these samples have one prompt: a teacher that answered nothing else."""
     samples: int
     tokens: int
     """Tokens of all answers."""
@@ -106,7 +107,8 @@ def estimate(
             )
             norm = gradient_norm(norms)
             prompts = [tuple(prompt) for prompt, _ in selected]
-            spread = grace(projected, groups=prompts, seed=gradients.seed)
+            if len(set(prompts)) > 1:
+                spread = grace(projected, groups=prompts, seed=gradients.seed)
     tokens = sum(map(len, nll))
     return Estimates(rsr(ranks, nll), surprisal(nll), norm, spread, len(samples), tokens)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import lzma
-import time
 import zlib
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -14,7 +13,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-from distill_ray.runtime.filesystems import open_uri, unreachable
+from distill_ray.runtime.filesystems import open_uri, read_patiently, unreachable
 from distill_ray.stages.reading.faults import unreadable
 
 BLOCK = 2 << 20
@@ -93,11 +92,7 @@ def open_file(uri: str) -> Any:
 
 
 class _SmallReads:
-    """A file on S3, of which short pieces can be read while the server fails now and then.
-
-    pyarrow lets the server's answer into a buffer of the piece's size. The text of an error doesn't
-    fit into a short one, and then the client's own retries end.
-    """
+    """A file on S3, of which short pieces can be read while the server fails now and then."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -116,15 +111,12 @@ class _SmallReads:
     def read(self, size: int = -1) -> bytes:
         """Read up to `size` bytes from where the file is."""
         position = self._file.tell()
-        for pause in (0.1, 0.5, 2.0, 5.0, 10.0):
-            try:
-                return bytes(self._file.read(None if size < 0 else size))
-            except OSError as error:
-                if "flush response stream" not in str(error):
-                    raise
-                time.sleep(pause)
-                self._file.seek(position)
-        return bytes(self._file.read(None if size < 0 else size))
+
+        def read() -> bytes:
+            self._file.seek(position)
+            return bytes(self._file.read(None if size < 0 else size))
+
+        return read_patiently(read)
 
 
 def head_of(uri: str, size: int = 64) -> bytes:

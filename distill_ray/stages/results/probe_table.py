@@ -22,6 +22,7 @@ class TeacherEstimates(Record):
     gradient_norm: float | None
     """Computed from some of the samples, as `grace` is; None where no gradients are taken."""
     grace: float | None
+    """None also for a teacher that answered one of those prompts alone."""
     samples: int
     tokens: int
     """Tokens of all answers."""
