@@ -19,7 +19,11 @@ FEW_ATTEMPTS = 6
 """Attempts of requests that are made again soon anyway: pauses of 1.6 s in all."""
 SHORT_ANSWER_S = 5.0
 REFUSAL_TOO_LONG = "flush response stream"
+"""What pyarrow says of a refusal that is longer than what was asked for; see `read_patiently`."""
 REFUSAL_PAUSES_S = (0.1, 0.5, 2.0, 5.0, 10.0)
+"""Pauses between attempts after one."""
+FEW_REFUSAL_PAUSES_S = REFUSAL_PAUSES_S[:2]
+"""The same for requests that are made again soon anyway."""
 
 
 class PatientS3(pafs.S3FileSystem):  # type: ignore[misc]
@@ -66,7 +70,7 @@ def open_uri(uri: str, *, gives_up_quickly: bool = False) -> tuple[pafs.FileSyst
     return PatientS3({**options, **timeouts, "allow_delayed_open": True}, attempts), root
 
 
-def read_patiently(read: Callable[[], T]) -> T:
+def read_patiently(read: Callable[[], T], *, gives_up_quickly: bool = False) -> T:
     """Read something short from S3, again while the server refuses it.
 
     pyarrow lets the server's answer into a buffer of the size that was asked for. The text of a
@@ -75,11 +79,12 @@ def read_patiently(read: Callable[[], T]) -> T:
 
     Args:
         read: reads anew from the beginning each time.
+        gives_up_quickly: as in `open_uri`.
 
     Raises:
         OSError: the storage is unreachable, or still refuses.
     """
-    for pause in REFUSAL_PAUSES_S:
+    for pause in FEW_REFUSAL_PAUSES_S if gives_up_quickly else REFUSAL_PAUSES_S:
         try:
             return read()
         except OSError as error:

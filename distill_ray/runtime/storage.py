@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,6 +41,7 @@ class Storage:
 
     def __init__(self, uri: str, *, gives_up_quickly: bool = False) -> None:
         self._memo: dict[tuple[str, str], Any] = {}
+        self._read = partial(read_patiently, gives_up_quickly=gives_up_quickly)
         try:
             root = local_path(uri)
             self.local = root is not None
@@ -115,7 +117,7 @@ class Storage:
             with self._fs.open_input_stream(f"{self._root}/{path}") as stream:
                 return bytes(stream.read())
 
-        return read_patiently(read)
+        return self._read(read)
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write a file atomically: it appears complete or not at all."""
@@ -173,7 +175,7 @@ class Storage:
             with self._fs.open_input_stream(f"{self._root}/{path}") as stream:
                 return stream_sha256(stream)
 
-        return read_patiently(digest)
+        return self._read(digest)
 
     @contextmanager
     def folder(self, path: str) -> Iterator[Path]:
@@ -235,7 +237,7 @@ class Storage:
         def copy(path: str) -> None:
             target = folder / path[len(source) :].lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
-            read_patiently(lambda: pafs.copy_files(path, str(target), source_filesystem=self._fs))
+            self._read(lambda: pafs.copy_files(path, str(target), source_filesystem=self._fs))
 
         with ThreadPoolExecutor(AT_A_TIME) as threads:
             for _ in threads.map(copy, files):  # Raises what a copy raised.
