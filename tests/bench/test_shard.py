@@ -231,7 +231,9 @@ def test_the_peer_counts_what_is_in_its_files(corpus: Corpus, tmp_path: Path) ->
     tokenizer = tmp_path / "tokenizer"
     work = ShardWork(corpus.files, corpus.size_bytes, str(tokenizer), length=128)
     (tmp_path / "run").mkdir()
-    outcome, peaks = measure("distill_ray.bench.arms.shard_datasets", work, tmp_path / "run")
+    program = "distill_ray.bench.arms.shard_datasets"
+    # Workers of so few rows live for less than a second.
+    outcome, peaks = measure(program, work, tmp_path / "run", interval_s=0.02)
     unique = set(texts_of(corpus))
     loaded = load_tokenizer(tokenizer)
     for split in SPLITS:

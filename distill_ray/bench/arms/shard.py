@@ -84,13 +84,16 @@ HELD = ("driver", "worker", "system", "total", "total_with_files")
 """Peaks that are reported."""
 
 
-def measure(program: str, work: ShardWork, folder: Path) -> tuple[Outcome, TreePeaks]:
+def measure(
+    program: str, work: ShardWork, folder: Path, interval_s: float = 1.0
+) -> tuple[Outcome, TreePeaks]:
     """Run a program to its end.
 
     Args:
         program: module with a `main` that calls `serve`.
         work: what it does.
         folder: where it may write.
+        interval_s: between two looks at its memory; a process that lives shorter may go unseen.
 
     Raises:
         RuntimeError: it failed; the end of its output is in the message.
@@ -107,7 +110,7 @@ def measure(program: str, work: ShardWork, folder: Path) -> tuple[Outcome, TreeP
             stderr=output,
             env=env,
         )
-        sampler = TreeSampler(process.pid, role)
+        sampler = TreeSampler(process.pid, role, interval_s)
         sampler.start()
         try:
             process.communicate(json.dumps(asdict(work)).encode())
