@@ -29,7 +29,7 @@ chaos: $(VENV)/.examples  ## 20 kills of a small run at random moments; writes t
 # A test has one thread, and many wait for processes that start: two at a time fill 2 cores.
 BESIDE := -n 2 --dist loadgroup --no-loadscope-reorder
 
-test: $(VENV)/.dev  ## the suite: 6 minutes on 2 cores, over twice that on slow ones
+test: $(VENV)/.dev  ## the suite: 6 minutes on 2 cores, three times that on slow ones
 	$(BIN)/python -m pytest $(BESIDE) -m "not slow"
 
 test-slow: $(VENV)/.dev  ## what there is no time for in it: 45 to 100 minutes, with nothing beside it
