@@ -5,7 +5,7 @@ count it once. Memory that is held is anonymous or shared; pages of mapped files
 the system can drop them.
 
 A look at one process walks its page tables and takes some milliseconds of a core: 60 for a Ray with
-two workers. So samples are a second apart, and their own time is reported.
+two workers. So `bench shard` looks once a second, and what the looks take is reported.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class TreeSampler:
 
     pid: int
     role: Role
-    interval_s: float = 1.0
+    interval_s: float
     peaks: TreePeaks = field(default_factory=TreePeaks)
     _cpu_seconds: dict[tuple[int, int], float] = field(default_factory=dict)
     _stopped: threading.Event = field(default_factory=threading.Event)
