@@ -60,7 +60,7 @@ class BatchSource(Protocol):
 
 
 class Rows:
-    """The rows of one stream and split, memory-mapped, by number."""
+    """Rows of one stream and split, all or `limit` of them, memory-mapped, by place among them."""
 
     def __init__(self, folder: Path, cache: Path, limit: int | None = None) -> None:
         from datasets import Dataset, disable_progress_bars
@@ -78,8 +78,8 @@ class Rows:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, numbers: Sequence[int]) -> dict[str, list[Any]]:
-        return dict(self.data[self.numbers[list(numbers)].tolist()])
+    def __getitem__(self, places: Sequence[int]) -> dict[str, list[Any]]:
+        return dict(self.data[self.numbers[list(places)].tolist()])
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
