@@ -6,7 +6,7 @@ from stage_results import audited_metrics
 from distill_ray.core.intervals import Interval
 from distill_ray.core.schedule import ScheduleState, Switch
 from distill_ray.core.weighting import FavourableSets
-from distill_ray.stages.reporting import tables
+from distill_ray.stages.reporting import selection, tables
 from distill_ray.stages.reporting.text import (
     Table,
     above_majority,
@@ -23,6 +23,7 @@ from distill_ray.stages.reporting.text import (
 )
 from distill_ray.stages.results.curve import StreamRead
 from distill_ray.stages.results.final_scores import Comparison
+from distill_ray.stages.results.probe_table import TeacherEstimates
 
 
 def comparison(accuracy, nll="no difference shown", *, against="control", name="chapter"):
@@ -149,3 +150,15 @@ def test_what_a_student_read_is_told_in_shares_of_its_tokens():
         ["student", "organ.labelled", "9", "300", "30.0%"],
         ["control", "notes", "9", "1 k", "100.0%"],
     ]
+
+
+def test_a_missing_grace_is_explained_where_gradients_were_taken():
+    def note(gradient_norm: float | None, grace: float | None) -> str:
+        row = TeacherEstimates(
+            rsr=2.0, surprisal=1.0, gradient_norm=gradient_norm, grace=grace, samples=4, tokens=40
+        )
+        return selection.estimates({"big": row, "silent": None}).note
+
+    assert "a teacher that answered one has none" in note(3.0, None)
+    assert note(None, None) == note(3.0, 0.5)
+    assert "two prompts" not in note(3.0, 0.5)

@@ -152,6 +152,9 @@ def estimates(by_teacher: Mapping[str, TeacherEstimates | None]) -> Table:
         if row is not None
     ]
     note = "Of each, lower is said to suit the student better; `study ranking` tests that."
+    known = [row for row in by_teacher.values() if row is not None]
+    if any(row.grace is None and row.gradient_norm is not None for row in known):
+        note += " GRACE needs answers to two prompts: a teacher that answered one has none."
     return Table("Estimates without training", columns, rows, note)
 
 

@@ -102,7 +102,7 @@ def predictions(teachers: Mapping[str, TeacherEvidence]) -> dict[str, dict[str, 
     """Predictor → teacher → a finite number; a teacher without one comes last.
 
     A teacher without answers has no estimates, and without gradients no teacher has those of
-    gradients.
+    gradients. One that answered a single prompt has no GRACE.
     """
     predicted = {}
     for name, predictor in PREDICTORS.items():
