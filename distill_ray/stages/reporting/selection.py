@@ -142,18 +142,17 @@ def capacities(table: Mapping[str, AuditedModel]) -> Table:
 def estimates(by_teacher: Mapping[str, TeacherEstimates | None]) -> Table:
     """What the initial student makes of each teacher's answers."""
     columns = ["Teacher", "RSR", "Surprisal, nats", "GRACE", "Gradient norm", "Answers"]
+    known = {name: row for name, row in by_teacher.items() if row is not None}
     rows = [
         [
             name,
             *map(number, (row.rsr, row.surprisal, row.grace, row.gradient_norm)),
             str(row.samples),
         ]
-        for name, row in by_teacher.items()
-        if row is not None
+        for name, row in known.items()
     ]
     note = "Of each, lower is said to suit the student better; `study ranking` tests that."
-    known = [row for row in by_teacher.values() if row is not None]
-    if any(row.grace is None and row.gradient_norm is not None for row in known):
+    if any(row.grace is None and row.gradient_norm is not None for row in known.values()):
         note += " GRACE needs answers to two prompts: a teacher that answered one has none."
     return Table("Estimates without training", columns, rows, note)
 
